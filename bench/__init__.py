@@ -1,0 +1,1 @@
+"""How strategies are measured: workloads, devices, one process a cell, records, report."""
