@@ -1,0 +1,141 @@
+"""``apply``: put a model under a strategy, in place, and take it out again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from strategies import execute
+from strategies import plan as plans
+from strategies.base import Strategy, Undo, Unsupported
+from strategies.chain import Chain, find_chain
+from strategies.plan import Plan
+from strategies.registry import get
+from strategies.storage import Storage
+
+_MARK = "ckpt_applied"
+
+
+@dataclasses.dataclass
+class Applied:
+    """A model under a strategy. As a context manager, undoes itself at the end.
+
+    Attributes:
+        model: the same object that was given.
+        strategy: with its parameters.
+        chain: the blocks found.
+        plan: what is kept and what is recomputed, as executed.
+        storage: how boundaries rest, or ``None`` for as they are.
+        attention_kernel: the kernel that the strategy chose, if it chose one.
+        notes: what a user should know about these parameters on this model.
+    """
+
+    model: nn.Module
+    strategy: Strategy
+    chain: Chain
+    plan: Plan
+    storage: Storage | None
+    attention_kernel: str | None
+    notes: Sequence[str]
+    undos: list[Undo] = dataclasses.field(default_factory=list, repr=False)
+
+    def undo(self) -> nn.Module:
+        """Put the model back as it was; a second call does nothing."""
+        while self.undos:
+            self.undos.pop()()
+        self.model.__dict__.pop(_MARK, None)
+        return self.model
+
+    def __enter__(self) -> Applied:
+        """The handle itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Undo."""
+        self.undo()
+
+
+def apply(
+    model: nn.Module,
+    strategy: str | Strategy,
+    *,
+    blocks: str | Sequence[str] | None = None,
+    **params: Any,
+) -> Applied:
+    """Put ``model`` under ``strategy``, in place.
+
+    Parameters stay the same objects, ``state_dict`` keys stay the same, and ``train()``/``eval()``
+    keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. Forward hooks
+    on blocks that share a recompute group run again when the group is recomputed.
+
+    Args:
+        model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.
+        strategy: a name (`strategies.available`), a specification such as ``"every_k(k=4)"``, or a
+            `Strategy`.
+        blocks: dotted path(s) of the container(s) of blocks, if they are not to be found.
+        params: the strategy's parameters.
+
+    Returns:
+        A handle: ``.plan``, ``.notes``, ``.undo()``; also a context manager.
+
+    Raises:
+        ValueError: unknown strategy or parameter, or the model is under a strategy already.
+        Unsupported: the strategy cannot run on this model or its device.
+    """
+    chosen = get(strategy, **params)
+    if _MARK in model.__dict__:
+        current = model.__dict__[_MARK].strategy.spec()
+        raise ValueError(f"the model is under {current} already; call strategies.undo(model) first")
+    reason = chosen.unsupported(model, _device_of(model))
+    if reason:
+        raise Unsupported(f"{chosen.spec()}: {reason}")
+    chain = find_chain(model, blocks)
+    applied = Applied(
+        model=model,
+        strategy=chosen,
+        chain=chain,
+        plan=plans.split(chosen.plan(chain), chain.borders),
+        storage=chosen.storage(),
+        attention_kernel=chosen.attention_kernel(model),
+        notes=tuple(chosen.notes(chain)),
+    )
+    _install(applied)
+    model.__dict__[_MARK] = applied
+    return applied
+
+
+def _install(applied: Applied) -> None:
+    try:
+        applied.undos += applied.strategy.install(applied.model, applied.chain)
+        applied.undos += execute.install(applied.chain, applied.plan, applied.storage)
+    except BaseException:
+        applied.undo()
+        raise
+
+
+def undo(model: nn.Module) -> nn.Module:
+    """Take ``model`` out of the strategy that it is under.
+
+    Raises:
+        ValueError: it is under none.
+    """
+    applied = model.__dict__.get(_MARK)
+    if applied is None:
+        raise ValueError("the model is under no strategy")
+    applied.undo()
+    return model
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

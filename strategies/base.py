@@ -1,0 +1,144 @@
+"""The strategy contract: a named, frozen set of parameters that transforms a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from strategies import plan as plans
+from strategies.plan import Plan
+
+if TYPE_CHECKING:
+    from strategies.chain import Chain
+    from strategies.storage import Storage
+
+
+class Unsupported(ValueError):  # noqa: N818 - an outcome that becomes a row, not only an error
+    """This strategy cannot run on this model or device; the message says why."""
+
+
+class Undo(Protocol):
+    """Puts one thing back as it was. An object, not a closure, so that a model can be copied."""
+
+    def __call__(self) -> None:
+        """Put it back."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """Base of all strategies. One file each; fields are parameters and become columns.
+
+    Most strategies only override `plan`. The class variables quote the textbook's table, so that a
+    report can print theory beside measurement without importing the strategy.
+    """
+
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Parameters that `spec` names even at their defaults, because they tell variants apart."""
+    textbook_memory: ClassVar[str | None] = None
+    textbook_compute: ClassVar[str | None] = None
+
+    @classmethod
+    def name(cls) -> str:
+        """``EveryLayer`` is ``every_layer``."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+    @property
+    def exact(self) -> bool:
+        """Gradients are promised bitwise equal to those of ``none``."""
+        return True
+
+    def plan(self, chain: Chain) -> Plan:
+        """Which blocks of ``chain`` to keep and which to recompute."""
+        return plans.plain(len(chain))
+
+    def storage(self) -> Storage | None:
+        """How boundaries rest between forward and backward; ``None`` leaves them as they are."""
+        return None
+
+    def unsupported(self, model: nn.Module, device: torch.device) -> str | None:  # noqa: ARG002
+        """Why this strategy cannot run here, or ``None``."""
+        return None
+
+    def notes(self, chain: Chain) -> Sequence[str]:  # noqa: ARG002
+        """What a user should know about these parameters on this chain."""
+        return ()
+
+    def attention_kernel(self, model: nn.Module) -> str | None:  # noqa: ARG002
+        """The attention kernel that this strategy switches ``model`` to, for the record."""
+        return None
+
+    def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:  # noqa: ARG002
+        """Change ``model`` beyond plan and storage; returns how to change it back."""
+        return ()
+
+    @classmethod
+    def grid(cls) -> Sequence[Strategy]:
+        """What a sweep tries."""
+        return (cls(),)
+
+    def spec(self) -> str:
+        """The text that `strategies.get` reads back: ``every_k(k=4)``."""
+        changed = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if field.name in self.shown or getattr(self, field.name) != field.default
+        ]
+        return self.name() + (f"({', '.join(changed)})" if changed else "")
+
+    def params(self) -> dict[str, Any]:
+        """Fields and values, for the record."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layered(Strategy):
+    """A strategy laid over the plan of another: how to keep, not what to keep.
+
+    ``over`` is the specification of the strategy below, so that they compose:
+    ``offload(over=compressed(codec=int8, over=sqrt))``.
+    """
+
+    over: str = "every_layer"
+
+    def __post_init__(self) -> None:
+        self.below()  # an unknown name fails here, not in the middle of a run
+
+    def below(self) -> Strategy:
+        """The strategy that ``over`` names."""
+        from strategies.registry import get  # noqa: PLC0415 - the registry imports every strategy
+
+        return get(self.over)
+
+    @property
+    def exact(self) -> bool:
+        """As exact as the strategy below."""
+        return self.below().exact
+
+    def plan(self, chain: Chain) -> Plan:
+        """The plan of the strategy below."""
+        return self.below().plan(chain)
+
+    def storage(self) -> Storage | None:
+        """The storage of the strategy below."""
+        return self.below().storage()
+
+    def unsupported(self, model: nn.Module, device: torch.device) -> str | None:
+        """What the strategy below cannot do, this one cannot either."""
+        return self.below().unsupported(model, device)
+
+    def notes(self, chain: Chain) -> Sequence[str]:
+        """The notes of the strategy below."""
+        return self.below().notes(chain)
+
+    def attention_kernel(self, model: nn.Module) -> str | None:
+        """The kernel of the strategy below."""
+        return self.below().attention_kernel(model)
+
+    def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:
+        """What the strategy below installs."""
+        return self.below().install(model, chain)

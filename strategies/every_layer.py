@@ -1,0 +1,26 @@
+"""Every block is its own recompute group."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from strategies import plan as plans
+from strategies.base import Strategy
+from strategies.chain import Chain
+from strategies.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EveryLayer(Strategy):
+    """Keep each block's input and nothing inside it: L boundaries, one block recomputed at a time.
+
+    What model libraries do when ``gradient_checkpointing_enable()`` is called.
+    """
+
+    textbook_memory: ClassVar[str | None] = "O(N·d)"
+    textbook_compute: ClassVar[str | None] = "~100 %"
+
+    def plan(self, chain: Chain) -> Plan:
+        """``[0] [1] [2] …``."""
+        return plans.uniform(len(chain), 1)

@@ -1,0 +1,155 @@
+"""Flash attention and per-block checkpointing together."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from strategies.base import Layered, Undo
+from strategies.chain import Chain
+from strategies.execute import replace_forward
+
+SDPA, PACKAGE = "sdpa-flash", "flash-attn"
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype) -> str:
+    """``flash-attn`` on CUDA where the package is installed and takes the dtype, else SDPA's."""
+    half = dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled("cuda")
+    installed = importlib.util.find_spec("flash_attn") is not None
+    return PACKAGE if device.type == "cuda" and half and installed else SDPA
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlashCheckpoint(Layered):
+    """Switch attention to a flash kernel, and checkpoint on top (Dao et al. 2022, 2205.14135).
+
+    Flash attention keeps no N × N matrix; checkpointing drops what else a block keeps. The kernel
+    is the flash-attn package's on CUDA if it is installed, otherwise PyTorch's own flash kernel
+    behind ``scaled_dot_product_attention``, which exists on CPU too.
+
+    Works on modules with a ``kernel`` attribute (``"math"`` or ``"flash"``) and on models with
+    ``set_attn_implementation`` (transformers). Softmax is summed in another order, so gradients
+    equal those of math attention closely, not bitwise.
+
+    Attributes:
+        over: the strategy laid under it.
+    """
+
+    textbook_memory: ClassVar[str | None] = "O(N·d), no N×N matrix"
+    textbook_compute: ClassVar[str | None] = "~100 %"
+
+    @property
+    def exact(self) -> bool:
+        """Not bitwise: another order of summation."""
+        return False
+
+    def unsupported(self, model: nn.Module, device: torch.device) -> str | None:
+        """Models whose attention cannot be switched, and attention dropout on CPU."""
+        cores = _switchable(model)
+        if not cores and not hasattr(model, "set_attn_implementation"):
+            return "no attention that can be switched: no module has a `kernel` attribute"
+        if device.type == "cpu" and any(_drops(core) for core in cores):
+            return "PyTorch's CPU flash kernel has no attention dropout; set it to 0"
+        return super().unsupported(model, device)
+
+    def attention_kernel(self, model: nn.Module) -> str:
+        """The kernel chosen for this model's device and dtype."""
+        parameter = next(model.parameters())
+        return choose_kernel(parameter.device, parameter.dtype)
+
+    def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:
+        """Switch the kernel of every attention core."""
+        undos = list(super().install(model, chain))
+        cores = _switchable(model)
+        for core in cores:
+            undos.append(RestoreKernel(core, core.kernel))
+            core.kernel = "flash"
+        if not cores:
+            undos.append(_switch_transformers(model))
+        if self.attention_kernel(model) == PACKAGE:
+            undos.append(replace_forward(model, _WithFlashAttn(model)))
+        return undos
+
+
+def _switchable(model: nn.Module) -> list[Any]:
+    return [m for m in model.modules() if getattr(m, "kernel", None) in ("math", "flash")]
+
+
+def _drops(core: Any) -> bool:
+    return bool(core.training and getattr(core, "dropout", 0.0))
+
+
+def _switch_transformers(model: Any) -> Undo:
+    undo = RestoreImplementation(model, model.config._attn_implementation)
+    model.set_attn_implementation("sdpa")
+    return undo
+
+
+@dataclasses.dataclass
+class RestoreKernel(Undo):
+    """Puts back an attention core's kernel."""
+
+    core: Any
+    kernel: str
+
+    def __call__(self) -> None:
+        """Put it back."""
+        self.core.kernel = self.kernel
+
+
+@dataclasses.dataclass
+class RestoreImplementation(Undo):
+    """Puts back a transformers model's attention implementation."""
+
+    model: Any
+    implementation: str
+
+    def __call__(self) -> None:
+        """Put it back."""
+        self.model.set_attn_implementation(self.implementation)
+
+
+class _FlashAttn(TorchFunctionMode):
+    """Sends scaled dot-product attention [B, H, T, D] to the flash-attn package [B, T, H, D]."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Everything else, and masked attention, passes."""
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or kwargs.get("attn_mask") is not None:
+            return func(*args, **kwargs)
+        from flash_attn import flash_attn_func  # noqa: PLC0415 - optional, and checked before
+
+        query, key, value = (t.transpose(1, 2) for t in args[:3])
+        out = flash_attn_func(
+            query,
+            key,
+            value,
+            dropout_p=kwargs.get("dropout_p", 0.0),
+            softmax_scale=kwargs.get("scale"),
+            causal=kwargs.get("is_causal", False),
+        )
+        return out.transpose(1, 2)
+
+
+class _WithFlashAttn:
+    """Stands in for the model's ``forward``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.original: Callable[..., Any] = model.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _FlashAttn():
+            return self.original(*args, **kwargs)

@@ -1,0 +1,130 @@
+"""Finds strategies: every file of this folder, and the entry points of other distributions."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import pkgutil
+from typing import Any
+
+import strategies
+from strategies.base import Layered, Strategy
+
+ENTRY_POINTS = "ckpt_bench.strategies"
+
+
+def classes() -> dict[str, type[Strategy]]:
+    """Every strategy by name, in alphabetical order.
+
+    Raises:
+        RuntimeError: two of them have the same name.
+    """
+    found: dict[str, type[Strategy]] = {}
+    for cls in [*_own(), *_foreign()]:
+        name = cls.name()
+        other = found.setdefault(name, cls)
+        if other is not cls:
+            raise RuntimeError(
+                f"two strategies are named {name!r}: {other.__module__} and {cls.__module__}"
+            )
+    return dict(sorted(found.items()))
+
+
+def _own() -> list[type[Strategy]]:
+    found = []
+    for info in pkgutil.iter_modules(strategies.__path__, "strategies."):
+        module = importlib.import_module(info.name)
+        found += [v for v in vars(module).values() if _is_strategy_of(v, info.name)]
+    return found
+
+
+def _is_strategy_of(value: object, module: str) -> bool:
+    is_class = isinstance(value, type) and issubclass(value, Strategy)
+    return is_class and value.__module__ == module and value not in (Strategy, Layered)
+
+
+def _foreign() -> list[type[Strategy]]:
+    found = []
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        cls = entry.load()
+        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
+            raise TypeError(f"entry point {entry.name!r} ({entry.value}) is not a Strategy class")
+        found.append(cls)
+    return found
+
+
+def available() -> tuple[str, ...]:
+    """Names of all strategies."""
+    return tuple(classes())
+
+
+def get(spec: str | Strategy, **params: Any) -> Strategy:
+    """A strategy from its name or its specification.
+
+    Args:
+        spec: ``"sqrt"``, ``"every_k(k=4)"``, ``"offload(over=compressed(codec=int8))"``.
+        params: parameters by name; they win over those in ``spec``.
+
+    Raises:
+        ValueError: an unknown name or parameter, or an impossible value; says what is valid.
+    """
+    if isinstance(spec, Strategy):
+        return dataclasses.replace(spec, **params) if params else spec
+    name, written = _parse(spec)
+    known = classes()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown strategy {name!r}{hint}; there are {', '.join(known)}")
+    return _make(known[name], {**written, **params})
+
+
+def _parse(spec: str) -> tuple[str, dict[str, Any]]:
+    problem = f"cannot read strategy {spec!r}; write a name, or name(parameter=value, …)"
+    try:
+        tree = ast.parse(spec.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(problem) from error
+    if isinstance(tree, ast.Name):
+        return tree.id, {}
+    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
+        raise ValueError(problem)
+    return tree.func.id, {str(k.arg): _value(k.value, problem) for k in tree.keywords}
+
+
+def _value(node: ast.expr, problem: str) -> Any:
+    if isinstance(node, (ast.Name, ast.Call)):
+        return ast.unparse(node)  # a word, or the specification of the strategy below
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise ValueError(problem) from error
+
+
+def _make(cls: type[Strategy], params: dict[str, Any]) -> Strategy:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key, value in params.items():
+        if key not in fields:
+            has = f"it has {', '.join(fields)}" if fields else "it has none"
+            raise ValueError(f"strategy {cls.name()!r} has no parameter {key!r}; {has}")
+        params[key] = _coerce(cls, fields[key], value)
+    return cls(**params)
+
+
+def _coerce(cls: type[Strategy], field: dataclasses.Field[Any], value: Any) -> Any:
+    """``value`` as the field's own type; text (from a command line) is read as a literal."""
+    wanted = type(field.default)
+    if wanted is not str and isinstance(value, str):
+        with contextlib.suppress(ValueError, SyntaxError):  # the type check says what is wrong
+            value = ast.literal_eval(value)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if field.default is not None and type(value) is not wanted:
+        raise ValueError(
+            f"{cls.name()}: {field.name} must be of type {wanted.__name__}, not {value!r}"
+        )
+    return value

@@ -1,0 +1,73 @@
+"""How a kept boundary rests between forward and backward: a codec on a tier."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strategies.storage.codecs import CODECS, Codec, Encoded, Raw
+from strategies.storage.tiers import TIERS, Device, Disk, Host, Tier
+
+__all__ = ["CODECS", "TIERS", "Codec", "Device", "Disk", "Host", "Raw", "Storage", "Tier"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """A codec (what the bytes are) on a tier (where they are)."""
+
+    codec: Codec = dataclasses.field(default_factory=Raw)
+    tier: Tier = dataclasses.field(default_factory=Device)
+
+    def __str__(self) -> str:
+        return f"{self.codec.name} on {self.tier.name}"
+
+    @contextlib.contextmanager
+    def keep(self, boundary: Any) -> Iterator[None]:
+        """While active, tensors that autograd saves and that share ``boundary``'s memory rest here.
+
+        Other saved tensors (a mask, rotary tables) are shared by every block; moving them would
+        only make copies.
+        """
+        kept = {tensor.untyped_storage()._cdata for tensor in _tensors(boundary)}
+
+        def pack(tensor: Tensor) -> Any:
+            known = tensor.untyped_storage()._cdata in kept
+            return self.store(tensor) if known else tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, _restore):
+            yield
+
+    def store(self, tensor: Tensor) -> Stored:
+        """Encode and place one tensor."""
+        encoded = self.codec.encode(tensor)
+        parts = tuple(self.tier.put(part) for part in encoded.parts)
+        return Stored(self, dataclasses.replace(encoded, parts=()), parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor at rest."""
+
+    storage: Storage
+    encoded: Encoded
+    parts: tuple[Any, ...]
+
+    def restore(self) -> Tensor:
+        """The tensor again: same shape, dtype and device; same values if the codec is exact."""
+        parts = tuple(self.storage.tier.get(part) for part in self.parts)
+        return self.encoded.decode(parts)
+
+
+def _restore(packed: Any) -> Tensor:
+    return packed.restore() if isinstance(packed, Stored) else packed
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for t in value if isinstance(t, Tensor)] if isinstance(value, (tuple, list)) else []
