@@ -10,17 +10,34 @@ import torch
 from torch import Tensor, nn
 
 Attention = Literal["math", "flash"]
+Scale = Literal["quick", "real", "large"]
 Batch = tuple[Tensor, ...]
 
-SIZES = ("layers", "seq", "batch", "dim", "heads")
+_TEXT_SIZES = ("kv_heads", "ffn", "vocab", "positions")
+_IMAGE_SIZES = ("image", "patch", "classes")
+SIZES = ("layers", "seq", "batch", "dim", "heads", *_TEXT_SIZES, *_IMAGE_SIZES)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload(abc.ABC):
-    """A model, a batch and a loss, the same on every machine for the same fields.
+    """A model, a batch and a loss, the same for the same fields.
+
+    "The same" holds bit for bit with one release of Python (whose own source text is the data)
+    and of PyTorch, on one kind of CPU.
 
     Fields are the shape; `with_options` makes a variant. ``blocks`` is the dotted path (or paths,
     comma separated) of the chain's containers in the model.
+
+    Attributes:
+        name: What a user types.
+        summary: One line for a list.
+        layers: Number of blocks in the chain.
+        batch: Examples per step.
+        dim: Width of the stream between blocks, in features.
+        seed: Of the initial weights and of the data.
+        scale: ``quick`` takes about a second or less per step on a CPU, ``real`` is a published
+            model that a CPU still runs, ``large`` needs simulation or an accelerator.
     """
 
     name: str
@@ -29,8 +46,15 @@ class Workload(abc.ABC):
     batch: int
     dim: int
     seed: int = 0
+    scale: Scale = "quick"
 
     blocks: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Check every field, so that no impossible workload exists."""
+        for key, value in self.options().items():
+            _check(key, value)
+        self.validate()
 
     @abc.abstractmethod
     def build(self) -> nn.Module:
@@ -45,7 +69,10 @@ class Workload(abc.ABC):
         """Scalar loss of one forward pass."""
 
     def model(self) -> nn.Module:
-        """The model with its seeded initial weights, in training mode."""
+        """The model with its seeded initial weights, in training mode.
+
+        Build it on the CPU and move it: other devices draw other random numbers.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return self.build().train()
@@ -62,17 +89,15 @@ class Workload(abc.ABC):
                 raise ValueError(
                     f"workload {self.name!r} has no option {key!r}; it has {', '.join(valid)}"
                 )
-            _check(key, value)
-        variant = dataclasses.replace(self, **options)
-        variant.validate()
-        return variant
+            _check_type(key, value, getattr(self, key))
+        return dataclasses.replace(self, **options)
 
-    def validate(self) -> None:
+    def validate(self) -> None:  # noqa: B027 - most have something to check, none must
         """Raise ``ValueError`` when fields do not fit together (say, heads and dim)."""
 
     def option_names(self) -> tuple[str, ...]:
         """Fields that a user may set."""
-        fixed = {"name", "summary"}
+        fixed = {"name", "summary", "scale"}
         return tuple(f.name for f in dataclasses.fields(self) if f.name not in fixed)
 
     def options(self) -> dict[str, Any]:
@@ -80,8 +105,23 @@ class Workload(abc.ABC):
         return {name: getattr(self, name) for name in self.option_names()}
 
 
+def _check_type(key: str, value: Any, current: Any) -> None:
+    """Refuse a value of another plain type than the field has; an int will do for a float."""
+    kind = type(current)
+    if kind not in _KINDS or type(value) is kind or (kind is float and type(value) is int):
+        return
+    raise ValueError(f"{key} must be {_KINDS[kind]}, not {value!r}")
+
+
 def _check(key: str, value: Any) -> None:
-    if key in SIZES and (not isinstance(value, int) or value < 1):
-        raise ValueError(f"{key} must be a whole number of at least 1, not {value!r}")
+    """Refuse a value that no workload can have, whatever its other fields."""
     if key == "attention" and value not in get_args(Attention):
-        raise ValueError(f"attention must be one of {', '.join(get_args(Attention))}, not {value!r}")
+        raise ValueError(
+            f"attention must be one of {', '.join(get_args(Attention))}, not {value!r}"
+        )
+    if key == "dropout" and not 0.0 <= value < 1.0:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {value!r}")
+    if key == "seed" and value < 0:
+        raise ValueError(f"seed must be at least 0, not {value!r}")
+    if key in SIZES and (type(value) is not int or value < 1):
+        raise ValueError(f"{key} must be a whole number of at least 1, not {value!r}")
