@@ -1,0 +1,1 @@
+"""Instruments. Each takes a callable; none knows what a strategy is."""

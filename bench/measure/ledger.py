@@ -1,0 +1,106 @@
+"""Every storage born and freed, and every FLOP, at the level of dispatched operators.
+
+Works the same on real and on fake tensors, to the byte. It does not see scratch memory that a
+kernel takes and returns inside one call; the allocator's own events do (`bench.measure.memory`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from bench.measure.flops import FlopCounter
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """A named moment.
+
+    Attributes:
+        event: how many events came before; index into ``Ledger.alive``.
+        alive_bytes: held at that moment.
+        flops: counted so far.
+        recompute_flops: the part of them that repeats forward work during backward.
+    """
+
+    name: str
+    event: int
+    alive_bytes: int
+    flops: int
+    recompute_flops: int
+
+
+class Ledger(FlopCounter):
+    """Counts bytes held by tensors, and FLOPs, while it is active.
+
+    Attributes:
+        alive: bytes held after each birth or death, in order.
+        marks: moments named by `mark`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive_bytes = 0
+        self.alive: list[int] = []
+        self.marks: list[Mark] = []
+        self._known: set[int] = set()
+
+    def adopt(self, tensors: Iterable[Tensor]) -> int:
+        """Count tensors that existed before; returns how many bytes they add."""
+        before = self.alive_bytes
+        for tensor in tensors:
+            self._birth(tensor)
+        return self.alive_bytes - before
+
+    def mark(self, name: str) -> Mark:
+        """Name this moment."""
+        mark = Mark(name, len(self.alive), self.alive_bytes, self.flops, self.recompute_flops)
+        self.marks.append(mark)
+        return mark
+
+    def peak_bytes(self, begin: Mark | None = None, end: Mark | None = None) -> int:
+        """Most bytes held between two marks (default: ever)."""
+        start = begin.event if begin else 0
+        stop = end.event if end else len(self.alive)
+        floor = begin.alive_bytes if begin else 0
+        return max((floor, *self.alive[start:stop]))
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator, count its FLOPs and what it made."""
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._birth(tensor)
+        return out
+
+    def _birth(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        size = storage.nbytes()
+        self._change(size)
+        weakref.finalize(storage, _death, weakref.ref(self), key, size)
+
+    def _change(self, delta: int) -> None:
+        self.alive_bytes += delta
+        self.alive.append(self.alive_bytes)
+
+
+def _death(ledger: Callable[[], Ledger | None], key: int, size: int) -> None:
+    alive = ledger()
+    if alive is not None:
+        alive._known.discard(key)
+        alive._change(-size)

@@ -1,0 +1,115 @@
+"""One training step of a workload: the callable that every instrument measures."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from bench.workloads.base import Batch, Workload
+
+Precision = Literal["fp32", "bf16-autocast", "fp16-gradscaler"]
+Optimizer = Literal["none", "sgd", "adamw"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+
+
+@dataclasses.dataclass
+class TrainingStep:
+    """Forward, backward and, if asked for, the optimizer's update.
+
+    Calling it runs one whole step from no gradients and returns nothing, so that a timer keeps
+    nothing alive.
+    """
+
+    workload: Workload
+    model: nn.Module
+    batch: Batch
+    device: torch.device
+    precision: str = "fp32"
+    optimizer: str = "none"
+
+    def __post_init__(self) -> None:
+        fp16 = self.precision == "fp16-gradscaler"
+        self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
+        self.update_rule = make_optimizer(self.optimizer, self.model)
+
+    @classmethod
+    def build(
+        cls,
+        workload: Workload,
+        device: torch.device,
+        precision: str = "fp32",
+        optimizer: str = "none",
+    ) -> TrainingStep:
+        """Model and batch on ``device``."""
+        model = workload.model().to(device)
+        batch = tuple(tensor.to(device) for tensor in workload.make_batch())
+        return cls(workload, model, batch, device, precision, optimizer)
+
+    def forward(self) -> Tensor:
+        """The loss (scaled, under a gradient scaler)."""
+        with self.autocast():
+            loss = self.workload.loss(self.model, self.batch)
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The precision's context."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16-autocast" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients into ``.grad``."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> None:
+        """The optimizer's step, if there is one."""
+        if self.update_rule is None:
+            return
+        if self.scaler is None:
+            self.update_rule.step()
+        else:
+            self.scaler.step(self.update_rule)
+            self.scaler.update()
+
+    def drop_gradients(self) -> None:
+        """Every ``.grad`` to ``None``."""
+        self.model.zero_grad(set_to_none=True)
+
+    def __call__(self) -> None:
+        """One step."""
+        self.drop_gradients()
+        self.backward(self.forward())
+        self.update()
+
+    def resident_tensors(self) -> list[Tensor]:
+        """What is alive between steps, gradients aside: parameters, buffers, batch, optimizer."""
+        model = self.model
+        return [*model.parameters(), *model.buffers(), *self.batch, *self.optimizer_tensors()]
+
+    def optimizer_tensors(self) -> list[Tensor]:
+        """The optimizer's state."""
+        if self.update_rule is None:
+            return []
+        states = self.update_rule.state.values()
+        return [v for state in states for v in state.values() if isinstance(v, Tensor)]
+
+
+def make_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer | None:
+    """A stock optimizer with a learning rate too small to disturb what is measured."""
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=1e-6)
+    return None
+
+
+def unique_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the distinct storages behind ``tensors``."""
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
