@@ -64,9 +64,9 @@ def profile_chain(step: TrainingStep, chain: Chain) -> ChainProfile:
 
 def _watch_saved(step: TrainingStep, chain: Chain) -> tuple[list[_Kept], bool, int]:
     watcher = _SavedWatcher(step)
-    with _hooks(chain, watcher.enter, watcher.leave):
-        with torch.autograd.graph.saved_tensors_hooks(watcher.pack, lambda tensor: tensor):
-            loss = step.forward()
+    saved_hooks = torch.autograd.graph.saved_tensors_hooks(watcher.pack, lambda tensor: tensor)
+    with _hooks(chain, watcher.enter, watcher.leave), saved_hooks:
+        loss = step.forward()
     del loss
     _check_order(watcher.order, len(chain))
     return watcher.kept, watcher.tail_keeps_input, watcher.input_bytes
@@ -208,12 +208,12 @@ def _watch_step(step: TrainingStep, chain: Chain) -> _Watched:
     def enter(index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         del others
         if index == 0 and boundary.requires_grad and f"enter {index}" not in seen:
-            boundary.register_hook(lambda grad: mark("backward of the head"))
+            boundary.register_hook(lambda _: mark("backward of the head"))
         mark(f"enter {index}")
 
     def leave(index: int, output: Tensor) -> None:
         if output.requires_grad and f"leave {index}" not in seen:
-            output.register_hook(lambda grad: mark(f"backward {index}"))
+            output.register_hook(lambda _: mark(f"backward {index}"))
         mark(f"leave {index}")
 
     with _hooks(chain, enter, leave), ledger:

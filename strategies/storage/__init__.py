@@ -49,6 +49,14 @@ class Storage:
         return Stored(self, dataclasses.replace(encoded, parts=()), parts)
 
 
+    def device_bytes(self, tensor: Tensor) -> int:
+        """Bytes that ``tensor`` would take on its own device at rest."""
+        if not self.tier.on_device:
+            return 0
+        parts = self.codec.encode(torch.zeros_like(tensor)).parts
+        return sum(part.numel() * part.element_size() for part in parts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """A tensor at rest."""

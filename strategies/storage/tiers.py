@@ -18,6 +18,7 @@ class Tier(abc.ABC):
     """Where the bytes are."""
 
     name: ClassVar[str]
+    on_device: ClassVar[bool] = False
 
     @abc.abstractmethod
     def put(self, tensor: Tensor) -> Any:
@@ -33,6 +34,7 @@ class Device(Tier):
     """It stays where it is."""
 
     name: ClassVar[str] = "device"
+    on_device: ClassVar[bool] = True
 
     def put(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""

@@ -1,0 +1,194 @@
+"""The textbook's claims, as data: what it says, what that predicts, and what records say of it.
+
+Sources are quoted verbatim from the textbook's chapter *Gradient Checkpointing: Trading Compute for
+Memory*. Verdicts are computed from records each time, never written down here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pandas as pd
+
+from bench.report import display
+from bench.report.display import cell, code
+from bench.report.frame import rows
+from bench.report.judges import CHAIN, CLOSE, MODEL, NEAR, ORDER, Judge, Verdict, growth, recompute
+from bench.report.verdicts import (
+    approaches_forward,
+    every_k_compute,
+    flash_keeps_no_matrix,
+    gpt3_activations,
+    linear_share,
+    offload_latency,
+    sqrt_optimal,
+    three_quarters_less,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One statement of the textbook that records can bear out or contradict."""
+
+    id: str
+    source: str
+    predicts: str
+    check: Judge
+
+
+VARIANTS = ({"variant": "attention_core"}, {"variant": "textbook"})
+
+NONE = "| No checkpointing | O(L × N × d) | 0 |"
+LAYER = "| Every layer | O(N × d) | ~100% |"
+EVERY_K = "| Every k layers | O(L/k × N × d) | ~(k-1)/k × 100% |"
+SQRT = "| √L checkpoints | O(√L × N × d) | ~100% |"
+SELECTIVE = "| Selective (attn only) | O(L/2 × N × d) | ~30-50% |"
+EXAMPLE = "**Trade-off**: ~33% more compute, but 75% less memory!"
+
+LEDGER = (
+    Claim(
+        "none-memory",
+        NONE,
+        "without checkpointing, what is saved grows as L",
+        growth("none", 1),
+    ),
+    Claim("none-compute", NONE, "nothing is computed twice", recompute("none", 0.0)),
+    Claim(
+        "every-layer-memory",
+        LAYER,
+        "what is saved does not depend on L",
+        growth("every_layer", 0),
+    ),
+    Claim(
+        "every-layer-compute",
+        LAYER,
+        "one more forward",
+        recompute("every_layer", 1.0),
+    ),
+    Claim(
+        "every-k-memory",
+        EVERY_K,
+        "what is saved grows as L, and is 1/k of that without checkpointing",
+        linear_share("every_k", [({"k": k}, 1 / k) for k in (2, 4, 8)], (CHAIN, MODEL)),
+    ),
+    Claim("every-k-compute", EVERY_K, "(k−1)/k of a forward more", every_k_compute),
+    Claim("sqrt-memory", SQRT, "what is saved grows as √L", growth("sqrt", 0.5)),
+    Claim("sqrt-compute", SQRT, "one more forward", recompute("sqrt", 1.0)),
+    Claim(
+        "selective-memory",
+        SELECTIVE,
+        "what is saved grows as L, and is half of that without checkpointing",
+        linear_share("selective", [(variant, 0.5) for variant in VARIANTS], (MODEL,)),
+    ),
+    Claim(
+        "selective-compute",
+        SELECTIVE,
+        "30 to 50 % of a forward more",
+        recompute("selective", 0.3, 0.5, VARIANTS, workloads=(MODEL,)),
+    ),
+    Claim(
+        "example-compute",
+        EXAMPLE,
+        "every 4 of 8 layers costs a third of a step more",
+        recompute("every_k", 1 / 3, None, [{"k": 4}], of_step=True, layers=8),
+    ),
+    Claim(
+        "example-memory",
+        EXAMPLE,
+        "every 4 of 8 layers needs a quarter of the memory",
+        three_quarters_less,
+    ),
+    Claim(
+        "uniform-compute-limit",
+        "Extra compute: O((k-1)/k × Forward) ≈ O(Forward) for large k",
+        "extra compute approaches one forward from below as k grows",
+        approaches_forward,
+    ),
+    Claim(
+        "sqrt-compute-text",
+        "- Extra compute: O(√L × Forward per layer)",
+        "recomputed FLOPs grow as √L",
+        growth("sqrt", 0.5, column="recompute_flops", what="recomputed FLOPs"),
+    ),
+    Claim(
+        "sqrt-optimal",
+        "Optimal for uniform compute/memory trade-off:\n- Checkpoint every √L layers",
+        "no uniform k has a lower peak",
+        sqrt_optimal,
+    ),
+    Claim(
+        "gpt3-activations",
+        "- Activations: ~120 GB per batch!",
+        "at 96 layers, 2048 tokens and d = 12288, about 120 GB are saved",
+        gpt3_activations,
+    ),
+    Claim(
+        "flash-memory",
+        "- Forward: Don't store N×N attention matrix",
+        "flash attention saves less by one N × N matrix a head and layer, at least",
+        flash_keeps_no_matrix,
+    ),
+    Claim(
+        "offload-latency",
+        "This adds PCIe transfer latency but enables training even larger models.",
+        "on an accelerator, a step with offloaded checkpoints is slower",
+        offload_latency,
+    ),
+)
+
+
+def judge(frame: pd.DataFrame) -> list[tuple[Claim, Verdict]]:
+    """Every claim of the ledger with its verdict, in the ledger's order."""
+    return [(claim, claim.check(frame)) for claim in LEDGER]
+
+
+def data(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """The ledger with verdicts as plain data, for ``--format json``."""
+    return [
+        {
+            "id": claim.id,
+            "source": claim.source,
+            "predicts": claim.predicts,
+            "verdict": found.verdict,
+            "evidence": found.evidence,
+            "records": list(found.records),
+        }
+        for claim, found in judge(frame)
+    ]
+
+
+def as_json(frame: pd.DataFrame) -> str:
+    """`data` as JSON, ending in a newline."""
+    return json.dumps(data(frame), indent=2, ensure_ascii=False) + "\n"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The ledger with verdicts as a Markdown page."""
+    header = ("Claim", "The textbook says", "That predicts", "Verdict", "Evidence", "Cells")
+    body = [
+        [
+            code(claim.id),
+            cell(claim.source.replace("|", " ")),
+            cell(claim.predicts),
+            f"**{found.verdict}**",
+            cell(found.evidence),
+            str(len(found.records)),
+        ]
+        for claim, found in judge(frame)
+    ]
+    measured = rows(frame)
+    place = cell(display.where(measured)) if measured else "No records."
+    return f"# The textbook's claims\n\n{place}. {RULES}\n{display.table(header, body)}"
+
+
+RULES = f"""{display.UNITS}.
+
+A *confirmed* claim agrees with every workload measured; a *refuted* one with none; a *refined* one
+holds in part: in some workloads, or in kind but not in figure. *Unmeasured* names the command. The cells behind each verdict are in
+`claims.json`.
+
+- An exponent of growth agrees within {ORDER.value}: {ORDER.reason}.
+- A share agrees within {100 * CLOSE.value:.0f} points: {CLOSE.reason}.
+- A share is *refined* within {100 * NEAR.value:.0f} % of the figure claimed: {NEAR.reason}.
+"""

@@ -1,0 +1,157 @@
+"""Gives each cell a fresh process, owns its time limit, and names how it ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import traceback
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import msgspec
+import torch
+
+from bench import worker
+from bench.cells import Cell
+from bench.records import Record, Status, decode
+from strategies import Unsupported
+
+TIMEOUT_S = 600.0
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a cell ended that was not measured."""
+
+    status: Status
+    reason: str
+
+
+def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
+    """Measure ``cell`` in a process of its own; every way to end is a record.
+
+    Args:
+        cell: checked (`bench.cells.checked`).
+        timeout_s: after which the process is killed and the status is ``timeout``.
+    """
+    with tempfile.TemporaryDirectory(prefix="ckpt-bench-") as folder:
+        log = Path(folder) / "log"
+        answer = _in_process(cell, log, timeout_s)
+    if isinstance(answer, Ending):
+        return worker.blank(cell, answer.status, answer.reason)
+    return answer
+
+
+def _in_process(cell: Cell, log: Path, timeout_s: float) -> Record | Ending:
+    context = _context()
+    receiver, sender = context.Pipe(duplex=False)
+    kills = _oom_kills()
+    process = context.Process(target=child, args=(sender, msgspec.json.encode(cell), str(log)))
+    process.start()
+    sender.close()
+    try:
+        with receiver:
+            return _answer(receiver, timeout_s)
+    except TimeoutError:
+        return Ending("timeout", f"no result within {timeout_s:g} s")
+    except EOFError:
+        process.join()
+        return classify_exit(process.exitcode, _oom_kills() - kills, _tail(log))
+    finally:
+        _end(process)
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.worker"])  # imports torch once; starts no threads
+    return context
+
+
+def _answer(receiver: Connection, timeout_s: float) -> Record | Ending:
+    if not receiver.poll(timeout_s):
+        raise TimeoutError
+    kind, _, body = receiver.recv_bytes().partition(b"\n")
+    return decode(body) if kind == b"record" else msgspec.json.decode(body, type=Ending)
+
+
+def _end(process: BaseProcess) -> None:
+    if process.is_alive():
+        process.join(10.0)
+    if process.is_alive():
+        process.kill()
+    process.join()
+
+
+def classify_exit(exit_code: int | None, oom_kills: int, log: str) -> Ending:
+    """Name the end of a process that died without an answer.
+
+    Args:
+        exit_code: negative for a signal, as ``multiprocessing`` gives it.
+        oom_kills: how many processes the kernel killed for memory meanwhile.
+        log: the last lines that the process wrote.
+    """
+    if exit_code == -signal.SIGKILL and oom_kills:
+        return Ending("oom", "the kernel killed the process: the machine ran out of memory")
+    how = f"exit code {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        how = f"signal {signal.Signals(-exit_code).name}"
+    return Ending("crash", f"the process ended with {how}" + (f": {log}" if log else ""))
+
+
+def classify_error(error: BaseException) -> Ending:
+    """Name an exception that ended a measurement."""
+    text = str(error)
+    if isinstance(error, Unsupported):
+        return Ending("unsupported", text)
+    full = any(phrase in text.lower() for phrase in _OUT_OF_MEMORY)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or full:
+        return Ending("oom", text.partition("\n")[0] or type(error).__name__)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return Ending("crash", f"{type(error).__name__} at {where}: {text.partition(chr(10))[0]}")
+
+
+def _oom_kills() -> int:
+    """How many processes this machine's kernel has killed for memory (Linux; else 0)."""
+    counters = Path("/proc/vmstat")
+    lines = counters.read_text().splitlines() if counters.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def _tail(log: Path, lines: int = 3) -> str:
+    if not log.exists():
+        return ""
+    return " | ".join(log.read_text(errors="replace").split("\n")[-lines:]).strip(" |")
+
+
+# In the worker's process.
+
+
+def child(sender: Connection, cell_json: bytes, log: str) -> None:
+    """Measure one cell and send the answer; what libraries print goes to ``log``."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    cell = msgspec.json.decode(cell_json, type=Cell)
+    if cell.memory_limit_bytes is not None:
+        limit_memory(cell.memory_limit_bytes)
+    try:
+        message = b"record\n" + msgspec.json.encode(worker.measure(cell))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this cell's result
+        message = b"ending\n" + msgspec.json.encode(classify_error(error))
+    sender.send_bytes(message)
+
+
+def limit_memory(limit_bytes: int) -> None:
+    """Let this process allocate no more than ``limit_bytes`` above what it holds (Linux)."""
+    import resource  # noqa: PLC0415 - not on every system
+
+    status = Path("/proc/self/status").read_text()
+    line = next(x for x in status.splitlines() if x.startswith("VmData"))
+    limit = int(line.split()[1]) * 1024 + limit_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

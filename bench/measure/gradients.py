@@ -1,0 +1,141 @@
+"""Is the gradient still right? One strategy's step against the reference's, from the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bench.training import TrainingStep
+
+_FLOOR = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a step leaves behind.
+
+    Attributes:
+        loss: the scalar.
+        gradients: by parameter name; ``None`` where there is none.
+        buffers: by name, after the step.
+        random_state: the generators' states after the step.
+    """
+
+    loss: Tensor
+    gradients: Mapping[str, Tensor | None]
+    buffers: Mapping[str, Tensor]
+    random_state: tuple[Tensor, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """An outcome against the reference's.
+
+    Attributes:
+        bitwise_equal: loss and every gradient, to the bit.
+        max_rel_err: largest ‖g − g₀‖ / ‖g₀‖ over parameters; the denominator is at least 10⁻³ of
+            the largest gradient's norm, for a gradient that is zero but for rounding has no
+            relative error worth the name.
+        min_cosine: smallest cosine between g and g₀ over parameters above that floor.
+        missing: parameters with a gradient in the reference only.
+        not_finite: parameters whose gradient is infinite or NaN where the reference's is not.
+        loss_equal: to the bit.
+        buffers_equal: to the bit.
+        random_state_equal: to the bit.
+    """
+
+    bitwise_equal: bool
+    max_rel_err: float
+    min_cosine: float
+    missing: list[str]
+    not_finite: list[str]
+    loss_equal: bool
+    buffers_equal: bool
+    random_state_equal: bool
+
+    def problem(self, *, exact: bool) -> str | None:
+        """What breaks the promise, in a sentence, or ``None``."""
+        names = ", ".join(self.missing or self.not_finite)
+        checks = {
+            f"no gradient for {names}": bool(self.missing),
+            f"the gradient is not finite for {names}": bool(self.not_finite),
+            "buffers (running statistics) differ after the step": not self.buffers_equal,
+            "the random state differs after the step": not self.random_state_equal,
+            "the loss differs": exact and not self.loss_equal,
+            f"the gradient differs: relative error up to {self.max_rel_err:.3g}": exact
+            and not self.bitwise_equal,
+        }
+        return next((sentence for sentence, broken in checks.items() if broken), None)
+
+
+def run(step: TrainingStep, seed: int) -> Outcome:
+    """One step without the optimizer, from ``seed``; restores the buffers that it changed."""
+    before = {name: b.clone() for name, b in step.model.named_buffers()}
+    torch.manual_seed(seed)
+    step.drop_gradients()
+    loss = step.forward()
+    step.backward(loss)
+    outcome = Outcome(
+        loss=loss.detach().clone(),
+        gradients={n: p.grad for n, p in step.model.named_parameters()},
+        buffers={n: b.clone() for n, b in step.model.named_buffers()},
+        random_state=_random_state(step.device),
+    )
+    step.drop_gradients()  # the outcome keeps the tensors; the parameters let go of them
+    with torch.no_grad():
+        for name, buffer in step.model.named_buffers():
+            buffer.copy_(before[name])
+    return outcome
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, ...]:
+    if device.type == "cpu":
+        return (torch.get_rng_state(),)
+    return torch.get_rng_state(), torch.get_device_module(device).get_rng_state()
+
+
+def compare(reference: Outcome, outcome: Outcome) -> Comparison:
+    """Compare two outcomes of the same model, batch and seed."""
+    pairs = {
+        name: (g0, outcome.gradients[name])
+        for name, g0 in reference.gradients.items()
+        if g0 is not None
+    }
+    missing = [name for name, (_, g) in pairs.items() if g is None]
+    both = {name: (g0, g) for name, (g0, g) in pairs.items() if g is not None}
+    finite = {n: (g0, g) for n, (g0, g) in both.items() if g.isfinite().all()}
+    broken = [n for n in both if n not in finite and both[n][0].isfinite().all()]
+    rel_err, cosine = _errors(finite)
+    loss_equal = torch.equal(reference.loss, outcome.loss)
+    return Comparison(
+        bitwise_equal=loss_equal
+        and not missing
+        and all(torch.equal(g0, g) for g0, g in both.values()),
+        max_rel_err=rel_err,
+        min_cosine=cosine,
+        missing=missing,
+        not_finite=broken,
+        loss_equal=loss_equal,
+        buffers_equal=all(torch.equal(b, outcome.buffers[n]) for n, b in reference.buffers.items()),
+        random_state_equal=all(
+            torch.equal(a, b)
+            for a, b in zip(reference.random_state, outcome.random_state, strict=True)
+        ),
+    )
+
+
+def _errors(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    norms = {name: g0.double().norm().item() for name, (g0, _) in pairs.items()}
+    floor = _FLOOR * max(norms.values(), default=0.0)
+    rel_err, cosine = 0.0, 1.0
+    for name, (g0, g) in pairs.items():
+        difference = (g.double() - g0.double()).norm().item()
+        if difference:
+            rel_err = max(rel_err, difference / max(norms[name], floor))
+        if norms[name] > floor:
+            flat0, flat = g0.double().flatten(), g.double().flatten()
+            cosine = min(cosine, torch.cosine_similarity(flat0, flat, dim=0).item())
+    return rel_err, cosine

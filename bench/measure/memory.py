@@ -1,0 +1,132 @@
+"""Peak memory of one training step, as the allocator saw it."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
+
+_MARK = "ckpt-bench: forward done"
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one step, above what was alive before it (gradients were not).
+
+    Attributes:
+        peak_bytes: most allocated at once, kernels' own scratch included.
+        after_forward_bytes: allocated when forward was done.
+        after_step_bytes: allocated when the step was done: the gradients.
+        reserved_bytes: most held by the allocator; ``None`` where it does not say.
+    """
+
+    peak_bytes: int
+    after_forward_bytes: int
+    after_step_bytes: int
+    reserved_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """One allocation (positive) or free (negative)."""
+
+    time_ns: int
+    size_bytes: int
+
+
+def measure_cpu(forward: Callable[[], Tensor], backward: Callable[[Tensor], None]) -> Memory:
+    """One step under the profiler's allocator events.
+
+    Args:
+        forward: returns the loss. No gradients exist before.
+        backward: accumulates gradients, which must stay alive.
+    """
+    _traced(forward, backward, keep=False)  # the first trace in a process misses events
+    return replay(*_traced(forward, backward, keep=True))
+
+
+def _traced(
+    forward: Callable[[], Tensor], backward: Callable[[Tensor], None], *, keep: bool
+) -> tuple[list[Event], int]:
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        if keep:
+            loss = forward()
+            with record_function(_MARK):
+                pass
+            backward(loss)
+            del loss
+    return _events(profiler)
+
+
+def _events(profiler: profile) -> tuple[list[Event], int]:
+    kineto: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    events, mark_ns = [], 0
+    for event in kineto.events():
+        if event.name() == "[memory]":
+            events.append(Event(event.start_ns(), event.nbytes()))
+        elif event.name() == _MARK:
+            mark_ns = event.start_ns()
+    return sorted(events, key=lambda event: event.time_ns), mark_ns
+
+
+def replay(events: list[Event], mark_ns: int) -> Memory:
+    """Sum allocator events in the order of time.
+
+    Args:
+        events: sorted by time.
+        mark_ns: the moment at which forward was done.
+    """
+    alive = peak = after_forward = 0
+    for event in events:
+        alive += event.size_bytes
+        peak = max(peak, alive)
+        if event.time_ns <= mark_ns:
+            after_forward = alive
+    return Memory(peak, after_forward, alive)
+
+
+def resident_peak_bytes() -> int | None:
+    """The process's high-water mark of resident memory (Linux), a sanity figure."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def measure_accelerator(
+    forward: Callable[[], Tensor],
+    backward: Callable[[Tensor], None],
+    drop_gradients: Callable[[], None],
+) -> Memory:
+    """One step by ``torch.accelerator``'s own statistics.
+
+    The order matters: warm up (kernels' workspaces), drop gradients, empty the cache, synchronise,
+    reset the peak, step, synchronise, read.
+    """
+    accelerator = torch.accelerator
+    backward(forward())
+    drop_gradients()
+    gc.collect()
+    accelerator.memory.empty_cache()
+    accelerator.synchronize()
+    accelerator.memory.reset_peak_memory_stats()
+    before = accelerator.memory.memory_allocated()
+    loss = forward()
+    after_forward = accelerator.memory.memory_allocated()
+    backward(loss)
+    del loss
+    accelerator.synchronize()
+    return Memory(
+        peak_bytes=accelerator.memory.max_memory_allocated() - before,
+        after_forward_bytes=after_forward - before,
+        after_step_bytes=accelerator.memory.memory_allocated() - before,
+        reserved_bytes=accelerator.memory.max_memory_reserved(),
+    )

@@ -1,0 +1,1 @@
+"""Records to tables, figures and README. Nothing here imports torch or a strategy."""

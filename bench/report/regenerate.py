@@ -1,0 +1,126 @@
+"""Everything under ``tables/`` and ``figures/``, and the README's table, from the raw records.
+
+All of it is rendered in memory first, so that a failure leaves what was there. The bytes depend on
+the records and on the versions of numpy, pandas, seaborn and matplotlib, which is why continuous
+integration, where ``check`` runs, pins them exactly.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench import claims
+from bench.records import Record, decode, read_all, write_atomically
+from bench.report import readme as readmes
+from bench.report import tables
+from bench.report.figures import figures
+from bench.report.frame import build
+
+TABLES = "tables"
+FIGURES = "figures"
+SUFFIXES = frozenset({".csv", ".json", ".md", ".png", ".svg"})
+TEXT = frozenset({".csv", ".json", ".md"})
+
+
+def render(records: list[Record], results: Path, readme: Path | None) -> dict[Path, bytes]:
+    """Every generated file with its bytes, by path.
+
+    Raises:
+        ValueError: a record whose rounds cannot be paired, or a README without markers.
+    """
+    frame = build(records)
+    texts = {
+        "tradeoff.md": tables.tradeoff(frame),
+        "tradeoff.csv": tables.tradeoff_csv(frame),
+        "depth.md": tables.depth(frame),
+        "depth.csv": tables.depth_csv(frame),
+        "failures.md": tables.failures(frame),
+        "claims.md": claims.markdown(frame),
+    }
+    files = {results / TABLES / name: text.encode() for name, text in texts.items()}
+    files |= {results / FIGURES / name: data for name, data in figures(frame).items()}
+    if readme is not None:
+        folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
+        text = readmes.inject(readme.read_text("utf-8"), readmes.block(frame, folder))
+        files[readme] = text.encode()
+    return files
+
+
+def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> list[str]:
+    """Write every generated file, and delete generated files that no record asks for any more.
+
+    With ``check`` nothing on disk changes.
+
+    Args:
+        results: The folder that holds ``raw``.
+        readme: The README with markers, or ``None`` to leave it out.
+        check: Compare instead of writing.
+
+    Returns:
+        What was written or deleted, a line each; with ``check`` how the files on disk differ from
+        what the records say: unified diffs of texts, a line for others. Empty means up to date.
+
+    Raises:
+        ValueError: no records, or one that cannot be reported.
+    """
+    bad: list[str] = []
+    records = _strictly(results, bad) if check else list(read_all(results))
+    if not records:
+        raise ValueError(f"no records under {results / 'raw'}: measure something first")
+    files = render(records, results, readme)
+    stale = sorted(set(_generated(results)) - set(files))
+    return bad + _differences(files, stale) if check else _write(files, stale)
+
+
+def _strictly(results: Path, bad: list[str]) -> list[Record]:
+    """Records without setting any file aside: a check must not rename what it checks."""
+    found = []
+    for path in sorted((results / "raw").rglob("*.json")):
+        try:
+            found.append(decode(path.read_bytes()))
+        except ValueError as error:
+            bad.append(f"{path}: {error}")
+    return found
+
+
+def _generated(results: Path) -> list[Path]:
+    folders = (results / TABLES, results / FIGURES)
+    return [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.suffix in SUFFIXES and not path.name.startswith(".")
+    ]
+
+
+def _write(files: Mapping[Path, bytes], stale: list[Path]) -> list[str]:
+    done = []
+    for path, data in files.items():
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomically(path, data)
+            done.append(f"wrote {path}")
+    for path in stale:
+        path.unlink()
+        done.append(f"deleted {path}")
+    return done
+
+
+def _differences(files: Mapping[Path, bytes], stale: list[Path]) -> list[str]:
+    found = [_difference(path, data) for path, data in files.items()]
+    return [text for text in found if text] + [f"{path}: stale, no record asks" for path in stale]
+
+
+def _difference(path: Path, data: bytes) -> str:
+    old = path.read_bytes() if path.is_file() else None
+    if old == data:
+        return ""
+    if old is None:
+        return f"{path}: missing"
+    if path.suffix not in TEXT:
+        return f"{path}: differs"
+    sides = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (old, data))
+    return "".join(difflib.unified_diff(*sides, str(path), f"{path} (regenerated)"))

@@ -1,0 +1,266 @@
+"""The tables: theory beside prediction beside measurement, failures, growth with depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.report import display
+from bench.report.depth import LAYERS, Series, by_chain, chain_of, order, series
+from bench.report.display import MISSING, cell, code, megabytes, percent, times
+from bench.report.frame import ATTENTION, FLASH, Row, groups, rows
+from bench.report.metrics import METRICS
+from bench.report.stats import FEW, LEVEL, RESAMPLES, WIDE, Fit
+
+HEADER = (
+    "Strategy",
+    "Plan",
+    "Memory: textbook",
+    "Memory: predicted peak, MB",
+    "Memory: measured peak, MB (× none)",
+    "Memory: saved after forward, MB (× none)",
+    "Extra compute: textbook",
+    "Extra compute: predicted, % of forward",
+    "Extra compute: counted, % of forward",
+    "Step time × none [95 %]",
+    "Gradients against none",
+)
+
+NOTES = (
+    f"{display.UNITS}. Memory × none is over `none` with math attention in the same table, if "
+    "there is one. Predicted figures come from the plan interpreter and the profile of the "
+    "blocks, not from the run. Step time is the median over interleaved rounds of the paired "
+    f"ratio to `none` in the same round, with its {100 * LEVEL:.0f} % percentile-bootstrap "
+    f"interval ({RESAMPLES:,} resamples); for `none` itself it shows the noise. † unstable: the "
+    f"interval is wider than {100 * WIDE:.0f} % of the ratio, or there are fewer than {FEW} "
+    f"rounds. ‡ timed against `none` with flash attention. {MISSING} not measured.\n"
+)
+
+CSV_COLUMNS = (
+    "workload",
+    "workload_options",
+    "device",
+    "device_name",
+    "modelled",
+    "precision",
+    "optimizer",
+    "torch_version",
+    "machine_id",
+    "started_at_utc",
+    "strategy",
+    "spec",
+    "label",
+    "status",
+    "reason",
+    "plan",
+    "storage",
+    "attention_kernel",
+    "textbook_memory",
+    "textbook_compute",
+    "predicted_peak_bytes",
+    "predicted_saved_after_forward_bytes",
+    "predicted_recompute_flops",
+    "forward_flops",
+    "grads_bitwise_equal",
+    *METRICS,
+    "peak_x_reference",
+    "saved_x_reference",
+    "timed_attention",
+    "rounds",
+    "unstable",
+    "cell_id",
+)
+
+
+def tradeoff_groups(frame: pd.DataFrame) -> list[list[Row]]:
+    """Groups for the trade-off table: all but those that only serve a depth series."""
+    chains = {one.chain for one in series(frame)}
+    return [
+        sorted(group, key=_place)
+        for group in groups(frame)
+        if any(row["rounds"] for row in group) or chain_of(group[0]) not in chains
+    ]
+
+
+def _place(row: Row) -> tuple[bool, bool, float, str]:
+    """`none` first, then from the highest peak down; what has no peak is last."""
+    other, flash, label = order(row)
+    peak = row["peak_allocated_bytes"]
+    return other, flash and not other, float("inf") if peak is None else -peak, label
+
+
+def tradeoff(frame: pd.DataFrame) -> str:
+    """Every trade-off table, as Markdown."""
+    parts = ["# Memory against compute\n", NOTES]
+    for group in tradeoff_groups(frame):
+        parts += [f"## {cell(title(group))}\n", group_table(group)]
+    return "\n".join(parts)
+
+
+def title(group: Sequence[Row]) -> str:
+    """``gpt-mini on cpu``, modelled if it is."""
+    first = group[0]
+    return f"{first['workload']} on {'modelled ' if first['modelled'] else ''}{first['device']}"
+
+
+def group_table(group: Sequence[Row]) -> str:
+    """One table under a line that says where it was measured, and with what."""
+    first = group[0]
+    shape = display.options(first, without=(ATTENTION,))
+    rounds = sorted({row["rounds"] for row in group if row["rounds"]})
+    facts = [
+        display.where(group),
+        shape,
+        f"precision {first['precision']}, optimizer {first['optimizer']}",
+        f"threads {', '.join(str(n) for n in sorted({row['threads'] for row in group}))}",
+        f"rounds {', '.join(map(str, rounds))}" if rounds else "not timed",
+    ]
+    line = cell(". ".join(fact for fact in facts if fact) + ".")
+    return f"{line}\n\n{display.table(HEADER, [_line(row) for row in group])}"
+
+
+def _line(row: Row) -> list[str]:
+    return [
+        cell(row["label"]),
+        code(display.abbreviate(row["plan"]) if row["plan"] else None),
+        cell(row["textbook_memory"]),
+        megabytes(row["predicted_peak_bytes"]),
+        _amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
+        _amount(row["saved_after_forward_bytes"], row["saved_x_reference"]),
+        cell(row["textbook_compute"]),
+        percent(row["predicted_recompute_of_forward"]),
+        percent(row["recompute_of_forward"]),
+        _time(row),
+        gradient(row),
+    ]
+
+
+def _amount(count: int | None, ratio: float | None) -> str:
+    return megabytes(count) if ratio is None else f"{megabytes(count)} ({times(ratio)})"
+
+
+def _time(row: Row) -> str:
+    text = display.interval(row)
+    return f"{text} ‡" if row["timed_attention"] == FLASH and text != MISSING else text
+
+
+def gradient(row: Row) -> str:
+    """How the gradients compare with the reference, or how the cell failed, escaped."""
+    if row["status"] == "mismatch":
+        return f"**MISMATCH**: {cell(row['reason'])}"
+    if row["status"] != "ok":
+        return f"**{cell(row['status'])}**: {cell(row['reason'])}"
+    if row["grads_missing"]:
+        return f"missing: {cell(', '.join(row['grads_missing']))}"
+    if row["grads_bitwise_equal"]:
+        return "bitwise equal"
+    if row["grad_max_rel_err"] is None:
+        return MISSING
+    cosine = row["grad_min_cosine"]
+    tail = "" if cosine is None else f", cosine {cosine:.6f}"
+    return f"max rel. error {row['grad_max_rel_err']:.1e}{tail}"
+
+
+def tradeoff_csv(frame: pd.DataFrame) -> str:
+    """Every cell, raw bytes and unrounded FLOPs, ratios to six decimals."""
+    data = [{name: _plain(row[name]) for name in CSV_COLUMNS} for row in rows(frame)]
+    made = pd.DataFrame(data, columns=list(CSV_COLUMNS), dtype=object)
+    return str(made.to_csv(index=False, lineterminator="\n"))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.6g}" if 0 < abs(value) < 1e-3 else f"{value:.6f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={value[key]}" for key in sorted(value))
+    return value
+
+
+def failures(frame: pd.DataFrame) -> str:
+    """Every cell that did not end well, with its reason."""
+    failed = [row for row in rows(frame) if row["status"] != "ok"]
+    header = ("Workload", "Options", "Strategy", "Device", "torch", "Date", "Status", "Reason")
+    body = [[cell(text) for text in _failure(row)] for row in failed]
+    made = display.table(header, body) if body else "Every cell ended well.\n"
+    return f"# Cells that failed\n\n{made}"
+
+
+def _failure(row: Row) -> tuple[str, ...]:
+    return (
+        row["workload"],
+        display.options(row),
+        row["label"],
+        display.device(row),
+        row["torch_version"],
+        display.dates([row]),
+        row["status"],
+        row["reason"] or "no reason was recorded",
+    )
+
+
+DEPTH_NOTES = (
+    f"{display.UNITS}. Exponent: b of a·Lᵇ, least squares on logarithms over the depths L shown, "
+    "with the coefficient of determination.\n"
+)
+
+QUANTITIES = (
+    ("saved_after_forward_bytes", "Saved after forward, MB"),
+    ("peak_allocated_bytes", "Peak, MB"),
+)
+
+
+def depth(frame: pd.DataFrame) -> str:
+    """Memory at each depth with the fitted exponent of growth."""
+    parts = ["# Memory against depth\n", DEPTH_NOTES]
+    for chain in by_chain(series(frame)):
+        members = [row for one in chain for row in one.rows]
+        shape = display.options(members[0], without=(ATTENTION, LAYERS))
+        parts.append(f"## {cell(title(members))}\n")
+        parts.append(cell(f"{display.where(members)}. {shape}.") + "\n")
+        parts += [_depth_table(chain, column, heading) for column, heading in QUANTITIES]
+    return "\n".join(parts if len(parts) > 2 else [*parts, "No depth series yet.\n"])
+
+
+def _depth_table(chain: Sequence[Series], column: str, heading: str) -> str:
+    depths = sorted({layers for one in chain for layers in one.layers})
+    header = ("Strategy", "Textbook", *(f"L={n}" for n in depths), "Exponent (R²)")
+    body = [
+        [
+            cell(one.first["label"]),
+            cell(one.first["textbook_memory"]),
+            *(megabytes((one.at(n) or {}).get(column)) for n in depths),
+            exponent(one.fit(column)),
+        ]
+        for one in chain
+    ]
+    return f"{heading}:\n\n{display.table(header, body, right=len(depths) + 1)}"
+
+
+def exponent(fit: Fit | None) -> str:
+    """``0.51 (0.998)``."""
+    return MISSING if fit is None else f"{fit.exponent:.2f} ({fit.r_squared:.3f})"
+
+
+def depth_csv(frame: pd.DataFrame) -> str:
+    """The depth series as data: one line a cell, fits repeated on each."""
+    data = [
+        {
+            "workload": row["workload"],
+            "device": row["device"],
+            "modelled": row["modelled"],
+            "torch_version": row["torch_version"],
+            "started_at_utc": row["started_at_utc"],
+            "label": row["label"],
+            "layers": row["workload_options"][LAYERS],
+            **{column: row[column] for column, _ in QUANTITIES},
+            **{f"{c}_exponent": _plain(_exponent(one.fit(c))) for c, _ in QUANTITIES},
+        }
+        for one in series(frame)
+        for row in one.rows
+    ]
+    return str(pd.DataFrame(data, dtype=object).to_csv(index=False, lineterminator="\n"))
+
+
+def _exponent(fit: Fit | None) -> float | None:
+    return None if fit is None else fit.exponent

@@ -1,0 +1,293 @@
+"""One cell, measured in this process. `bench.executor` gives it a process of its own.
+
+Order: gradients first (a wrong strategy has no other figures worth reading), then memory, then
+FLOPs, then time; each in a pass of its own, so that no instrument slows a timed step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+import strategies
+from bench import devices, machine
+from bench.cells import Cell
+from bench.measure import gradients, memory
+from bench.measure.chain_profile import profile_chain
+from bench.measure.flops import count_flops
+from bench.measure.time import interleave
+from bench.records import Record, Status
+from bench.training import TrainingStep, unique_bytes
+from strategies import execute
+from strategies import plan as plans
+from strategies.cost import Prediction, predict
+
+
+def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Record:
+    """The record of a cell of which only the description is known."""
+    strategy = cell.make_strategy()
+    workload = cell.make_workload()
+    commit, dirty = machine.commit()
+    return Record(
+        workload=workload.name,
+        workload_options=workload.options(),
+        strategy=strategy.name(),
+        spec=strategy.spec(),
+        params=strategy.params(),
+        device=cell.device,
+        device_name=devices.describe(torch.device(cell.device)),
+        precision=cell.precision,
+        optimizer=cell.optimizer,
+        status=status,
+        reason=reason,
+        exact=strategy.exact,
+        textbook_memory=strategy.textbook_memory,
+        textbook_compute=strategy.textbook_compute,
+        seed=cell.seed,
+        torch_version=str(torch.__version__),
+        python_version=platform.python_version(),
+        threads=cell.threads,
+        machine_id=machine.machine_id(),
+        machine=machine.facts(),
+        commit=commit,
+        dirty=dirty,
+        code_hash=machine.code_hash(strategy),
+        cell_id=cell.cell_id(),
+        started_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def measure(cell: Cell) -> Record:
+    """Measure one cell in this process.
+
+    Raises:
+        strategies.Unsupported: the strategy cannot run on this workload or device.
+    """
+    started = time.perf_counter()
+    record = blank(cell)
+    torch.set_num_threads(cell.threads)
+    step = _build(cell)
+    bench = _Bench(cell, step, strategies.find_chain(step.model, step.workload.blocks))
+    with bench.applied() as applied:
+        described = bench.describe(applied)
+    found: dict[str, Any] = {**described, **bench.gradients()}
+    found |= bench.predicted()
+    found |= bench.memory()
+    found |= bench.flops()
+    found |= bench.time()
+    reason = found.pop("problem")
+    found["status"] = "mismatch" if reason else "ok"
+    duration_s = round(time.perf_counter() - started, 3)
+    return msgspec.structs.replace(record, reason=reason, duration_s=duration_s, **found)
+
+
+def _build(cell: Cell, **options: Any) -> TrainingStep:
+    workload = cell.make_workload().with_options(**options)
+    device = torch.device(cell.device)
+    return TrainingStep.build(workload, device, cell.precision, cell.optimizer)
+
+
+@dataclasses.dataclass
+class _Bench:
+    """A cell's model on the bench; every method is one pass and returns record fields."""
+
+    cell: Cell
+    step: TrainingStep
+    chain: strategies.Chain
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[strategies.Applied]:
+        """The model under the cell's strategy."""
+        strategy = self.cell.make_strategy()
+        blocks = self.step.workload.blocks
+        with strategies.apply(self.step.model, strategy, blocks=blocks) as applied:
+            yield applied
+
+    def describe(self, applied: strategies.Applied) -> dict[str, Any]:
+        """What the strategy does to this model."""
+        kernel = getattr(self.step.workload, "attention", None)
+        return {
+            "plan": plans.render(applied.plan),
+            "storage": str(applied.storage) if applied.storage else None,
+            "attention_kernel": applied.attention_kernel or kernel,
+            "notes": list(applied.notes),
+        }
+
+    def gradients(self) -> dict[str, Any]:
+        """The strategy's step against the model as it is, from the same seed."""
+        reference = gradients.run(self.step, self.cell.seed)
+        with self.applied() as applied:
+            exact = applied.strategy.exact
+            outcome = gradients.run(self.step, self.cell.seed)
+        result = gradients.compare(reference, outcome)
+        return {
+            "problem": result.problem(exact=exact),
+            "loss": outcome.loss.item(),
+            "reference_loss": reference.loss.item(),
+            "grads_bitwise_equal": result.bitwise_equal,
+            "grad_max_rel_err": result.max_rel_err,
+            "grad_min_cosine": result.min_cosine,
+            "grads_missing": result.missing,
+            "buffers_equal": result.buffers_equal,
+            "rng_restored": result.random_state_equal,
+        }
+
+    def predicted(self) -> dict[str, Any]:
+        """What the plan interpreter says, from a profile of the blocks as the strategy has them.
+
+        Kernels and sub-modules are the strategy's; the plan and its storage are interpreted.
+        """
+        strategy = self.cell.make_strategy()
+        undos = list(strategy.install(self.step.model, self.chain))
+        try:
+            profile = profile_chain(self.step, self.chain)
+        finally:
+            while undos:
+                undos.pop()()
+        plan = plans.split(strategy.plan(self.chain), self.chain.borders)
+        prediction = predict(profile, plan, self._resting_bytes(strategy))
+        return _prediction_fields(prediction)
+
+    def _resting_bytes(self, strategy: strategies.Strategy) -> list[int] | None:
+        storage = strategy.storage()
+        if storage is None:
+            return None
+        return [storage.device_bytes(b) for b in _boundaries(self.step, self.chain)]
+
+    def memory(self) -> dict[str, Any]:
+        """Peak and after-forward bytes, by the allocator."""
+        step = self.step
+        if self.cell.optimizer != "none":
+            step()  # the optimizer's state exists from its first step
+        step.drop_gradients()
+        resident_bytes = unique_bytes(step.resident_tensors())
+        with self.applied():
+            taken = self._measure_memory()
+            parameters = list(step.model.parameters())
+            gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
+        step.drop_gradients()
+        return {
+            "peak_allocated_bytes": resident_bytes + taken.peak_bytes,
+            "peak_reserved_bytes": taken.reserved_bytes,
+            "after_forward_allocated_bytes": resident_bytes + taken.after_forward_bytes,
+            "saved_after_forward_bytes": taken.after_forward_bytes,
+            "parameter_bytes": unique_bytes(parameters),
+            "buffer_bytes": unique_bytes(step.model.buffers()),
+            "batch_bytes": unique_bytes(step.batch),
+            "gradient_bytes": gradient_bytes,
+            "optimizer_bytes": unique_bytes(step.optimizer_tensors()),
+            "resident_peak_bytes": memory.resident_peak_bytes(),
+        }
+
+    def _measure_memory(self) -> memory.Memory:
+        step = self.step
+
+        def backward(loss: Tensor) -> None:
+            step.backward(loss)
+            step.update()
+
+        if step.device.type == "cpu":
+            return memory.measure_cpu(step.forward, backward)
+        return memory.measure_accelerator(step.forward, backward, step.drop_gradients)
+
+    def flops(self) -> dict[str, Any]:
+        """FLOPs by counting, and how often each block ran forward."""
+        with count_forwards(self.chain.blocks) as counts, self.applied():
+            flops = count_flops(self.step.forward, self.step.backward)
+        self.step.drop_gradients()
+        return {**dataclasses.asdict(flops), "block_forwards": list(counts)}
+
+    def time(self) -> dict[str, Any]:
+        """Raw seconds, interleaved with ``none`` (with math attention, if there is a choice)."""
+        if not self.cell.rounds:
+            return {}
+        reference = self._reference_step()
+
+        @contextlib.contextmanager
+        def none() -> Iterator[Callable[[], None]]:
+            yield reference
+
+        @contextlib.contextmanager
+        def strategy() -> Iterator[Callable[[], None]]:
+            with self.applied():
+                yield self.step
+
+        gc.collect()
+        contenders = {"none": none, "strategy": strategy}
+        warmup = interleave(contenders, self.cell.warmup, self.step.device)
+        seconds = interleave(contenders, self.cell.rounds, self.step.device)
+        return {
+            "step_s": seconds["strategy"],
+            "none_step_s": seconds["none"],
+            "warmup_step_s": warmup["strategy"],
+        }
+
+    def _reference_step(self) -> TrainingStep:
+        if getattr(self.step.workload, "attention", "math") == "math":
+            return self.step
+        return _build(self.cell, attention="math")
+
+
+def _prediction_fields(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "predicted_peak_bytes": prediction.peak_bytes,
+        "predicted_saved_after_forward_bytes": prediction.saved_bytes,
+        "predicted_recompute_flops": prediction.recompute_flops,
+    }
+
+
+def _boundaries(step: TrainingStep, chain: strategies.Chain) -> list[Tensor]:
+    """Each block's input, as empty tensors of the same kind (values are of no interest)."""
+    found: list[Tensor] = []
+
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        del module
+        found.append(next(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)))
+
+    handles = [b.register_forward_pre_hook(hook, with_kwargs=True) for b in chain.blocks]
+    try:
+        with torch.no_grad():
+            step.forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@contextlib.contextmanager
+def count_forwards(blocks: Sequence[nn.Module]) -> Iterator[list[int]]:
+    """Count how often each block's forward is entered, recompute included."""
+    counts = [0] * len(blocks)
+    position = {id(block): index for index, block in enumerate(blocks)}
+    undos = []
+    for block in {id(b): b for b in blocks}.values():
+        index = position[id(block)]
+        undos.append(execute.replace_forward(block, _Counting(block.forward, counts, index)))
+    try:
+        yield counts
+    finally:
+        while undos:
+            undos.pop()()
+
+
+@dataclasses.dataclass
+class _Counting:
+    """Stands in for a block's ``forward``."""
+
+    original: Callable[..., Any]
+    counts: list[int]
+    index: int
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.counts[self.index] += 1
+        return self.original(*args, **kwargs)
