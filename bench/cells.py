@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -64,6 +66,22 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         }
         text = msgspec.json.encode(decisive, order="sorted")
         return hashlib.sha256(text).hexdigest()[:12]
+
+
+def with_parameters(specs: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
+    """Each specification with those of the parameters that its strategy has.
+
+    Raises:
+        ValueError: a parameter that none of them has, or an impossible value.
+    """
+    known = [{f.name for f in dataclasses.fields(strategies.get(spec))} for spec in specs]
+    for name in parameters:
+        if not any(name in names for names in known):
+            strategies.get(specs[0], **{name: parameters[name]})  # raises, and says what is valid
+    return [
+        strategies.get(spec, **{k: v for k, v in parameters.items() if k in names}).spec()
+        for spec, names in zip(specs, known, strict=True)
+    ]
 
 
 def checked(cell: Cell) -> Cell:

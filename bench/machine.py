@@ -62,7 +62,8 @@ def _cores() -> int:
 def machine_id() -> str:
     """A folder name for this kind of machine: same hardware, same name. Holds no host name."""
     known = facts()
-    key = f"{known['processor']} {known['cores']} {known['memory_bytes'] >> 30} "
+    memory_gib = int(known["memory_bytes"]) >> 30
+    key = f"{known['processor']} {known['cores']} {memory_gib} "
     digest = hashlib.sha256((key + str(known["accelerator"])).encode()).hexdigest()[:6]
     readable = re.sub(r"[^a-z0-9]+", "-", str(known["processor"]).lower()).strip("-")
     return f"{readable}-{known['cores']}c-{digest}"

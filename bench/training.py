@@ -66,7 +66,7 @@ class TrainingStep:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients into ``.grad``."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def update(self) -> None:
         """The optimizer's step, if there is one."""

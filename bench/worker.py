@@ -25,6 +25,7 @@ from bench.cells import Cell
 from bench.measure import gradients, memory
 from bench.measure.chain_profile import profile_chain
 from bench.measure.flops import count_flops
+from bench.measure.memory import Memory
 from bench.measure.time import interleave
 from bench.records import Record, Status
 from bench.training import TrainingStep, unique_bytes
@@ -48,6 +49,7 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
         device_name=devices.describe(torch.device(cell.device)),
         precision=cell.precision,
         optimizer=cell.optimizer,
+        memory_limit_bytes=cell.memory_limit_bytes,
         status=status,
         reason=reason,
         exact=strategy.exact,
@@ -189,7 +191,7 @@ class _Bench:
             "resident_peak_bytes": memory.resident_peak_bytes(),
         }
 
-    def _measure_memory(self) -> memory.Memory:
+    def _measure_memory(self) -> Memory:
         step = self.step
 
         def backward(loss: Tensor) -> None:
@@ -227,15 +229,19 @@ class _Bench:
         warmup = interleave(contenders, self.cell.warmup, self.step.device)
         seconds = interleave(contenders, self.cell.rounds, self.step.device)
         return {
+            "none_attention": self._reference_attention(),
             "step_s": seconds["strategy"],
             "none_step_s": seconds["none"],
             "warmup_step_s": warmup["strategy"],
         }
 
+    def _reference_attention(self) -> str | None:
+        """The kernel that ``none`` is timed with, where it is not the workload's own: ``math``."""
+        return "math" if getattr(self.step.workload, "attention", "math") != "math" else None
+
     def _reference_step(self) -> TrainingStep:
-        if getattr(self.step.workload, "attention", "math") == "math":
-            return self.step
-        return _build(self.cell, attention="math")
+        attention = self._reference_attention()
+        return _build(self.cell, attention=attention) if attention else self.step
 
 
 def _prediction_fields(prediction: Prediction) -> dict[str, Any]:

@@ -19,7 +19,6 @@ TINY_TEXT = {"layers": 2, "dim": 32, "heads": 4, "seq": 12, "batch": 2}
 TINY = {
     "gpt-mini": TINY_TEXT,
     "gpt-mini-dropout": TINY_TEXT,
-    "gpt-mini-flash": TINY_TEXT,
     "llama-mini": {**TINY_TEXT, "ffn": 48},
     "mlp-chain": {"layers": 3, "dim": 8, "batch": 5},
     "resnet-mini": {"batch": 2},

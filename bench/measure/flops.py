@@ -49,7 +49,7 @@ class FlopCounter(TorchDispatchMode):
     """Counts while it is active; recompute apart."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self.recompute_flops = 0
 

@@ -109,9 +109,6 @@ WORKLOADS: tuple[Workload, ...] = (
         summary="gpt-mini with dropout 0.1, whose random state recomputation must restore",
         dropout=0.1,
     ),
-    dataclasses.replace(
-        _MINI, name="gpt-mini-flash", summary="gpt-mini with flash attention", attention="flash"
-    ),
     _GPT2,
     dataclasses.replace(
         _GPT2,

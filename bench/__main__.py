@@ -1,0 +1,272 @@
+"""The command line: ``python -m bench``. Bad input exits 2 with one sentence, never a traceback.
+
+Results go to stdout, everything else to stderr. `run` and `sweep` exit 1 if a cell ended in
+``mismatch``, ``crash`` or ``timeout``; ``oom`` and ``unsupported`` are answers.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from bench import claims as ledger
+from bench import records
+from bench.progress import reporter
+from bench.records import Record
+from bench.report import compare as comparison
+from bench.report import frame as frames
+from bench.report import regenerate, tables
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+FAILED = ("mismatch", "crash", "timeout")
+
+
+class Format(enum.StrEnum):
+    """How to print."""
+
+    md = "md"
+    json = "json"
+    csv = "csv"
+
+
+class Kind(enum.StrEnum):
+    """What to list."""
+
+    strategies = "strategies"
+    workloads = "workloads"
+    devices = "devices"
+
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="The folder that holds raw/.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    output: FormatOption = Format.md,
+) -> None:
+    """List strategies, workloads or devices."""
+    from bench import catalogue  # noqa: PLC0415 - imports torch, which `tables` does without
+
+    rows = {
+        Kind.strategies: catalogue.strategy_rows,
+        Kind.workloads: catalogue.workload_rows,
+        Kind.devices: catalogue.device_rows,
+    }[kind]()
+    print_rows(rows, output)
+
+
+@app.command()
+def run(  # noqa: PLR0917 - one parameter a flag
+    workload: Annotated[str, typer.Option(help="See `list workloads`.")],
+    strategy: Annotated[
+        list[str], typer.Option(help="Name, or name(parameter=value); may be repeated.")
+    ],
+    device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Memory, FLOPs, gradients.")] = False,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", help="Strategy parameter: k=4; may be repeated.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="Workload option: attention=flash.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="Blocks.")] = None,
+    seq: Annotated[int | None, typer.Option(help="Sequence length.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Width.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16-autocast, fp16-gradscaler.")] = "fp32",
+    optimizer: Annotated[str, typer.Option(help="none, sgd, adamw.")] = "none",
+    seed: Annotated[int, typer.Option(help="Of the step's random numbers.")] = 0,
+    memory_limit_mb: Annotated[
+        int | None, typer.Option(help="Let a CPU cell allocate no more (MB = 10⁶ bytes).")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
+    results: Annotated[
+        Path | None, typer.Option(help="Store the records here, and reuse those that are.")
+    ] = None,
+    output: FormatOption = Format.md,
+) -> None:
+    """Measure strategies on one workload, each in a process of its own."""
+    from bench import cells, devices, executor, sweep  # noqa: PLC0415 - imports torch
+
+    sizes = {"layers": layers, "seq": seq, "batch": batch, "dim": dim}
+    chosen = {k: v for k, v in sizes.items() if v is not None} | pairs(options, "--option")
+    wanted = [
+        cells.checked(
+            cells.Cell(
+                workload=workload,
+                options=chosen,
+                spec=spec,
+                device=device or devices.default(),
+                precision=precision,
+                optimizer=optimizer,
+                rounds=0 if no_time else rounds,
+                seed=seed,
+                memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
+            )
+        )
+        for spec in cells.with_parameters(strategy, pairs(parameters, "--set"))
+    ]
+    with reporter(len(wanted)) as progress:
+        if results:
+            found = sweep.run(wanted, results, progress, timeout_s=timeout)
+            print_records(found, output)
+        else:
+            found = []
+            for number, cell in enumerate(wanted, 1):
+                found.append(executor.run(cell, timeout))
+                progress(number, len(wanted), found[-1])
+                if output is Format.json:
+                    print_records(found[-1:], output)
+            if output is not Format.json:
+                print_records(found, output)
+    finish(found)
+
+
+@app.command()
+def sweep(
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
+    results: ResultsOption = records.RESULTS,
+) -> None:
+    """Measure a whole profile. Interrupted, it resumes where it stopped."""
+    from bench import devices, sweep  # noqa: PLC0415 - imports torch
+
+    wanted = sweep.cells_of(profile, device or devices.default())
+    with reporter(len(wanted)) as progress:
+        found = sweep.run(wanted, results, progress, timeout_s=timeout)
+    finish(found)
+
+
+@app.command("tables")
+def tables_(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 if stale.")
+    ] = False,
+    readme: Annotated[Path, typer.Option(help="File with the table's markers.")] = Path(
+        "README.md"
+    ),
+    results: ResultsOption = records.RESULTS,
+) -> None:
+    """Regenerate every table and figure from the stored records."""
+    if not (results / "raw").is_dir():
+        raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
+    lines = regenerate.regenerate(results, readme if readme.exists() else None, check=check)
+    for line in lines:
+        typer.echo(line)
+    if check and lines:
+        raise typer.Exit(1)
+
+
+@app.command()
+def claims(output: FormatOption = Format.md, results: ResultsOption = records.RESULTS) -> None:
+    """Judge the textbook's claims by the stored records."""
+    frame = frames.build(records.read_all(results))
+    if output is Format.csv:
+        print_rows(ledger.data(frame), output)
+    else:
+        typer.echo((ledger.as_json if output is Format.json else ledger.markdown)(frame), nl=False)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="A record, a folder of records, or JSON lines.")],
+    after: Annotated[Path, typer.Argument(help="The same, to compare with it.")],
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="metric:limit, as peak_allocated_bytes:1%.")
+    ] = None,
+) -> None:
+    """Compare two sets of records; exit 1 if one of the limits is exceeded."""
+    result = comparison.compare(before, after, fail_on or [])
+    typer.echo(result.markdown(), nl=False)
+    if result.regressions:
+        raise typer.Exit(1)
+
+
+def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
+    """``["k=4"]`` as ``{"k": 4}``; what is no literal is text.
+
+    Raises:
+        ValueError: no equals sign.
+    """
+    found: dict[str, Any] = {}
+    for text in texts or ():
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise ValueError(f"{flag} takes name=value, not {text!r}")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value.strip()
+    return found
+
+
+def print_rows(rows: Sequence[dict[str, Any]], output: Format) -> None:
+    """Plain rows as JSON, CSV or Markdown."""
+    import pandas as pd  # noqa: PLC0415 - slow to import, and not always needed
+
+    if output is Format.json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    frame = pd.DataFrame(rows)
+    if output is Format.csv:
+        typer.echo(frame.to_csv(index=False), nl=False)
+    else:
+        typer.echo(frame.map(lambda v: str(v).replace("|", "\\|")).to_markdown(index=False))
+
+
+def print_records(found: Sequence[Record], output: Format) -> None:
+    """Records: JSON lines, the CSV of the trade-off table, or the table itself."""
+    if output is Format.json:
+        for record in found:
+            typer.echo(records.encode_line(record))
+        return
+    frame = frames.build(found)
+    if output is Format.csv:
+        typer.echo(tables.tradeoff_csv(frame), nl=False)
+        return
+    typer.echo(tables.tradeoff(frame), nl=False)
+
+
+def finish(found: Sequence[Record]) -> None:
+    """Exit 1 if a cell failed in a way that is no answer."""
+    if any(record.status in FAILED for record in found):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; errors of the user end in one sentence and exit code 2."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
+    try:
+        code = app(standalone_mode=False, prog_name="python -m bench")
+    except (ValueError, OSError, msgspec.MsgspecError) as error:
+        sys.exit(_complain(str(error)))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a usage error of the command-line library
+            raise
+        sys.exit(_complain(error.format_message()))
+    sys.exit(code or 0)
+
+
+def _complain(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Which cells, in which order; skips those that have a record, so an interrupted sweep resumes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import executor, records, worker
+from bench.cells import Cell, checked
+from bench.progress import Report
+from bench.records import Record
+from strategies.registry import classes
+
+DEPTHS = (4, 8, 16, 32, 64)
+
+# Small enough that 64 layers of every strategy take seconds, large enough that activations, not
+# parameters, decide the exponent.
+DEPTH_SERIES: dict[str, dict[str, Any]] = {
+    "mlp-chain": {"dim": 64, "batch": 1024},
+    "gpt-mini": {"dim": 64, "heads": 2, "seq": 128, "batch": 2},
+}
+FULL_WORKLOADS = ("gpt-mini-dropout", "llama-mini", "vit-b16", "resnet50", "gpt2-small")
+
+PROFILES = ("quick", "full")
+
+
+def cells_of(profile: str, device: str) -> list[Cell]:
+    """The cells of a profile, checked.
+
+    Raises:
+        ValueError: an unknown profile or device.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+    rounds = 5 if profile == "quick" else 15
+    cells = [*_tradeoff("gpt-mini", device, rounds), *_tradeoff("mlp-chain", device, rounds)]
+    cells += _depth_cells(device)
+    if profile == "full":
+        cells += [c for name in FULL_WORKLOADS for c in _tradeoff(name, device, 5)]
+        cells += _precision_cells(device)
+    return list({c.cell_id(): c for c in map(checked, cells)}.values())
+
+
+def every_spec() -> list[str]:
+    """Every point of every strategy's grid, ``none`` first."""
+    specs = [point.spec() for cls in classes().values() for point in cls.grid()]
+    return sorted(specs, key=lambda spec: (spec != "none", spec))
+
+
+def _tradeoff(workload: str, device: str, rounds: int) -> Iterator[Cell]:
+    """All strategies on one workload, timed; and flash attention with and without checkpoints."""
+    for spec in every_spec():
+        yield Cell(workload=workload, spec=spec, device=device, rounds=rounds)
+    cell = Cell(workload=workload, spec="none", device=device, rounds=rounds)
+    if cell.make_workload().options().get("attention") == "math":
+        yield msgspec.structs.replace(cell, options={"attention": "flash"})
+
+
+def _depth_cells(device: str) -> Iterator[Cell]:
+    """Memory against depth: every strategy, no time."""
+    for workload, options in DEPTH_SERIES.items():
+        for layers in DEPTHS:
+            for spec in every_spec():
+                sized = {**options, "layers": layers}
+                yield Cell(workload=workload, options=sized, spec=spec, device=device, rounds=0)
+
+
+def _precision_cells(device: str) -> Iterator[Cell]:
+    """Mixed precision and an optimizer in the step."""
+    for spec in every_spec():
+        for precision, optimizer in (("bf16-autocast", "none"), ("fp32", "adamw")):
+            yield Cell(
+                workload="gpt-mini",
+                spec=spec,
+                device=device,
+                precision=precision,
+                optimizer=optimizer,
+                rounds=3,
+            )
+
+
+def run(
+    cells: Sequence[Cell],
+    results: Path,
+    progress: Report,
+    *,
+    timeout_s: float = executor.TIMEOUT_S,
+    measure: Callable[[Cell, float], Record] = executor.run,
+) -> list[Record]:
+    """Measure what has no record yet; every record is on disk before the next cell starts.
+
+    Timed cells run alone. The others run two at a time: bytes, FLOPs and gradients do not depend
+    on what else the machine does.
+
+    Returns:
+        The records of ``cells``, found and new, in the order of ``cells``.
+    """
+    found: dict[str, Record] = {}
+    todo: list[Cell] = []
+    for cell in cells:
+        record = existing(cell, results)
+        if record is None:
+            todo.append(cell)
+        else:
+            found[record.cell_id] = record
+            progress(len(found), len(cells), record)
+    for record in _measured(todo, timeout_s, measure):
+        records.write(record, results)
+        found[record.cell_id] = record
+        progress(len(found), len(cells), record)
+    return [found[cell.cell_id()] for cell in cells]
+
+
+def existing(cell: Cell, results: Path) -> Record | None:
+    """The cell's record on disk, if there is one that can be trusted."""
+    path = records.path_of(worker.blank(cell), results)
+    return records.read(path) if path.exists() else None
+
+
+def _measured(
+    cells: Sequence[Cell], timeout_s: float, measure: Callable[[Cell, float], Record]
+) -> Iterator[Record]:
+    for cell in cells:
+        if cell.rounds:
+            yield measure(cell, timeout_s)
+    untimed = [cell for cell in cells if not cell.rounds]
+    with concurrent.futures.ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(measure, cell, timeout_s) for cell in untimed]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
