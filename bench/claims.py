@@ -185,8 +185,8 @@ def markdown(frame: pd.DataFrame) -> str:
 RULES = f"""{display.UNITS}.
 
 A *confirmed* claim agrees with every workload measured; a *refuted* one with none; a *refined* one
-holds in part: in some workloads, or in kind but not in figure. *Unmeasured* names the command. The cells behind each verdict are in
-`claims.json`.
+holds in part: in some workloads, or in kind but not in figure. *Unmeasured* names the command.
+The cells behind each verdict are in `claims.json`.
 
 - An exponent of growth agrees within {ORDER.value}: {ORDER.reason}.
 - A share agrees within {100 * CLOSE.value:.0f} points: {CLOSE.reason}.

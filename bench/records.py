@@ -43,6 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     modelled: bool = False
     precision: str = "fp32"
     optimizer: str = "none"
+    memory_limit_bytes: int | None = None
     # How it ended.
     status: Status
     reason: str | None = None
@@ -70,7 +71,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Time: raw seconds, one per interleaved round, in round order.
     step_s: list[float] = []
     none_step_s: list[float] = []
-    none_attention: str | None = None  # of the `none` that was timed, if not the workload's own
     warmup_step_s: list[float] = []
     # Compute.
     forward_flops: int | None = None

@@ -28,6 +28,8 @@ SETTING = (
     "optimizer",
     "torch_version",
     "modelled",
+    "threads",
+    "memory_limit_bytes",
 )
 _NULLABLE: dict[Any, str] = {int | None: "Int64", float | None: "Float64", bool | None: "boolean"}
 
@@ -53,12 +55,8 @@ def attention_of(record: Record) -> str | None:
 
 
 def label_of(record: Record) -> str:
-    """The specification as a user types it, with parameters even when all are defaults."""
-    label = record.spec
-    if "(" not in label:
-        shown = ", ".join(f"{k}={v}" for k, v in record.params.items() if v is not None)
-        label += f"({shown})" if shown else ""
-    return f"{label} (flash attention)" if attention_of(record) == FLASH else label
+    """The specification as a user types it, and the attention kernel where it is not math."""
+    return f"{record.spec} (flash attention)" if attention_of(record) == FLASH else record.spec
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
@@ -93,8 +91,7 @@ def build(records: Iterable[Record]) -> pd.DataFrame:
 
     Further columns: ``label``, ``family`` (rows of one table), ``peak_x_reference`` and
     ``saved_x_reference`` (over the family's `none` with math attention, or its own `none` where
-    there is no such), ``timed_attention`` (of the `none` that was timed beside it), ``rounds``,
-    ``unstable``.
+    there is no such), ``rounds`` and ``unstable`` (of the step ratio).
     """
     kept = sorted(latest(records), key=lambda r: (key_of(r), label_of(r), r.cell_id))
     same, family = references(kept)
@@ -109,7 +106,6 @@ def _row(record: Record, none: Record | None, reference: Record | None) -> Row:
         "family": family_of(record),
         "peak_x_reference": peak_over_none(record, reference),
         "saved_x_reference": saved_over_none(record, reference),
-        "timed_attention": record.none_attention or attention_of(record),
         "rounds": interval.rounds if interval else None,
         "unstable": interval.unstable if interval else None,
         **{name: metric.compute(record, none) for name, metric in METRICS.items()},

@@ -99,7 +99,7 @@ RAW = (
     _raw("after_forward_allocated_bytes", "allocated when forward ends", "lower", "bytes"),
     _raw("resident_peak_bytes", "highest resident set of the process", "lower", "bytes"),
     _raw("step_flops", "FLOPs of a step", "lower", "FLOPs"),
-    _raw("recompute_flops", "FLOPs beyond those of `none`", "lower", "FLOPs"),
+    _raw("recompute_flops", "forward FLOPs that were done again", "lower", "FLOPs"),
     _raw("grad_max_rel_err", "largest relative error of a gradient", "lower", "ratio"),
     _raw("grad_min_cosine", "lowest cosine of a gradient to its reference", "higher", "ratio"),
 )

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench import claims
 from bench.records import Record, decode, read_all, write_atomically
+from bench.report import growth, tables
 from bench.report import readme as readmes
-from bench.report import tables
 from bench.report.figures import figures
 from bench.report.frame import build
 
@@ -35,16 +35,17 @@ def render(records: list[Record], results: Path, readme: Path | None) -> dict[Pa
     texts = {
         "tradeoff.md": tables.tradeoff(frame),
         "tradeoff.csv": tables.tradeoff_csv(frame),
-        "depth.md": tables.depth(frame),
-        "depth.csv": tables.depth_csv(frame),
+        "depth.md": growth.table(frame),
+        "depth.csv": growth.csv(frame),
         "failures.md": tables.failures(frame),
         "claims.md": claims.markdown(frame),
+        "claims.json": claims.as_json(frame),
     }
     files = {results / TABLES / name: text.encode() for name, text in texts.items()}
     files |= {results / FIGURES / name: data for name, data in figures(frame).items()}
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
-        text = readmes.inject(readme.read_text("utf-8"), readmes.block(frame, folder))
+        text = readmes.inject(readme.read_bytes().decode(), readmes.block(frame, folder))
         files[readme] = text.encode()
     return files
 
@@ -122,5 +123,5 @@ def _difference(path: Path, data: bytes) -> str:
         return f"{path}: missing"
     if path.suffix not in TEXT:
         return f"{path}: differs"
-    sides = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (old, data))
-    return "".join(difflib.unified_diff(*sides, str(path), f"{path} (regenerated)"))
+    was, now = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (old, data))
+    return "".join(difflib.unified_diff(was, now, str(path), f"{path} (regenerated)"))

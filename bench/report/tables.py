@@ -1,4 +1,4 @@
-"""The tables: theory beside prediction beside measurement, failures, growth with depth."""
+"""The tables: theory beside prediction beside measurement, and what failed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.report import display
-from bench.report.depth import LAYERS, Series, by_chain, chain_of, order, series
+from bench.report.depth import chain_of, order, series
 from bench.report.display import MISSING, cell, code, megabytes, percent, times
-from bench.report.frame import ATTENTION, FLASH, Row, groups, rows
+from bench.report.frame import ATTENTION, Row, groups, rows
 from bench.report.metrics import METRICS
-from bench.report.stats import FEW, LEVEL, RESAMPLES, WIDE, Fit
+from bench.report.stats import FEW, LEVEL, RESAMPLES, WIDE
 
 HEADER = (
     "Strategy",
@@ -31,10 +31,11 @@ NOTES = (
     f"{display.UNITS}. Memory × none is over `none` with math attention in the same table, if "
     "there is one. Predicted figures come from the plan interpreter and the profile of the "
     "blocks, not from the run. Step time is the median over interleaved rounds of the paired "
-    f"ratio to `none` in the same round, with its {100 * LEVEL:.0f} % percentile-bootstrap "
-    f"interval ({RESAMPLES:,} resamples); for `none` itself it shows the noise. † unstable: the "
-    f"interval is wider than {100 * WIDE:.0f} % of the ratio, or there are fewer than {FEW} "
-    f"rounds. ‡ timed against `none` with flash attention. {MISSING} not measured.\n"
+    "ratio to `none` (math attention) in the same round, with its "
+    f"{100 * LEVEL:.0f} % percentile-bootstrap interval ({RESAMPLES:,} resamples); for `none` "
+    "itself it shows the noise. † unstable: the interval is wider than "
+    f"{100 * WIDE:.0f} % of the ratio, or there are fewer than {FEW} rounds. "
+    f"{MISSING} not measured.\n"
 )
 
 CSV_COLUMNS = (
@@ -66,7 +67,6 @@ CSV_COLUMNS = (
     *METRICS,
     "peak_x_reference",
     "saved_x_reference",
-    "timed_attention",
     "rounds",
     "unstable",
     "cell_id",
@@ -108,12 +108,14 @@ def group_table(group: Sequence[Row]) -> str:
     """One table under a line that says where it was measured, and with what."""
     first = group[0]
     shape = display.options(first, without=(ATTENTION,))
+    limit = first["memory_limit_bytes"]
     rounds = sorted({row["rounds"] for row in group if row["rounds"]})
     facts = [
         display.where(group),
         shape,
         f"precision {first['precision']}, optimizer {first['optimizer']}",
-        f"threads {', '.join(str(n) for n in sorted({row['threads'] for row in group}))}",
+        f"threads {first['threads']}",
+        f"memory limited to {megabytes(limit)} MB" if limit else "",
         f"rounds {', '.join(map(str, rounds))}" if rounds else "not timed",
     ]
     line = cell(". ".join(fact for fact in facts if fact) + ".")
@@ -131,18 +133,13 @@ def _line(row: Row) -> list[str]:
         cell(row["textbook_compute"]),
         percent(row["predicted_recompute_of_forward"]),
         percent(row["recompute_of_forward"]),
-        _time(row),
+        display.interval(row),
         gradient(row),
     ]
 
 
 def _amount(count: int | None, ratio: float | None) -> str:
     return megabytes(count) if ratio is None else f"{megabytes(count)} ({times(ratio)})"
-
-
-def _time(row: Row) -> str:
-    text = display.interval(row)
-    return f"{text} ‡" if row["timed_attention"] == FLASH and text != MISSING else text
 
 
 def gradient(row: Row) -> str:
@@ -164,12 +161,13 @@ def gradient(row: Row) -> str:
 
 def tradeoff_csv(frame: pd.DataFrame) -> str:
     """Every cell, raw bytes and unrounded FLOPs, ratios to six decimals."""
-    data = [{name: _plain(row[name]) for name in CSV_COLUMNS} for row in rows(frame)]
+    data = [{name: plain(row[name]) for name in CSV_COLUMNS} for row in rows(frame)]
     made = pd.DataFrame(data, columns=list(CSV_COLUMNS), dtype=object)
     return str(made.to_csv(index=False, lineterminator="\n"))
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value for CSV: floats to six places, options as text."""
     if isinstance(value, float):
         return f"{value:.6g}" if 0 < abs(value) < 1e-3 else f"{value:.6f}"
     if isinstance(value, dict):
@@ -197,70 +195,3 @@ def _failure(row: Row) -> tuple[str, ...]:
         row["status"],
         row["reason"] or "no reason was recorded",
     )
-
-
-DEPTH_NOTES = (
-    f"{display.UNITS}. Exponent: b of a·Lᵇ, least squares on logarithms over the depths L shown, "
-    "with the coefficient of determination.\n"
-)
-
-QUANTITIES = (
-    ("saved_after_forward_bytes", "Saved after forward, MB"),
-    ("peak_allocated_bytes", "Peak, MB"),
-)
-
-
-def depth(frame: pd.DataFrame) -> str:
-    """Memory at each depth with the fitted exponent of growth."""
-    parts = ["# Memory against depth\n", DEPTH_NOTES]
-    for chain in by_chain(series(frame)):
-        members = [row for one in chain for row in one.rows]
-        shape = display.options(members[0], without=(ATTENTION, LAYERS))
-        parts.append(f"## {cell(title(members))}\n")
-        parts.append(cell(f"{display.where(members)}. {shape}.") + "\n")
-        parts += [_depth_table(chain, column, heading) for column, heading in QUANTITIES]
-    return "\n".join(parts if len(parts) > 2 else [*parts, "No depth series yet.\n"])
-
-
-def _depth_table(chain: Sequence[Series], column: str, heading: str) -> str:
-    depths = sorted({layers for one in chain for layers in one.layers})
-    header = ("Strategy", "Textbook", *(f"L={n}" for n in depths), "Exponent (R²)")
-    body = [
-        [
-            cell(one.first["label"]),
-            cell(one.first["textbook_memory"]),
-            *(megabytes((one.at(n) or {}).get(column)) for n in depths),
-            exponent(one.fit(column)),
-        ]
-        for one in chain
-    ]
-    return f"{heading}:\n\n{display.table(header, body, right=len(depths) + 1)}"
-
-
-def exponent(fit: Fit | None) -> str:
-    """``0.51 (0.998)``."""
-    return MISSING if fit is None else f"{fit.exponent:.2f} ({fit.r_squared:.3f})"
-
-
-def depth_csv(frame: pd.DataFrame) -> str:
-    """The depth series as data: one line a cell, fits repeated on each."""
-    data = [
-        {
-            "workload": row["workload"],
-            "device": row["device"],
-            "modelled": row["modelled"],
-            "torch_version": row["torch_version"],
-            "started_at_utc": row["started_at_utc"],
-            "label": row["label"],
-            "layers": row["workload_options"][LAYERS],
-            **{column: row[column] for column, _ in QUANTITIES},
-            **{f"{c}_exponent": _plain(_exponent(one.fit(c))) for c, _ in QUANTITIES},
-        }
-        for one in series(frame)
-        for row in one.rows
-    ]
-    return str(pd.DataFrame(data, dtype=object).to_csv(index=False, lineterminator="\n"))
-
-
-def _exponent(fit: Fit | None) -> float | None:
-    return None if fit is None else fit.exponent

@@ -1,0 +1,153 @@
+"""Figures: the same bytes each time, labels that do not overlap, and honest points."""
+
+import itertools
+import re
+
+import matplotlib as mpl
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from test_report_factory import chain, gpt_options, make
+
+from bench.report import canvas, plane
+from bench.report.display import looks
+from bench.report.figures import figures
+from bench.report.frame import build, groups, rows
+from bench.report.placement import place_labels
+
+
+def timed(strategy, peak_mb, ratio, **changes):
+    return make(
+        strategy,
+        **{
+            "workload": "gpt-mini",
+            "workload_options": gpt_options(),
+            "peak_allocated_bytes": int(peak_mb * 1e6),
+            "step_s": [ratio * (1 + i / 100) for i in range(5)],
+            "none_step_s": [1.0] * 5,
+        }
+        | changes,
+    )
+
+
+RECORDS = [
+    timed("none", 170, 1.0),
+    timed("every_layer", 60, 1.3),
+    timed("worse", 80, 1.4),
+    timed("sqrt", 70, 1.2),
+    timed("int8", 55, 1.5, exact=False),
+]
+
+
+def test_the_same_records_make_the_same_bytes():
+    records = [*RECORDS, *chain("none"), *chain("sqrt")]
+    first = figures(build(records))
+    assert figures(build(records[::-1])) == first
+    assert sorted(first) == [
+        "depth-mlp-chain-cpu.png",
+        "depth-mlp-chain-cpu.svg",
+        "memory-time-gpt-mini-cpu.png",
+        "memory-time-gpt-mini-cpu.svg",
+    ]
+
+
+def test_the_users_own_style_changes_nothing_and_is_put_back():
+    first = figures(build(RECORDS))
+    with mpl.rc_context({"font.size": 22, "axes.facecolor": "red", "svg.hashsalt": "other"}):
+        assert figures(build(RECORDS)) == first
+        assert mpl.rcParams["font.size"] == 22
+
+
+def test_files_hold_no_date_and_no_version():
+    made = figures(build(RECORDS))
+    for data in made.values():
+        assert mpl.__version__.encode() not in data
+        assert b"dc:date" not in data
+        assert b"Software" not in data
+
+
+def test_groups_of_one_workload_and_device_get_names_of_their_own():
+    other = [timed(r.strategy, 10, 1, workload_options=gpt_options(layers=4)) for r in RECORDS[:2]]
+    names = {name for name in figures(build([*RECORDS, *other])) if name.endswith("svg")}
+    assert len(names) == 2
+    assert "memory-time-gpt-mini-cpu.svg" in names
+    [extra] = names - {"memory-time-gpt-mini-cpu.svg"}
+    assert re.fullmatch(r"memory-time-gpt-mini-cpu-[0-9a-f]{6}\.svg", extra)
+
+
+def test_nothing_to_draw_draws_nothing():
+    assert figures(build([make("none")])) == {}
+    assert figures(build(RECORDS[:1])) == {}
+
+
+def test_depth_figure_without_a_single_peak_still_names_its_lines():
+    records = list(chain("none", peak_allocated_bytes=None))
+    assert len(figures(build(records))) == 2
+
+
+def plane_of(records):
+    [group] = groups(build(records))
+    points = plane.points_of(group)
+    return plane.figure(points, looks(row["strategy"] for row in points)), points
+
+
+def test_plane_says_where_when_and_in_which_units():
+    figure, _ = plane_of([timed(n, p, 1.0, modelled=True) for n, p in (("none", 9), ("sqrt", 5))])
+    [axes] = figure.axes
+    assert figure.get_suptitle() == "gpt-mini: memory against time"
+    assert "modelled cpu (Test CPU); torch 2.13.0+cpu; 2026-01-02" in axes.get_title("left")
+    assert axes.get_xlabel() == "Measured peak, MB (10⁶ bytes)"
+    assert axes.get_ylabel() == "Step time × none, 95 % interval"
+
+
+def test_plane_leaves_out_what_failed_or_was_not_timed():
+    records = [
+        *RECORDS,
+        timed("oom", 1, 1.0, status="oom", reason="full"),
+        timed("untimed", 1, 1.0, step_s=[]),
+        timed("no-peak", 1, 1.0, peak_allocated_bytes=None),
+    ]
+    _, points = plane_of(records)
+    assert {row["strategy"] for row in points} == {r.strategy for r in RECORDS}
+
+
+def test_pareto_front_is_what_nothing_beats_in_both():
+    front = plane.pareto(plane_of(RECORDS)[1])
+    assert [row["strategy"] for row in front] == ["int8", "every_layer", "sqrt", "none"]
+    tie = rows(build([timed("a", 50, 1.2), timed("b", 50, 1.1), timed("c", 60, 1.1)]))
+    assert [row["strategy"] for row in plane.pareto(tie)] == ["b"]
+
+
+def test_approximate_gradients_are_marked():
+    figure, _ = plane_of(RECORDS)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "int8 ≈" in texts
+    assert "sqrt" in texts
+    assert "approximate" in figure.axes[0].get_legend().get_title().get_text()
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.02])
+def test_labels_overlap_neither_each_other_nor_points_and_stay_inside(spread):
+    with mpl.rc_context(canvas.STYLE):
+        figure = Figure(figsize=(8, 5))
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.set(xlim=(0, 10), ylim=(0, 10))
+        points = [(5 + spread * (i % 4), 5 + spread * (i // 4)) for i in range(12)]
+        notes = place_labels(axes, [f"strategy(parameter={i})" for i in range(12)], points)
+        boxes = [note.get_window_extent() for note in notes]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    for box, point in itertools.product(boxes, points):
+        assert not box.contains(*axes.transData.transform(point))
+    for box in boxes:
+        assert axes.bbox.x0 <= box.x0
+        assert box.x1 <= axes.bbox.x1
+        assert axes.bbox.y0 <= box.y0
+        assert box.y1 <= axes.bbox.y1
+
+
+def test_dollar_signs_and_markup_in_names_are_text():
+    record = [timed("none", 9, 1.0), timed("cost$x$<b>", 5, 1.2)]
+    made = figures(build(record))
+    assert b"<b>" not in made["memory-time-gpt-mini-cpu.svg"]
