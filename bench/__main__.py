@@ -27,6 +27,7 @@ from bench.report import regenerate, tables
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
+README = Path("README.md")
 FAILED = ("mismatch", "crash", "timeout")
 
 
@@ -141,12 +142,18 @@ def sweep(
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
     results: ResultsOption = records.RESULTS,
 ) -> None:
-    """Measure a whole profile. Interrupted, it resumes where it stopped."""
+    """Measure a whole profile, write tables and figures, print the table.
+
+    Interrupted, it resumes where it stopped. The README's table is written where it belongs, to
+    the results that are kept with it.
+    """
     from bench import devices, sweep  # noqa: PLC0415 - imports torch
 
     wanted = sweep.cells_of(profile, device or devices.default())
     with reporter(len(wanted)) as progress:
         found = sweep.run(wanted, results, progress, timeout_s=timeout)
+    regenerate.regenerate(results, README if owns_readme(results) else None)
+    print_records([record for record in found if record.step_s], Format.md)
     finish(found)
 
 
@@ -193,6 +200,11 @@ def compare(
     typer.echo(result.markdown(), nl=False)
     if result.regressions:
         raise typer.Exit(1)
+
+
+def owns_readme(results: Path) -> bool:
+    """Whether the README here shows these results."""
+    return README.exists() and results.resolve() == records.RESULTS.resolve()
 
 
 def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:

@@ -229,19 +229,15 @@ class _Bench:
         warmup = interleave(contenders, self.cell.warmup, self.step.device)
         seconds = interleave(contenders, self.cell.rounds, self.step.device)
         return {
-            "none_attention": self._reference_attention(),
             "step_s": seconds["strategy"],
             "none_step_s": seconds["none"],
             "warmup_step_s": warmup["strategy"],
         }
 
-    def _reference_attention(self) -> str | None:
-        """The kernel that ``none`` is timed with, where it is not the workload's own: ``math``."""
-        return "math" if getattr(self.step.workload, "attention", "math") != "math" else None
-
     def _reference_step(self) -> TrainingStep:
-        attention = self._reference_attention()
-        return _build(self.cell, attention=attention) if attention else self.step
+        if getattr(self.step.workload, "attention", "math") == "math":
+            return self.step
+        return _build(self.cell, attention="math")
 
 
 def _prediction_fields(prediction: Prediction) -> dict[str, Any]:
