@@ -76,7 +76,8 @@ def apply(
 
     Parameters stay the same objects, ``state_dict`` keys stay the same, and ``train()``/``eval()``
     keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. Forward hooks
-    on blocks that share a recompute group run again when the group is recomputed.
+    on blocks that share a recompute group run again when the group is recomputed. Models of the
+    transformers library build no cache of keys and values meanwhile (``config.use_cache``).
 
     Args:
         model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.
@@ -93,8 +94,10 @@ def apply(
         Unsupported: the strategy cannot run on this model or its device.
     """
     chosen = get(strategy, **params)
-    if _MARK in model.__dict__:
-        current = model.__dict__[_MARK].strategy.spec()
+    for module in model.modules():
+        if _MARK not in module.__dict__:
+            continue
+        current = module.__dict__[_MARK].strategy.spec()
         raise ValueError(f"the model is under {current} already; call strategies.undo(model) first")
     reason = chosen.unsupported(model, _device_of(model))
     if reason:
@@ -118,9 +121,22 @@ def _install(applied: Applied) -> None:
     try:
         applied.undos += applied.strategy.install(applied.model, applied.chain)
         applied.undos += execute.install(applied.chain, applied.plan, applied.storage)
+        if applied.undos:
+            applied.undos += _turn_caches_off(applied.model)
     except BaseException:
         applied.undo()
         raise
+
+
+def _turn_caches_off(model: nn.Module) -> list[Undo]:
+    """Transformers: a cache of keys and values would be filled again by every recompute."""
+    undos: list[Undo] = []
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and getattr(config, "use_cache", None) is True:
+            undos.append(execute.RestoreAttribute.of(config, "use_cache"))
+            config.use_cache = False
+    return undos
 
 
 def undo(model: nn.Module) -> nn.Module:

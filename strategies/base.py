@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ class Strategy:
     def spec(self) -> str:
         """The text that `strategies.get` reads back: ``every_k(k=4)``."""
         changed = [
-            f"{field.name}={getattr(self, field.name)}"
+            f"{field.name}={_written(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
             if field.name in self.shown or getattr(self, field.name) != field.default
         ]
@@ -93,6 +94,17 @@ class Strategy:
     def params(self) -> dict[str, Any]:
         """Fields and values, for the record."""
         return dataclasses.asdict(self)
+
+
+def _written(value: Any) -> str:
+    """A value as `strategies.get` reads it: words and specifications bare, other text quoted."""
+    if not isinstance(value, str):
+        return repr(value)
+    try:
+        bare = isinstance(ast.parse(value, mode="eval").body, (ast.Name, ast.Call))
+    except SyntaxError:
+        bare = False
+    return value if bare else repr(value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

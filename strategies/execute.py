@@ -4,7 +4,7 @@ Random state, autocast, early stop and determinism checks are therefore PyTorch'
 both on the instance, both leaving ``state_dict`` keys and parameter identity alone:
 
 - a group of one block wraps that block's ``forward``;
-- groups of several blocks give their container a subclass that iterates over *segments*.
+- groups of several blocks give their container a subclass that yields stand-ins for them.
 
 Everything here is an object rather than a closure, so that a model under a strategy can still be
 copied with ``copy.deepcopy``.
@@ -15,12 +15,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from strategies import plan as plans
@@ -70,37 +72,44 @@ class _Contexts:
 def recompute(
     call: Callable[..., Any],
     modules: Sequence[nn.Module],
-    *args: Any,
-    **kwargs: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """Run ``call`` under one checkpoint; a plain call where no gradient is recorded."""
     if not torch.is_grad_enabled():
         return call(*args, **kwargs)
-    return checkpoint(call, *args, use_reentrant=False, context_fn=_Contexts(modules), **kwargs)
+    # Bound here, a block's own keywords cannot be taken for ones of `checkpoint`.
+    bound = functools.partial(call, **kwargs)
+    return checkpoint(bound, *args, use_reentrant=False, context_fn=_Contexts(modules))
 
 
-def recompute_stored(
-    storage: Storage | None,
-    call: Callable[..., Any],
-    modules: Sequence[nn.Module],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """`recompute`, with the boundary kept by ``storage`` between forward and backward.
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a block is called with; the boundary, its first argument, is always positional.
 
-    The boundary is the first argument. Checkpointing saves positional tensors through autograd
-    (where a hook can reach them) but refers to keyword tensors directly, so a boundary that comes
-    by keyword is made positional.
+    Checkpointing saves positional tensors through autograd (where a hook can reach them) but
+    refers to keyword tensors directly, so a boundary that comes by keyword is made positional.
     """
-    if not args and kwargs:
-        name = next(iter(kwargs))
-        args = (kwargs[name],)
-        kwargs = {key: value for key, value in kwargs.items() if key != name}
-        call = _ByKeyword(call, name)
-    if storage is None or not torch.is_grad_enabled():
-        return recompute(call, modules, *args, **kwargs)
-    with storage.keep(args[0]):
-        return recompute(call, modules, *args, **kwargs)
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    keyword: str | None = None
+
+    @classmethod
+    def of(
+        cls, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments:
+        """Those of one call; of keywords alone, the boundary is the first that is declared."""
+        if args or not kwargs:
+            return cls(args, kwargs)
+        declared = inspect.signature(forward).parameters
+        keyword = next((name for name in declared if name in kwargs), next(iter(kwargs)))
+        others = {name: value for name, value in kwargs.items() if name != keyword}
+        return cls((kwargs[keyword],), others, keyword)
+
+    def bind(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """``call`` with its boundary by position."""
+        return call if self.keyword is None else _ByKeyword(call, self.keyword)
 
 
 class _ByKeyword:
@@ -109,8 +118,21 @@ class _ByKeyword:
     def __init__(self, call: Callable[..., Any], name: str) -> None:
         self.call, self.name = call, name
 
-    def __call__(self, boundary: Any, **kwargs: Any) -> Any:
+    def __call__(self, boundary: Any, /, **kwargs: Any) -> Any:
         return self.call(**{self.name: boundary}, **kwargs)
+
+
+def recompute_stored(
+    storage: Storage | None,
+    call: Callable[..., Any],
+    modules: Sequence[nn.Module],
+    given: Arguments,
+) -> Any:
+    """`recompute`, with the boundary kept by ``storage`` between forward and backward."""
+    if storage is None or not torch.is_grad_enabled():
+        return recompute(call, modules, given.args, given.kwargs)
+    with storage.keep(given.args[:1]):
+        return recompute(call, modules, given.args, given.kwargs)
 
 
 class CheckpointedForward:
@@ -123,20 +145,22 @@ class CheckpointedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
-        return recompute_stored(self.storage, self.original, [self.module], args, kwargs)
+        given = Arguments.of(self.original, args, kwargs)
+        call = given.bind(self.original)
+        return recompute_stored(self.storage, call, [self.module], given)
 
 
 @dataclasses.dataclass
 class RestoreAttribute(Undo):
     """Puts back an instance attribute, or its absence."""
 
-    owner: nn.Module
+    owner: Any
     name: str
     existed: bool
     value: Any
 
     @classmethod
-    def of(cls, owner: nn.Module, name: str) -> RestoreAttribute:
+    def of(cls, owner: Any, name: str) -> RestoreAttribute:
         """Remember ``owner.name`` as it is on the instance now."""
         return cls(owner, name, name in owner.__dict__, owner.__dict__.get(name))
 
@@ -158,7 +182,7 @@ class RestoreClass(Undo):
     def __call__(self) -> None:
         """Put it back."""
         self.container.__class__ = self.cls
-        self.container.__dict__.pop("ckpt_segments", None)
+        self.container.__dict__.pop("ckpt_members", None)
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
@@ -174,107 +198,207 @@ def checkpoint_module(module: nn.Module, storage: Storage | None = None) -> Undo
 
 
 class Segment:
-    """One entry of a plan, callable like a block; stands in the container's iteration.
+    """A recompute group of a plan, in the place of its blocks in the container.
 
-    The first output of a block feeds the next, the other arguments repeat. Attributes that a
-    model's loop reads from its blocks come from them, if they agree.
+    The model calls one `Member` for each block. All but the last only hand on what they were given;
+    the last runs the group. A model that does more between two blocks than to pass the output of
+    one to the next is refused rather than run wrongly.
     """
 
     def __init__(
-        self, node: Node, blocks: Sequence[nn.Module], storage: Storage | None, *, whole: bool
+        self,
+        group: tuple[Node, ...],
+        blocks: Sequence[nn.Module],
+        storage: Storage | None,
+        *,
+        whole: bool,
     ) -> None:
-        self.node, self.storage, self.whole = node, storage, whole
-        self.blocks = {index: blocks[index] for index in plans.leaves(node)}
+        self.group, self.storage, self.whole = group, storage, whole
+        self.blocks = {index: blocks[index] for index in plans.leaves(group)}
+        self.members = [Member(self, index) for index in self.blocks]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As a block."""
-        if isinstance(self.node, int):
-            return self.blocks[self.node](*args, **kwargs)
-        run = functools.partial(self.run, self.node)
-        return recompute_stored(self.storage, run, self.modules(self.node), args, kwargs)
+    def call(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The model calls block ``index``."""
+        block = self.blocks[index]
+        if not torch.is_grad_enabled():
+            return block(*args, **kwargs)
+        given = Arguments.of(block.forward, args, kwargs)
+        position = list(self.blocks).index(index)
+        before = self.continued(index, given) if position else None
+        if before is not None:
+            given = before.given
+        indexed = None if before is None else before.indexed
+        if position + 1 < len(self.blocks):
+            return Unfinished(self, position + 1, given, earlier=indexed)
+        return self.run_all(given, indexed=bool(indexed))
+
+    def continued(self, index: int, given: Arguments) -> Unfinished:
+        """What the block before ``index`` handed on, if the model passed it on unchanged.
+
+        Raises:
+            Unsupported: it did not, or it gives each block other arguments.
+        """
+        before = given.args[0] if given.args else None
+        if not isinstance(before, Unfinished) or list(self.blocks)[before.position] != index:
+            raise self.refusal("does not pass the output of one straight to the next")
+        if before.earlier is not None and before.earlier != before.indexed:
+            raise self.refusal("takes a part of what some of them return")
+        if not _same((before.given.args[1:], before.given.kwargs), (given.args[1:], given.kwargs)):
+            raise self.refusal("calls each with other arguments")
+        return before
+
+    def run_all(self, given: Arguments, *, indexed: bool) -> Any:
+        """Run the group under one checkpoint."""
+        run = functools.partial(self.run, self.group, given.keyword, indexed)
+        return recompute_stored(self.storage, run, self.modules(self.group), given)
 
     def modules(self, node: Node) -> list[nn.Module]:
         """The blocks below ``node``."""
         return [self.blocks[index] for index in plans.leaves(node)]
 
-    def run(self, group: tuple[Node, ...], *args: Any, **kwargs: Any) -> Any:
+    def run(
+        self,
+        group: tuple[Node, ...],
+        keyword: str | None,
+        indexed: bool,
+        boundary: Any,
+        /,
+        *others: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Run a group's children one after the other, nested groups under a checkpoint each."""
         output: Any = None
         for position, child in enumerate(group):
             if position:
-                args, kwargs = self.feed(output, args, kwargs)
+                boundary = self.hand_on(output, indexed=indexed)
             if isinstance(child, int):
-                output = self.blocks[child](*args, **kwargs)
+                call = Arguments((), {}, keyword).bind(self.blocks[child])
+                output = call(boundary, *others, **kwargs)
             else:
-                inner = functools.partial(self.run, child)
-                output = recompute(inner, self.modules(child), *args, **kwargs)
+                inner = functools.partial(self.run, child, keyword, indexed)
+                output = recompute(inner, self.modules(child), (boundary, *others), kwargs)
         return output
 
-    def feed(
-        self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The next block's arguments: the output first, the rest as before."""
-        boundary = output if self.whole else self.only_tensor(output)
-        if args:
-            return (boundary, *args[1:]), kwargs
-        return args, {**kwargs, next(iter(kwargs)): boundary}
-
-    def only_tensor(self, output: Any) -> Any:
-        """The boundary in a block's output.
+    def hand_on(self, output: Any, *, indexed: bool) -> Any:
+        """What the model passes from one block to the next: ``output``, or its first value.
 
         Raises:
-            Unsupported: the block returns several tensors; a segment would lose the others.
+            Unsupported: the model treats a tensor as a tuple, or a tuple as a tensor.
         """
-        if not isinstance(output, (tuple, list)):
-            return output
-        extra = [part for part in output[1:] if part is not None and part != ()]
-        if extra:
-            raise Unsupported(
-                f"blocks {plans.render((self.node,))} cannot share a recompute group: each returns"
-                f" {len(output)} values and the model reads those of every block; use every_layer"
-            )
-        return output[0]
+        several = isinstance(output, (tuple, list))
+        if indexed and not several:
+            raise self.refusal("takes a part of what each returns")
+        if several and not indexed and not self.whole:
+            raise self.refusal("gets several values from each and does not take the first alone")
+        return output[0] if indexed else output
+
+    def refusal(self, doing: str) -> Unsupported:
+        """That the model cannot run these blocks as one group, and why."""
+        return Unsupported(
+            f"blocks {plans.render((self.group,))} cannot share a recompute group, for the model"
+            f" {doing}; use every_layer"
+        )
+
+
+class Member:
+    """Stands for one block of a `Segment`; its attributes are the block's."""
+
+    def __init__(self, segment: Segment, index: int) -> None:
+        self.segment, self.index = segment, index
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the block."""
+        return self.segment.call(self.index, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "blocks" not in self.__dict__:
+        if name.startswith("__") or "segment" not in self.__dict__:
             raise AttributeError(name)
-        values = [getattr(block, name) for block in self.blocks.values()]
-        if any(value is not values[0] and value != values[0] for value in values[1:]):
-            raise Unsupported(
-                f"blocks {plans.render((self.node,))} cannot share a recompute group: the model"
-                f" reads their attribute {name!r}, which differs from block to block"
-            )
-        return values[0]
+        return getattr(self.segment.blocks[self.index], name)
+
+    def __repr__(self) -> str:
+        return repr(self.segment.blocks[self.index])
+
+
+class Unfinished:
+    """What a block hands on while its group has not run: good for the next block alone."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        position: int,
+        given: Arguments,
+        *,
+        indexed: bool = False,
+        earlier: bool | None = None,
+    ) -> None:
+        self.segment, self.position, self.given = segment, position, given
+        self.indexed, self.earlier = indexed, earlier
+
+    def __getitem__(self, key: Any) -> Unfinished:
+        """The first value, for models that write ``x = block(x)[0]``."""
+        if key != 0 or self.indexed:
+            raise self.segment.refusal("reads more than the first value that each returns")
+        return Unfinished(
+            self.segment, self.position, self.given, indexed=True, earlier=self.earlier
+        )
+
+    def _refuse(self, *_: Any) -> Any:
+        raise self.segment.refusal("computes with the output of one before the next has run")
+
+    __getattr__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _refuse
+    __neg__ = __matmul__ = __iter__ = __len__ = __bool__ = _refuse
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """No tensor operation has a meaning here."""
+        unfinished = next(v for v in tree_leaves((args, kwargs)) if isinstance(v, cls))
+        return unfinished._refuse()
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two blocks are called alike: the same objects, or equal values without gradient."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return not (one.requires_grad or other.requires_grad) and torch.equal(one, other)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return bool(one == other)
 
 
 class SegmentedList:
-    """Mixed into a container's class: iteration yields segments instead of blocks.
+    """Mixed into a container's class: it yields `Member`s where blocks share a group.
 
     ``_modules`` stays as it is, so parameters, ``state_dict`` and hooks do too.
     """
 
-    ckpt_segments: list[Segment]
+    ckpt_members: list[Any]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.ckpt_segments)
-
-    def __len__(self) -> int:
-        return len(self.ckpt_segments)
+        return iter(self.ckpt_members)
 
     def __getitem__(self, key: int | slice) -> Any:
-        """A segment by position, or the whole list by a slice that covers it.
+        """A block or its member by position, or several in a list.
 
         Raises:
-            Unsupported: a slice that cuts the chain.
+            Unsupported: a part of a ``Sequential``, which would have to be a module.
         """
-        if not isinstance(key, slice):
-            return self.ckpt_segments[key]
-        blocks = sum(len(segment.blocks) for segment in self.ckpt_segments)
-        if key.indices(blocks) == (0, blocks, 1):
-            return list(self.ckpt_segments)
-        raise Unsupported(
-            f"the model takes a part of its blocks, {key}; only a plan of single blocks can follow"
-        )
+        if isinstance(key, slice) and isinstance(self, nn.Sequential):
+            raise Unsupported(
+                f"the model takes a part of its blocks, {key}, of a Sequential; use every_layer"
+            )
+        return self.ckpt_members[key]
 
 
 def _segmented(cls: type[nn.Module]) -> type[nn.Module]:
@@ -319,9 +443,13 @@ def _install_segments(
     container: Container, nodes: list[Node], blocks: Sequence[nn.Module], storage: Storage | None
 ) -> Undo:
     whole = isinstance(container, nn.Sequential)
+    members: list[Any] = []
+    for node in nodes:
+        if isinstance(node, int):
+            members.append(blocks[node])
+        else:
+            members += Segment(node, blocks, storage, whole=whole).members
     cls: type[nn.Module] = type(container)
-    undo = RestoreClass(container, cls)
     object.__setattr__(container, "__class__", _segmented(cls))
-    segments = [Segment(node, blocks, storage, whole=whole) for node in nodes]
-    container.__dict__["ckpt_segments"] = segments
-    return undo
+    container.__dict__["ckpt_members"] = members
+    return RestoreClass(container, cls)

@@ -6,9 +6,12 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import pkgutil
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import strategies
@@ -17,8 +20,9 @@ from strategies.base import Layered, Strategy
 ENTRY_POINTS = "ckpt_bench.strategies"
 
 
-def classes() -> dict[str, type[Strategy]]:
-    """Every strategy by name, in alphabetical order.
+@functools.cache
+def classes() -> Mapping[str, type[Strategy]]:
+    """Every strategy by name, in alphabetical order; looked for once in a process.
 
     Raises:
         RuntimeError: two of them have the same name.
@@ -31,7 +35,7 @@ def classes() -> dict[str, type[Strategy]]:
             raise RuntimeError(
                 f"two strategies are named {name!r}: {other.__module__} and {cls.__module__}"
             )
-    return dict(sorted(found.items()))
+    return types.MappingProxyType(dict(sorted(found.items())))
 
 
 def _own() -> list[type[Strategy]]:
@@ -73,7 +77,7 @@ def get(spec: str | Strategy, **params: Any) -> Strategy:
         ValueError: an unknown name or parameter, or an impossible value; says what is valid.
     """
     if isinstance(spec, Strategy):
-        return dataclasses.replace(spec, **params) if params else spec
+        return _make(type(spec), {**spec.params(), **params}) if params else spec
     name, written = _parse(spec)
     known = classes()
     if name not in known:
@@ -101,7 +105,7 @@ def _value(node: ast.expr, problem: str) -> Any:
         return ast.unparse(node)  # a word, or the specification of the strategy below
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(problem) from error
 
 
@@ -119,7 +123,8 @@ def _coerce(cls: type[Strategy], field: dataclasses.Field[Any], value: Any) -> A
     """``value`` as the field's own type; text (from a command line) is read as a literal."""
     wanted = type(field.default)
     if wanted is not str and isinstance(value, str):
-        with contextlib.suppress(ValueError, SyntaxError):  # the type check says what is wrong
+        # What is no literal stays text; the type check below says so.
+        with contextlib.suppress(ValueError, TypeError, SyntaxError):
             value = ast.literal_eval(value)
     if wanted is float and type(value) is int:
         value = float(value)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from strategies.base import Strategy, Undo
-from strategies.chain import Chain, find_chain
+from strategies.base import Strategy, Undo, Unsupported
+from strategies.chain import Chain
 from strategies.execute import checkpoint_module, recompute, replace_forward
 
 VARIANTS = ("textbook", "attention_core")
@@ -49,24 +49,28 @@ class Selective(Strategy):
             valid = ", ".join(VARIANTS)
             raise ValueError(f"selective: variant must be one of {valid}, not {self.variant!r}")
 
-    def unsupported(self, model: nn.Module, device: torch.device) -> str | None:  # noqa: ARG002
-        """Models without such sub-modules."""
-        blocks = find_chain(model).blocks
-        if self.variant == "textbook" and not list(_find(blocks, _ATTENTION, _FFN)):
-            return "no attention or FFN sub-module in the blocks (by name or class)"
-        if self.variant == "attention_core" and not list(_find(blocks, _ATTENTION, _CORE)):
-            return "no attention sub-module in the blocks (by name or class)"
-        return None
-
     def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:  # noqa: ARG002
-        """One checkpoint for each sub-module."""
+        """One checkpoint for each sub-module.
+
+        Raises:
+            Unsupported: the blocks hold no such sub-module.
+        """
         if self.variant == "textbook":
-            return [checkpoint_module(m) for m in _find(chain.blocks, _ATTENTION, _FFN)]
+            parts = self._of(chain, "attention or FFN", _ATTENTION, _FFN)
+            return [checkpoint_module(part) for part in parts]
         cores = list(_find(chain.blocks, _CORE))
         if cores:
             return [checkpoint_module(core) for core in cores]
-        attentions = _find(chain.blocks, _ATTENTION)
+        attentions = self._of(chain, "attention", _ATTENTION)
         return [replace_forward(m, _WithCheckpointedCore(m)) for m in attentions]
+
+    def _of(self, chain: Chain, what: str, *patterns: re.Pattern[str]) -> list[nn.Module]:
+        found = list(_find(chain.blocks, *patterns))
+        if not found:
+            raise Unsupported(
+                f"{self.spec()}: no {what} sub-module in the blocks (by name or class)"
+            )
+        return found
 
     @classmethod
     def grid(cls) -> Sequence[Strategy]:
@@ -78,9 +82,10 @@ def _find(blocks: Sequence[nn.Module], *patterns: re.Pattern[str]) -> Iterator[n
     """Sub-modules whose name or class matches, the outermost only, each once."""
     seen: set[int] = set()
     for block in blocks:
-        if id(block) not in seen:
-            seen.add(id(block))
-            yield from _inside(block, patterns)
+        for module in _inside(block, patterns):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
 
 
 def _inside(module: nn.Module, patterns: Sequence[re.Pattern[str]]) -> Iterator[nn.Module]:
@@ -94,6 +99,10 @@ def _inside(module: nn.Module, patterns: Sequence[re.Pattern[str]]) -> Iterator[
 class _CheckpointedCore(TorchFunctionMode):
     """Checkpoints each call of scaled dot-product attention."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -103,16 +112,30 @@ class _CheckpointedCore(TorchFunctionMode):
     ) -> Any:
         """Everything else passes."""
         if func is F.scaled_dot_product_attention:
-            return recompute(func, (), *args, **(kwargs or {}))
+            self.calls += 1
+            return recompute(func, (), args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
 
 class _WithCheckpointedCore:
-    """Stands in for an attention module's ``forward``."""
+    """Stands in for an attention module's ``forward``.
+
+    Raises:
+        Unsupported: the module computes attention in another way.
+    """
 
     def __init__(self, module: nn.Module) -> None:
+        self.kind = type(module).__name__
         self.original: Callable[..., Any] = module.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _CheckpointedCore():
+        if not torch.is_grad_enabled():
             return self.original(*args, **kwargs)
+        with _CheckpointedCore() as mode:
+            output = self.original(*args, **kwargs)
+        if not mode.calls:
+            raise Unsupported(
+                f"selective(variant=attention_core): {self.kind} calls no"
+                " scaled_dot_product_attention and has no core module"
+            )
+        return output

@@ -48,7 +48,6 @@ class Storage:
         parts = tuple(self.tier.put(part) for part in encoded.parts)
         return Stored(self, dataclasses.replace(encoded, parts=()), parts)
 
-
     def device_bytes(self, tensor: Tensor) -> int:
         """Bytes that ``tensor`` would take on its own device at rest."""
         if not self.tier.on_device:

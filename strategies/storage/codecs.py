@@ -123,8 +123,13 @@ class _Dequantise:
         levels, scale = parts
         if self.nibbles:
             levels = torch.stack((levels & 15, levels >> 4), dim=-1).flatten(-2).to(torch.int8) - 8
-        values = levels.to(self.dtype) * scale.to(self.dtype)
+        values = (levels.to(_wide(self.dtype)) * scale).to(self.dtype)
         return values.flatten()[: self.shape.numel()].view(self.shape)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """A dtype to compute levels in: halves would round them once more."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,13 +147,18 @@ class Grouped(Codec):
         if self.group < 2 or self.group % 2:
             raise ValueError(f"group must be an even number of at least 2, not {self.group}")
 
+    def shrinks(self, tensor: Tensor) -> bool:
+        """Counts the last group whole."""
+        padded = math.ceil(tensor.numel() / self.group) * self.group
+        return padded * self.bits_per_value() < tensor.numel() * 8 * tensor.element_size()
+
     def compress(self, tensor: Tensor) -> Encoded:
-        """Quantise; the last group is padded with zeros."""
-        flat = tensor.flatten()
+        """Quantise; the last group is padded with zeros. A group that is not finite becomes NaN."""
+        flat = tensor.flatten().to(_wide(tensor.dtype))
         rows = torch.nn.functional.pad(flat, (0, -flat.numel() % self.group)).view(-1, self.group)
-        largest = rows.abs().amax(dim=1, keepdim=True).float()
-        scale = torch.where(largest > 0, largest / self.levels, 1.0)
-        levels = (rows / scale.to(rows.dtype)).round_().clamp_(-self.levels, self.levels)
+        scale = (rows.abs().amax(dim=1, keepdim=True) / self.levels).float()
+        scale = torch.where(scale == 0, 1.0, scale)
+        levels = (rows / scale).round_().clamp_(-self.levels, self.levels)
         decode = _Dequantise(tensor.shape, tensor.dtype, nibbles=self.levels < 8)
         return Encoded((self.narrow(levels), scale), decode)
 
@@ -198,7 +208,8 @@ class _Unproject:
     width: int
 
     def __call__(self, parts: tuple[Tensor, ...]) -> Tensor:
-        return parts[0] @ self.codec.matrix(self.width, parts[0]).mT
+        with torch.autocast(parts[0].device.type, enabled=False):
+            return parts[0] @ self.codec.matrix(self.width, parts[0]).mT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,12 +240,14 @@ class Projection(Codec):
     def compress(self, tensor: Tensor) -> Encoded:
         """``x @ Q`` with Q of shape [d, ⌈ratio · d⌉]."""
         width = tensor.shape[-1]
-        return Encoded((tensor @ self.matrix(width, tensor),), _Unproject(self, width))
+        with torch.autocast(tensor.device.type, enabled=False):  # it would change the dtype
+            return Encoded((tensor @ self.matrix(width, tensor),), _Unproject(self, width))
 
     def matrix(self, width: int, like: Tensor) -> Tensor:
         """Q, the same for the same seed and width; random state elsewhere is not touched."""
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
-        gaussian = torch.randn(width, math.ceil(self.ratio * width), generator=generator)
+        size = (width, math.ceil(self.ratio * width))
+        gaussian = torch.randn(size, generator=generator, device="cpu", dtype=torch.float32)
         orthonormal: Tensor = torch.linalg.qr(gaussian).Q
         return orthonormal.to(device=like.device, dtype=like.dtype)
 

@@ -1,0 +1,31 @@
+"""Fixtures for strategies."""
+
+from __future__ import annotations
+
+import pytest
+from torch.utils import checkpoint as torch_checkpoint
+
+from strategies import execute
+
+
+@pytest.fixture
+def no_checkpoint(monkeypatch):
+    """Fails the test if anything is checkpointed."""
+
+    def fail(*_, **__):
+        pytest.fail("a checkpoint was made where none belongs")
+
+    monkeypatch.setattr(execute, "checkpoint", fail)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch):
+    """Counts the checkpoints that are made."""
+    made = []
+
+    def count(function, *args, **options):
+        made.append(function)
+        return torch_checkpoint.checkpoint(function, *args, **options)
+
+    monkeypatch.setattr(execute, "checkpoint", count)
+    return made
