@@ -16,6 +16,9 @@ from bench.training import OPTIMIZERS, PRECISIONS
 from bench.workloads.base import Workload
 
 
+SIMULATED = "sim:"
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One measurement to make.
 
@@ -45,6 +48,16 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     memory_limit_bytes: int | None = None
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the device is modelled."""
+        return self.device.startswith(SIMULATED)
+
+    @property
+    def machine_id(self) -> str:
+        """Where the record belongs: what is modelled is the same on every machine."""
+        return "simulated" if self.simulated else machine.machine_id()
+
     def make_workload(self) -> Workload:
         """The workload with its options."""
         return workloads.get(self.workload, **self.options)
@@ -61,8 +74,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
             "options": self.make_workload().options(),
             "spec": strategy.spec(),
             "torch": str(torch.__version__),
-            "code": machine.code_hash(strategy),
-            "machine": machine.machine_id(),
+            "code": machine.code_hash(strategy, simulated=self.simulated),
+            "machine": self.machine_id,
         }
         text = msgspec.json.encode(decisive, order="sorted")
         return hashlib.sha256(text).hexdigest()[:12]
@@ -92,18 +105,44 @@ def checked(cell: Cell) -> Cell:
     """
     workload = cell.make_workload()
     spec = cell.make_strategy().spec()
-    device = devices.get(cell.device)
     _check("precision", cell.precision, PRECISIONS)
     _check("optimizer", cell.optimizer, OPTIMIZERS)
-    if cell.precision == "fp16-gradscaler" and device.type == "cpu":
-        raise ValueError("fp16-gradscaler needs an accelerator; on cpu use fp32 or bf16-autocast")
+    device = _checked_device(cell)
     for name in ("rounds", "warmup", "threads"):
         if getattr(cell, name) < 0:
             raise ValueError(f"{name} must be at least 0, not {getattr(cell, name)}")
+    _check_memory_limit(cell)
     defaults = workloads.get(cell.workload).options()
     options = {k: v for k, v in workload.options().items() if v != defaults[k]}
-    threads = cell.threads or torch.get_num_threads()
-    return msgspec.structs.replace(cell, options=options, spec=spec, threads=threads)
+    cell = msgspec.structs.replace(cell, options=options, spec=spec, device=device)
+    if cell.simulated:  # what is modelled depends on no thread, and has no rounds
+        return msgspec.structs.replace(cell, threads=1, rounds=0, warmup=0)
+    return msgspec.structs.replace(cell, threads=cell.threads or torch.get_num_threads())
+
+
+def _checked_device(cell: Cell) -> str:
+    """The device's name in full."""
+    if cell.simulated:
+        from bench.simulate import accelerators
+
+        if cell.precision == "fp16-gradscaler":
+            raise ValueError(
+                "a simulated gradient has no values to scale; use precision fp16 or bf16-autocast"
+            )
+        return f"{SIMULATED}{accelerators.get(cell.device).spec_text}"
+    device = devices.get(cell.device)
+    if cell.precision == "fp16-gradscaler" and device.type == "cpu":
+        raise ValueError("fp16-gradscaler needs an accelerator; on cpu use fp32 or bf16-autocast")
+    return cell.device
+
+
+def _check_memory_limit(cell: Cell) -> None:
+    if cell.memory_limit_bytes is None:
+        return
+    if cell.memory_limit_bytes < 0:
+        raise ValueError(f"the memory limit must be at least 0, not {cell.memory_limit_bytes}")
+    if cell.device != "cpu":
+        raise ValueError(f"only a cpu cell takes a memory limit, not one on {cell.device}")
 
 
 def _check(what: str, value: str, valid: tuple[str, ...]) -> None:

@@ -109,7 +109,7 @@ LEDGER = (
         "sqrt-compute-text",
         "- Extra compute: O(√L × Forward per layer)",
         "recomputed FLOPs grow as √L",
-        growth("sqrt", 0.5, column="recompute_flops", what="recomputed FLOPs"),
+        growth("sqrt", 0.5, column="recompute_flops", what="recomputed FLOPs grow"),
     ),
     Claim(
         "sqrt-optimal",
@@ -188,7 +188,8 @@ A *confirmed* claim agrees with every workload measured; a *refuted* one with no
 holds in part: in some workloads, or in kind but not in figure. *Unmeasured* names the command.
 The cells behind each verdict are in `claims.json`.
 
-- An exponent of growth agrees within {ORDER.value}: {ORDER.reason}.
+- Growth is that of what lies above a constant, which is fitted to `none`; see `depth.md`. An
+  exponent agrees within {ORDER.value}: {ORDER.reason}.
 - A share agrees within {100 * CLOSE.value:.0f} points: {CLOSE.reason}.
 - A share is *refined* within {100 * NEAR.value:.0f} % of the figure claimed: {NEAR.reason}.
 """

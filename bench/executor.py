@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,9 @@ from strategies import Unsupported
 
 TIMEOUT_S = 600.0
 
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+_EXIT_S = 10.0  # for a process to end by itself once it has answered
+_GRAIN = 1 << 15  # elements that PyTorch gives a thread at least
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -56,14 +58,18 @@ def _in_process(cell: Cell, log: Path, timeout_s: float) -> Record | Ending:
     sender.close()
     try:
         with receiver:
-            return _answer(receiver, timeout_s)
+            answer = _answer(receiver, timeout_s)
     except TimeoutError:
         return Ending("timeout", f"no result within {timeout_s:g} s")
     except EOFError:
         process.join()
         return classify_exit(process.exitcode, _oom_kills() - kills, _tail(log))
+    else:
+        process.join(_EXIT_S)
+        return answer
     finally:
-        _end(process)
+        process.kill()  # at once: it may be using the cores and memory of the next cell
+        process.join()
 
 
 def _context() -> ForkServerContext:
@@ -77,14 +83,6 @@ def _answer(receiver: Connection, timeout_s: float) -> Record | Ending:
         raise TimeoutError
     kind, _, body = receiver.recv_bytes().partition(b"\n")
     return decode(body) if kind == b"record" else msgspec.json.decode(body, type=Ending)
-
-
-def _end(process: BaseProcess) -> None:
-    if process.is_alive():
-        process.join(10.0)
-    if process.is_alive():
-        process.kill()
-    process.join()
 
 
 def classify_exit(exit_code: int | None, oom_kills: int, log: str) -> Ending:
@@ -137,14 +135,35 @@ def child(sender: Connection, cell_json: bytes, log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    end_with_parent()
     cell = msgspec.json.decode(cell_json, type=Cell)
     if cell.memory_limit_bytes is not None:
+        _start_threads(cell.threads)
         limit_memory(cell.memory_limit_bytes)
     try:
         message = b"record\n" + msgspec.json.encode(worker.measure(cell))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this cell's result
         message = b"ending\n" + msgspec.json.encode(classify_error(error))
     sender.send_bytes(message)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: nobody would read the answer."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _start_threads(count: int) -> None:
+    """Start PyTorch's threads: under a limit, their stacks might not fit, and OpenMP would exit."""
+    torch.set_num_threads(count)
+    torch.ones(2 * count * _GRAIN).neg_()
 
 
 def limit_memory(limit_bytes: int) -> None:

@@ -37,6 +37,7 @@ _CORE = (
     "strategies/plan.py",
     "strategies/registry.py",
 )
+_SIMULATOR = ("bench/simulate",)
 
 
 @functools.cache
@@ -91,9 +92,9 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def code_hash(strategy: Strategy) -> str:
+def code_hash(strategy: Strategy, *, simulated: bool = False) -> str:
     """Twelve hex digits over the code that decides this strategy's measurements."""
-    digest = hashlib.sha256(_core_digest())
+    digest = hashlib.sha256(_core_digest(_SIMULATOR if simulated else ()))
     for path in _own_files(strategy):
         digest.update(Path(path).read_bytes())
     return digest.hexdigest()[:12]
@@ -107,9 +108,9 @@ def _own_files(strategy: Strategy) -> list[str]:
 
 
 @functools.cache
-def _core_digest() -> bytes:
+def _core_digest(more: tuple[str, ...]) -> bytes:
     digest = hashlib.sha256()
-    for path in _core_files(_CORE):
+    for path in _core_files(_CORE + more):
         digest.update(str(path.relative_to(ROOT)).encode())
         digest.update(path.read_bytes())
     return digest.digest()
@@ -117,4 +118,5 @@ def _core_digest() -> bytes:
 
 def _core_files(names: Iterable[str]) -> list[Path]:
     roots = [ROOT / name for name in names]
-    return sorted(p for r in roots for p in ([r] if r.is_file() else r.rglob("*.py")))
+    found = [p for root in roots for p in ([root] if root.is_file() else root.rglob("*"))]
+    return sorted(p for p in found if p.suffix in (".py", ".json"))

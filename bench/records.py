@@ -68,10 +68,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     resident_peak_bytes: int | None = None
     predicted_peak_bytes: int | None = None
     predicted_saved_after_forward_bytes: int | None = None
+    # Where the peak is.
+    peak_phase: str | None = None
+    peak_module: str | None = None
+    peak_operator: str | None = None
+    peak_by_category: dict[str, int] = {}
+    peak_floor_bytes: int | None = None
+    advice: str | None = None
     # Time: raw seconds, one per interleaved round, in round order.
     step_s: list[float] = []
     none_step_s: list[float] = []
     warmup_step_s: list[float] = []
+    modelled_step_s: float | None = None
     # Compute.
     forward_flops: int | None = None
     step_flops: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,39 +100,45 @@ def run(
     Returns:
         The records of ``cells``, found and new, in the order of ``cells``.
     """
-    found: dict[str, Record] = {}
-    todo: list[Cell] = []
-    for cell in cells:
+    found: dict[int, Record] = {}  # by place in ``cells``
+    for place, cell in enumerate(cells):
         record = existing(cell, results)
-        if record is None:
-            todo.append(cell)
-        else:
-            found[record.cell_id] = record
+        if record is not None:
+            found[place] = record
             progress(len(found), len(cells), record)
-    for record in _measured(todo, timeout_s, measure):
+    todo = {place: cell for place, cell in enumerate(cells) if place not in found}
+    for place, record in _measured(todo, timeout_s, measure):
         records.write(record, results)
-        found[record.cell_id] = record
+        found[place] = record
         progress(len(found), len(cells), record)
-    return [found[cell.cell_id()] for cell in cells]
+    return [found[place] for place in range(len(cells))]
 
 
 def existing(cell: Cell, results: Path) -> Record | None:
     """The cell's record on disk, if there is one that can be trusted."""
-    path = records.path_of(worker.blank(cell), results)
-    return records.read(path) if path.exists() else None
+    wanted = worker.blank(cell)
+    path = records.path_of(wanted, results)
+    record = records.read(path) if path.exists() else None
+    if record is not None and record.cell_id != wanted.cell_id:
+        records.set_aside(path, f"it holds cell {record.cell_id}")
+        return None
+    return record
 
 
 def _measured(
-    cells: Sequence[Cell], timeout_s: float, measure: Callable[[Cell, float], Record]
-) -> Iterator[Record]:
-    for cell in cells:
+    cells: Mapping[int, Cell], timeout_s: float, measure: Callable[[Cell, float], Record]
+) -> Iterator[tuple[int, Record]]:
+    for place, cell in cells.items():
         if cell.rounds:
-            yield measure(cell, timeout_s)
-    untimed = [cell for cell in cells if not cell.rounds]
+            yield place, measure(cell, timeout_s)
     with concurrent.futures.ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(measure, cell, timeout_s) for cell in untimed]
+        futures = {
+            pool.submit(measure, cell, timeout_s): place
+            for place, cell in cells.items()
+            if not cell.rounds
+        }
         try:
             for future in concurrent.futures.as_completed(futures):
-                yield future.result()
+                yield futures[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from bench.workloads.base import Batch, Workload
 
-Precision = Literal["fp32", "bf16-autocast", "fp16-gradscaler"]
+Precision = Literal["fp32", "bf16", "fp16", "bf16-autocast", "fp16-gradscaler"]
 Optimizer = Literal["none", "sgd", "adamw"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+# Weights and activations all in one dtype, and casts of operators' inputs.
+PURE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"bf16-autocast": torch.bfloat16, "fp16-gradscaler": torch.float16}
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 
 
@@ -47,8 +50,8 @@ class TrainingStep:
         optimizer: str = "none",
     ) -> TrainingStep:
         """Model and batch on ``device``."""
-        model = workload.model().to(device)
-        batch = tuple(tensor.to(device) for tensor in workload.make_batch())
+        model = make_model(workload, precision).to(device)
+        batch = tuple(cast(t.to(device), precision) for t in workload.make_batch())
         return cls(workload, model, batch, device, precision, optimizer)
 
     def forward(self) -> Tensor:
@@ -59,10 +62,8 @@ class TrainingStep:
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The precision's context."""
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16-autocast" else torch.float16
-        return torch.autocast(self.device.type, dtype=dtype)
+        dtype = AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         """Gradients into ``.grad``."""
@@ -99,6 +100,22 @@ class TrainingStep:
             return []
         states = self.update_rule.state.values()
         return [v for state in states for v in state.values() if isinstance(v, Tensor)]
+
+
+def make_model(workload: Workload, precision: str) -> nn.Module:
+    """The workload's model, its weights in the precision's dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(PURE.get(precision, before))
+    try:
+        return workload.model()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def cast(tensor: Tensor, precision: str) -> Tensor:
+    """A batch tensor in the precision of the weights; token numbers stay what they are."""
+    dtype = PURE.get(precision)
+    return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
 
 
 def make_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer | None:

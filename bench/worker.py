@@ -46,7 +46,8 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
         spec=strategy.spec(),
         params=strategy.params(),
         device=cell.device,
-        device_name=devices.describe(torch.device(cell.device)),
+        device_name=_device_name(cell),
+        modelled=cell.simulated,
         precision=cell.precision,
         optimizer=cell.optimizer,
         memory_limit_bytes=cell.memory_limit_bytes,
@@ -59,24 +60,43 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
         torch_version=str(torch.__version__),
         python_version=platform.python_version(),
         threads=cell.threads,
-        machine_id=machine.machine_id(),
+        machine_id=cell.machine_id,
         machine=machine.facts(),
         commit=commit,
         dirty=dirty,
-        code_hash=machine.code_hash(strategy),
+        code_hash=machine.code_hash(strategy, simulated=cell.simulated),
         cell_id=cell.cell_id(),
         started_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
+def _device_name(cell: Cell) -> str:
+    if cell.simulated:
+        from bench.simulate import accelerators
+
+        return accelerators.get(cell.device).title
+    return devices.describe(torch.device(cell.device))
+
+
 def measure(cell: Cell) -> Record:
-    """Measure one cell in this process.
+    """Measure, or simulate, one cell in this process.
 
     Raises:
         strategies.Unsupported: the strategy cannot run on this workload or device.
     """
     started = time.perf_counter()
     record = blank(cell)
+    if cell.simulated:
+        from bench.simulate.run import simulate  # noqa: PLC0415 - real cells do without
+
+        found = simulate(cell)
+    else:
+        found = _measured(cell)
+    duration_s = round(time.perf_counter() - started, 3)
+    return msgspec.structs.replace(record, duration_s=duration_s, **found)
+
+
+def _measured(cell: Cell) -> dict[str, Any]:
     torch.set_num_threads(cell.threads)
     step = _build(cell)
     bench = _Bench(cell, step, strategies.find_chain(step.model, step.workload.blocks))
@@ -88,9 +108,7 @@ def measure(cell: Cell) -> Record:
     found |= bench.flops()
     found |= bench.time()
     reason = found.pop("problem")
-    found["status"] = "mismatch" if reason else "ok"
-    duration_s = round(time.perf_counter() - started, 3)
-    return msgspec.structs.replace(record, reason=reason, duration_s=duration_s, **found)
+    return {**found, "reason": reason, "status": "mismatch" if reason else "ok"}
 
 
 def _build(cell: Cell, **options: Any) -> TrainingStep:

@@ -90,17 +90,27 @@ class Ledger(FlopCounter):
         if key in self._known:
             return
         self._known.add(key)
-        size = storage.nbytes()
-        self._change(size)
-        weakref.finalize(storage, _death, weakref.ref(self), key, size)
+        size_bytes = storage.nbytes()
+        self.born(key, size_bytes)
+        weakref.finalize(storage, _death, weakref.ref(self), key, size_bytes)
 
-    def _change(self, delta: int) -> None:
-        self.alive_bytes += delta
+    def born(self, key: int, size_bytes: int) -> None:
+        """A storage exists from now on."""
+        del key
+        self._change(size_bytes)
+
+    def died(self, key: int, size_bytes: int) -> None:
+        """A storage is gone; its key may be used again."""
+        del key
+        self._change(-size_bytes)
+
+    def _change(self, delta_bytes: int) -> None:
+        self.alive_bytes += delta_bytes
         self.alive.append(self.alive_bytes)
 
 
-def _death(ledger: Callable[[], Ledger | None], key: int, size: int) -> None:
-    alive = ledger()
-    if alive is not None:
-        alive._known.discard(key)
-        alive._change(-size)
+def _death(reference: Callable[[], Ledger | None], key: int, size_bytes: int) -> None:
+    ledger = reference()
+    if ledger is not None:
+        ledger._known.discard(key)
+        ledger.died(key, size_bytes)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report.frame import ATTENTION, FLASH, Row, rows
-from bench.report.stats import Fit, fit_power
+from bench.report.frame import ATTENTION, FLASH, REFERENCE, Row, rows
+from bench.report.stats import Fit, fit_offset, fit_power
 
 LAYERS = "layers"
 DEPTHS = 4  # fewer points than this say little about an exponent
@@ -17,10 +17,18 @@ DEPTHS = 4  # fewer points than this say little about an exponent
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One strategy at several depths of one workload, all else equal; rows by depth."""
+    """One strategy at several depths of one workload, all else equal.
+
+    Attributes:
+        rows: its cells, by depth.
+        chain: what is equal over a table or figure: setting and options but the attention.
+        base: the cells of `none` with math attention in the same chain, `rows` itself for that
+            one; empty where there are none.
+    """
 
     rows: tuple[Row, ...]
-    chain: str  # what is equal over a table or figure: setting and options but the attention
+    chain: str
+    base: tuple[Row, ...] = ()
 
     @property
     def first(self) -> Row:
@@ -30,19 +38,43 @@ class Series:
     @property
     def layers(self) -> tuple[int, ...]:
         """Its depths, ascending."""
-        return tuple(row["workload_options"][LAYERS] for row in self.rows)
+        return tuple(_depth(row) for row in self.rows)
 
     def at(self, layers: int) -> Row | None:
         """The cell at one depth."""
-        return next((r for r in self.rows if r["workload_options"][LAYERS] == layers), None)
+        return next((row for row in self.rows if _depth(row) == layers), None)
 
     def fit(self, column: str) -> Fit | None:
         """The power law of ``column`` over depth, when enough depths have it."""
-        points = [(d, r[column]) for d, r in zip(self.layers, self.rows, strict=True)]
-        points = [(depth, value) for depth, value in points if value is not None]
-        if len({depth for depth, _ in points}) < DEPTHS:
-            return None
-        return fit_power([d for d, _ in points], [v for _, v in points])
+        depths, values = _points(self.rows, column)
+        return fit_power(depths, values) if len(depths) >= DEPTHS else None
+
+    def constant(self, column: str) -> float:
+        """What `none` has at any depth: head, tail and loss are no part of what grows."""
+        fit = fit_offset(*_points(self.base, column))
+        return fit.constant if fit else 0.0
+
+    def growth(self, column: str) -> Fit | None:
+        """The power law of what ``column`` has above `constant`.
+
+        A constant weighs more at small depths, and flattens a plain fit. For `none` both are
+        fitted together; the others have its constant subtracted. One that does not rise above
+        it is fitted as it is.
+        """
+        depths, values = _points(self.rows, column)
+        plain = self.fit(column)
+        if plain and self.base is self.rows:
+            return fit_offset(depths, values)
+        constant = self.constant(column)
+        if plain is None or min(values) <= constant:
+            return plain
+        fit = fit_power(depths, [value - constant for value in values])
+        return fit and dataclasses.replace(fit, constant=constant)
+
+
+def _points(rows: Sequence[Row], column: str) -> tuple[list[int], list[int]]:
+    found = [row for row in rows if row[column] is not None]
+    return [_depth(row) for row in found], [row[column] for row in found]
 
 
 def series(frame: pd.DataFrame) -> list[Series]:
@@ -51,9 +83,11 @@ def series(frame: pd.DataFrame) -> list[Series]:
     for row in rows(frame):
         if row["status"] == "ok" and isinstance(row["workload_options"].get(LAYERS), int):
             found.setdefault((chain_of(row), row["label"]), []).append(row)
-    made = [Series(tuple(sorted(r, key=_depth)), chain) for (chain, _), r in found.items()]
-    long = [s for s in made if len(set(s.layers)) >= DEPTHS]
-    return sorted(long, key=lambda s: (s.first["modelled"], s.chain, *order(s.first)))
+    made = {key: tuple(sorted(cells, key=_depth)) for key, cells in found.items()}
+    long = {key: cells for key, cells in made.items() if len(set(map(_depth, cells))) >= DEPTHS}
+    base = {chain: cells for (chain, label), cells in long.items() if label == REFERENCE}
+    found_series = [Series(cells, chain, base.get(chain, ())) for (chain, _), cells in long.items()]
+    return sorted(found_series, key=lambda s: (s.first["modelled"], s.chain, *order(s.first)))
 
 
 def by_chain(found: Sequence[Series]) -> list[list[Series]]:

@@ -60,9 +60,13 @@ def percent(part: float | None) -> str:
 
 
 def interval(row: Row) -> str:
-    """Step ratio of a row, ``1.31× [1.28, 1.35]``, with ``†`` where it is unstable."""
+    """Step ratio of a row, ``1.31× [1.28, 1.35]``, with ``†`` where it is unstable.
+
+    What was not measured but estimated says so: ``1.33× modelled``.
+    """
     if row["step_ratio"] is None:
-        return MISSING
+        estimate = row["modelled_step_x_reference"]
+        return MISSING if estimate is None else f"{times(estimate)} modelled"
     mark = " †" if row["unstable"] else ""
     low, high = row["step_ratio_low"], row["step_ratio_high"]
     return f"{times(row['step_ratio'])} [{low:.2f}, {high:.2f}]{mark}"

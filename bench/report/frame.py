@@ -11,7 +11,13 @@ import msgspec
 import pandas as pd
 
 from bench.records import Record
-from bench.report.metrics import METRICS, peak_over_none, saved_over_none, step_interval
+from bench.report.metrics import (
+    METRICS,
+    modelled_step_over_none,
+    peak_over_none,
+    saved_over_none,
+    step_interval,
+)
 
 Row = dict[str, Any]
 
@@ -89,9 +95,10 @@ def references(records: Iterable[Record]) -> tuple[dict[str, Record], dict[str, 
 def build(records: Iterable[Record]) -> pd.DataFrame:
     """One row a cell, in a stable order, with every field of the schema and every metric.
 
-    Further columns: ``label``, ``family`` (rows of one table), ``peak_x_reference`` and
-    ``saved_x_reference`` (over the family's `none` with math attention, or its own `none` where
-    there is no such), ``rounds`` and ``unstable`` (of the step ratio).
+    Further columns: ``label``, ``family`` (rows of one table), ``peak_x_reference``,
+    ``saved_x_reference`` and ``modelled_step_x_reference`` (over the family's `none` with math
+    attention, or its own `none` where there is no such), ``rounds`` and ``unstable`` (of the
+    step ratio).
     """
     kept = sorted(latest(records), key=lambda r: (key_of(r), label_of(r), r.cell_id))
     same, family = references(kept)
@@ -106,6 +113,7 @@ def _row(record: Record, none: Record | None, reference: Record | None) -> Row:
         "family": family_of(record),
         "peak_x_reference": peak_over_none(record, reference),
         "saved_x_reference": saved_over_none(record, reference),
+        "modelled_step_x_reference": modelled_step_over_none(record, reference),
         "rounds": interval.rounds if interval else None,
         "unstable": interval.unstable if interval else None,
         **{name: metric.compute(record, none) for name, metric in METRICS.items()},

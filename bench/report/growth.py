@@ -30,8 +30,10 @@ from bench.report.tables import plain, title
 LINES = ("-", "--", ":", "-.")  # of variants of one strategy, which share a colour
 
 NOTES = (
-    f"{display.UNITS}. Exponent: b of a·Lᵇ, least squares on logarithms over the depths L shown, "
-    "with the coefficient of determination.\n"
+    f"{display.UNITS}. Exponent: b of c + a·Lᵇ over the depths L shown, with the coefficient of "
+    "determination. The constant c (head, tail and loss) is fitted to `none` and subtracted from "
+    "the others, where they rise above it; without it: b of a·Lᵇ, least squares on logarithms. "
+    "The peak includes parameters and gradients, which grow as L under every strategy.\n"
 )
 
 QUANTITIES = (
@@ -54,17 +56,18 @@ def table(frame: pd.DataFrame) -> str:
 
 def _table(chain: Sequence[Series], column: str, heading: str) -> str:
     depths = sorted({layers for one in chain for layers in one.layers})
-    header = ("Strategy", "Textbook", *(f"L={n}" for n in depths), "Exponent (R²)")
+    header = ("Strategy", "Textbook", *(f"L={n}" for n in depths), "Exponent (R²)", "Without c")
     body = [
         [
             cell(one.first["label"]),
             cell(one.first["textbook_memory"]),
             *(megabytes((one.at(n) or {}).get(column)) for n in depths),
+            exponent(one.growth(column)),
             exponent(one.fit(column)),
         ]
         for one in chain
     ]
-    return f"{heading}:\n\n{display.table(header, body, right=len(depths) + 1)}"
+    return f"{heading}:\n\n{display.table(header, body, right=len(depths) + 2)}"
 
 
 def exponent(fit: Fit | None) -> str:
@@ -84,7 +87,9 @@ def csv(frame: pd.DataFrame) -> str:
             "label": row["label"],
             "layers": row["workload_options"][LAYERS],
             **{column: row[column] for column, _ in QUANTITIES},
-            **{f"{c}_exponent": plain(_exponent(one.fit(c))) for c, _ in QUANTITIES},
+            **{f"{c}_constant": plain(one.constant(c)) for c, _ in QUANTITIES},
+            **{f"{c}_exponent": plain(_exponent(one.growth(c))) for c, _ in QUANTITIES},
+            **{f"{c}_plain_exponent": plain(_exponent(one.fit(c))) for c, _ in QUANTITIES},
         }
         for one in series(frame)
         for row in one.rows
@@ -102,10 +107,12 @@ def figure(chain: Sequence[Series], look: Mapping[str, Look]) -> Figure:
     lines = _lines(chain, look)
     for panel, (column, heading) in zip(axes, QUANTITIES, strict=True):
         _panel(panel, chain, column, lines)
-        panel.set(ylabel=heading, xlabel="Depth L, blocks")
+        panel.set(ylabel=f"{heading} (10⁶ bytes)", xlabel="Depth L, blocks")
     made.legend(
-        [Line2D([], [], **line) for line in lines],
-        [_growth(one) for one in chain],
+        title="Exponents are of what lies above the constant part of none",
+        title_fontsize=8,
+        handles=[Line2D([], [], **line) for line in lines],
+        labels=[_growth(one) for one in chain],
         loc="outside lower center",
         ncols=2,
         frameon=False,
@@ -137,7 +144,7 @@ def _lines(chain: Sequence[Series], look: Mapping[str, Look]) -> list[dict[str, 
 
 def _growth(one: Series) -> str:
     """``sqrt: saved L^0.50, peak L^0.61``."""
-    saved, peak = (one.fit(column) for column, _ in QUANTITIES)
+    saved, peak = (one.growth(column) for column, _ in QUANTITIES)
     parts = [
         f"{name} L^{fit.exponent:.2f}" for name, fit in (("saved", saved), ("peak", peak)) if fit
     ]

@@ -66,6 +66,11 @@ def saved_over_none(record: Record, none: Record | None) -> float | None:
     return over(record.saved_after_forward_bytes, none.saved_after_forward_bytes if none else None)
 
 
+def modelled_step_over_none(record: Record, none: Record | None) -> float | None:
+    """Step time over that of `none`, both as the device's model estimates them."""
+    return over(record.modelled_step_s, none.modelled_step_s if none else None)
+
+
 def recompute_of_step(record: Record, none: Record | None) -> float | None:  # noqa: ARG001
     """Recomputed FLOPs over those of a step that recomputes nothing."""
     if record.step_flops is None or record.recompute_flops is None:
@@ -98,6 +103,7 @@ RAW = (
     _raw("saved_after_forward_bytes", "kept from forward for backward", "lower", "bytes"),
     _raw("after_forward_allocated_bytes", "allocated when forward ends", "lower", "bytes"),
     _raw("resident_peak_bytes", "highest resident set of the process", "lower", "bytes"),
+    _raw("modelled_step_s", "estimated step time", "lower", "seconds"),
     _raw("step_flops", "FLOPs of a step", "lower", "FLOPs"),
     _raw("recompute_flops", "forward FLOPs that were done again", "lower", "FLOPs"),
     _raw("grad_max_rel_err", "largest relative error of a gradient", "lower", "ratio"),
@@ -129,6 +135,13 @@ DERIVED = (
         recompute_of_step,
     ),
     Metric("step_ratio", "median paired step time over `none`", "lower", "ratio", _step("median")),
+    Metric(
+        "modelled_step_x_none",
+        "estimated step time over `none`, of a device that was not there",
+        "lower",
+        "ratio",
+        modelled_step_over_none,
+    ),
     Metric("step_ratio_low", "its 95 % interval, low end", "neither", "ratio", _step("low")),
     Metric("step_ratio_high", "its 95 % interval, high end", "neither", "ratio", _step("high")),
     Metric(

@@ -65,25 +65,72 @@ def paired_ratio(values: Sequence[float], references: Sequence[float]) -> Interv
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """``y = coefficient * x ** exponent``, by least squares on logarithms."""
+    """``y = constant + coefficient * x ** exponent``."""
 
     exponent: float
     coefficient: float
     r_squared: float
     points: int
+    constant: float = 0.0
 
 
 def fit_power(xs: Sequence[float], ys: Sequence[float]) -> Fit | None:
-    """Fit a power law; ``None`` with fewer than two distinct ``x``, or a value not above zero."""
-    if len(set(xs)) < 2 or min(*xs, *ys) <= 0:
+    """Fit a power law without a constant, by least squares on logarithms.
+
+    ``None`` with fewer than two distinct ``x``, or a value not above zero.
+    """
+    if len(set(xs)) < 2 or min((*xs, *ys)) <= 0:
         return None
     u, v = [math.log(x) for x in xs], [math.log(y) for y in ys]
-    u_mean, v_mean = math.fsum(u) / len(u), math.fsum(v) / len(v)
-    spread = math.fsum((a - u_mean) ** 2 for a in u)
-    slope = math.fsum((a - u_mean) * (b - v_mean) for a, b in zip(u, v, strict=True)) / spread
-    intercept = v_mean - slope * u_mean
+    slope, intercept = _line(u, v, [1.0] * len(u))
     residual = math.fsum((b - intercept - slope * a) ** 2 for a, b in zip(u, v, strict=True))
-    total = math.fsum((b - v_mean) ** 2 for b in v)
+    mean = math.fsum(v) / len(v)
+    total = math.fsum((b - mean) ** 2 for b in v)
     # A level series is all residual and no spread: a perfect fit of exponent 0, not 0 / 0.
     r_squared = 1.0 if total <= 1e-18 else 1 - residual / total
     return Fit(slope, math.exp(intercept), r_squared, len(u))
+
+
+def fit_offset(xs: Sequence[float], ys: Sequence[float]) -> Fit | None:
+    """Fit a power law on top of a constant that is not below zero.
+
+    For each exponent of a grid of 0.01 the rest is linear least squares on relative errors; the
+    exponent with the least error wins. ``None`` as for `fit_power`, and below four points: three
+    parameters need more than three.
+    """
+    if len(set(xs)) < 4 or min((*xs, *ys)) <= 0:
+        return None
+    if max(ys) - min(ys) <= 1e-9 * max(ys):
+        return Fit(0.0, 0.0, 1.0, len(xs), constant=ys[0])
+    weights = [1 / y**2 for y in ys]
+    fits = [_with_exponent(step / 100, xs, ys, weights) for step in range(1, 301)]
+    return min(fits, key=lambda pair: pair[0])[1]
+
+
+def _with_exponent(
+    exponent: float, xs: Sequence[float], ys: Sequence[float], weights: Sequence[float]
+) -> tuple[float, Fit]:
+    powers = [x**exponent for x in xs]
+    slope, constant = _line(powers, ys, weights)
+    if constant < 0:
+        products = math.fsum(w * p * y for w, p, y in zip(weights, powers, ys, strict=True))
+        squares = math.fsum(w * p * p for w, p in zip(weights, powers, strict=True))
+        slope, constant = products / squares, 0.0
+    points = zip(weights, powers, ys, strict=True)
+    error = math.fsum(w * (y - constant - slope * p) ** 2 for w, p, y in points)
+    mean = math.fsum(w * y for w, y in zip(weights, ys, strict=True)) / math.fsum(weights)
+    total = math.fsum(w * (y - mean) ** 2 for w, y in zip(weights, ys, strict=True))
+    return error, Fit(exponent, slope, 1 - error / total, len(xs), constant)
+
+
+def _line(
+    xs: Sequence[float], ys: Sequence[float], weights: Sequence[float]
+) -> tuple[float, float]:
+    """Slope and intercept of the weighted least-squares line."""
+    total = math.fsum(weights)
+    x_mean = math.fsum(w * x for w, x in zip(weights, xs, strict=True)) / total
+    y_mean = math.fsum(w * y for w, y in zip(weights, ys, strict=True)) / total
+    centred = [(w, x - x_mean, y - y_mean) for w, x, y in zip(weights, xs, ys, strict=True)]
+    spread = math.fsum(w * x * x for w, x, _ in centred)
+    slope = math.fsum(w * x * y for w, x, y in centred) / spread
+    return slope, y_mean - slope * x_mean

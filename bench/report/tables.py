@@ -67,6 +67,7 @@ CSV_COLUMNS = (
     *METRICS,
     "peak_x_reference",
     "saved_x_reference",
+    "modelled_step_x_reference",
     "rounds",
     "unstable",
     "cell_id",

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import display
-from bench.report.depth import LAYERS
+from bench.report.depth import LAYERS, Series, chain_of, series
 from bench.report.display import megabytes, percent, times
 from bench.report.frame import ATTENTION, FLASH, Row, groups, rows
 from bench.report.judges import (
@@ -35,8 +35,10 @@ from bench.report.judges import (
     unmeasured,
     verdict,
 )
+from bench.report.metrics import over
 
-ITEM_BYTES = {"fp32": 4, "bf16-autocast": 2, "fp16-gradscaler": 2}
+FP32 = 4
+HALF = 2
 GPT3 = {"layers": 96, "seq": 2048, "dim": 12288}
 GPT3_BYTES = 120e9
 
@@ -92,12 +94,23 @@ def three_quarters_less(frame: pd.DataFrame) -> Verdict:
         )
     row = found[-1]
     saved, peak = 1 - row["saved_x_none"], 1 - row["peak_x_none"]
-    outcome = combined((grade(saved, 0.75), grade(peak, 0.75)))
+    constant = _constant(frame, row)
+    whole = row[SAVED] / row["saved_x_none"]
+    layers = (whole - row[SAVED]) / (whole - constant)
+    outcome = combined((grade(layers, 0.75), grade(peak, 0.75)))
     sentence = (
-        f"Claimed 75 % less. {CHAIN}, L = 8, k = 4: saved after forward falls by {percent(saved)}, "
-        f"the peak of the step by {percent(peak)}"
+        f"Claimed 75 % less. {shape(row)}, k = 4: what layers save for backward falls by "
+        f"{percent(layers)} (with the constant {megabytes(constant)} MB of head and loss: "
+        f"{percent(saved)}), the peak of the step, with parameters and gradients, by "
+        f"{percent(peak)}"
     )
     return verdict(outcome, sentence, [row])
+
+
+def _constant(frame: pd.DataFrame, row: Row) -> float:
+    """What `none` saves at any depth in the chain of ``row``, 0 where that was not measured."""
+    chain = chain_of(row)
+    return next((one.constant(SAVED) for one in series(frame) if one.chain == chain), 0.0)
 
 
 def linear_share(
@@ -111,27 +124,33 @@ def linear_share(
             none = depth_series(frame, workload, "none")
             for params, claimed in cases:
                 one = depth_series(frame, workload, strategy, params)
-                fit = one.fit(SAVED) if one else None
-                if one is None or fit is None or none is None or one.chain != none.chain:
-                    continue
-                deep, base = one.rows[-1], none.at(one.layers[-1])
-                if base is None or not base[SAVED]:
+                fit = one.growth(SAVED) if one else None
+                share = _share(one, none) if one and none else None
+                if one is None or fit is None or share is None:
                     continue
                 linear: Outcome = "confirmed" if near_order(fit, 1) else "refuted"
-                share = deep[SAVED] / base[SAVED]
                 outcomes += [linear, grade(share, claimed)]
                 parts.append(
-                    f"{deep['label']} on {workload}: L^{fit.exponent:.2f}, "
+                    f"{one.first['label']} on {workload}: L^{fit.exponent:.2f}, "
                     f"{share:.3f} of none at L = {one.layers[-1]} (claimed {claimed:g})"
                 )
-                used += [*one.rows, base]
+                used += [*one.rows, *one.base]
         if not outcomes:
             specs = ("none", *(spec_of(strategy, params) for params, _ in cases))
             return unmeasured(*(at_depths(workloads[0], spec) for spec in specs))
-        sentence = f"Claimed L^1. Saved after forward: {'; '.join(parts)}"
+        sentence = f"Claimed L^1. Saved after forward above the constant part: {'; '.join(parts)}"
         return verdict(combined(outcomes), sentence, used)
 
     return judge
+
+
+def _share(one: Series, none: Series) -> float | None:
+    """Saved bytes at the greatest depth over those of `none`, both above the constant part."""
+    deepest = none.at(one.layers[-1])
+    if one.chain != none.chain or deepest is None or deepest[SAVED] is None:
+        return None
+    constant = one.constant(SAVED)
+    return over(one.rows[-1][SAVED] - constant, deepest[SAVED] - constant)
 
 
 def sqrt_optimal(frame: pd.DataFrame) -> Verdict:
@@ -175,7 +194,8 @@ def gpt3_activations(frame: pd.DataFrame) -> Verdict:
     batch = row["workload_options"].get("batch", 1)
     per_sequence = row[SAVED] / batch
     outcome = grade(per_sequence / GPT3_BYTES, 1.0)
-    boundaries = GPT3["layers"] * GPT3["seq"] * GPT3["dim"] * ITEM_BYTES.get(row["precision"], 4)
+    item = FP32 if row["precision"] == "fp32" else HALF
+    boundaries = GPT3["layers"] * GPT3["seq"] * GPT3["dim"] * item
     sentence = (
         f"Claimed 120 GB. {row['workload']}, {row['precision']}: {megabytes(per_sequence)} MB "
         f"a sequence (batch {batch}); L·N·d values alone are {megabytes(boundaries)} MB"
@@ -198,7 +218,7 @@ def flash_keeps_no_matrix(frame: pd.DataFrame) -> Verdict:
 def _matrices(math: Row, flash: Row) -> Verdict:
     sizes = math["workload_options"]
     count = sizes[LAYERS] * sizes["batch"] * sizes["heads"] * sizes["seq"] ** 2
-    matrices = count * ITEM_BYTES["fp32"]
+    matrices = count * FP32
     saved = math[SAVED] - flash[SAVED]
     enough = saved >= matrices * (1 - CLOSE.value)
     outcome: Outcome = "confirmed" if enough else "refined" if saved > 0 else "refuted"

@@ -1,0 +1,362 @@
+"""A step's memory in full: every storage's life, what it is, and which operator made it.
+
+The same on real and on fake tensors. Categories are decided when the step is over, because only
+then is it known what a storage was for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._pytree import tree_leaves
+
+from bench.measure.flops import flops_of, in_recompute
+from bench.measure.ledger import Ledger
+
+# Drawn from the bottom up in this order.
+CATEGORIES = (
+    "parameters",
+    "optimizer state",
+    "gradients",
+    "batch",
+    "boundary activations",
+    "saved tensors",
+    "recomputed activations",
+    "logits and loss",
+    "temporaries",
+)
+
+FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
+
+
+@dataclasses.dataclass
+class Life:
+    """One storage.
+
+    Attributes:
+        size_bytes: as requested.
+        phase: in which it was born.
+        operator: that made it (empty: it was there before).
+        module: in whose forward, or in the backward of which block.
+        category: one of `CATEGORIES`.
+        born: index of the event.
+        died: index of the event; ``None`` while it lives.
+    """
+
+    size_bytes: int
+    phase: str
+    operator: str
+    module: str
+    category: str = "temporaries"
+    born: int = 0
+    died: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A birth or a death."""
+
+    life: int
+    delta_bytes: int
+    phase: str
+    operator: str
+    module: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one operator did, for a model of its time."""
+
+    name: str
+    phase: str
+    flops: int
+    moved_bytes: int
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Bytes over the host link, issued after ``position`` operators.
+
+    Attributes:
+        to_host: direction.
+    """
+
+    position: int
+    size_bytes: int
+    to_host: bool
+
+
+@dataclasses.dataclass
+class Trace:
+    """One step.
+
+    Attributes:
+        forward_events: how many events came before forward was done.
+    """
+
+    lives: list[Life]
+    events: list[Event]
+    work: list[Work]
+    transfers: list[Transfer]
+    forward_events: int
+    forward_flops: int
+    step_flops: int
+    recompute_flops: int
+
+    def alive_bytes(self, round_to: int = 1) -> list[int]:
+        """Bytes alive after each event, each storage rounded up to a multiple of ``round_to``."""
+        total, found = 0, []
+        for event in self.events:
+            size = -(-abs(event.delta_bytes) // round_to) * round_to
+            total += size if event.delta_bytes > 0 else -size
+            found.append(total)
+        return found
+
+    def after_forward_bytes(self, round_to: int = 1) -> int:
+        """Bytes alive when forward was done, resident ones included."""
+        return self.alive_bytes(round_to)[self.forward_events - 1]
+
+    def by_category(self, event: int) -> dict[str, int]:
+        """Bytes alive after ``event``, by category."""
+        found: Counter[str] = Counter()
+        for life in self.lives:
+            if life.born <= event and (life.died is None or life.died > event):
+                found[life.category] += life.size_bytes
+        return {name: found[name] for name in CATEGORIES if found[name]}
+
+    def series(self) -> dict[str, list[int]]:
+        """For each category, bytes alive after each event."""
+        totals = dict.fromkeys(CATEGORIES, 0)
+        found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
+        for event in self.events:
+            totals[self.lives[event.life].category] += event.delta_bytes
+            for name in CATEGORIES:
+                found[name].append(totals[name])
+        return found
+
+
+class Tracer(Ledger):
+    """Writes a `Trace` while it is active."""
+
+    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.names = {id(module): name or "model" for name, module in model.named_modules()}
+        self.blocks = list(blocks)
+        self.lives: list[Life] = []
+        self.events: list[Event] = []
+        self.work: list[Work] = []
+        self.transfers: list[Transfer] = []
+        self.current: dict[int, int] = {}  # a storage's key to the index of its life
+        self.boundaries: set[int] = set()
+        self.path: list[str] = []
+        self.backward_of = "loss"
+        self.operator = ""
+        self.updating = False
+        self.tail_begins: int | None = None
+
+    # What the ledger tells.
+
+    def born(self, key: int, size_bytes: int) -> None:
+        """Open a life."""
+        super().born(key, size_bytes)
+        self.current[key] = len(self.lives)
+        born = len(self.events)
+        life = Life(size_bytes, self.phase(), self.operator, self.module(), born=born)
+        self.lives.append(life)
+        self._log(self.current[key], size_bytes)
+
+    def died(self, key: int, size_bytes: int) -> None:
+        """Close it."""
+        super().died(key, size_bytes)
+        index = self.current.pop(key)
+        self.lives[index].died = len(self.events)
+        self._log(index, -size_bytes)
+
+    def _log(self, life: int, delta_bytes: int) -> None:
+        event = Event(life, delta_bytes, self.phase(), self.operator, self.module())
+        self.events.append(event)
+
+    def adopt_as(self, category: str, tensors: Iterable[Tensor]) -> None:
+        """Tensors that were there before the step."""
+        before = len(self.lives)
+        self.adopt(tensors)
+        for life in self.lives[before:]:
+            life.category = category
+
+    def phase(self) -> str:
+        """What the step is doing."""
+        if self.updating:
+            return OPTIMIZER
+        if torch._C._current_graph_task_id() == -1:
+            return FORWARD
+        return RECOMPUTE if in_recompute() else BACKWARD
+
+    def module(self) -> str:
+        """Where the step is."""
+        if self.path:
+            return self.path[-1]
+        return self.backward_of if torch._C._current_graph_task_id() != -1 else ""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator under its name; note what it read, wrote and computed."""
+        self.operator = str(func.name()).removeprefix("aten::")
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        self._note_work(func, args, kwargs or {}, out)
+        return out
+
+    def _note_work(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if func.is_view or not outputs:
+            return
+        moved_bytes = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
+        dtype = str(outputs[0].dtype).removeprefix("torch.")
+        flops = flops_of(func, args, kwargs, out)
+        self.work.append(Work(self.operator, self.phase(), flops, moved_bytes, dtype))
+
+    # Where the step is.
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Follow modules and block boundaries."""
+        before = register_module_forward_pre_hook(self._enter)
+        after = register_module_forward_hook(self._leave, always_call=True)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        name = self.names.get(id(module))
+        if name is None:
+            return
+        self.path.append(name)
+        if module in self.blocks:
+            self._mark_boundary(args)
+
+    def _mark_boundary(self, value: Any) -> None:
+        for tensor in tree_leaves(value)[:1]:
+            if isinstance(tensor, Tensor):
+                key = tensor.untyped_storage()._cdata
+                if key in self.current:
+                    self.boundaries.add(self.current[key])
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        del args
+        name = self.names.get(id(module))
+        if name is None:
+            return
+        while self.path and self.path.pop() != name:
+            pass  # modules that a stopped recompute left without a word
+        if module in self.blocks and output is not None:
+            self._leave_block(name, output)
+
+    def _leave_block(self, name: str, output: Any) -> None:
+        self._mark_boundary(output)
+        if self.phase() != FORWARD:
+            return
+        self.tail_begins = len(self.events)
+        for tensor in tree_leaves(output)[:1]:
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(self._entering_backward_of(name))
+
+    def _entering_backward_of(self, name: str) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            del gradient
+            self.backward_of = name
+
+        return hook
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A step's parts, as callables, and the tensors that outlive it.
+
+    Attributes:
+        forward: returns the loss.
+        backward: accumulates gradients.
+        update: the optimizer's step.
+        resident: tensors that are there before, by category.
+        parameters: whose gradients are to be found afterwards.
+        semantics: entered inside the tracer; see `bench.simulate.semantics`.
+    """
+
+    forward: Callable[[], Tensor]
+    backward: Callable[[Tensor], None]
+    update: Callable[[], None]
+    resident: dict[str, list[Tensor]]
+    parameters: Sequence[nn.Parameter]
+    semantics: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+
+
+def trace(tracer: Tracer, parts: Parts) -> Trace:
+    """Run one step under ``tracer``. No gradients exist before."""
+    for category, tensors in parts.resident.items():
+        tracer.adopt_as(category, tensors)
+    with tracer, tracer.watching(), parts.semantics:
+        loss = parts.forward()
+        forward_events, forward_flops = len(tracer.events), tracer.flops
+        parts.backward(loss)
+        del loss
+        step_flops = tracer.flops
+        tracer.path.clear()
+        tracer.updating = True
+        parts.update()
+    _categorise(tracer, parts, forward_events)
+    return Trace(
+        lives=tracer.lives,
+        events=tracer.events,
+        work=tracer.work,
+        transfers=tracer.transfers,
+        forward_events=forward_events,
+        forward_flops=forward_flops,
+        step_flops=step_flops,
+        recompute_flops=tracer.recompute_flops,
+    )
+
+
+def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
+    keys = {p.grad.untyped_storage()._cdata for p in parts.parameters if p.grad is not None}
+    gradients = {tracer.current[key] for key in keys}
+    states = {"parameters", "optimizer state", "batch"}
+    for index, life in enumerate(tracer.lives):
+        if life.category in states:
+            continue
+        if index in gradients:
+            life.category = "gradients"
+        elif life.phase == OPTIMIZER and life.died is None:
+            life.category = "optimizer state"
+        elif life.phase == RECOMPUTE:
+            life.category = "recomputed activations"
+        elif life.phase == FORWARD:
+            life.category = _of_forward(tracer, index, forward_events)
+
+
+def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:
+    life = tracer.lives[index]
+    if index in tracer.boundaries:
+        return "boundary activations"
+    if tracer.tail_begins is not None and life.born >= tracer.tail_begins:
+        return "logits and loss"
+    kept = life.died is None or life.died >= forward_events
+    return "saved tensors" if kept else "temporaries"
