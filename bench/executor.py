@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -73,8 +74,12 @@ def _in_process(cell: Cell, log: Path, timeout_s: float) -> Record | Ending:
 
 
 def _context() -> ForkServerContext:
+    # Threads that spin while they wait make a step many times slower as soon as any other process
+    # wants a core; the server that all cells are forked from reads this when it starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.worker"])  # imports torch once; starts no threads
+    # Imported once; starts no threads. The first checkpoint imports torch._dynamo, a second's work.
+    context.set_forkserver_preload(["bench.worker", "torch._dynamo"])
     return context
 
 
@@ -135,6 +140,7 @@ def child(sender: Connection, cell_json: bytes, log: str) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    gc.freeze()  # modules are no garbage: every collection from here on takes no time
     end_with_parent()
     cell = msgspec.json.decode(cell_json, type=Cell)
     if cell.memory_limit_bytes is not None:

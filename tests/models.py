@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -650,6 +651,20 @@ class Result:
     gradients: dict[str, Tensor | None]
     buffers: dict[str, Tensor]
     random_state: Tensor
+
+
+@st.composite
+def nested_plans(draw: st.DrawFn, first: int, end: int, depth: int = 3) -> plans.Plan:
+    """Any plan of the blocks from ``first`` up to ``end``."""
+    nodes: list[plans.Node] = []
+    while first < end:
+        size = draw(st.integers(0, end - first)) if depth else 0
+        if size:
+            nodes.append(draw(nested_plans(first, first + size, depth - 1)))
+        else:
+            nodes.append(first)
+        first += size or 1
+    return tuple(nodes)
 
 
 def loss_of(output: Any) -> Tensor:

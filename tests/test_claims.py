@@ -231,7 +231,7 @@ def test_modelled_evidence_says_so():
 
 
 def test_measured_comes_before_modelled():
-    modelled = power("none", 0.3, modelled=True)
+    modelled = power("none", 0.3, depths=(2, 4, 8, 16, 32, 64), modelled=True)
     assert judge("none-memory", [*modelled, *power("none", 1.0)]).verdict == "confirmed"
 
 
@@ -262,8 +262,38 @@ def test_mixed_precision_gives_way_to_single():
 
 def test_growth_evidence_gives_exponent_depths_and_peak():
     evidence = judge("sqrt-memory", power("sqrt", 0.5)).evidence
-    assert evidence.startswith("Claimed L^0.5. mlp-chain, L = 4, 8, 16, 32, 64: saved after")
-    assert "L^0.50 (R² 1.000), peak as L^0." in evidence
+    assert evidence.startswith("Claimed L^0.5. mlp-chain, L = 4, 8, 16, 32, 64: bytes saved")
+    assert "L^0.50 (R² 1.000), the peak as L^0." in evidence
+
+
+def test_a_constant_part_does_not_bend_the_exponent():
+    # Ten units of head and loss: fitted plainly, four units a group would grow as L^0.3.
+    none = chain("none", growth=lambda layers: layers + 10)
+    every_k = chain(
+        "every_k",
+        spec="every_k(k=4)",
+        params={"k": 4},
+        growth=lambda layers: layers / 4 + 10,
+    )
+    found = judge("every-k-memory", [*none, *every_k])
+    assert found.verdict == "confirmed"
+    assert "L^1.00, 0.250 of none at L = 64 (claimed 0.25)" in found.evidence
+    assert len(found.records) == 10
+
+
+def test_the_examples_constant_part_is_not_counted():
+    shape = {"workload_options": options(batch=512)}
+    none = list(chain("none", growth=lambda layers: layers + 2, **shape))
+    other = make(
+        "every_k",
+        params={"k": 4},
+        saved_after_forward_bytes=4 * UNIT,
+        peak_allocated_bytes=round(0.25 * none[1].peak_allocated_bytes),
+        **shape,
+    )
+    found = judge("example-memory", [*none, other])
+    assert found.verdict == "confirmed"
+    assert "falls by 75.0 % (with the constant 4.19 MB of head and loss: 60.0 %)" in found.evidence
 
 
 def test_gpt3_is_judged_by_the_sequence():

@@ -148,6 +148,7 @@ def test_labels_overlap_neither_each_other_nor_points_and_stay_inside(spread):
 
 
 def test_dollar_signs_and_markup_in_names_are_text():
-    record = [timed("none", 9, 1.0), timed("cost$x$<b>", 5, 1.2)]
+    # As mathematics this is an error; as text it is odd, but no reason to have no report.
+    record = [timed("none", 9, 1.0), timed(r"cost$\frac$<b>", 5, 1.2)]
     made = figures(build(record))
     assert b"<b>" not in made["memory-time-gpt-mini-cpu.svg"]

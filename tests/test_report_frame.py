@@ -5,7 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
-from test_report_factory import FLOP, chain, gpt_options, make, options
+from test_report_factory import FLOP, UNIT, chain, gpt_options, make, options
 
 from bench.report.depth import series
 from bench.report.frame import build, groups, rows
@@ -156,6 +156,26 @@ def test_series_need_four_depths_that_ended_well():
 def test_series_keep_other_options_apart():
     wide = chain("none", (4, 8), workload_options=options(dim=512))
     assert series(build([*chain("none", (16, 32)), *wide])) == []
+
+
+def test_growth_is_above_the_constant_part_of_none():
+    none = chain("none", growth=lambda layers: layers + 6)
+    sqrt = chain("sqrt", growth=lambda layers: layers**0.5 + 6)
+    small = chain("offload", growth=lambda layers: layers / 64 + 5)
+    by_name = {one.first["label"]: one for one in series(build([*none, *sqrt, *small]))}
+    for name, exponent in (("none", 1), ("sqrt", 0.5)):
+        fit = by_name[name].growth("saved_after_forward_bytes")
+        assert fit.exponent == pytest.approx(exponent, abs=0.01)
+        assert fit.constant == pytest.approx(6 * UNIT, rel=0.01)
+        assert by_name[name].fit("saved_after_forward_bytes").exponent < exponent - 0.1
+    low = by_name["offload"]  # never above the constant: there is nothing to subtract from
+    assert low.growth("saved_after_forward_bytes") == low.fit("saved_after_forward_bytes")
+
+
+def test_growth_without_none_is_the_plain_fit():
+    [one] = series(build(chain("sqrt", growth=lambda layers: layers + 6)))
+    assert one.constant("saved_after_forward_bytes") == 0
+    assert one.growth("saved_after_forward_bytes") == one.fit("saved_after_forward_bytes")
 
 
 def test_series_fit_needs_four_measured_points():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.report.stats import FEW, bootstrap, fit_power, paired_ratio
+from bench.report.stats import FEW, bootstrap, fit_offset, fit_power, paired_ratio
 
 seconds = st.floats(1e-4, 1e3)
 ratios = st.lists(st.floats(0.1, 10), min_size=1, max_size=30)
@@ -86,6 +86,39 @@ def test_fit_reports_scatter():
     fit = fit_power([1, 2, 4, 8], [1, 8, 2, 16])
     assert 0 < fit.r_squared < 0.8
     assert math.isclose(fit.exponent, 1.0)
+
+
+DEPTHS = [4, 8, 16, 32, 64]
+
+
+@given(
+    step=st.integers(30, 200),
+    coefficient=st.floats(1, 1e6),
+    share=st.floats(0, 5),
+)
+def test_offset_fit_finds_exponent_and_constant(step, coefficient, share):
+    exponent, constant = step / 100, share * coefficient
+    fit = fit_offset(DEPTHS, [constant + coefficient * x**exponent for x in DEPTHS])
+    assert fit.exponent == pytest.approx(exponent, abs=0.011)
+    assert fit.constant == pytest.approx(constant, abs=0.05 * (constant + coefficient))
+    assert fit.r_squared == pytest.approx(1, abs=1e-4)
+
+
+def test_offset_fit_has_no_constant_below_zero():
+    fit = fit_offset(DEPTHS, [x - 3 for x in DEPTHS])
+    assert fit.constant == 0
+    assert fit.exponent > 1
+
+
+def test_offset_fit_of_a_constant_is_all_constant():
+    fit = fit_offset(DEPTHS, [7] * 5)
+    assert (fit.exponent, fit.constant, fit.coefficient) == (0, 7, 0)
+
+
+def test_offset_fit_needs_four_points_above_zero():
+    assert fit_offset([4, 8, 16], [1, 2, 3]) is None
+    assert fit_offset(DEPTHS, [0, 1, 2, 3, 4]) is None
+    assert fit_offset([], []) is None
 
 
 @pytest.mark.parametrize(("xs", "ys"), [([4], [1]), ([4, 4], [1, 2]), ([4, 8], [0, 1])])

@@ -109,6 +109,15 @@ def test_modelled_records_are_called_so():
     assert "modelled sim:x" in tables.failures(build([failed]))
 
 
+def test_estimated_time_is_called_modelled():
+    shape = {"device": "sim:x", "device_name": "X", "modelled": True}
+    records = [full(n, modelled_step_s=t, **shape) for n, t in (("none", 0.2), ("sqrt", 0.25))]
+    row = line_of(tables.tradeoff(build(records)), "sqrt")
+    assert row["Step time × none [95 %]"] == "1.25× modelled"
+    found = list(csv.DictReader(io.StringIO(tables.tradeoff_csv(build(records)))))
+    assert [r["step_ratio"] for r in found] == ["", ""]
+
+
 def test_memory_limit_is_told():
     text = tables.tradeoff(build([full("none", memory_limit_bytes=300_000_000)]))
     assert "memory limited to 300.0 MB" in text
@@ -163,10 +172,12 @@ def test_depth_only_groups_are_left_to_the_depth_table():
     text = growth.table(frame)
     assert "## mlp-chain on cpu" in text
     saved, peak = lines(text)[2:4], lines(text)[6:8]
-    assert saved[0] == ["none", "—", "8.39", "16.8", "33.6", "67.1", "134.2", "1.00 (1.000)"]
+    assert saved[0] == ["none", "—", "8.39", "16.8", "33.6", "67.1", "134.2", *["1.00 (1.000)"] * 2]
     assert saved[1][0] == "sqrt"
     assert saved[1][-1].startswith("0.5")
-    assert float(peak[0][-1].split()[0]) < 1
+    # Two units of constant peak: they flatten the plain fit, and are taken out of the other.
+    assert peak[0][-2] == "1.00 (1.000)"
+    assert float(peak[0][-1].split()[0]) < 0.9
 
 
 def test_depth_gaps_are_dashes_and_no_series_is_said():
