@@ -39,6 +39,7 @@ def make(strategy="none", **changes):
     if "cell_id" not in fields:
         parts = [fields[n] for n in ("workload", "workload_options", "spec", "params", "device")]
         parts += [fields[n] for n in ("device_name", "torch_version")]
+        parts += [changes.get(n) for n in ("modelled", "precision", "optimizer", "threads")]
         fields["cell_id"] = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
     return Record(**fields)
 
