@@ -157,6 +157,22 @@ def sweep(
     finish(found)
 
 
+@app.command()
+def validate(
+    device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
+    workload: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    output: FormatOption = Format.md,
+) -> None:
+    """Simulate and run the same cells side by side; exit 1 if tensor bytes differ."""
+    from bench import devices, validation  # noqa: PLC0415 - imports torch
+
+    chosen = tuple(workload or validation.WORKLOADS)
+    found = list(validation.rows(device or devices.default(), chosen))
+    print_rows(validation.as_dicts(found), output)
+    if any(row.tensor_peak_error or row.after_forward_error for row in found):
+        raise typer.Exit(1)
+
+
 @app.command("tables")
 def tables_(
     check: Annotated[

@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from bench import devices, workloads
+from bench.simulate import accelerators
 from strategies.registry import classes
 
 Row = dict[str, Any]
@@ -39,9 +40,14 @@ def workload_rows() -> list[Row]:
 
 
 def device_rows() -> list[Row]:
-    """Every device of this machine."""
+    """Every device of this machine, then every device that can be simulated."""
     default = devices.default()
-    return [
-        {"name": name, "description": what, "default": name == default}
+    real = [
+        {"name": name, "description": what, "modelled": False, "default": name == default}
         for name, what in devices.available().items()
     ]
+    simulated = [
+        {"name": a.spec_text, "description": a.product, "modelled": True, "default": False}
+        for a in accelerators.catalogue().values()
+    ]
+    return real + simulated

@@ -12,9 +12,9 @@ import torch
 
 import strategies
 from bench import devices, machine, workloads
+from bench.simulate import accelerators
 from bench.training import OPTIMIZERS, PRECISIONS
 from bench.workloads.base import Workload
-
 
 SIMULATED = "sim:"
 
@@ -123,13 +123,11 @@ def checked(cell: Cell) -> Cell:
 def _checked_device(cell: Cell) -> str:
     """The device's name in full."""
     if cell.simulated:
-        from bench.simulate import accelerators
-
         if cell.precision == "fp16-gradscaler":
             raise ValueError(
                 "a simulated gradient has no values to scale; use precision fp16 or bf16-autocast"
             )
-        return f"{SIMULATED}{accelerators.get(cell.device).spec_text}"
+        return accelerators.get(cell.device).spec_text
     device = devices.get(cell.device)
     if cell.precision == "fp16-gradscaler" and device.type == "cpu":
         raise ValueError("fp16-gradscaler needs an accelerator; on cpu use fp32 or bf16-autocast")

@@ -11,7 +11,6 @@ trust `python -m bench run`, which interleaves them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -55,11 +54,11 @@ def template(request: pytest.FixtureRequest) -> Cell:
 
 
 @pytest.fixture(scope="session")
-def step(template: Cell) -> Iterator[TrainingStep]:
+def step(template: Cell) -> TrainingStep:
     """One model for all strategies: applied and undone around each."""
     device = torch.device(template.device)
     torch.set_num_threads(template.threads)
-    yield TrainingStep.build(template.make_workload(), device)
+    return TrainingStep.build(template.make_workload(), device)
 
 
 @pytest.mark.parametrize("spec", every_spec())

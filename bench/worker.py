@@ -28,6 +28,7 @@ from bench.measure.flops import count_flops
 from bench.measure.memory import Memory
 from bench.measure.time import interleave
 from bench.records import Record, Status
+from bench.simulate import accelerators
 from bench.training import TrainingStep, unique_bytes
 from strategies import execute
 from strategies import plan as plans
@@ -72,9 +73,7 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
 
 def _device_name(cell: Cell) -> str:
     if cell.simulated:
-        from bench.simulate import accelerators
-
-        return accelerators.get(cell.device).title
+        return accelerators.get(cell.device).product
     return devices.describe(torch.device(cell.device))
 
 
@@ -198,6 +197,7 @@ class _Bench:
         step.drop_gradients()
         return {
             "peak_allocated_bytes": resident_bytes + taken.peak_bytes,
+            "peak_operator": taken.peak_operator,
             "peak_reserved_bytes": taken.reserved_bytes,
             "after_forward_allocated_bytes": resident_bytes + taken.after_forward_bytes,
             "saved_after_forward_bytes": taken.after_forward_bytes,

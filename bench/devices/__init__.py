@@ -32,7 +32,10 @@ def get(name: str) -> torch.device:
     known = available()
     if name not in known:
         listed = ", ".join(f"{key} ({value})" for key, value in known.items())
-        raise ValueError(f"this machine has no device {name!r}; it has {listed}")
+        raise ValueError(
+            f"this machine has no device {name!r}; it has {listed}, and sim:NAME simulates others"
+            " (python -m bench list devices)"
+        )
     return torch.device(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
+_ALLOCATORS = ("aten::empty", "aten::resize", "aten::new_empty", "aten::zeros")
 _MARK = "ckpt-bench: forward done"
 
 
@@ -24,12 +26,23 @@ class Memory:
         after_forward_bytes: allocated when forward was done.
         after_step_bytes: allocated when the step was done: the gradients.
         reserved_bytes: most held by the allocator; ``None`` where it does not say.
+        peak_operator: that ran at the peak; ``None`` where it is not known.
     """
 
     peak_bytes: int
     after_forward_bytes: int
     after_step_bytes: int
     reserved_bytes: int | None = None
+    peak_operator: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One operator's run."""
+
+    start_ns: int
+    end_ns: int
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +61,14 @@ def measure_cpu(forward: Callable[[], Tensor], backward: Callable[[Tensor], None
         backward: accumulates gradients, which must stay alive.
     """
     _traced(forward, backward, keep=False)  # the first trace in a process misses events
-    return replay(*_traced(forward, backward, keep=True))
+    events, spans, mark_ns = _traced(forward, backward, keep=True)
+    memory = replay(events, mark_ns)
+    return dataclasses.replace(memory, peak_operator=operator_at(spans, peak_ns(events)))
 
 
 def _traced(
     forward: Callable[[], Tensor], backward: Callable[[Tensor], None], *, keep: bool
-) -> tuple[list[Event], int]:
+) -> tuple[list[Event], list[Span], int]:
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         if keep:
@@ -65,15 +80,34 @@ def _traced(
     return _events(profiler)
 
 
-def _events(profiler: profile) -> tuple[list[Event], int]:
+def _events(profiler: profile) -> tuple[list[Event], list[Span], int]:
     kineto: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]
-    events, mark_ns = [], 0
+    events, spans, mark_ns = [], [], 0
     for event in kineto.events():
         if event.name() == "[memory]":
             events.append(Event(event.start_ns(), event.nbytes()))
         elif event.name() == _MARK:
             mark_ns = event.start_ns()
-    return sorted(events, key=lambda event: event.time_ns), mark_ns
+        else:
+            start_ns = event.start_ns()
+            spans.append(Span(start_ns, start_ns + event.duration_ns(), event.name()))
+    return sorted(events, key=lambda event: event.time_ns), spans, mark_ns
+
+
+def peak_ns(events: list[Event]) -> int:
+    """When most was allocated."""
+    totals = list(itertools.accumulate(event.size_bytes for event in events))
+    return events[max(range(len(totals)), key=totals.__getitem__)].time_ns if events else 0
+
+
+def operator_at(spans: list[Span], time_ns: int) -> str | None:
+    """The innermost operator that ran at a moment, but for those that only allocate."""
+    running = [
+        span
+        for span in spans
+        if span.start_ns <= time_ns <= span.end_ns and not span.name.startswith(_ALLOCATORS)
+    ]
+    return max(running, key=lambda span: span.start_ns).name if running else None
 
 
 def replay(events: list[Event], mark_ns: int) -> Memory:

@@ -20,8 +20,8 @@ import strategies
 from bench.cells import Cell
 from bench.simulate import accelerators, allocator, semantics
 from bench.simulate.peak import describe_peak
-from bench.simulate.timing import modelled_step_s
-from bench.simulate.tracer import Parts, Trace, Tracer, Transfer, trace
+from bench.simulate.roofline import Transfer, step_time
+from bench.simulate.tracer import Parts, Trace, Tracer, trace
 from bench.training import TrainingStep, cast, make_model, unique_bytes
 from strategies import execute
 from strategies import plan as plans
@@ -131,9 +131,7 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         ) from error
 
 
-def _traced(
-    strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool
-) -> Simulation:
+def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool) -> Simulation:
     model = step.model
     reason = strategy.unsupported(model, torch.device("cuda" if as_cuda else "cpu"))
     if reason:
@@ -144,7 +142,7 @@ def _traced(
     plan = plans.split(strategy.plan(chain), chain.borders)
     undos: list[Undo] = [*strategy.install(model, chain)]
     undos += execute.install(chain, plan, storage)
-    made = trace(tracer, _parts(step, as_cuda=as_cuda))
+    made = trace(tracer, parts_of(step, as_cuda=as_cuda))
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     while undos:
         undos.pop()()
@@ -157,7 +155,8 @@ def _simulated_storage(storage: Storage | None, tracer: Tracer) -> Storage | Non
     return dataclasses.replace(storage, tier=SimulatedHost(tracer))
 
 
-def _parts(step: TrainingStep, *, as_cuda: bool) -> Parts:
+def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
+    """What the tracer runs: the step's parts, and the tensors that are there before."""
     model = step.model
     # The optimizer's step counters are scalars on the host.
     state = [tensor for tensor in step.optimizer_tensors() if tensor.dim()]
@@ -193,7 +192,8 @@ def simulate(cell: Cell) -> dict[str, Any]:
     fields |= describe_peak(made.trace, [n for n in made.chain.names])
     fields["peak_allocated_bytes"] = peaks.peak_allocated_bytes
     fields["peak_reserved_bytes"] = peaks.peak_reserved_bytes
-    fields["modelled_step_s"] = modelled_step_s(made.trace, device)
+    timed = step_time(made.trace.work, made.trace.transfers, device, prefetch=True)
+    fields["modelled_step_s"] = timed.step_s
     return fields | _verdict(made, peaks.peak_reserved_bytes, device)
 
 

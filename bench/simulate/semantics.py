@@ -25,9 +25,37 @@ _HALF = (torch.float16, torch.bfloat16)
 
 # torch.amp's documentation, "CUDA Ops that can autocast to float32"; the CPU autocasts fewer.
 AUTOCAST_TO_FP32 = frozenset(
-    """binary_cross_entropy_with_logits cosine_similarity cross_entropy cumprod cumsum exp expm1
-    group_norm kl_div l1_loss layer_norm log log10 log1p log2 log_softmax mse_loss nll_loss norm
-    normalize pow prod reciprocal rsqrt smooth_l1_loss softmax softmin softplus sum""".split()
+    [
+        "binary_cross_entropy_with_logits",
+        "cosine_similarity",
+        "cross_entropy",
+        "cumprod",
+        "cumsum",
+        "exp",
+        "expm1",
+        "group_norm",
+        "kl_div",
+        "l1_loss",
+        "layer_norm",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "log_softmax",
+        "mse_loss",
+        "nll_loss",
+        "norm",
+        "normalize",
+        "pow",
+        "prod",
+        "reciprocal",
+        "rsqrt",
+        "smooth_l1_loss",
+        "softmax",
+        "softmin",
+        "softplus",
+        "sum",
+    ]
 )
 
 
@@ -73,8 +101,8 @@ class CudaFunctions(TorchFunctionMode):
 def _dropout(
     input: Tensor,  # noqa: A002 - the name that callers use
     p: float = 0.5,
-    training: bool = True,  # noqa: FBT001, FBT002
-    inplace: bool = False,  # noqa: FBT001, FBT002
+    training: bool = True,
+    inplace: bool = False,
 ) -> Tensor:
     if not training or p == 0.0:
         return input
@@ -100,8 +128,10 @@ class CudaKernels(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.native_layer_norm.default and out[0].dtype in _HALF:
             output, mean, rstd = out
-            return output, mean.new_empty(mean.shape, dtype=torch.float32), rstd.new_empty(
-                rstd.shape, dtype=torch.float32
+            return (
+                output,
+                mean.new_empty(mean.shape, dtype=torch.float32),
+                rstd.new_empty(rstd.shape, dtype=torch.float32),
             )
         return out
 
@@ -109,5 +139,5 @@ class CudaKernels(TorchDispatchMode):
 @contextlib.contextmanager
 def cuda() -> Iterator[None]:
     """Both."""
-    with CudaKernels(), CudaFunctions():
+    with CudaKernels(), CudaFunctions():  # type: ignore[no-untyped-call]
         yield

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.measure.flops import flops_of, in_recompute
 from bench.measure.ledger import Ledger
+from bench.simulate.roofline import Operator, Transfer
 
 # Drawn from the bottom up in this order.
 CATEGORIES = (
@@ -73,30 +74,6 @@ class Event:
     module: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What one operator did, for a model of its time."""
-
-    name: str
-    phase: str
-    flops: int
-    moved_bytes: int
-    dtype: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Transfer:
-    """Bytes over the host link, issued after ``position`` operators.
-
-    Attributes:
-        to_host: direction.
-    """
-
-    position: int
-    size_bytes: int
-    to_host: bool
-
-
 @dataclasses.dataclass
 class Trace:
     """One step.
@@ -107,7 +84,7 @@ class Trace:
 
     lives: list[Life]
     events: list[Event]
-    work: list[Work]
+    work: list[Operator]
     transfers: list[Transfer]
     forward_events: int
     forward_flops: int
@@ -155,7 +132,7 @@ class Tracer(Ledger):
         self.blocks = list(blocks)
         self.lives: list[Life] = []
         self.events: list[Event] = []
-        self.work: list[Work] = []
+        self.work: list[Operator] = []
         self.transfers: list[Transfer] = []
         self.current: dict[int, int] = {}  # a storage's key to the index of its life
         self.boundaries: set[int] = set()
@@ -231,7 +208,7 @@ class Tracer(Ledger):
         moved_bytes = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
         dtype = str(outputs[0].dtype).removeprefix("torch.")
         flops = flops_of(func, args, kwargs, out)
-        self.work.append(Work(self.operator, self.phase(), flops, moved_bytes, dtype))
+        self.work.append(Operator(self.operator, flops, moved_bytes, dtype, self.phase()))
 
     # Where the step is.
 
@@ -306,7 +283,9 @@ class Parts:
     update: Callable[[], None]
     resident: dict[str, list[Tensor]]
     parameters: Sequence[nn.Parameter]
-    semantics: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    semantics: contextlib.AbstractContextManager[object] = dataclasses.field(
+        default_factory=contextlib.nullcontext
+    )
 
 
 def trace(tracer: Tracer, parts: Parts) -> Trace:

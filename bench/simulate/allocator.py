@@ -1,0 +1,358 @@
+"""A model of PyTorch's caching allocator for CUDA, with its default settings.
+
+The rules are those of ``c10/cuda/CUDACachingAllocator.cpp`` and ``c10/core/AllocatorConfig.h``
+(read at PyTorch 2.13): requests are rounded up to 512 bytes; those of up to 1 MiB are served from
+segments of 2 MiB, larger ones from segments of 20 MiB or, from 10 MiB on, of their own size rounded
+up to 2 MiB; the smallest free block that is large enough is taken, the lowest address first, and
+split if enough would be left; a freed block merges with free neighbours of its segment. Segments go
+back to the device only when memory runs out, and only those that are free as a whole.
+
+Not modelled: expandable segments, memory pools of CUDA graphs, `Tensor.record_stream`, and where
+the driver puts a segment (here always above all earlier ones, which matters for ties only).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+_MIB = 2**20
+
+GRANULE_BYTES = 512
+SMALL_BYTES = _MIB
+SMALL_SEGMENT_BYTES = 2 * _MIB
+OWN_SEGMENT_BYTES = 10 * _MIB
+LARGE_SEGMENT_BYTES = 20 * _MIB
+LARGE_GRANULE_BYTES = 2 * _MIB
+
+
+def round_up(size_bytes: int, multiple_bytes: int) -> int:
+    """The smallest multiple that is not less."""
+    return -(-size_bytes // multiple_bytes) * multiple_bytes
+
+
+def segment_bytes(block_bytes: int) -> int:
+    """How much is reserved when no free block can serve a request.
+
+    Args:
+        block_bytes: the request, rounded.
+    """
+    if block_bytes <= SMALL_BYTES:
+        return SMALL_SEGMENT_BYTES
+    if block_bytes < OWN_SEGMENT_BYTES:
+        return LARGE_SEGMENT_BYTES
+    return round_up(block_bytes, LARGE_GRANULE_BYTES)
+
+
+class OutOfMemoryError(RuntimeError):
+    """A request did not fit, even after all that was cached had been given back.
+
+    Attributes:
+        missing_bytes: by how much the capacity was too small for this request.
+        requested_bytes: as asked for.
+        allocated_bytes: in use at that moment.
+        reserved_bytes: held at that moment, free blocks included.
+        capacity_bytes: of the device.
+    """
+
+    def __init__(
+        self,
+        requested_bytes: int,
+        missing_bytes: int,
+        allocated_bytes: int,
+        reserved_bytes: int,
+        capacity_bytes: int,
+    ) -> None:
+        super().__init__(
+            f"out of memory: {requested_bytes} bytes requested, {missing_bytes} missing; of"
+            f" {capacity_bytes}, {reserved_bytes} are reserved and {allocated_bytes} allocated"
+        )
+        self.requested_bytes = requested_bytes
+        self.missing_bytes = missing_bytes
+        self.allocated_bytes = allocated_bytes
+        self.reserved_bytes = reserved_bytes
+        self.capacity_bytes = capacity_bytes
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a segment."""
+
+    address: int
+    size_bytes: int
+    is_free: bool
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Memory held from the device in one piece; its blocks tile it in order of address."""
+
+    address: int
+    size_bytes: int
+    blocks: tuple[Block, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    """A block while the allocator runs; ``is_free`` is false for one that merged into another."""
+
+    address: int
+    size_bytes: int
+    pool: _Pool
+    requested_bytes: int = 0
+    is_free: bool = False
+    before: _Block | None = None
+    after: _Block | None = None
+
+    def __lt__(self, other: _Block) -> bool:
+        return self.address < other.address
+
+
+class _Pool:
+    """The free blocks of one size class on one stream.
+
+    Blocks of one size form a heap by address. Merging leaves outdated entries behind, which are
+    dropped when they come up.
+    """
+
+    def __init__(self, *, is_small: bool) -> None:
+        self.smallest_rest_bytes = GRANULE_BYTES if is_small else SMALL_BYTES + 1
+        self._sizes: list[int] = []
+        self._heaps: dict[int, list[_Block]] = {}
+
+    def add(self, block: _Block) -> None:
+        block.is_free = True
+        heap = self._heaps.get(block.size_bytes)
+        if heap is None:
+            heap = self._heaps[block.size_bytes] = []
+            insort(self._sizes, block.size_bytes)
+        heappush(heap, block)
+
+    def take(self, size_bytes: int) -> _Block | None:
+        """Best fit: the smallest block that is large enough, the lowest address first."""
+        index = bisect_left(self._sizes, size_bytes)
+        while index < len(self._sizes):
+            size = self._sizes[index]
+            heap = self._heaps[size]
+            while heap:
+                block = heappop(heap)
+                if block.is_free and block.size_bytes == size:
+                    block.is_free = False
+                    return block
+            del self._sizes[index], self._heaps[size]
+        return None
+
+
+class CachingAllocator:
+    """Serves requests as the CUDA caching allocator would.
+
+    Attributes:
+        capacity_bytes: what may be reserved in all; ``None``: no limit.
+        requested_bytes: in use, as asked for.
+        allocated_bytes: in use, as `torch.cuda.memory_allocated` counts: whole blocks. A block is
+            the request rounded up to 512 bytes, and up to 1 MiB more where a large block was not
+            worth splitting.
+        reserved_bytes: held from the device, as `torch.cuda.memory_reserved` counts.
+        peak_requested_bytes: the most ever.
+        peak_allocated_bytes: the most ever.
+        peak_reserved_bytes: the most ever.
+        releases: how often all that was cached had to be given back (``num_alloc_retries``).
+    """
+
+    def __init__(self, capacity_bytes: int | None = None) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.requested_bytes = self.peak_requested_bytes = 0
+        self.allocated_bytes = self.peak_allocated_bytes = 0
+        self.reserved_bytes = self.peak_reserved_bytes = 0
+        self.releases = 0
+        self._pools: dict[tuple[bool, int], _Pool] = {}
+        self._first_blocks: dict[int, _Block] = {}  # of each segment, by its address
+        self._used: dict[int, _Block | None] = {}
+        self._next_handle = 0
+        self._next_address = 0
+
+    def allocate(self, size_bytes: int, stream: int = 0) -> int:
+        """Serve a request; a request for nothing takes nothing.
+
+        Args:
+            size_bytes: not negative.
+            stream: a block is only ever used again on the stream that it was made for.
+
+        Returns:
+            A handle for `free`, never given twice.
+
+        Raises:
+            OutOfMemoryError: it does not fit.
+            ValueError: the size is negative.
+        """
+        if size_bytes < 0:
+            raise ValueError(f"cannot allocate {size_bytes} bytes")
+        handle = self._next_handle
+        self._used[handle] = self._take(size_bytes, stream) if size_bytes else None
+        self._next_handle += 1
+        return handle
+
+    def free(self, handle: int) -> None:
+        """Take back what `allocate` gave.
+
+        Raises:
+            ValueError: it is not in use.
+        """
+        if handle not in self._used:
+            raise ValueError(f"handle {handle} is not in use: never given, or freed before")
+        block = self._used.pop(handle)
+        if block is not None:
+            self.requested_bytes -= block.requested_bytes
+            self.allocated_bytes -= block.size_bytes
+            _give_back(block)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All that is held, in order of address."""
+        return tuple(_segment(first) for first in self._first_blocks.values())
+
+    def _take(self, size_bytes: int, stream: int) -> _Block:
+        rounded_bytes = round_up(size_bytes, GRANULE_BYTES)
+        key = rounded_bytes <= SMALL_BYTES, stream
+        pool = self._pools.get(key) or self._pools.setdefault(key, _Pool(is_small=key[0]))
+        block = pool.take(rounded_bytes) or self._reserve(rounded_bytes, size_bytes, pool)
+        if block.size_bytes - rounded_bytes >= pool.smallest_rest_bytes:
+            _split(block, rounded_bytes)
+        block.requested_bytes = size_bytes
+        self.requested_bytes += size_bytes
+        self.allocated_bytes += block.size_bytes
+        self.peak_requested_bytes = max(self.peak_requested_bytes, self.requested_bytes)
+        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
+        return block
+
+    def _reserve(self, rounded_bytes: int, size_bytes: int, pool: _Pool) -> _Block:
+        wanted_bytes = segment_bytes(rounded_bytes)
+        if self._missing_bytes(wanted_bytes) > 0:
+            self._release()
+        missing_bytes = self._missing_bytes(wanted_bytes)
+        if missing_bytes > 0:
+            assert self.capacity_bytes is not None
+            allocated_bytes, reserved_bytes = self.allocated_bytes, self.reserved_bytes
+            raise OutOfMemoryError(
+                size_bytes, missing_bytes, allocated_bytes, reserved_bytes, self.capacity_bytes
+            )
+        block = _Block(self._next_address, wanted_bytes, pool)
+        self._first_blocks[block.address] = block
+        self._next_address += wanted_bytes
+        self.reserved_bytes += wanted_bytes
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
+        return block
+
+    def _missing_bytes(self, wanted_bytes: int) -> int:
+        if self.capacity_bytes is None:
+            return 0
+        return self.reserved_bytes + wanted_bytes - self.capacity_bytes
+
+    def _release(self) -> None:
+        """Give every segment that is free as a whole back to the device."""
+        self.releases += 1
+        for address, first in list(self._first_blocks.items()):
+            if first.is_free and first.after is None:
+                first.is_free = False
+                self.reserved_bytes -= first.size_bytes
+                del self._first_blocks[address]
+
+
+def _split(block: _Block, size_bytes: int) -> None:
+    """Cut ``block`` to ``size_bytes``; the rest becomes free."""
+    rest_bytes = block.size_bytes - size_bytes
+    rest = _Block(block.address + size_bytes, rest_bytes, block.pool)
+    rest.before, rest.after = block, block.after
+    if block.after is not None:
+        block.after.before = rest
+    block.after = rest
+    block.size_bytes = size_bytes
+    block.pool.add(rest)
+
+
+def _give_back(block: _Block) -> None:
+    """Merge with free neighbours, then make it free."""
+    if block.after is not None and block.after.is_free:
+        _merge(block, block.after)
+    if block.before is not None and block.before.is_free:
+        block = _merge(block.before, block)
+    block.pool.add(block)
+
+
+def _merge(front: _Block, back: _Block) -> _Block:
+    front.size_bytes += back.size_bytes
+    front.after = back.after
+    if back.after is not None:
+        back.after.before = front
+    back.is_free = False
+    return front
+
+
+def _segment(first: _Block) -> Segment:
+    blocks = tuple(Block(b.address, b.size_bytes, b.is_free) for b in _chain(first))
+    return Segment(first.address, sum(block.size_bytes for block in blocks), blocks)
+
+
+def _chain(block: _Block | None) -> Iterator[_Block]:
+    while block is not None:
+        yield block
+        block = block.after
+
+
+@dataclass(frozen=True)
+class AllocatorPeaks:
+    """What a sequence of births and deaths needed.
+
+    Attributes:
+        peak_requested_bytes: most bytes alive.
+        peak_allocated_bytes: most bytes in blocks in use.
+        peak_reserved_bytes: most bytes held from the device.
+        allocated_bytes: in use at the end.
+        reserved_bytes: held at the end.
+        releases: how often all that was cached had to be given back.
+    """
+
+    peak_requested_bytes: int
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    releases: int
+
+
+def replay(events: Iterable[tuple[int, int]], capacity_bytes: int | None = None) -> AllocatorPeaks:
+    """Let the allocator serve a sequence of events.
+
+    Args:
+        events: a storage and how many bytes it adds: positive when it is born, negative, and as
+            many, when it dies. After that its number may be used again. A change of 0 is ignored.
+        capacity_bytes: of the device; ``None``: no limit.
+
+    Raises:
+        OutOfMemoryError: it does not fit.
+        ValueError: a storage dies that is not alive, or with another size, or is born twice.
+    """
+    allocator = CachingAllocator(capacity_bytes)
+    alive: dict[int, tuple[int, int]] = {}
+    for storage, delta_bytes in events:
+        if delta_bytes > 0:
+            if storage in alive:
+                raise ValueError(f"storage {storage} is born twice")
+            alive[storage] = allocator.allocate(delta_bytes), delta_bytes
+        elif delta_bytes < 0:
+            handle, size_bytes = alive.pop(storage, (-1, 0))
+            if size_bytes != -delta_bytes:
+                raise ValueError(
+                    f"storage {storage} of {size_bytes} bytes dies with {-delta_bytes}"
+                )
+            allocator.free(handle)
+    return AllocatorPeaks(
+        peak_requested_bytes=allocator.peak_requested_bytes,
+        peak_allocated_bytes=allocator.peak_allocated_bytes,
+        peak_reserved_bytes=allocator.peak_reserved_bytes,
+        allocated_bytes=allocator.allocated_bytes,
+        reserved_bytes=allocator.reserved_bytes,
+        releases=allocator.releases,
+    )
