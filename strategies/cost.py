@@ -249,20 +249,22 @@ class _Machine:
         for child in group[:-1]:
             self.recompute_flops += sum(self.profile.blocks[i].forward_flops for i in leaves(child))
             self.run(child)
-        self.drop(first(group[-1]))
         if isinstance(group[-1], int):
             self.last_of_group(group[-1])
         else:
-            self.hold(first(group[-1]))
             self.alive_bytes += self.profile.group_bytes
             self.unwind(group[-1])
         for child in reversed(group[:-1]):
             self.unwind(child)
 
     def last_of_group(self, index: int) -> None:
-        """Recompute that stops early, with its backward: profiled as one."""
+        """Recompute that stops early, with its backward: profiled as one, its input aside."""
         block = self.profile.blocks[index]
+        if not block.keeps_input:
+            self.drop(index)
         self.visit(block.recompute_working_bytes, f"recompute {index}")
+        if block.keeps_input:
+            self.drop(index)
         self.recompute_flops += block.last_recompute_flops
         self.pass_gradient(index)
 

@@ -280,7 +280,7 @@ def _assemble(
     at_end = at_tail - handed_on * (not tail_keeps_input)
     begin = f"backward {last - 1}"
     tail_saved_bytes = normal.at(done).alive_bytes - at_end
-    before_blocks = at_tail + blocks[-1].output_bytes - handed_on * (not tail_keeps_input)
+    before_blocks = at_tail - handed_on + blocks[-1].output_bytes  # its gradient in its place
     return ChainProfile(
         blocks=blocks,
         input_bytes=input_bytes,

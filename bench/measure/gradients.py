@@ -106,25 +106,32 @@ def compare(reference: Outcome, outcome: Outcome) -> Comparison:
     }
     missing = [name for name, (_, g) in pairs.items() if g is None]
     both = {name: (g0, g) for name, (g0, g) in pairs.items() if g is not None}
-    finite = {n: (g0, g) for n, (g0, g) in both.items() if g.isfinite().all()}
-    broken = [n for n in both if n not in finite and both[n][0].isfinite().all()]
+    sound = {n: pair for n, pair in both.items() if pair[0].isfinite().all()}
+    finite = {n: pair for n, pair in sound.items() if pair[1].isfinite().all()}
     rel_err, cosine = _errors(finite)
-    loss_equal = torch.equal(reference.loss, outcome.loss)
+    loss_equal = _same_bits(reference.loss, outcome.loss)
     return Comparison(
         bitwise_equal=loss_equal
         and not missing
-        and all(torch.equal(g0, g) for g0, g in both.values()),
+        and all(_same_bits(g0, g) for g0, g in both.values()),
         max_rel_err=rel_err,
         min_cosine=cosine,
         missing=missing,
-        not_finite=broken,
+        not_finite=[name for name in sound if name not in finite],
         loss_equal=loss_equal,
-        buffers_equal=all(torch.equal(b, outcome.buffers[n]) for n, b in reference.buffers.items()),
+        buffers_equal=all(_same_bits(b, outcome.buffers[n]) for n, b in reference.buffers.items()),
         random_state_equal=all(
             torch.equal(a, b)
             for a, b in zip(reference.random_state, outcome.random_state, strict=True)
         ),
     )
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Equal to the bit: a NaN is itself, and −0 is not 0."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
 
 
 def _errors(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[float, float]:
