@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import msgspec
 import typer
@@ -24,6 +24,9 @@ from bench.records import Record
 from bench.report import compare as comparison
 from bench.report import frame as frames
 from bench.report import regenerate, tables
+
+if TYPE_CHECKING:
+    from bench.cells import Cell
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -89,6 +92,12 @@ def run(  # noqa: PLR0917 - one parameter a flag
     precision: Annotated[str, typer.Option(help="fp32, bf16-autocast, fp16-gradscaler.")] = "fp32",
     optimizer: Annotated[str, typer.Option(help="none, sgd, adamw.")] = "none",
     seed: Annotated[int, typer.Option(help="Of the step's random numbers.")] = 0,
+    custom: Annotated[
+        list[str] | None, typer.Option("--sim", help="Of --device sim:custom: memory_gb=48.")
+    ] = None,
+    fit: Annotated[
+        str, typer.Option(help="batch or seq: find the largest that fits a simulated device.")
+    ] = "",
     memory_limit_mb: Annotated[
         int | None, typer.Option(help="Let a CPU cell allocate no more (MB = 10⁶ bytes).")
     ] = None,
@@ -109,7 +118,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
                 workload=workload,
                 options=chosen,
                 spec=spec,
-                device=device or devices.default(),
+                device=device_name(device, pairs(custom, "--sim")) or devices.default(),
                 precision=precision,
                 optimizer=optimizer,
                 rounds=0 if no_time else rounds,
@@ -119,6 +128,8 @@ def run(  # noqa: PLR0917 - one parameter a flag
         )
         for spec in cells.with_parameters(strategy, pairs(parameters, "--set"))
     ]
+    if fit:
+        wanted = [fitted(cell, fit) for cell in wanted]
     with reporter(len(wanted)) as progress:
         if results:
             found = sweep.run(wanted, results, progress, timeout_s=timeout)
@@ -137,7 +148,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
 
 @app.command()
 def sweep(
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    profile: Annotated[str, typer.Option(help="quick, full or simulated.")] = "quick",
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
     results: ResultsOption = records.RESULTS,
@@ -153,7 +164,8 @@ def sweep(
     with reporter(len(wanted)) as progress:
         found = sweep.run(wanted, results, progress, timeout_s=timeout)
     regenerate.regenerate(results, README if owns_readme(results) else None)
-    print_records([record for record in found if record.step_s], Format.md)
+    timed = [record for record in found if record.step_s]
+    print_records(timed or found, Format.md)
     finish(found)
 
 
@@ -221,6 +233,28 @@ def compare(
 def owns_readme(results: Path) -> bool:
     """Whether the README here shows these results."""
     return README.exists() and results.resolve() == records.RESULTS.resolve()
+
+
+def device_name(device: str, custom: dict[str, Any]) -> str:
+    """The device, with the figures of a custom one."""
+    if custom and device != "sim:custom":
+        raise ValueError(f"--sim describes --device sim:custom, not {device!r}")
+    figures = ", ".join(f"{name}={value!r}" for name, value in custom.items())
+    return f"{device}({figures})" if custom else device
+
+
+def fitted(cell: Cell, axis: str) -> Cell:
+    """The cell at the largest size that fits; as it is where nothing does or it cannot run."""
+    from bench.simulate.fit import STEP, Axis, largest, sized  # noqa: PLC0415 - imports torch
+    from strategies import Unsupported  # noqa: PLC0415
+
+    if axis not in STEP:
+        raise ValueError(f"--fit takes {' or '.join(STEP)}, not {axis!r}")
+    chosen = cast("Axis", axis)
+    try:
+        return largest(cell, chosen) or sized(cell, chosen, STEP[axis])
+    except Unsupported:
+        return cell
 
 
 def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:

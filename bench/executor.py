@@ -19,6 +19,7 @@ import torch
 from bench import worker
 from bench.cells import Cell
 from bench.records import Record, Status, decode
+from bench.simulate.errors import NeedsValueError
 from strategies import Unsupported
 
 TIMEOUT_S = 600.0
@@ -41,6 +42,9 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
     Args:
         cell: checked (`bench.cells.checked`).
         timeout_s: after which the process is killed and the status is ``timeout``.
+
+    Raises:
+        ValueError: the model cannot be simulated because it needs a tensor's value.
     """
     with tempfile.TemporaryDirectory(prefix="ckpt-bench-") as folder:
         log = Path(folder) / "log"
@@ -87,6 +91,8 @@ def _answer(receiver: Connection, timeout_s: float) -> Record | Ending:
     if not receiver.poll(timeout_s):
         raise TimeoutError
     kind, _, body = receiver.recv_bytes().partition(b"\n")
+    if kind == b"input":
+        raise ValueError(body.decode())
     return decode(body) if kind == b"record" else msgspec.json.decode(body, type=Ending)
 
 
@@ -148,6 +154,8 @@ def child(sender: Connection, cell_json: bytes, log: str) -> None:
         limit_memory(cell.memory_limit_bytes)
     try:
         message = b"record\n" + msgspec.json.encode(worker.measure(cell))
+    except NeedsValueError as error:
+        message = b"input\n" + str(error).encode()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this cell's result
         message = b"ending\n" + msgspec.json.encode(classify_error(error))
     sender.send_bytes(message)

@@ -80,6 +80,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     none_step_s: list[float] = []
     warmup_step_s: list[float] = []
     modelled_step_s: float | None = None
+    modelled_none_step_s: float | None = None
     # Compute.
     forward_flops: int | None = None
     step_flops: int | None = None

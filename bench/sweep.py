@@ -26,7 +26,15 @@ DEPTH_SERIES: dict[str, dict[str, Any]] = {
 }
 FULL_WORKLOADS = ("gpt-mini-dropout", "llama-mini", "vit-b16", "resnet50", "gpt2-small")
 
-PROFILES = ("quick", "full")
+SIMULATED_SERIES = (
+    ("gpt3-175b", "sim:h100-80gb", "fp16"),
+    ("gpt2-xl", "sim:rtx4090-24gb", "bf16-autocast"),
+    ("llama3-8b", "sim:a100-80gb", "bf16"),
+    ("llama3-70b", "sim:b200", "bf16"),
+    ("vit-h14", "sim:l4-24gb", "bf16-autocast"),
+)
+
+PROFILES = ("quick", "full", "simulated")
 
 
 def cells_of(profile: str, device: str) -> list[Cell]:
@@ -37,6 +45,9 @@ def cells_of(profile: str, device: str) -> list[Cell]:
     """
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+    if profile == "simulated":
+        cells = list(_simulated_cells())
+        return list({c.cell_id(): c for c in map(checked, cells)}.values())
     rounds = 5 if profile == "quick" else 15
     cells = [*_tradeoff("gpt-mini", device, rounds), *_tradeoff("mlp-chain", device, rounds)]
     cells += _depth_cells(device)
@@ -68,6 +79,13 @@ def _depth_cells(device: str) -> Iterator[Cell]:
             for spec in every_spec():
                 sized = {**options, "layers": layers}
                 yield Cell(workload=workload, options=sized, spec=spec, device=device, rounds=0)
+
+
+def _simulated_cells() -> Iterator[Cell]:
+    """Every strategy at sizes that no machine here could hold."""
+    for workload, device, precision in SIMULATED_SERIES:
+        for cell in _tradeoff(workload, device, 0):
+            yield msgspec.structs.replace(cell, precision=precision)
 
 
 def _precision_cells(device: str) -> Iterator[Cell]:

@@ -247,9 +247,25 @@ class _Bench:
         warmup = interleave(contenders, self.cell.warmup, self.step.device)
         seconds = interleave(contenders, self.cell.rounds, self.step.device)
         return {
+            **self._modelled(),
             "step_s": seconds["strategy"],
             "none_step_s": seconds["none"],
             "warmup_step_s": warmup["strategy"],
+        }
+
+    def _modelled(self) -> dict[str, Any]:
+        """What the roofline of this CPU says, to be judged by what was measured."""
+        if self.step.device.type != "cpu":
+            return {}
+        from bench.simulate import calibrate  # noqa: PLC0415 - untimed cells do without
+
+        options = dict(self.cell.options)
+        if "attention" in options:
+            options["attention"] = "math"
+        none = msgspec.structs.replace(self.cell, spec="none", options=options)
+        return {
+            "modelled_step_s": calibrate.modelled_cpu_step_s(self.cell),
+            "modelled_none_step_s": calibrate.modelled_cpu_step_s(none),
         }
 
     def _reference_step(self) -> TrainingStep:

@@ -68,7 +68,8 @@ def saved_over_none(record: Record, none: Record | None) -> float | None:
 
 def modelled_step_over_none(record: Record, none: Record | None) -> float | None:
     """Step time over that of `none`, both as the device's model estimates them."""
-    return over(record.modelled_step_s, none.modelled_step_s if none else None)
+    other = none.modelled_step_s if none else None
+    return over(record.modelled_step_s, record.modelled_none_step_s or other)
 
 
 def recompute_of_step(record: Record, none: Record | None) -> float | None:  # noqa: ARG001

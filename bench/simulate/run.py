@@ -19,6 +19,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 import strategies
 from bench.cells import Cell
 from bench.simulate import accelerators, allocator, semantics
+from bench.simulate.errors import NeedsValueError
 from bench.simulate.peak import describe_peak
 from bench.simulate.roofline import Transfer, step_time
 from bench.simulate.tracer import Parts, Trace, Tracer, trace
@@ -117,7 +118,7 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
 
     Raises:
         Unsupported: the strategy cannot run on this workload.
-        ValueError: the model needs a tensor's value; names the line.
+        NeedsValueError: the model needs a tensor's value; names the line.
     """
     mode = FakeTensorMode()
     try:
@@ -125,7 +126,7 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         with mode:
             return _traced(cell.make_strategy(), step, as_cuda=as_cuda)
     except _VALUE_NEEDED as error:
-        raise ValueError(
+        raise NeedsValueError(
             f"{user_line(error)}: the model needs the value of a tensor, and a simulated tensor"
             " has none; take .item() and branches on values out of the forward pass"
         ) from error
@@ -187,30 +188,42 @@ def simulate(cell: Cell) -> dict[str, Any]:
     """Record fields of a simulated cell."""
     device = accelerators.get(cell.device)
     made = trace_cell(cell)
-    peaks = allocator.replay((e.life, e.delta_bytes) for e in made.trace.events)
     fields = _fields(made)
-    fields |= describe_peak(made.trace, [n for n in made.chain.names])
-    fields["peak_allocated_bytes"] = peaks.peak_allocated_bytes
-    fields["peak_reserved_bytes"] = peaks.peak_reserved_bytes
+    fields |= describe_peak(made.trace, made.chain.names)
     timed = step_time(made.trace.work, made.trace.transfers, device, prefetch=True)
     fields["modelled_step_s"] = timed.step_s
-    return fields | _verdict(made, peaks.peak_reserved_bytes, device)
-
-
-def _verdict(
-    made: Simulation, peak_reserved_bytes: int, device: accelerators.Accelerator
-) -> dict[str, Any]:
+    fields |= fit_in(made.trace, device.memory_bytes)
     if made.missing:
-        return {"status": "mismatch", "reason": f"no gradient for {', '.join(made.missing)}"}
-    missing_bytes = peak_reserved_bytes - device.memory_bytes
-    if missing_bytes <= 0:
-        return {"status": "ok"}
-    gb = 1e9
-    reason = (
-        f"needs {peak_reserved_bytes / gb:.1f} GB of {device.memory_bytes / gb:.1f} GB:"
-        f" {missing_bytes / gb:.1f} GB missing"
-    )
-    return {"status": "oom", "reason": reason}
+        fields |= {"status": "mismatch", "reason": f"no gradient for {', '.join(made.missing)}"}
+    return fields
+
+
+def fit_in(made: Trace, memory_bytes: int) -> dict[str, Any]:
+    """Record fields of the caching allocator: status, reason, peaks.
+
+    A step that does not fit is replayed without a limit, to say how much is missing: the real
+    allocator gives its cache back before it gives up, so only what it could not give back counts.
+    """
+    events = [(event.life, event.delta_bytes) for event in made.events]
+    peak_bytes = max(made.alive_bytes(GRANULE_BYTES))
+    try:
+        peaks = allocator.replay(events, memory_bytes)
+    except allocator.OutOfMemoryError as error:
+        peaks = allocator.replay(events)
+        missing_bytes = max(peak_bytes - memory_bytes, error.missing_bytes)
+        reason = (
+            f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
+            f" {missing_bytes / 1e9:.2f} GB missing"
+        )
+        return _allocator_fields(peak_bytes, peaks) | {"status": "oom", "reason": reason}
+    return _allocator_fields(peak_bytes, peaks) | {"status": "ok"}
+
+
+def _allocator_fields(peak_bytes: int, peaks: allocator.AllocatorPeaks) -> dict[str, Any]:
+    return {
+        "peak_allocated_bytes": peak_bytes,
+        "peak_reserved_bytes": peaks.peak_reserved_bytes,
+    }
 
 
 def _fields(made: Simulation) -> dict[str, Any]:

@@ -25,37 +25,13 @@ _HALF = (torch.float16, torch.bfloat16)
 
 # torch.amp's documentation, "CUDA Ops that can autocast to float32"; the CPU autocasts fewer.
 AUTOCAST_TO_FP32 = frozenset(
-    [
-        "binary_cross_entropy_with_logits",
-        "cosine_similarity",
-        "cross_entropy",
-        "cumprod",
-        "cumsum",
-        "exp",
-        "expm1",
-        "group_norm",
-        "kl_div",
-        "l1_loss",
-        "layer_norm",
-        "log",
-        "log10",
-        "log1p",
-        "log2",
-        "log_softmax",
-        "mse_loss",
-        "nll_loss",
-        "norm",
-        "normalize",
-        "pow",
-        "prod",
-        "reciprocal",
-        "rsqrt",
-        "smooth_l1_loss",
-        "softmax",
-        "softmin",
-        "softplus",
-        "sum",
-    ]
+    {
+        *("binary_cross_entropy_with_logits", "cosine_similarity", "cross_entropy", "cumprod"),
+        *("cumsum", "exp", "expm1", "group_norm", "kl_div", "l1_loss", "layer_norm", "log"),
+        *("log10", "log1p", "log2", "log_softmax", "mse_loss", "nll_loss", "norm", "normalize"),
+        *("pow", "prod", "reciprocal", "rsqrt", "smooth_l1_loss", "softmax", "softmin"),
+        *("softplus", "sum"),
+    }
 )
 
 

@@ -74,7 +74,8 @@ class MlpChain(Workload):
         Not ``F.mse_loss``: on a CPU its result keeps the memory of the unreduced losses.
         """
         inputs, target = batch
-        return (model(inputs) - target).square().mean()
+        distance: Tensor = model(inputs) - target
+        return distance.square().mean()
 
 
 WORKLOADS: tuple[Workload, ...] = (

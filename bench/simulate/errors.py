@@ -1,0 +1,7 @@
+"""What can be wrong with a model that is to be simulated."""
+
+from __future__ import annotations
+
+
+class NeedsValueError(ValueError):
+    """The model branches on a tensor's value, or calls ``.item()``; the message names the line."""

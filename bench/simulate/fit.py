@@ -1,0 +1,70 @@
+"""The largest batch, or sequence, that fits a simulated device: doubling, then bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from bench.cells import Cell
+from bench.simulate import accelerators
+from bench.simulate.run import fit_in, trace_cell
+
+Axis = Literal["batch", "seq"]
+
+# A sequence is searched in steps that tensor cores like; a batch in ones.
+STEP: dict[str, int] = {"batch": 1, "seq": 64}
+LIMIT = 2**20
+
+
+def largest(cell: Cell, axis: Axis) -> Cell | None:
+    """The cell with the largest ``axis`` that fits its simulated device.
+
+    Args:
+        cell: checked, simulated.
+        axis: ``batch`` or ``seq``, the latter in multiples of 64.
+
+    Returns:
+        The cell with that option set; ``None`` if even the smallest does not fit.
+
+    Raises:
+        ValueError: the workload has no such option, or the device is real.
+        strategies.Unsupported: the strategy cannot run on this workload.
+    """
+    if not cell.simulated:
+        raise ValueError(f"what fits is searched on simulated devices only, not on {cell.device}")
+    if axis not in cell.make_workload().option_names():
+        raise ValueError(f"workload {cell.workload!r} has no option {axis!r}")
+    memory_bytes = accelerators.get(cell.device).memory_bytes
+
+    def fits(steps: int) -> bool:
+        probe = sized(cell, axis, steps * STEP[axis])
+        return bool(fit_in(trace_cell(probe).trace, memory_bytes)["status"] == "ok")
+
+    found = bisect(fits, LIMIT // STEP[axis])
+    return sized(cell, axis, found * STEP[axis]) if found else None
+
+
+def sized(cell: Cell, axis: Axis, value: int) -> Cell:
+    """The cell with one size set; learned positions grow with the sequence."""
+    options = {**cell.options, axis: value}
+    known = cell.make_workload().options()
+    if axis == "seq" and known.get("positions", value) < value:
+        options["positions"] = value
+    return msgspec.structs.replace(cell, options=options)
+
+
+def bisect(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest n ≤ ``limit`` with ``fits(n)``, 0 if not even 1 does.
+
+    Assumes that whatever fits, smaller fits too. Calls ``fits`` about 2·log₂ n times.
+    """
+    low, high = 0, 1
+    while high <= limit and fits(high):
+        low, high = high, 2 * high
+    high = min(high, limit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
