@@ -103,14 +103,18 @@ def apply(
     if reason:
         raise Unsupported(f"{chosen.spec()}: {reason}")
     chain = find_chain(model, blocks)
+    plan, storage = plans.split(chosen.plan(chain), chain.borders), chosen.storage()
+    notes = list(chosen.notes(chain))
+    if storage and all(isinstance(node, int) for node in plan):
+        notes.append(f"the plan keeps no boundaries apart, so nothing rests as {storage}")
     applied = Applied(
         model=model,
         strategy=chosen,
         chain=chain,
-        plan=plans.split(chosen.plan(chain), chain.borders),
-        storage=chosen.storage(),
+        plan=plan,
+        storage=storage,
         attention_kernel=chosen.attention_kernel(model),
-        notes=tuple(chosen.notes(chain)),
+        notes=notes,
     )
     _install(applied)
     model.__dict__[_MARK] = applied

@@ -101,8 +101,9 @@ def _written(value: Any) -> str:
     if not isinstance(value, str):
         return repr(value)
     try:
-        bare = isinstance(ast.parse(value, mode="eval").body, (ast.Name, ast.Call))
-    except SyntaxError:
+        tree = ast.parse(value, mode="eval").body
+        bare = isinstance(tree, (ast.Name, ast.Call)) and ast.unparse(tree) == value
+    except (SyntaxError, ValueError):
         bare = False
     return value if bare else repr(value)
 

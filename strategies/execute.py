@@ -12,7 +12,6 @@ copied with ``copy.deepcopy``.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -22,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from strategies import plan as plans
@@ -59,14 +58,48 @@ class FrozenStatistics:
             norm._buffers[name] = buffer
 
 
+class WatchedBuffers:
+    """Refuses modules whose forward changes buffers in place, other than running statistics.
+
+    Spectral norm, for one: recompute would see other weights than forward, and change them again.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+        self.seen: list[tuple[nn.Module, str, Tensor, int]] = []
+
+    def __enter__(self) -> None:
+        """Remember versions."""
+        for module in (m for root in self.modules for m in root.modules() if m._buffers):
+            if module.training and not isinstance(module, _NormBase):
+                self.seen += [
+                    (module, name, buffer, buffer._version)
+                    for name, buffer in module._buffers.items()
+                    if buffer is not None and not buffer.is_inference()
+                ]
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Compare them.
+
+        Raises:
+            Unsupported: one is another.
+        """
+        for module, name, buffer, version in self.seen:
+            if kind is None and buffer._version != version:
+                raise Unsupported(
+                    f"{type(module).__name__} changes its buffer {name!r} in forward; recompute"
+                    " would do so again and find it changed"
+                )
+
+
 class _Contexts:
-    """``context_fn`` of a checkpoint: nothing in forward, frozen statistics in recompute."""
+    """``context_fn`` of a checkpoint: watched buffers in forward, frozen ones in recompute."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = modules
 
     def __call__(self) -> tuple[Any, Any]:
-        return contextlib.nullcontext(), FrozenStatistics(self.modules)
+        return WatchedBuffers(self.modules), FrozenStatistics(self.modules)
 
 
 def recompute(
@@ -131,8 +164,21 @@ def recompute_stored(
     """`recompute`, with the boundary kept by ``storage`` between forward and backward."""
     if storage is None or not torch.is_grad_enabled():
         return recompute(call, modules, given.args, given.kwargs)
-    with storage.keep(given.args[:1]):
-        return recompute(call, modules, given.args, given.kwargs)
+    parts, spec = tree_flatten(given.args[:1])
+    call = _Gathered(call, len(parts), spec)
+    with storage.keep(parts):
+        return recompute(call, modules, (*parts, *given.args[1:]), given.kwargs)
+
+
+class _Gathered:
+    """Puts a boundary of several tensors together again: a hook reaches none inside a tuple."""
+
+    def __init__(self, call: Callable[..., Any], count: int, spec: TreeSpec) -> None:
+        self.call, self.count, self.spec = call, count, spec
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        boundary = tree_unflatten(args[: self.count], self.spec)
+        return self.call(*boundary, *args[self.count :], **kwargs)
 
 
 class CheckpointedForward:
@@ -369,7 +415,9 @@ def _same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
-        return not (one.requires_grad or other.requires_grad) and torch.equal(one, other)
+        alike = (one.dtype, one.device) == (other.dtype, other.device)
+        graph = one.requires_grad or other.requires_grad
+        return alike and not graph and torch.equal(one, other)
     if isinstance(one, (tuple, list)):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, dict):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -117,7 +117,7 @@ class RestoreImplementation(Undo):
 
 
 class _FlashAttn(TorchFunctionMode):
-    """Sends scaled dot-product attention [B, H, T, D] to the flash-attn package [B, T, H, D]."""
+    """Sends scaled dot-product attention to the flash-attn package."""
 
     def __torch_function__(
         self,
@@ -126,22 +126,39 @@ class _FlashAttn(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Everything else, and masked attention, passes."""
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or kwargs.get("attn_mask") is not None:
-            return func(*args, **kwargs)
-        from flash_attn import flash_attn_func  # noqa: PLC0415 - optional, and checked before
+        """Everything else passes."""
+        attend = _attend if func is F.scaled_dot_product_attention else func
+        return attend(*args, **(kwargs or {}))
 
-        query, key, value = (t.transpose(1, 2) for t in args[:3])
-        out = flash_attn_func(
-            query,
-            key,
-            value,
-            dropout_p=kwargs.get("dropout_p", 0.0),
-            softmax_scale=kwargs.get("scale"),
-            causal=kwargs.get("is_causal", False),
+
+def _attend(  # noqa: PLR0917 - the signature is PyTorch's
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **others: Any,
+) -> Tensor:
+    """What the package can do, [B, H, T, D] as its [B, T, H, D]; PyTorch does the rest.
+
+    It knows no masks and no single precision, and its causal triangle ends at the last key.
+    """
+    triangle = is_causal and query.shape[-2] != key.shape[-2]
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if attn_mask is not None or triangle or not half or query.dim() != 4:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, **others
         )
-        return out.transpose(1, 2)
+    from flash_attn import flash_attn_func  # noqa: PLC0415 - optional, and checked before
+
+    out: Tensor = flash_attn_func(
+        *(t.transpose(1, 2) for t in (query, key, value)),
+        dropout_p=dropout_p,
+        softmax_scale=others.get("scale"),
+        causal=is_causal,
+    )
+    return out.transpose(1, 2)
 
 
 class _WithFlashAttn:

@@ -18,8 +18,11 @@ from strategies.execute import checkpoint_module, recompute, replace_forward
 
 VARIANTS = ("textbook", "attention_core")
 
-_ATTENTION = re.compile(r"^(self_?)?(attn|attention)(ion)?(_?\d+)?$|attention$", re.IGNORECASE)
-_FFN = re.compile(r"^(mlp|ffn|ff|feed_?forward)(_?\d+)?$|(mlp|feed_?forward)$", re.IGNORECASE)
+_NO_NORM = r"(?<!norm_)(?<!ln_)"
+_ATTENTION = re.compile(rf"^(self_?)?(attn|attention)(_?\d+)?$|{_NO_NORM}attention$", re.IGNORECASE)
+_FFN = re.compile(
+    rf"^(mlp|ffn|ff|feed_?forward)(_?\d+)?$|{_NO_NORM}(mlp|feed_?forward)$", re.IGNORECASE
+)
 _CORE = re.compile(r"^(attention)?_?core$|core_?attention|dot_?product_?attention", re.IGNORECASE)
 
 

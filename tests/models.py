@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -595,9 +596,16 @@ class Case:
         if isinstance(strategy, Selective):
             unseen = [None, "hidden"] if strategy.variant == "attention_core" else [None]
             return self.attention in unseen
-        chain = strategies.find_chain(self.model())
+        if self.shares:
+            return False
+        chain = _chain(self)
         plan = plans.split(strategy.plan(chain), chain.borders)
-        return not self.shares and any(len(list(plans.leaves(node))) > 1 for node in plan)
+        return any(len(list(plans.leaves(node))) > 1 for node in plan)
+
+
+@functools.cache
+def _chain(case: Case) -> strategies.Chain:
+    return strategies.find_chain(case.model())
 
 
 def _text(build: Callable[[], nn.Module], attention: str = "sdpa") -> Case:

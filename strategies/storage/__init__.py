@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,13 +27,13 @@ class Storage:
         return f"{self.codec.name} on {self.tier.name}"
 
     @contextlib.contextmanager
-    def keep(self, boundary: Any) -> Iterator[None]:
+    def keep(self, boundary: Sequence[Any]) -> Iterator[None]:
         """While active, tensors that autograd saves and that share ``boundary``'s memory rest here.
 
         Other saved tensors (a mask, rotary tables) are shared by every block; moving them would
         only make copies.
         """
-        kept = {tensor.untyped_storage()._cdata for tensor in _tensors(boundary)}
+        kept = {t.untyped_storage()._cdata for t in boundary if isinstance(t, Tensor)}
 
         def pack(tensor: Tensor) -> Any:
             known = tensor.untyped_storage()._cdata in kept
@@ -72,9 +72,3 @@ class Stored:
 
 def _restore(packed: Any) -> Tensor:
     return packed.restore() if isinstance(packed, Stored) else packed
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [t for t in value if isinstance(t, Tensor)] if isinstance(value, (tuple, list)) else []

@@ -153,7 +153,7 @@ class Grouped(Codec):
         return padded * self.bits_per_value() < tensor.numel() * 8 * tensor.element_size()
 
     def compress(self, tensor: Tensor) -> Encoded:
-        """Quantise; the last group is padded with zeros. A group that is not finite becomes NaN."""
+        """Quantise; the last group is padded with zeros. NaN or infinity spoils all of a group."""
         flat = tensor.flatten().to(_wide(tensor.dtype))
         rows = torch.nn.functional.pad(flat, (0, -flat.numel() % self.group)).view(-1, self.group)
         scale = (rows.abs().amax(dim=1, keepdim=True) / self.levels).float()

@@ -1,0 +1,165 @@
+"""Discovery: which modules of a model are its blocks."""
+
+import pytest
+from models import BLOCKS, CASES, WIDTH, Block, ConvBlock, Loop, Shared, Small, Stage
+from torch import nn
+
+import strategies
+from strategies import Unsupported, find_chain
+
+
+class Holder(nn.Module):
+    """Holds what it is given."""
+
+    def __init__(self, **modules):
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+
+def linear(width=WIDTH):
+    return nn.Linear(width, width)
+
+
+PATHS = {
+    "gpt": ["h"],
+    "wrapped": ["inner.model.h"],
+    "encoder": ["encoder.layers"],
+    "resnet": ["layer1", "layer2", "layer3"],
+    "sequential": [""],
+    "unlike": [""],
+    "norms": ["blocks"],
+    "shared": ["h"],
+    "pair-sequential": ["stages"],
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_where_the_blocks_are(name):
+    model = CASES[name].model()
+    chain = find_chain(model)
+    assert list(chain.paths) == PATHS[name]
+    for path, container in zip(chain.paths, chain.containers, strict=True):
+        assert model.get_submodule(path) is container
+    for block_name, block in zip(chain.names, chain.blocks, strict=True):
+        assert model.get_submodule(block_name) is block
+    assert len(chain) == sum(len(container) for container in chain.containers)
+    assert find_chain(model, list(chain.paths) if chain.paths != ("",) else None) == chain
+
+
+def test_stages_have_borders():
+    chain = find_chain(CASES["resnet"].model())
+    assert chain.borders == (3, 6)
+    assert chain.names[2:4] == ("layer1.2", "layer2.0")
+    assert {type(block) for block in chain.blocks} == {ConvBlock}
+    assert find_chain(CASES["gpt"].model()).borders == ()
+
+
+def test_a_block_that_repeats_is_counted_at_every_position():
+    chain = find_chain(Shared())
+    assert len(chain) == BLOCKS
+    assert len({id(block) for block in chain.blocks}) == 1
+    assert chain.names == tuple(f"h.{i}" for i in range(BLOCKS))
+
+
+def test_stages_within_a_list():
+    stages = nn.ModuleList([nn.Sequential(*[ConvBlock(4) for _ in range(n)]) for n in (2, 1, 3)])
+    chain = find_chain(Holder(stem=nn.Conv2d(3, 4, 1), stages=stages))
+    assert chain.paths == ("stages.0", "stages.1", "stages.2")
+    assert chain.borders == (2, 3)
+
+
+def test_the_largest_kind_of_block_wins():
+    model = Holder(
+        small=nn.ModuleList([nn.Linear(2, 2) for _ in range(9)]),
+        large=nn.ModuleList([Block(), Block()]),
+        also=nn.Sequential(Block(), Block(), Block()),
+    )
+    assert find_chain(model).paths == ("large", "also")
+
+
+def test_blocks_win_over_what_is_inside_them():
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList([linear(), linear(), linear()])
+
+    assert find_chain(Holder(h=nn.ModuleList([Deep(), Deep()]))).paths == ("h",)
+
+
+def test_sequentials_of_sequentials():
+    model = nn.Sequential(
+        nn.Sequential(linear(), nn.ReLU()), nn.Sequential(linear(), nn.ReLU()), linear()
+    )
+    assert find_chain(model).names == ("0", "1", "2")
+
+
+def test_empty_places_are_no_blocks():
+    model = Loop()
+    model.h._modules["2"] = None
+    chain = find_chain(model)
+    assert chain.names == ("h.0", "h.1", "h.3", "h.4")
+    assert None not in chain.blocks
+
+
+def test_containers_that_are_named():
+    model = Holder(a=nn.ModuleList([Small(), Stage()]), b=nn.Sequential(linear(), linear()))
+    chain = find_chain(model, "b")
+    assert chain.names == ("b.0", "b.1")
+    chain = find_chain(model, " b, a ")
+    assert chain.paths == ("b", "a")
+    assert chain.borders == (2,)
+    assert chain == find_chain(model, ["b", "a"])
+    assert strategies.apply(model, "every_layer", blocks="a").chain.names == ("a.0", "a.1")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ("nothing", r"no module 'nothing'; blocks may be 'a', 'b'"),
+        ("a,nothing", r"no module 'nothing'"),
+        ("a.0", r"'a.0' is a Small, not a filled ModuleList or Sequential; blocks may be 'a', 'b'"),
+        ("empty", r"'empty' is a ModuleList, not a filled"),
+    ],
+)
+def test_names_of_no_container(blocks, message):
+    model = Holder(
+        a=nn.ModuleList([Small(), Stage()]),
+        b=nn.Sequential(linear(), linear()),
+        empty=nn.ModuleList(),
+    )
+    with pytest.raises(ValueError, match=message):
+        find_chain(model, blocks)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        linear(),
+        Holder(h=nn.ModuleList([linear()])),
+        Holder(h=nn.Sequential(nn.ReLU(), nn.ReLU())),
+        Holder(h=nn.ModuleList()),
+        Holder(h=nn.ModuleDict({"0": linear(), "1": linear()})),
+    ],
+)
+def test_models_without_blocks(model):
+    with pytest.raises(Unsupported, match=r"no chain of blocks found.*blocks='path.to.container'"):
+        find_chain(model)
+    with pytest.raises(Unsupported, match="no chain of blocks"):
+        strategies.apply(model, "none")
+
+
+def test_a_model_without_containers_says_so():
+    with pytest.raises(ValueError, match="it holds no ModuleList or Sequential"):
+        find_chain(linear(), "h")
+
+
+def test_one_block_can_be_named():
+    chain = find_chain(Holder(h=nn.ModuleList([linear()])), "h")
+    assert len(chain) == 1
+
+
+def test_a_chain_does_not_change():
+    chain = find_chain(CASES["gpt"].model())
+    with pytest.raises(AttributeError):
+        chain.blocks = ()

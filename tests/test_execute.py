@@ -1,0 +1,637 @@
+"""The executor: any plan, on any container, runs what it says and nothing else."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import (
+    BLOCKS,
+    CASES,
+    WIDTH,
+    Halved,
+    LeftEarly,
+    Loop,
+    NormBlock,
+    Shared,
+    Skipping,
+    Small,
+    Stage,
+    assert_same,
+    chain_of,
+    counted,
+    nested_plans,
+    seed,
+    step,
+)
+from torch import nn
+
+import strategies
+from strategies import Unsupported, execute
+from strategies import plan as plans
+
+ROWS = torch.linspace(-2, 2, 3 * WIDTH).view(3, WIDTH)
+
+
+def undo(undos):
+    while undos:
+        undos.pop()()
+
+
+def check_plan(model, plan):
+    """Same step as without a plan, and as many forwards as the plan says."""
+    chain = strategies.find_chain(model)
+    wanted = step(copy.deepcopy(model), ROWS)
+    undos = execute.install(chain, plan)
+    with counted(chain.blocks) as counts:
+        found = step(model, ROWS)
+    undo(undos)
+    assert_same(found, wanted)
+    assert counts == plans.forward_counts(plans.split(plan, chain.borders), len(chain))
+
+
+# Counts.
+
+
+@pytest.mark.parametrize("n_blocks", range(2, 18))
+@pytest.mark.parametrize(
+    "spec", ["none", "every_layer", "every_k(k=2)", "every_k(k=4)", "every_k(k=8)", "sqrt"]
+)
+def test_forwards_of_each_block(spec, n_blocks):
+    model = chain_of(n_blocks)
+    with strategies.apply(model, spec) as applied, counted(list(model)) as counts:
+        step(model, ROWS)
+        assert counts == plans.forward_counts(applied.plan, n_blocks)
+        assert sum(counts) <= 2 * n_blocks
+    if spec == "sqrt" and n_blocks == 16:
+        assert counts == [2] * 12 + [1] * 4
+    if spec == "every_layer":
+        assert counts == [2] * n_blocks
+
+
+def test_one_block():
+    model = nn.ModuleList([Stage()])
+    chain = strategies.Chain((model,), ("",), (model[0],), ("0",), ())
+    for spec, count in (("every_layer", 2), ("every_k(k=2)", 2), ("sqrt", 1), ("none", 1)):
+        undos = execute.install(chain, strategies.get(spec).plan(chain))
+        with counted(list(chain.blocks)) as counts:
+            chain.blocks[0](ROWS).sum().backward()
+        undo(undos)
+        assert counts == [count]
+
+
+@settings(deadline=None)
+@given(st.integers(2, 8).flatmap(lambda n: nested_plans(0, n)))
+def test_any_plan_of_a_sequential(plan):
+    n_blocks = len(list(plans.leaves(plan)))
+    check_plan(chain_of(n_blocks, Small), plan)
+
+
+@settings(deadline=None, max_examples=50)
+@given(nested_plans(0, BLOCKS))
+def test_any_plan_of_a_list(plan):
+    seed(0)
+    check_plan(Loop(), plan)
+
+
+@settings(deadline=None, max_examples=50)
+@given(nested_plans(0, 4))
+def test_any_plan_updates_running_statistics_once(plan):
+    model = chain_of(4, NormBlock)
+    check_plan(model, plan)
+    assert all(block.norm.num_batches_tracked == 1 for block in model)
+
+
+@settings(deadline=None, max_examples=30)
+@given(nested_plans(0, BLOCKS))
+def test_any_plan_of_a_block_that_repeats(plan):
+    seed(0)
+    model = Shared()
+    block = model.h[0]
+    wanted = step(copy.deepcopy(model), ROWS)
+    undos = execute.install(strategies.find_chain(model), plan)
+    with counted([block]) as counts:
+        found = step(model, ROWS)
+    undo(undos)
+    assert_same(found, wanted)
+    assert counts == [sum(plans.forward_counts(plan, BLOCKS))]
+
+
+class Two(nn.Module):
+    """Two lists with something between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.ModuleList([Small() for _ in range(3)])
+        self.b = nn.ModuleList([Small() for _ in range(3)])
+
+    def forward(self, x):
+        for block in self.a:
+            x = block(x)
+        x = x * 0.5
+        for block in self.b:
+            x = block(x)
+        return x
+
+
+@settings(deadline=None, max_examples=50)
+@given(nested_plans(0, 6))
+def test_any_plan_is_cut_between_containers(plan):
+    seed(0)
+    check_plan(Two(), plan)
+
+
+def test_a_plan_must_fit_the_chain():
+    chain = strategies.find_chain(chain_of(3))
+    with pytest.raises(ValueError, match="blocks 0 to 2 once each"):
+        execute.install(chain, (0, 1))
+
+
+# What a model may do with its blocks.
+
+
+def test_a_container_stays_what_it_is():
+    model = Loop()
+    blocks = list(model.h)
+    text = repr(model.h)
+    with strategies.apply(model, "every_k(k=2)"):
+        assert isinstance(model.h, nn.ModuleList)
+        assert len(model.h) == len(list(model.h)) == BLOCKS
+        assert list(model.h.children()) == blocks
+        assert repr(model.h) == text.replace("ModuleList", "SegmentedModuleList", 1)
+        assert model.h[0].linear is blocks[0].linear
+        assert model.h[-1].drop is blocks[-1].drop
+        assert not hasattr(model.h[1], "nothing")
+        with pytest.raises(IndexError):
+            model.h[BLOCKS]
+        with pytest.raises(AttributeError, match="nothing"):
+            _ = model.h[1].nothing
+    assert type(model.h) is nn.ModuleList
+    assert list(model.h) == blocks
+
+
+def test_blocks_that_are_kept_are_given_out_as_they_are():
+    model = Loop()
+    blocks = list(model.h)
+    undos = execute.install(strategies.find_chain(model), (0, (1, 2), 3, (4,)))
+    assert model.h[0] is blocks[0]
+    assert model.h[3] is blocks[3]
+    assert model.h[1] is not blocks[1]
+    undo(undos)
+
+
+def test_groups_of_one_leave_the_container_alone():
+    model = Loop()
+    with strategies.apply(model, "every_layer"):
+        assert type(model.h) is nn.ModuleList
+        assert all("forward" in vars(block) for block in model.h)
+    assert not any("forward" in vars(block) for block in model.h)
+
+
+def test_a_forward_of_the_instance_is_kept_and_put_back():
+    model = Loop()
+    called = []
+
+    def forward(x):
+        called.append(x)
+        return x * 2
+
+    model.h[2].forward = forward
+    wanted = step(model, ROWS)
+    called.clear()
+    with strategies.apply(model, "every_layer"):
+        assert_same(step(model, ROWS), wanted)
+    assert len(called) == 1  # it saves nothing, so recompute has stopped before it
+    assert model.h[2].forward is forward
+
+
+@pytest.mark.parametrize(("spec", "runs"), [("every_layer", 1), ("every_k(k=2)", 2)])
+def test_hooks_of_a_block_see_its_own_tensors(spec, runs):
+    model, seen = Loop(), {}
+    for index, block in enumerate(model.h):
+        block.register_forward_hook(
+            lambda _, __, output, index=index: seen.setdefault(index, []).append(output.detach())
+        )
+    step(model, ROWS)
+    wanted, seen = dict(seen), {}
+    strategies.apply(model, spec)
+    seed(2)
+    loss = model(ROWS).sum()
+    assert seen.keys() == wanted.keys()
+    for index, (output,) in seen.items():
+        assert torch.equal(output, wanted[index][0])
+    loss.backward()
+    # A group's blocks run again; the last stops before its hook.
+    assert [len(seen[index]) for index in range(BLOCKS - 1)] == [runs, 1, runs, 1]
+
+
+def test_parts_of_a_list():
+    seed(0)
+    model, reference = Halved(), copy.deepcopy(CASES["loop"].model())
+    reference.load_state_dict(model.state_dict())
+    wanted = step(reference, ROWS)
+    for text in ("[0 1 2] [3 4]", "[0 1] [2] 3 [4]"):
+        undos = execute.install(strategies.find_chain(model), plans.parse(text))
+        assert_same(step(model, ROWS), wanted)
+        undo(undos)
+    # Nothing happens between the parts, so even a group across them may run.
+    undos = execute.install(strategies.find_chain(model), plans.parse("[0 1] [2 3] 4"))
+    assert_same(step(model, ROWS), wanted)
+
+
+class Parts(nn.Module):
+    """Runs the two halves of a Sequential one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = chain_of(4)
+
+    def forward(self, x):
+        return self.blocks[2:](self.blocks[:2](x))
+
+
+def test_parts_of_a_sequential():
+    model = Parts()
+    wanted = step(model, ROWS)
+    with strategies.apply(model, "every_layer"):
+        assert_same(step(model, ROWS), wanted)
+    with (
+        strategies.apply(model, "every_k(k=2)"),
+        pytest.raises(Unsupported, match="takes a part of its blocks"),
+    ):
+        model(ROWS)
+
+
+REFUSED = {
+    "pairs-unpacked": "computes with the output",
+    "pairs-indexed": "reads more than the first value",
+    "pairs-perhaps": "gets several values from each",
+    "first-row": "takes a part of what each returns",
+    "scaled": "computes with the output",
+    "activated": "computes with the output",
+    "method": "computes with the output",
+    "zipped": "calls each with other arguments",
+    "collected": "computes with the output",
+    "reversed": "does not pass the output of one straight to the next",
+}
+
+
+def test_every_refusal_has_a_reason():
+    assert REFUSED.keys() == {name for name, case in CASES.items() if not case.shares}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_group_refuses_a_model_that_does_more_than_run_it(name):
+    case = CASES[name]
+    model = case.model()
+    strategies.apply(model, "every_k(k=5)")
+    with pytest.raises(Unsupported, match=REFUSED[name]) as caught:
+        step(model, case.input())
+    assert "[0 1 2 3 4]" in str(caught.value)
+    assert "use every_layer" in str(caught.value)
+    strategies.undo(model)
+    strategies.apply(model, "every_layer")
+    assert_same(step(model, case.input()), step(case.model(), case.input()))
+
+
+def test_a_block_left_out_of_a_group():
+    model = Skipping()
+    with (
+        strategies.apply(model, "every_k(k=3)"),
+        pytest.raises(Unsupported, match=r"\[0 1 2\].*straight to the next"),
+    ):
+        model(ROWS)
+    undos = execute.install(strategies.find_chain(model), ((0,), (1,), (2, 3, 4)))
+    wanted = step(copy.deepcopy(CASES["loop"].model()), ROWS)
+    found = step(model, ROWS)
+    assert found.gradients.keys() == wanted.gradients.keys()
+    assert found.gradients["h.1.linear.weight"] is None
+    undo(undos)
+
+
+def test_a_group_that_is_left_early():
+    model = LeftEarly()
+    wanted = step(model, ROWS)
+    with strategies.apply(model, "every_k(k=4)"):
+        assert_same(step(model, ROWS), wanted)
+    with strategies.apply(model, "every_k(k=5)"), pytest.raises(Unsupported, match="computes"):
+        step(model, ROWS)
+
+
+def test_mixed_use_of_pairs_is_refused():
+    model = CASES["pairs"].model()
+    strategies.apply(model, "every_k(k=3)")
+    first, second, third = list(model.h)[:3]
+    with pytest.raises(Unsupported, match="what some of them return"):
+        third(second(first(ROWS)[0]))
+    with pytest.raises(Unsupported, match="reads more than the first value"):
+        second(first(ROWS)[0][0])
+
+
+def test_a_gradient_switched_on_within_a_group_is_refused():
+    model = CASES["loop"].model()
+    strategies.apply(model, "every_k(k=2)")
+    first, second = list(model.h)[:2]
+    with torch.no_grad():
+        x = first(ROWS)
+    with pytest.raises(Unsupported, match="straight to the next"):
+        second(x)
+
+
+# How blocks are called.
+
+
+class Named(nn.Module):
+    """A block whose parameters are named as the machinery's own might be."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x, call=0.0, modules=0.0, debug=0.0, function=0.0, boundary=0.0, group=0.0):
+        return torch.tanh(self.linear(x)) + call + modules + debug + function + boundary + group
+
+
+class Calls(nn.Module):
+    """Calls its blocks as told."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.h = nn.ModuleList([block() for _ in range(4)])
+        self.positional, self.named, self.keyword = (), {}, None
+
+    def forward(self, x):
+        for block in self.h:
+            if self.keyword is None:
+                x = block(x, *self.positional, **self.named)
+            else:
+                x = block(**self.named, **{self.keyword: x})
+        return x
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "sqrt", "offload(over=sqrt)"])
+@pytest.mark.parametrize("keyword", [None, "x"])
+def test_names_of_arguments_do_not_matter(spec, keyword):
+    model = Calls(Named)
+    model.named = {"call": 1.0, "modules": 2.0, "debug": 3.0, "function": 4.0, "boundary": 5.0}
+    model.named["group"] = torch.ones(WIDTH, requires_grad=True)
+    model.keyword = keyword
+    wanted = step(model, ROWS)
+    extra = model.named["group"].grad
+    model.named["group"].grad = None
+    with strategies.apply(model, spec):
+        assert_same(step(model, ROWS), wanted)
+    assert torch.equal(model.named["group"].grad, extra)
+
+
+class Anything(Stage):
+    """Declares nothing."""
+
+    def forward(self, **kwargs):
+        return super().forward(kwargs["x"]) + kwargs["shift"]
+
+
+def test_of_undeclared_keywords_the_first_is_the_boundary():
+    model = Calls(Anything)
+
+    def forward(x):
+        for block in model.h:
+            x = block(x=x, shift=0.5)
+        return x
+
+    model.forward = forward
+    wanted = step(model, ROWS)
+    for spec in ("every_layer", "every_k(k=2)", "compressed(codec=bf16, over=sqrt)"):
+        with strategies.apply(model, spec) as applied:
+            found = step(model, ROWS)
+            if applied.strategy.exact:
+                assert_same(found, wanted)
+            else:
+                assert torch.equal(found.loss, wanted.loss)
+                assert not torch.equal(
+                    found.gradients["h.1.linear.weight"], wanted.gradients["h.1.linear.weight"]
+                )
+
+
+class Source(Stage):
+    """Needs no input."""
+
+    def forward(self):
+        return self.linear.weight.tanh().sum()
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "offload"])
+def test_a_block_without_arguments(spec):
+    blocks = nn.ModuleList([Source(), Source()])
+    model = nn.Module()
+    model.h, model.forward = blocks, lambda x: sum(block() for block in model.h) * x
+    wanted = step(model, ROWS)
+    with strategies.apply(model, spec, blocks="h"):
+        assert_same(step(model, ROWS), wanted)
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)"])
+def test_arguments_that_require_gradients_get_them(spec):
+    model = Calls(Small)
+    shift = torch.ones(WIDTH, requires_grad=True)
+    model.positional, model.named = (shift,), {"table": {"scale": shift * 0.9}}
+    gradients = []
+    for chosen in ("none", spec):
+        model.named = {"table": {"scale": shift * 0.9}}
+        with strategies.apply(model, chosen):
+            step(model, ROWS)
+        gradients.append(shift.grad)
+        shift.grad = None
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("other", [torch.ones(WIDTH) * 2, 1.0, None, torch.ones(WIDTH, 1)])
+def test_arguments_that_differ_are_refused(other):
+    model = Calls(Small)
+    strategies.apply(model, "every_k(k=2)")
+    first, second = list(model.h)[:2]
+    with pytest.raises(Unsupported, match="calls each with other arguments"):
+        second(first(ROWS, torch.ones(WIDTH)), other)
+
+
+def test_equal_arguments_that_require_gradients_are_refused():
+    model = Calls(Small)
+    strategies.apply(model, "every_k(k=2)")
+    first, second = list(model.h)[:2]
+    shifts = [torch.ones(WIDTH, requires_grad=True) for _ in range(2)]
+    with pytest.raises(Unsupported, match="calls each with other arguments"):
+        second(first(ROWS, shifts[0]), shifts[1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (1, 1, True),
+        (1, 1.0, False),
+        ("a", "b", False),
+        ((1, [2]), (1, [2]), True),
+        ((1, 2), (1, 2, 3), False),
+        ({"a": torch.ones(2)}, {"a": torch.ones(2)}, True),
+        ({"a": 1}, {"b": 1}, False),
+        ({"a": 1}, {"a": 2}, False),
+        (torch.ones(2), torch.ones(3), False),
+        (torch.ones(2), torch.ones(2, dtype=torch.float64), False),
+    ],
+)
+def test_when_arguments_are_alike(one, other, alike):
+    assert execute._same(one, other) is alike
+
+
+# Statistics, randomness, memory.
+
+
+def test_running_statistics_without_momentum_and_with_several_backwards():
+    model = chain_of(4, NormBlock)
+    for block in model:
+        block.norm.momentum = None
+    wanted = step(copy.deepcopy(model), ROWS, passes=3, backwards=2)
+    strategies.apply(model, "every_k(k=2)")
+    assert_same(step(model, ROWS, passes=3, backwards=2), wanted)
+    assert all(block.norm.num_batches_tracked == 3 for block in model)
+
+
+def test_frozen_statistics_are_put_back_after_an_error():
+    norm = nn.BatchNorm1d(WIDTH)
+    buffers = dict(norm._buffers)
+
+    def fail():
+        frozen = execute.FrozenStatistics([norm])
+        with frozen:
+            norm(ROWS)
+            with frozen:  # a graph that is retained is run again within
+                norm(ROWS)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert all(norm._buffers[name] is buffer for name, buffer in buffers.items())
+    assert norm.num_batches_tracked == 0
+
+
+def test_statistics_in_evaluation_mode_are_not_copied():
+    norm = nn.BatchNorm1d(WIDTH).eval()
+    mean = norm.running_mean
+    with execute.FrozenStatistics([norm]):
+        assert norm.running_mean is mean
+
+
+def test_dropout_is_the_same_again_whatever_is_drawn_between():
+    model = CASES["loop"].model()
+    found = []
+    for spec in ("none", "every_k(k=2)"):
+        with strategies.apply(model, spec):
+            model.zero_grad()
+            seed(2)
+            loss = model(ROWS).square().sum()
+            torch.rand(17)
+            loss.backward()
+            found.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_checkpoints_are_as_many_as_groups(checkpoints):
+    model = CASES["loop"].model()
+    for text, made in (("0 1 2 3 4", 0), ("[0 1] 2 [3] [4]", 3), ("[0 [1 2] 3] 4", 2)):
+        undos = execute.install(strategies.find_chain(model), plans.parse(text))
+        checkpoints.clear()
+        model(ROWS)
+        assert len(checkpoints) == made
+        undo(undos)
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "selective"])
+def test_a_failure_inside_a_block_reaches_the_caller_and_harms_nothing(spec):
+    case = CASES["core"]
+    model = case.model()
+    wanted = step(case.model(), case.input())
+    strategies.apply(model, spec)
+    handle = model.h[1].mlp.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(case.input())
+    handle.remove()
+    assert_same(step(model, case.input()), wanted)
+
+
+# Limits.
+
+
+class Spectral(Small):
+    """A block whose forward improves its estimate of a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.utils.parametrizations.spectral_norm(self.linear)
+
+
+class Counting(Small):
+    """A block that counts its own calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "offload(over=sqrt)"])
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (Spectral, "_SpectralNorm changes its buffer '_[uv]' in forward"),
+        (Counting, "Counting changes its buffer 'calls' in forward"),
+    ],
+)
+def test_state_that_forward_changes_is_refused(block, message, spec):
+    model = chain_of(4, block)
+    with strategies.apply(model, spec), pytest.raises(Unsupported, match=message):
+        model(ROWS)
+
+
+def test_state_that_forward_does_not_change_is_no_matter():
+    model = chain_of(4, Spectral).eval()
+    wanted = step(model, ROWS)
+    with strategies.apply(model, "every_layer"):
+        assert_same(step(model, ROWS), wanted)
+
+
+class Caching(Small):
+    """A block that makes a table when it is first called."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.linspace(0, 1, WIDTH)
+        return super().forward(x) + self.table
+
+
+def test_tables_that_are_made_on_demand():
+    model = chain_of(4, Caching)
+    wanted = step(copy.deepcopy(model), ROWS)
+    strategies.apply(model, "every_k(k=2)")
+    assert_same(step(model, ROWS), wanted)
+
+
+def test_an_input_changed_in_place_is_an_error_not_a_wrong_gradient():
+    seed(0)
+    model = nn.Sequential(
+        nn.Linear(WIDTH, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.ReLU(inplace=True)
+    )
+    wanted = step(model, ROWS)
+    with strategies.apply(model, "every_k(k=2)"):
+        assert_same(step(model, ROWS), wanted)
+    with (
+        strategies.apply(model, "every_layer"),
+        pytest.raises(RuntimeError, match="modified by an inplace operation"),
+    ):
+        step(model, ROWS)
