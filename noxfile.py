@@ -47,6 +47,13 @@ def bench(session):
 
 
 @nox.session(venv_location=SHARED, default=False)
+def validate(session):
+    """Simulate and run the same cells side by side, on the device that is here."""
+    install(session)
+    session.run("python", "-m", "bench", "validate", *session.posargs)
+
+
+@nox.session(venv_location=SHARED, default=False)
 def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
     install(session)

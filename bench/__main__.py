@@ -133,7 +133,8 @@ def run(  # noqa: PLR0917 - one parameter a flag
     with reporter(len(wanted)) as progress:
         if results:
             found = sweep.run(wanted, results, progress, timeout_s=timeout)
-            print_records(found, output)
+            if output is Format.json:
+                print_records(found, output)
         else:
             found = []
             for number, cell in enumerate(wanted, 1):
@@ -141,8 +142,8 @@ def run(  # noqa: PLR0917 - one parameter a flag
                 progress(number, len(wanted), found[-1])
                 if output is Format.json:
                     print_records(found[-1:], output)
-            if output is not Format.json:
-                print_records(found, output)
+    if output is not Format.json:
+        show(found, output, fit)
     finish(found)
 
 
@@ -300,6 +301,26 @@ def print_records(found: Sequence[Record], output: Format) -> None:
         typer.echo(tables.tradeoff_csv(frame), nl=False)
         return
     typer.echo(tables.tradeoff(frame), nl=False)
+
+
+def show(found: Sequence[Record], output: Format, fit: str) -> None:
+    """The trade-off table; of a search for what fits, one line a strategy."""
+    if not fit:
+        print_records(found, output)
+        return
+    rows = [
+        {
+            "strategy": record.spec,
+            f"largest {fit}": record.workload_options[fit] if record.status == "ok" else 0,
+            "peak_allocated_bytes": record.peak_allocated_bytes,
+            "peak_reserved_bytes": record.peak_reserved_bytes,
+            "modelled_step_s": record.modelled_step_s,
+            "status": record.status,
+            "reason": record.reason or "",
+        }
+        for record in found
+    ]
+    print_rows(rows, output)
 
 
 def finish(found: Sequence[Record]) -> None:

@@ -40,6 +40,7 @@ def block(frame: pd.DataFrame, tables: str) -> str:
         for text, name in (
             ("every table", "tradeoff"),
             ("growth with depth", "depth"),
+            ("the time model against this CPU", "calibration"),
             ("the textbook's claims judged", "claims"),
             ("failures", "failures"),
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import claims
 from bench.records import Record, decode, read_all, write_atomically
-from bench.report import growth, tables
+from bench.report import growth, modelled, tables
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
@@ -37,6 +37,7 @@ def render(records: list[Record], results: Path, readme: Path | None) -> dict[Pa
         "tradeoff.csv": tables.tradeoff_csv(frame),
         "depth.md": growth.table(frame),
         "depth.csv": growth.csv(frame),
+        "calibration.md": modelled.calibration(frame),
         "failures.md": tables.failures(frame),
         "claims.md": claims.markdown(frame),
         "claims.json": claims.as_json(frame),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report import display
+from bench.report import display, modelled
 from bench.report.depth import chain_of, order, series
 from bench.report.display import MISSING, cell, code, megabytes, percent, times
 from bench.report.frame import ATTENTION, Row, groups, rows
@@ -120,6 +120,8 @@ def group_table(group: Sequence[Row]) -> str:
         f"rounds {', '.join(map(str, rounds))}" if rounds else "not timed",
     ]
     line = cell(". ".join(fact for fact in facts if fact) + ".")
+    if first["modelled"]:
+        return f"{line}\n\n{modelled.group_table(group)}"
     return f"{line}\n\n{display.table(HEADER, [_line(row) for row in group])}"
 
 

@@ -1,0 +1,87 @@
+"""Tables of what no machine here could measure, and how far the time model can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.report import display
+from bench.report.display import MISSING, cell, code, megabytes, percent, times
+from bench.report.frame import Row, groups
+
+HEADER = (
+    "Strategy",
+    "Plan",
+    "Fits",
+    "Memory: textbook",
+    "Modelled peak allocated, MB (× none)",
+    "Modelled peak reserved, MB",
+    "Saved after forward, MB (× none)",
+    "Extra compute: textbook",
+    "Extra compute: counted, % of forward",
+    "Step time × none",
+    "Where the peak is",
+)
+
+CALIBRATION_NOTES = (
+    "Each timed CPU cell is also simulated, and a roofline of that CPU's own ceilings (fp32 FLOP/s"
+    " of a matrix product, bytes/s of a copy, seconds of a tiny call, measured in the same process)"
+    " models its step. Ratios are over `none` with math attention. Error: modelled over measured,"
+    " less one.\n"
+)
+
+
+def group_table(group: Sequence[Row]) -> str:
+    """One simulated workload on one device."""
+    return display.table(HEADER, [_line(row) for row in group])
+
+
+def _line(row: Row) -> list[str]:
+    return [
+        cell(row["label"]),
+        code(display.abbreviate(row["plan"]) if row["plan"] else None),
+        "yes" if row["status"] == "ok" else f"**{cell(row['status'])}**: {cell(row['reason'])}",
+        cell(row["textbook_memory"]),
+        _amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
+        megabytes(row["peak_reserved_bytes"]),
+        _amount(row["saved_after_forward_bytes"], row["saved_x_reference"]),
+        cell(row["textbook_compute"]),
+        percent(row["recompute_of_forward"]),
+        display.interval(row),
+        _where(row),
+    ]
+
+
+def _amount(count: int | None, ratio: float | None) -> str:
+    return megabytes(count) if ratio is None else f"{megabytes(count)} ({times(ratio)})"
+
+
+def _where(row: Row) -> str:
+    if row["peak_phase"] is None:
+        return MISSING
+    return cell(f"{row['peak_phase']}, {row['peak_module']}, {row['peak_operator']}")
+
+
+def calibration(frame: pd.DataFrame) -> str:
+    """Modelled against measured step ratios, for every timed cell that has both."""
+    parts = ["# The time model against this CPU\n", CALIBRATION_NOTES]
+    for group in groups(frame):
+        body = [_comparison(row) for row in group if _comparable(row)]
+        if body:
+            parts.append(f"## {cell(group[0]['workload'])}\n")
+            parts.append(cell(f"{display.where(group)}. {display.options(group[0])}.") + "\n")
+            header = ("Strategy", "Measured × none [95 %]", "Modelled × none", "Error")
+            parts.append(display.table(header, body))
+    return "\n".join(parts if len(parts) > 2 else [*parts, "Nothing timed yet.\n"])
+
+
+def _comparable(row: Row) -> bool:
+    estimate = row["modelled_step_x_reference"]
+    return not row["modelled"] and row["step_ratio"] is not None and estimate is not None
+
+
+def _comparison(row: Row) -> list[str]:
+    estimate = row["modelled_step_x_reference"]
+    error = estimate / row["step_ratio"] - 1
+    return [cell(row["label"]), display.interval(row), times(estimate), f"{100 * error:+.1f} %"]
