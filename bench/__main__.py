@@ -32,6 +32,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 README = Path("README.md")
 FAILED = ("mismatch", "crash", "timeout")
+INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt
 
 
 class Format(enum.StrEnum):
@@ -336,18 +337,18 @@ def main() -> None:
         code = app(standalone_mode=False, prog_name="python -m bench")
     except (ValueError, OSError, msgspec.MsgspecError) as error:
         sys.exit(_complain(str(error)))
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
     except Exception as error:
         if not hasattr(error, "format_message"):  # a usage error of the command-line library
             raise
         sys.exit(_complain(error.format_message()))
+    if code == INTERRUPTED:
+        print("interrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201
     sys.exit(code or 0)
 
 
 def _complain(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
+    if sentence:  # none where the help was printed instead
+        print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
     return 2
 
 
