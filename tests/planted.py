@@ -1,0 +1,201 @@
+"""Strategies that are wrong on purpose; the harness has to say so.
+
+They come in as anyone's would: by the entry points of an installed distribution (`install`).
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from strategies import registry
+from strategies.base import Strategy
+from strategies.execute import replace_forward
+
+
+def install(folder):
+    """Make ``folder`` hold a distribution that declares every strategy of this file."""
+    info = folder / "planted-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 0\n")
+    found = [v for v in globals().values() if isinstance(v, type) and issubclass(v, Strategy)]
+    lines = [f"{c.name()} = {__name__}:{c.__name__}" for c in found if c is not Strategy]
+    (info / "entry_points.txt").write_text("\n".join([f"[{registry.ENTRY_POINTS}]", *lines, ""]))
+
+
+@contextlib.contextmanager
+def found_in(folder):
+    """This process, and those that it starts, find the distribution in ``folder``."""
+    install(folder)
+    sys.path.insert(0, str(folder))
+    registry.classes.cache_clear()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        registry.classes.cache_clear()
+
+
+def search_path(folder):
+    """PYTHONPATH of a process that is to find them."""
+    here = Path(__file__).resolve().parent
+    return os.pathsep.join(map(str, (folder, here, here.parent)))
+
+
+def _parameter(model):
+    """The parameter whose gradient is touched: (name, parameter)."""
+    return list(model.named_parameters())[2]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DropsGradient(Strategy):
+    """One parameter's gradient never arrives."""
+
+    def install(self, model, chain):
+        _, parameter = _parameter(model)
+        handle = parameter.register_post_accumulate_grad_hook(_drop)
+        return [handle.remove]
+
+
+def _drop(parameter):
+    parameter.grad = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DropsGradientButIsLossy(DropsGradient):
+    """The same, by a strategy that does not promise bits."""
+
+    @property
+    def exact(self):
+        return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalesGradient(Strategy):
+    """One parameter's gradient is a millionth too large."""
+
+    factor: float = 1 + 1e-6
+
+    def install(self, model, chain):
+        handle = _parameter(model)[1].register_hook(lambda gradient: gradient * self.factor)
+        return [handle.remove]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalesLoss(Strategy):
+    """The last block's output is a thousandth too large, so everything is."""
+
+    def install(self, model, chain):
+        handle = chain.blocks[-1].register_forward_hook(lambda block, args, out: out * 1.001)
+        return [handle.remove]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForgetsRandomState(Strategy):
+    """Recomputes every block with other random numbers."""
+
+    def install(self, model, chain):
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        return [_checkpointed(block, **options) for block in chain.blocks]
+
+
+def _checkpointed(block, **options):
+    return replace_forward(block, functools.partial(checkpoint, block.forward, **options))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawsRandomNumbers(Strategy):
+    """Takes numbers from the generator that everyone shares, after the last use of it."""
+
+    def install(self, model, chain):
+        handle = chain.blocks[-1].register_full_backward_hook(_draw)
+        return [handle.remove]
+
+
+def _draw(*_):
+    torch.rand(1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpdatesStatisticsTwice(Strategy):
+    """Recomputes batch norms as if for the first time."""
+
+    def install(self, model, chain):
+        return [_checkpointed(block, use_reentrant=False) for block in chain.blocks]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MakesNan(Strategy):
+    """One parameter's gradient is no number."""
+
+    def install(self, model, chain):
+        handle = _parameter(model)[1].register_hook(lambda gradient: gradient * float("nan"))
+        return [handle.remove]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MakesNanButIsLossy(MakesNan):
+    """The same, by a strategy that does not promise bits."""
+
+    @property
+    def exact(self):
+        return False
+
+
+# Not wrong but in the way.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Misbehaves(Strategy):
+    """Ends the process, or tries to, when the first block runs."""
+
+    how: str = "error"
+    text: str = ""
+
+    def install(self, model, chain):
+        handle = chain.blocks[0].register_forward_pre_hook(lambda *_: _WAYS[self.how](self.text))
+        return [handle.remove]
+
+
+def _raise(text):
+    raise RuntimeError(f"planted {text}\nand a second line")
+
+
+def _abort(text):
+    os.write(2, b"planted last words\n")
+    os.abort()
+
+
+def _print(text):
+    sys.stdout.write("planted print\n")
+    os.write(1, b"planted write\n")
+    os.system("echo planted shell")
+
+
+def _hang(text):
+    Path(text).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+_WAYS = {
+    "error": _raise,
+    "abort": _abort,
+    "exit": lambda text: os._exit(3),
+    "print": _print,
+    "hang": _hang,
+    "allocate": lambda text: torch.empty(1 << 50, dtype=torch.uint8),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refuses(Strategy):
+    """Cannot run anywhere."""
+
+    def unsupported(self, model, device):
+        return f"planted: not on {device.type}"

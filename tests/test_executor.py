@@ -1,0 +1,212 @@
+"""A cell runs in a process of its own; however that ends, there is a record that says how."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import planted
+import psutil
+import pytest
+import tiny
+import torch
+
+from bench import executor, records
+from bench.executor import Ending, classify_error, classify_exit
+from strategies import Unsupported
+
+# What two runs of one cell need not agree on.
+UNSTEADY = {"started_at_utc", "duration_s", "resident_peak_bytes", "commit", "dirty"}
+
+
+@pytest.fixture
+def plant(tmp_path):
+    with planted.found_in(tmp_path):
+        yield
+
+
+def run(spec, timeout_s=executor.TIMEOUT_S, workload="mlp-chain", **fields):
+    return executor.run(tiny.cell(workload, spec, **fields), timeout_s)
+
+
+def steady(record):
+    data = {name: getattr(record, name) for name in record.__struct_fields__}
+    return {name: value for name, value in data.items() if name not in UNSTEADY}
+
+
+def grandchildren():
+    """Processes of cells: children of the fork server, which is a child of this process."""
+    return [g for c in psutil.Process().children() for g in c.children(recursive=True)]
+
+
+def wait_for(condition, what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def gone(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+# Ends well.
+
+
+@pytest.mark.parametrize(
+    ("workload", "spec"),
+    [("gpt-mini-dropout", "every_k(k=4)"), ("gpt-mini", "compressed(codec=int8)")],
+)
+def test_same_cell_twice_gives_the_same_record(workload, spec):
+    one, two = run(spec, workload=workload), run(spec, workload=workload)
+    assert one.status == "ok"
+    assert steady(one) == steady(two)
+    assert records.decode(records.encode(one)) == one
+
+
+def test_record_is_of_the_cell_that_was_asked_for():
+    cell = tiny.cell("mlp-chain", "sqrt", seed=3)
+    record = executor.run(cell)
+    assert record.cell_id == cell.cell_id()
+    assert (record.spec, record.seed, record.threads) == ("sqrt", 3, 1)
+
+
+# Ends badly.
+
+
+def test_an_exception_is_a_crash_that_says_where(plant):
+    record = run("misbehaves(how=error, text=here)")
+    assert record.status == "crash"
+    assert record.reason.startswith("RuntimeError at planted.py:")
+    assert record.reason.endswith(": planted here")  # the first line of the message
+
+
+def test_a_dead_process_is_a_crash_with_its_last_words(plant):
+    record = run("misbehaves(how=abort)")
+    assert record.status == "crash"
+    assert "signal SIGABRT" in record.reason
+    assert "planted last words" in record.reason
+
+
+def test_an_exit_is_a_crash_with_its_code(plant):
+    record = run("misbehaves(how=exit)")
+    assert (record.status, record.reason) == ("crash", "the process ended with exit code 3")
+
+
+def test_a_failed_cell_is_still_described(plant):
+    record = run("misbehaves(how=exit)")
+    assert (record.workload, record.strategy) == ("mlp-chain", "misbehaves")
+    assert record.params == {"how": "exit", "text": ""}
+    assert record.workload_options["dim"] == tiny.OPTIONS["mlp-chain"]["dim"]
+    assert record.peak_allocated_bytes is None
+    assert record.step_s == []
+
+
+def test_too_slow_is_a_timeout_and_leaves_nothing_running(plant, tmp_path):
+    started = time.monotonic()
+    record = run(f"misbehaves(how=hang, text='{tmp_path / 'pid'}')", timeout_s=0.5)
+    assert (record.status, record.reason) == ("timeout", "no result within 0.5 s")
+    assert grandchildren() == []
+    assert time.monotonic() - started < 60  # the cell itself would take ten minutes
+
+
+def test_what_cannot_run_is_unsupported():
+    record = run("selective")
+    assert record.status == "unsupported"
+    assert "no attention or FFN sub-module" in record.reason
+
+
+def test_what_refuses_is_unsupported(plant):
+    record = run("refuses")
+    assert (record.status, record.reason) == ("unsupported", "refuses: planted: not on cpu")
+
+
+def test_a_failed_allocation_is_out_of_memory(plant):
+    record = run("misbehaves(how=allocate)")
+    assert record.status == "oom"
+    assert "can't allocate memory" in record.reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize("limit_mb", [0, 4, 16, 32])
+def test_a_memory_limit_makes_out_of_memory_of_it(limit_mb):
+    """Wherever the limit strikes: a tensor, an interpreter object or a thread's stack."""
+    options = {"dim": 256, "seq": 256, "batch": 4, "layers": 4}
+    limit = limit_mb * 10**6
+    record = run("none", workload="gpt-mini", options=options, memory_limit_bytes=limit, threads=2)
+    assert record.status == "oom"
+    assert record.memory_limit_bytes == limit
+    assert "memory" in record.reason.lower()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_generous_memory_limit_changes_nothing():
+    record = run("none", memory_limit_bytes=10**9)
+    free = run("none")
+    assert record.status == "ok"
+    assert record.peak_allocated_bytes == free.peak_allocated_bytes
+
+
+def test_a_cell_ends_with_the_process_that_wants_it(tmp_path):
+    planted.install(tmp_path)
+    note = tmp_path / "pid"
+    command = [sys.executable, "-m", "bench", "run", "--workload", "mlp-chain", "--no-time"]
+    command += ["--device", "cpu", "--strategy", f"misbehaves(how=hang, text='{note}')"]
+    environment = {**os.environ, "PYTHONPATH": planted.search_path(tmp_path)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, **quiet) as process:
+        try:
+            wait_for(lambda: note.exists() and note.read_text(), "the cell to start")
+        finally:
+            process.send_signal(signal.SIGKILL)
+    pid = int(note.read_text())
+    wait_for(lambda: gone(pid), "the cell to end")
+
+
+# Naming an end.
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "oom_kills", "log", "ending"),
+    [
+        (-9, 1, "", Ending("oom", "the kernel killed the process: the machine ran out of memory")),
+        (-9, 0, "", Ending("crash", "the process ended with signal SIGKILL")),
+        (-6, 1, "why", Ending("crash", "the process ended with signal SIGABRT: why")),
+        (1, 0, "a | b", Ending("crash", "the process ended with exit code 1: a | b")),
+        (0, 0, "", Ending("crash", "the process ended with exit code 0")),
+    ],
+)
+def test_classify_exit(exit_code, oom_kills, log, ending):
+    assert classify_exit(exit_code, oom_kills, log) == ending
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (Unsupported("sqrt: not here"), "unsupported", "sqrt: not here"),
+        (MemoryError(), "oom", "MemoryError"),
+        (MemoryError("unable to allocate"), "oom", "unable to allocate"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), "oom", "CUDA out of memory. T"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "oom", "[enforce"),
+        (RuntimeError("std::bad_alloc"), "oom", "std::bad_alloc"),
+        (ValueError("no memory of it"), "crash", "ValueError at test_executor.py:"),
+    ],
+)
+def test_classify_error(error, status, reason):
+    with pytest.raises(type(error)) as caught:
+        raise error
+    ending = classify_error(caught.value)
+    assert ending.status == status
+    assert ending.reason.startswith(reason)
+    assert "\n" not in ending.reason
+
+
+def test_the_log_keeps_its_last_lines(tmp_path):
+    log = tmp_path / "log"
+    assert executor._tail(log) == ""
+    log.write_bytes(b"one\ntwo\n\xff three\n")
+    assert executor._tail(log) == "two | \ufffd three"

@@ -1,0 +1,237 @@
+"""One cell, measured in this process: every field of its record."""
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import strategies
+from bench import worker
+from bench.records import Record
+from bench.training import TrainingStep
+
+# Fields that stay empty on a CPU without time.
+EMPTY = {"peak_reserved_bytes", "memory_limit_bytes", "modelled_step_s", "reason"}
+
+
+def numbers(record, *names):
+    return [getattr(record, name) for name in names]
+
+
+# What is known without measuring.
+
+
+def test_a_blank_record_describes_the_cell():
+    cell = tiny.cell("gpt-mini", "every_k(k=3)", optimizer="sgd", seed=5)
+    record = worker.blank(cell, "timeout", "too slow")
+    assert (record.status, record.reason) == ("timeout", "too slow")
+    assert (record.workload, record.strategy, record.spec) == (
+        "gpt-mini",
+        "every_k",
+        "every_k(k=3)",
+    )
+    assert record.params == {"k": 3, "keep_last": False}
+    assert record.workload_options == cell.make_workload().options()
+    assert (record.optimizer, record.seed, record.threads) == ("sgd", 5, 1)
+    assert record.exact is True
+    assert record.textbook_memory == "O(L/k·N·d)"
+    assert record.cell_id == cell.cell_id()
+    assert record.torch_version == torch.__version__
+    assert record.peak_allocated_bytes is None
+
+
+# Measuring.
+
+
+def test_every_field_of_a_good_cell_is_filled():
+    record = tiny.measure("gpt-mini", "every_layer")
+    empty = {name for name in Record.__struct_fields__ if getattr(record, name) is None}
+    assert record.status == "ok"
+    assert not {f for f in empty if f.endswith(("_flops", "_bytes")) and f not in EMPTY} - {
+        "peak_floor_bytes"  # of simulated devices
+    }
+    assert record.plan == "[0] [1] [2] [3] [4] [5]"
+    assert record.block_forwards == [2] * 6
+    assert record.grads_bitwise_equal is True
+    assert (record.grad_max_rel_err, record.grads_missing) == (0.0, [])
+    assert record.grad_min_cosine == pytest.approx(1.0)
+    assert (record.buffers_equal, record.rng_restored) == (True, True)
+    assert record.loss == record.reference_loss
+    assert record.step_s == record.none_step_s == record.warmup_step_s == []
+    assert record.duration_s > 0
+
+
+def test_memory_adds_up():
+    record = tiny.measure("resnet-mini", "every_layer")
+    resident = sum(numbers(record, "parameter_bytes", "buffer_bytes", "batch_bytes"))
+    assert record.optimizer_bytes == 0
+    assert record.buffer_bytes > 0
+    assert record.gradient_bytes == record.parameter_bytes
+    assert record.after_forward_allocated_bytes == resident + record.saved_after_forward_bytes
+    assert record.peak_allocated_bytes > record.after_forward_allocated_bytes
+    assert record.resident_peak_bytes > record.peak_allocated_bytes
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("sgd", 1), ("adamw", 2)])
+def test_an_optimizer_is_counted(optimizer, copies):
+    plain = tiny.record("mlp-chain", "every_layer")
+    record = tiny.measure("mlp-chain", "every_layer", optimizer=optimizer)
+    counters = 4 * 14 if optimizer == "adamw" else 0  # one number for each of 14 parameters
+    assert record.optimizer_bytes == copies * record.parameter_bytes + counters
+    assert record.saved_after_forward_bytes == plain.saved_after_forward_bytes
+    # The state exists before the step that is measured, so it is in every figure.
+    surplus = record.after_forward_allocated_bytes - plain.after_forward_allocated_bytes
+    assert surplus == record.optimizer_bytes
+    assert record.peak_allocated_bytes >= plain.peak_allocated_bytes + record.optimizer_bytes
+    # Gradients are compared before any update.
+    assert numbers(record, "loss", "forward_flops") == numbers(plain, "loss", "forward_flops")
+
+
+def test_autocast_is_measured_as_it_is():
+    full = tiny.record("gpt-mini", "every_layer")
+    half = tiny.measure("gpt-mini", "every_layer", precision="bf16-autocast")
+    assert half.status == "ok"
+    assert half.grads_bitwise_equal is True
+    assert half.loss == pytest.approx(full.loss, rel=0.02)
+    assert half.loss != full.loss
+    assert half.recompute_flops == half.predicted_recompute_flops
+
+
+def test_a_lossy_strategy_is_ok_with_its_error():
+    record = tiny.record("gpt-mini", "compressed(codec=int8)")
+    assert (record.status, record.exact, record.grads_bitwise_equal) == ("ok", False, False)
+    assert 0 < record.grad_max_rel_err < 0.2
+    assert 0.98 < record.grad_min_cosine < 1
+    assert record.loss == record.reference_loss  # only backward sees compressed activations
+    assert record.storage == "int8 on device"
+
+
+def test_coarser_codecs_have_larger_errors():
+    errors = {
+        codec: tiny.record("gpt-mini", f"compressed(codec={codec})").grad_max_rel_err
+        for codec in ("fp16", "bf16", "int8", "int4")
+    }
+    assert errors["fp16"] < errors["bf16"] < errors["int4"]
+    assert errors["int8"] < errors["int4"]
+
+
+def test_offload_is_exact():
+    record = tiny.record("gpt-mini", "offload")
+    assert record.grads_bitwise_equal is True
+    assert record.storage.startswith("raw on ")
+
+
+def test_what_cannot_run_says_so():
+    with pytest.raises(strategies.Unsupported, match="no attention"):
+        tiny.measure("mlp-chain", "selective")
+
+
+def test_notes_come_along():
+    record = tiny.measure("mlp-chain", "every_k(k=20)")
+    assert record.notes == ["k=20 exceeds the 6 blocks: one recompute group holds them all"]
+    assert record.plan == "[0 1 2 3 4 5]"
+
+
+def test_blocks_in_several_containers_are_one_chain():
+    record = tiny.record("resnet-mini", "every_k(k=4)")
+    assert record.plan == "[0] [1] [2] [3]"  # split where code between the stages would be skipped
+
+
+def test_seeds_decide_dropout():
+    one, two, other = (tiny.measure("gpt-mini-dropout", seed=s).loss for s in (0, 0, 1))
+    assert one == two != other
+
+
+# Time.
+
+
+def test_time_is_raw_and_paired():
+    record = tiny.measure("mlp-chain", "every_layer", rounds=3, warmup=2)
+    assert [len(record.step_s), len(record.none_step_s), len(record.warmup_step_s)] == [3, 3, 2]
+    assert all(seconds > 0 for seconds in record.step_s + record.none_step_s)
+
+
+def test_time_does_not_change_what_else_is_measured():
+    names = ("peak_allocated_bytes", "saved_after_forward_bytes", "step_flops", "loss")
+    timed = tiny.measure("gpt-mini", "every_layer", rounds=1)
+    assert numbers(timed, *names) == numbers(tiny.record("gpt-mini", "every_layer"), *names)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The attention kernels of every step that is timed."""
+    seen = []
+    call = TrainingStep.__call__
+
+    def watched(step):
+        cores = [m.kernel for m in step.model.modules() if hasattr(m, "kernel")]
+        seen.append(cores[0] if cores else None)
+        call(step)
+
+    monkeypatch.setattr(TrainingStep, "__call__", watched)
+    return seen
+
+
+@pytest.mark.parametrize("attention", ["math", "flash"])
+def test_the_reference_of_time_is_math_attention(kernels, attention):
+    """So that the rows of one table share one reference, as flash attention is a row itself."""
+    tiny.measure("gpt-mini", options={"attention": attention}, rounds=2, warmup=0)
+    assert kernels == ["math", attention, attention, "math"]
+
+
+def test_without_attention_the_reference_is_the_model_itself(kernels):
+    tiny.measure("mlp-chain", "every_layer", rounds=1, warmup=0)
+    assert kernels == [None, None]
+
+
+# Counting forwards.
+
+
+def test_forwards_are_counted_and_left_alone():
+    blocks = [nn.Linear(2, 2) for _ in range(3)]
+    x = torch.ones(1, 2)
+    with worker.count_forwards(blocks) as counts:
+        blocks[0](x)
+        blocks[2](x)
+        blocks[2](x)
+    blocks[1](x)
+    assert counts == [1, 0, 2]
+    assert all("forward" not in block.__dict__ for block in blocks)
+
+
+def test_a_block_that_is_used_twice_is_counted_once_a_call():
+    block = nn.Linear(2, 2)
+    with worker.count_forwards([block, block]) as counts:
+        block(block(torch.ones(1, 2)))
+    assert sum(counts) == 2
+
+
+def test_a_failing_forward_leaves_nothing_behind():
+    block = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError), worker.count_forwards([block]):
+        block(torch.ones(1, 5))
+    assert "forward" not in block.__dict__
+
+
+# Resting boundaries.
+
+
+def test_boundaries_at_rest_are_sized_by_what_blocks_get():
+    step = tiny.step("llama-mini")  # its blocks get tables beside the boundary
+    found = worker._boundaries(step, tiny.chain_of(step))
+    assert [tuple(b.shape) for b in found] == [(1, 16, 16)] * 6
+    assert not any(block._forward_pre_hooks for block in tiny.chain_of(step).blocks)
+
+
+def test_the_model_is_as_before_after_measuring():
+    cell = tiny.cell("resnet-mini", "every_layer")
+    step = worker._build(cell)
+    state = {name: value.clone() for name, value in step.model.state_dict().items()}
+    bench = worker._Bench(cell, step, strategies.find_chain(step.model, step.workload.blocks))
+    for measure in (bench.gradients, bench.predicted, bench.memory, bench.flops):
+        measure()
+        assert all(p.grad is None for p in step.model.parameters()), measure.__name__
+        assert "ckpt_applied" not in step.model.__dict__
+    after = step.model.state_dict()
+    parameters = dict(step.model.named_parameters())
+    assert all(torch.equal(state[name], after[name]) for name in parameters)
