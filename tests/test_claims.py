@@ -298,7 +298,7 @@ def test_the_examples_constant_part_is_not_counted():
 
 def test_gpt3_is_judged_by_the_sequence():
     evidence = judge("gpt3-activations", gpt3(118)).evidence
-    assert "118,000.0 MB a sequence (batch 2)" in evidence
+    assert "118,000.0 MB with math attention in fp32 (modelled)" in evidence
     assert f"{96 * 2048 * 12288 * 4 / 1e6:,.1f} MB" in evidence
 
 

@@ -45,6 +45,7 @@ def test_writes_everything_once_and_is_then_up_to_date(results, readme):
         "tradeoff.csv",
         "depth.md",
         "depth.csv",
+        "calibration.md",
         "failures.md",
         "claims.md",
         "claims.json",

@@ -33,6 +33,16 @@ COUNTS = {
     "resnet50": 25_557_032,
     "vit-b16": 86_567_656,
     "vit-h14": 632_045_800,
+    # Korthikanti et al. 2022, by their layers and widths.
+    **{
+        f"korthikanti-{size}": layers * (12 * dim**2 + 13 * dim) + (51200 + 2048 + 2) * dim
+        for size, layers, dim in (
+            ("22b", 48, 6144),
+            ("175b", 96, 12288),
+            ("530b", 105, 20480),
+            ("1t", 128, 25600),
+        )
+    },
 }
 
 
@@ -340,7 +350,7 @@ def test_dropout_draws_anew_each_time_and_not_in_evaluation():
     assert workload.loss(model.eval(), batch) == workload.loss(model, batch)
 
 
-@pytest.mark.parametrize("name", ["gpt-mini", "gpt-mini-flash", "llama-mini"])
+@pytest.mark.parametrize("name", ["gpt-mini", "llama-mini"])
 def test_a_later_token_does_not_change_earlier_logits(name):
     workload = tiny(name)
     model, (ids, _) = workload.model(), workload.make_batch()

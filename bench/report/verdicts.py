@@ -184,7 +184,8 @@ def gpt3_activations(frame: pd.DataFrame) -> Verdict:
     found = [
         row
         for row in rows(frame)
-        if matches(row, "none")
+        if row["strategy"] == "none"
+        and row["status"] in ("ok", "oom")  # what does not fit a device was counted all the same
         and row[SAVED] is not None
         and all(row["workload_options"].get(name) == size for name, size in GPT3.items())
     ]
