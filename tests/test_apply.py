@@ -55,7 +55,8 @@ def test_none_touches_nothing():
     model = CASES["gpt"].model()
     before = [dict(vars(module)) for module in model.modules()]
     applied = strategies.apply(model, "none")
-    assert applied.undos == []
+    assert applied.undos == list(applied.notes) == []
+    assert applied.storage is None
     vars(model).pop("ckpt_applied")
     assert [dict(vars(module)) for module in model.modules()] == before
 
@@ -312,6 +313,7 @@ def test_flash_switches_every_core_and_back(over):
     with strategies.apply(model, f"flash_checkpoint(over={over})") as applied:
         assert applied.attention_kernel == "sdpa-flash"
         assert applied.plan == strategies.get(over).plan(applied.chain)
+        assert ("forward" in vars(model.h[0].attn)) == (over == "selective")
         assert [block.attn.core.kernel for block in applied.chain.blocks] == ["flash"] * BLOCKS
         found = step(model, case.input())
         assert 0 < distance(found, wanted) < 1e-5
@@ -322,6 +324,16 @@ def test_flash_switches_every_core_and_back(over):
 def test_flash_without_attention_that_can_be_switched():
     with pytest.raises(Unsupported, match="no module has a `kernel` attribute"):
         strategies.apply(CASES["gpt"].model(), "flash_checkpoint")
+
+
+@pytest.mark.parametrize("layer", ["offload", "compressed"])
+def test_layers_above_cannot_what_flash_cannot(layer):
+    with pytest.raises(Unsupported, match="no module has a `kernel` attribute"):
+        strategies.apply(CASES["gpt"].model(), f"{layer}(over=flash_checkpoint)")
+    model = CASES["core"].model()
+    with strategies.apply(model, f"{layer}(over=flash_checkpoint)") as applied:
+        assert applied.attention_kernel == "sdpa-flash"
+        assert model.h[0].attn.core.kernel == "flash"
 
 
 def test_flash_has_no_dropout_on_a_cpu():

@@ -5,6 +5,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -287,11 +288,15 @@ def test_two_strategies_of_one_name(folder):
         strategies.available()
 
 
-def test_classes_that_a_file_imports_or_inherits_from_are_not_its_own(folder):
+def test_classes_that_a_file_imports_are_not_its_own(folder, monkeypatch):
+    base = type("Base", (Strategy,), {})
+    monkeypatch.setitem(sys.modules, "elsewhere", types.SimpleNamespace(Base=base))
     (folder / "cooked.py").write_text(
-        "from strategies.base import Layered, Strategy\nfrom strategies.every_k import EveryK\n"
+        "from elsewhere import Base\n"
+        "from strategies.base import Layered, Strategy\n"
+        "from strategies.every_k import EveryK\n"
     )
-    assert "layered" not in strategies.available()
+    assert not {"base", "layered", "strategy"} & set(strategies.available())
     assert registry.classes()["every_k"] is EveryK
 
 

@@ -123,13 +123,8 @@ class _Dequantise:
         levels, scale = parts
         if self.nibbles:
             levels = torch.stack((levels & 15, levels >> 4), dim=-1).flatten(-2).to(torch.int8) - 8
-        values = (levels.to(_wide(self.dtype)) * scale).to(self.dtype)
+        values = (levels * scale).to(self.dtype)  # in fp32: halves would round twice
         return values.flatten()[: self.shape.numel()].view(self.shape)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """A dtype to compute levels in: halves would round them once more."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +149,9 @@ class Grouped(Codec):
 
     def compress(self, tensor: Tensor) -> Encoded:
         """Quantise; the last group is padded with zeros. NaN or infinity spoils all of a group."""
-        flat = tensor.flatten().to(_wide(tensor.dtype))
+        flat = tensor.flatten()
         rows = torch.nn.functional.pad(flat, (0, -flat.numel() % self.group)).view(-1, self.group)
-        scale = (rows.abs().amax(dim=1, keepdim=True) / self.levels).float()
+        scale = rows.abs().amax(dim=1, keepdim=True).float() / self.levels
         scale = torch.where(scale == 0, 1.0, scale)
         levels = (rows / scale).round_().clamp_(-self.levels, self.levels)
         decode = _Dequantise(tensor.shape, tensor.dtype, nibbles=self.levels < 8)
