@@ -15,15 +15,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import strategies
 from bench.cells import Cell, checked
 from bench.measure import memory
 from bench.simulate import allocator
-from bench.simulate.run import GRANULE_BYTES, Simulation, parts_of, trace_cell
+from bench.simulate.run import (
+    GRANULE_BYTES,
+    Simulation,
+    parts_of,
+    trace_cell,
+    warm_optimizer,
+)
 from bench.simulate.tracer import Trace, Tracer, trace
 from bench.sweep import every_spec
-from bench.training import TrainingStep, unique_bytes
+from bench.training import TrainingStep
 
 # Small enough to run everywhere, and between them: dropout, batch norm, GQA, convolutions.
 WORKLOADS = ("mlp-chain", "gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini", "resnet-mini")
@@ -82,32 +89,37 @@ def compare(cell: Cell) -> Row:
     step = TrainingStep.build(
         cell.make_workload(), torch.device(cell.device), cell.precision, cell.optimizer
     )
+    warm_optimizer(step)
     with strategies.apply(step.model, cell.spec, blocks=step.workload.blocks) as applied:
-        real = _traced(step, applied.chain) if on_cpu else None
+        real = real_trace(step, applied.chain) if on_cpu else None
         step.drop_gradients()
         taken = _allocated(step)
-    return _row(cell, simulated, real, taken, unique_bytes(step.resident_tensors()))
+    return _row(cell, simulated, real, taken)
 
 
-def _traced(step: TrainingStep, chain: strategies.Chain) -> Trace:
+def real_trace(step: TrainingStep, chain: strategies.Chain) -> Trace:
+    """What the simulation must equal: the same step on real tensors."""
     return trace(Tracer(step.model, chain.blocks), parts_of(step, as_cuda=False))
 
 
 def _allocated(step: TrainingStep) -> memory.Memory:
+    def backward(loss: Tensor) -> None:
+        step.backward(loss)
+        step.update()
+
     if step.device.type == "cpu":
         with silenced():
-            return memory.measure_cpu(step.forward, step.backward)
-    return memory.measure_accelerator(step.forward, step.backward, step.drop_gradients)
+            return memory.measure_cpu(step.forward, backward)
+    return memory.measure_accelerator(step.forward, backward, step.drop_gradients)
 
 
-def _row(
-    cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Memory, resident: int
-) -> Row:
+def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Memory) -> Row:
     granule = 1 if real else GRANULE_BYTES
     made = simulated.trace
     peaks = allocator.replay((event.life, event.delta_bytes) for event in made.events)
     peak_bytes = peak_of(made, granule)
-    allocator_peak_bytes = resident + taken.peak_bytes
+    # What was there before is the same on both sides; the device's allocator rounds it up, too.
+    allocator_peak_bytes = made.resident_bytes(granule) + taken.peak_bytes
     reserved = taken.reserved_bytes
     return Row(
         workload=cell.workload,

@@ -73,6 +73,9 @@ class Simulation:
         plan: as executed.
         storage: as simulated.
         chain: the blocks.
+        missing: parameters that got no gradient.
+        attention_kernel: the strategy's choice, or else the workload's.
+        notes: the strategy's, on this chain.
     """
 
     trace: Trace
@@ -81,10 +84,12 @@ class Simulation:
     storage: Storage | None
     chain: strategies.Chain
     missing: list[str]
+    attention_kernel: str | None
+    notes: list[str]
 
 
-def fake_step(cell: Cell, mode: FakeTensorMode) -> TrainingStep:
-    """The cell's model and batch, as fake tensors."""
+def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> TrainingStep:
+    """The cell's model and batch, as fake tensors; the optimizer in the device's default form."""
     workload = cell.make_workload()
     real = workload.make_batch()
     with mode:
@@ -93,18 +98,20 @@ def fake_step(cell: Cell, mode: FakeTensorMode) -> TrainingStep:
         step = TrainingStep(
             workload, model, batch, torch.device("cpu"), cell.precision, cell.optimizer
         )
-        _warm_optimizer(step)
+        if as_cuda and step.update_rule is not None:
+            for group in step.update_rule.param_groups:
+                group["foreach"] = True
+        warm_optimizer(step)
     return step
 
 
-def _warm_optimizer(step: TrainingStep) -> None:
-    """Create the optimizer's state, as its first step would; CUDA's default is the foreach form."""
+def warm_optimizer(step: TrainingStep) -> None:
+    """Create the optimizer's state, as its first step would."""
     if step.update_rule is None:
         return
-    for group in step.update_rule.param_groups:
-        group["foreach"] = True
     for parameter in step.model.parameters():
-        parameter.grad = torch.empty_like(parameter)
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     step.update()
     step.drop_gradients()
 
@@ -122,7 +129,7 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
     """
     mode = FakeTensorMode()
     try:
-        step = fake_step(cell, mode)
+        step = fake_step(cell, mode, as_cuda=as_cuda)
         with mode:
             return _traced(cell.make_strategy(), step, as_cuda=as_cuda)
     except _VALUE_NEEDED as error:
@@ -147,7 +154,17 @@ def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool)
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     while undos:
         undos.pop()()
-    return Simulation(made, step, plan, storage, chain, missing)
+    return Simulation(
+        trace=made,
+        step=step,
+        plan=plan,
+        storage=storage,
+        chain=chain,
+        missing=missing,
+        attention_kernel=strategy.attention_kernel(model)
+        or getattr(step.workload, "attention", None),
+        notes=list(strategy.notes(chain)),
+    )
 
 
 def _simulated_storage(storage: Storage | None, tracer: Tracer) -> Storage | None:
@@ -158,26 +175,30 @@ def _simulated_storage(storage: Storage | None, tracer: Tracer) -> Storage | Non
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
     """What the tracer runs: the step's parts, and the tensors that are there before."""
-    model = step.model
-    # The optimizer's step counters are scalars on the host.
-    state = [tensor for tensor in step.optimizer_tensors() if tensor.dim()]
-    parts = Parts(
+    return Parts(
         forward=step.forward,
         backward=step.backward,
         update=step.update,
-        resident={
-            "parameters": [*model.parameters(), *model.buffers()],
-            "batch": list(step.batch),
-            "optimizer state": state,
-        },
-        parameters=list(model.parameters()),
+        resident=residents(step),
+        parameters=list(step.model.parameters()),
+        semantics=semantics.cuda() if as_cuda else semantics.cpu(),
     )
-    return dataclasses.replace(parts, semantics=semantics.cuda()) if as_cuda else parts
+
+
+def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
+    """What is on the device between steps, gradients aside, by category."""
+    return {
+        "parameters": [*step.model.parameters(), *step.model.buffers()],
+        "batch": list(step.batch),
+        # Of the optimizer, not its step counters: they are scalars on the host.
+        "optimizer state": [tensor for tensor in step.optimizer_tensors() if tensor.dim()],
+    }
 
 
 def user_line(error: BaseException) -> str:
-    """The innermost line of the traceback outside PyTorch and this package."""
-    inside = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    """The innermost line of the traceback outside PyTorch and the instruments."""
+    here = Path(__file__).parent
+    inside = tuple(map(str, (Path(torch.__file__).parent, here, here.parent / "measure")))
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not f.filename.startswith(inside)]
     frame = (theirs or list(frames))[-1]
@@ -229,23 +250,21 @@ def _allocator_fields(peak_bytes: int, peaks: allocator.AllocatorPeaks) -> dict[
 def _fields(made: Simulation) -> dict[str, Any]:
     step, recorded = made.step, made.trace
     parameters = list(step.model.parameters())
-    resident_bytes = unique_bytes(
-        [t for t in step.resident_tensors() if t.dim() or t in parameters]
-    )
-    after_forward_bytes = recorded.after_forward_bytes(GRANULE_BYTES)
-    kernel = getattr(step.workload, "attention", None)
+    resident = residents(step)
+    resident_bytes = unique_bytes(tensor for tensors in resident.values() for tensor in tensors)
     return {
         "plan": plans.render(made.plan),
         "storage": str(made.storage) if made.storage else None,
-        "attention_kernel": kernel,
+        "attention_kernel": made.attention_kernel,
+        "notes": made.notes,
         "grads_missing": made.missing,
-        "after_forward_allocated_bytes": after_forward_bytes,
+        "after_forward_allocated_bytes": recorded.after_forward_bytes(GRANULE_BYTES),
         "saved_after_forward_bytes": recorded.after_forward_bytes() - resident_bytes,
         "parameter_bytes": unique_bytes(parameters),
         "buffer_bytes": unique_bytes(step.model.buffers()),
         "batch_bytes": unique_bytes(step.batch),
         "gradient_bytes": unique_bytes([p.grad for p in parameters if p.grad is not None]),
-        "optimizer_bytes": unique_bytes([t for t in step.optimizer_tensors() if t.dim()]),
+        "optimizer_bytes": unique_bytes(resident["optimizer state"]),
         "forward_flops": recorded.forward_flops,
         "step_flops": recorded.step_flops,
         "recompute_flops": recorded.recompute_flops,

@@ -1,11 +1,18 @@
-"""Makes operators on fake CPU tensors save what their CUDA kernels save.
+"""Makes operators on fake CPU tensors save what an accelerator's kernels save.
 
 Fake tensors of device ``cuda`` cannot run backward without a GPU, so a simulated accelerator runs
 on fake CPU tensors. Where a CPU operator saves something else, it is replaced here:
 
 - dropout: CUDA's fused kernel saves a mask of one byte; CPU saves one in the input's dtype;
-- layer norm in half precision: CUDA keeps mean and rstd in fp32; CPU in the input's dtype;
+- attention dropout: CUDA's fused kernels save two numbers to draw the mask again; CPU has no fused
+  kernel with dropout, and saves weights and mask;
+- RMS norm: CUDA has a fused kernel that saves its input and rstd; CPU's is composed of several
+  operators, and also saves the normalised input, both in fp32;
+- layer norm and batch norm in half precision: CUDA keeps mean and rstd in fp32; CPU in the input's
+  dtype;
 - autocast: CUDA runs softmax, norms and losses in fp32; CPU's list of such operators is shorter.
+
+Results have the right shape, dtype and size; their values mean nothing.
 """
 
 from __future__ import annotations
@@ -21,22 +28,83 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+_aten = torch.ops.aten
 _HALF = (torch.float16, torch.bfloat16)
+_NORMS = (_aten.native_layer_norm.default, _aten.native_batch_norm.default)
 
-# torch.amp's documentation, "CUDA Ops that can autocast to float32"; the CPU autocasts fewer.
+# torch.amp's documentation, "CUDA Ops that can autocast to float32", with what ATen/autocast_mode.h
+# adds and what is composed of these alone; the CPU autocasts fewer.
 AUTOCAST_TO_FP32 = frozenset(
     {
-        *("binary_cross_entropy_with_logits", "cosine_similarity", "cross_entropy", "cumprod"),
-        *("cumsum", "exp", "expm1", "group_norm", "kl_div", "l1_loss", "layer_norm", "log"),
-        *("log10", "log1p", "log2", "log_softmax", "mse_loss", "nll_loss", "norm", "normalize"),
-        *("pow", "prod", "reciprocal", "rsqrt", "smooth_l1_loss", "softmax", "softmin"),
-        *("softplus", "sum"),
+        *("acos", "asin", "binary_cross_entropy_with_logits", "cdist", "cosh"),
+        *("cosine_embedding_loss", "cosine_similarity", "cross_entropy", "cumprod", "cumsum"),
+        *("dist", "erfinv", "exp", "expm1", "group_norm", "hinge_embedding_loss", "huber_loss"),
+        *("kl_div", "l1_loss", "layer_norm", "log", "log10", "log1p", "log2", "log_softmax"),
+        *("logsumexp", "margin_ranking_loss", "mse_loss", "multi_margin_loss"),
+        *("multilabel_margin_loss", "native_layer_norm", "nll_loss", "norm", "normalize"),
+        *("pdist", "poisson_nll_loss", "pow", "prod", "reciprocal", "renorm", "rms_norm"),
+        *("rsqrt", "sinh", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin"),
+        *("softplus", "sum", "tan", "triplet_margin_loss"),
     }
 )
 
 
+class Kernels(TorchDispatchMode):
+    """Replaces what single operators return.
+
+    Attributes:
+        fp32_statistics: norms of half precision keep their statistics in fp32 whatever their
+            weights are; otherwise only batch norms whose weights are in fp32 do, which is what CPU
+            kernels do and fake ones do not.
+        without_mean: layer norms stand for RMS norms at the moment.
+    """
+
+    def __init__(self, *, fp32_statistics: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fp32_statistics = fp32_statistics
+        self.without_mean = False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """A norm's statistics as its kernel keeps them."""
+        if func is _aten.native_layer_norm_backward.default and not args[3].numel():
+            args = (*args[:3], args[4], *args[4:])  # any mean will do, but it must be one
+        out = func(*args, **(kwargs or {}))
+        if func not in _NORMS:
+            return out
+        output, mean, rstd = out
+        if output.dtype in _HALF and (self.fp32_statistics or _is_mixed(func, args)):
+            mean, rstd = _like(mean, torch.float32), _like(rstd, torch.float32)
+        if self.without_mean:
+            mean = mean.new_empty(0)
+        return output, mean, rstd
+
+
+def _is_mixed(func: Any, args: tuple[Any, ...]) -> bool:
+    weight = args[1]
+    batch_norm = func is _aten.native_batch_norm.default
+    return batch_norm and weight is not None and weight.dtype == torch.float32
+
+
+def _like(statistic: Tensor, dtype: torch.dtype) -> Tensor:
+    return statistic if statistic.dtype == dtype else torch.empty_like(statistic, dtype=dtype)
+
+
 class CudaFunctions(TorchFunctionMode):
-    """Replaces calls of whole functions."""
+    """Replaces calls of whole functions.
+
+    Attributes:
+        kernels: told when a layer norm stands for an RMS norm.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__()
+        self.kernels = kernels
 
     def __torch_function__(
         self,
@@ -45,16 +113,16 @@ class CudaFunctions(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Fused dropout; fp32 where CUDA's autocast has it."""
+        """Fused dropout, attention and RMS norm; fp32 where CUDA's autocast has it."""
         kwargs = kwargs or {}
         if func is Tensor.backward:
             return self.backward(*args)
-        if func is F.dropout:
-            return _dropout(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if torch.is_autocast_enabled("cpu") and name in AUTOCAST_TO_FP32:
             args, kwargs = tree_map(_to_fp32, (args, kwargs))
-        return func(*args, **kwargs)
+        if func in (F.rms_norm, torch.rms_norm):
+            return self.rms_norm(*args, **kwargs)
+        return _FUSED.get(func, func)(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Run backward with this mode on; a recompute must see the same operators as forward.
@@ -73,6 +141,22 @@ class CudaFunctions(TorchFunctionMode):
                 accumulate_grad=True,
             )
 
+    def rms_norm(
+        self,
+        input: Tensor,  # noqa: A002 - the name that callers use
+        normalized_shape: list[int],
+        weight: Tensor | None = None,
+        eps: float | None = None,
+    ) -> Tensor:
+        """A layer norm without mean and bias keeps what a fused RMS norm does."""
+        if weight is not None and weight.dtype != input.dtype:  # CUDA does not fuse these
+            return F.rms_norm(input, normalized_shape, weight, eps)
+        self.kernels.without_mean = True
+        try:
+            return F.layer_norm(input, normalized_shape, weight)
+        finally:
+            self.kernels.without_mean = False
+
 
 def _dropout(
     input: Tensor,  # noqa: A002 - the name that callers use
@@ -80,40 +164,41 @@ def _dropout(
     training: bool = True,
     inplace: bool = False,
 ) -> Tensor:
-    if not training or p == 0.0:
-        return input
-    dropped = torch.native_dropout(input, p, train=True)[0]
-    return input.copy_(dropped) if inplace else dropped
+    if not training or not 0 < p < 1 or inplace:  # CUDA does not fuse these
+        return F.dropout(input, p, training, inplace)
+    return torch.native_dropout(input, p, train=True)[0]
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    del dropout_p  # a fused kernel keeps no mask
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, 0.0, *args, **kwargs)
+
+
+_FUSED: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.dropout: _dropout,
+    F.scaled_dot_product_attention: _attention,
+}
 
 
 def _to_fp32(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value
 
 
-class CudaKernels(TorchDispatchMode):
-    """Replaces what single operators return."""
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Layer norm's statistics in fp32."""
-        out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.native_layer_norm.default and out[0].dtype in _HALF:
-            output, mean, rstd = out
-            return (
-                output,
-                mean.new_empty(mean.shape, dtype=torch.float32),
-                rstd.new_empty(rstd.shape, dtype=torch.float32),
-            )
-        return out
-
-
 @contextlib.contextmanager
 def cuda() -> Iterator[None]:
-    """Both."""
-    with CudaKernels(), CudaFunctions():  # type: ignore[no-untyped-call]
+    """As CUDA's kernels."""
+    with Kernels(fp32_statistics=True) as kernels, CudaFunctions(kernels):
         yield
+
+
+def cpu() -> contextlib.AbstractContextManager[object]:
+    """As this CPU's kernels, where fake ones differ from them."""
+    return Kernels(fp32_statistics=False)

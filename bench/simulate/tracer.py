@@ -38,6 +38,8 @@ CATEGORIES = (
 )
 
 FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
+TAIL = "loss"
+"""Stands for the module where backward is not yet in any block."""
 
 
 @dataclasses.dataclass
@@ -79,6 +81,7 @@ class Trace:
     """One step.
 
     Attributes:
+        resident_events: how many events tell of what was there before.
         forward_events: how many events came before forward was done.
     """
 
@@ -86,6 +89,7 @@ class Trace:
     events: list[Event]
     work: list[Operator]
     transfers: list[Transfer]
+    resident_events: int
     forward_events: int
     forward_flops: int
     step_flops: int
@@ -103,6 +107,10 @@ class Trace:
     def after_forward_bytes(self, round_to: int = 1) -> int:
         """Bytes alive when forward was done, resident ones included."""
         return self.alive_bytes(round_to)[self.forward_events - 1]
+
+    def resident_bytes(self, round_to: int = 1) -> int:
+        """Bytes alive before the step."""
+        return self.alive_bytes(round_to)[self.resident_events - 1]
 
     def by_category(self, event: int) -> dict[str, int]:
         """Bytes alive after ``event``, by category."""
@@ -137,7 +145,7 @@ class Tracer(Ledger):
         self.current: dict[int, int] = {}  # a storage's key to the index of its life
         self.boundaries: set[int] = set()
         self.path: list[str] = []
-        self.backward_of = "loss"
+        self.backward_of = TAIL
         self.operator = ""
         self.updating = False
         self.tail_begins: int | None = None
@@ -154,11 +162,12 @@ class Tracer(Ledger):
         self._log(self.current[key], size_bytes)
 
     def died(self, key: int, size_bytes: int) -> None:
-        """Close it."""
+        """Close it; what dies after the step is no part of it."""
         super().died(key, size_bytes)
-        index = self.current.pop(key)
-        self.lives[index].died = len(self.events)
-        self._log(index, -size_bytes)
+        index = self.current.pop(key, None)
+        if index is not None:
+            self.lives[index].died = len(self.events)
+            self._log(index, -size_bytes)
 
     def _log(self, life: int, delta_bytes: int) -> None:
         event = Event(life, delta_bytes, self.phase(), self.operator, self.module())
@@ -230,6 +239,8 @@ class Tracer(Ledger):
         self.path.append(name)
         if module in self.blocks:
             self._mark_boundary(args)
+            if module is self.blocks[0]:
+                self._expect_backward_of("", args)
 
     def _mark_boundary(self, value: Any) -> None:
         for tensor in tree_leaves(value)[:1]:
@@ -237,6 +248,12 @@ class Tracer(Ledger):
                 key = tensor.untyped_storage()._cdata
                 if key in self.current:
                     self.boundaries.add(self.current[key])
+
+    def _expect_backward_of(self, name: str, boundary: Any) -> None:
+        """Once the gradient of ``boundary`` is there, backward is in the module before it."""
+        for tensor in tree_leaves(boundary)[:1]:
+            if self.phase() == FORWARD and isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(self._entering_backward_of(name))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         del args
@@ -250,12 +267,9 @@ class Tracer(Ledger):
 
     def _leave_block(self, name: str, output: Any) -> None:
         self._mark_boundary(output)
-        if self.phase() != FORWARD:
-            return
-        self.tail_begins = len(self.events)
-        for tensor in tree_leaves(output)[:1]:
-            if isinstance(tensor, Tensor) and tensor.requires_grad:
-                tensor.register_hook(self._entering_backward_of(name))
+        self._expect_backward_of(name, output)
+        if self.phase() == FORWARD:
+            self.tail_begins = len(self.events)
 
     def _entering_backward_of(self, name: str) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
@@ -275,7 +289,8 @@ class Parts:
         update: the optimizer's step.
         resident: tensors that are there before, by category.
         parameters: whose gradients are to be found afterwards.
-        semantics: entered inside the tracer; see `bench.simulate.semantics`.
+        semantics: entered around the tracer, which sees what kernels return, not how they are
+            replaced; see `bench.simulate.semantics`.
     """
 
     forward: Callable[[], Tensor]
@@ -292,7 +307,8 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
     """Run one step under ``tracer``. No gradients exist before."""
     for category, tensors in parts.resident.items():
         tracer.adopt_as(category, tensors)
-    with tracer, tracer.watching(), parts.semantics:
+    resident_events = len(tracer.events)
+    with parts.semantics, tracer, tracer.watching():
         loss = parts.forward()
         forward_events, forward_flops = len(tracer.events), tracer.flops
         parts.backward(loss)
@@ -302,11 +318,13 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
         tracer.updating = True
         parts.update()
     _categorise(tracer, parts, forward_events)
+    tracer.current.clear()
     return Trace(
         lives=tracer.lives,
         events=tracer.events,
         work=tracer.work,
         transfers=tracer.transfers,
+        resident_events=resident_events,
         forward_events=forward_events,
         forward_flops=forward_flops,
         step_flops=step_flops,
@@ -329,6 +347,8 @@ def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
             life.category = "recomputed activations"
         elif life.phase == FORWARD:
             life.category = _of_forward(tracer, index, forward_events)
+        elif (life.phase, life.module) == (BACKWARD, TAIL):
+            life.category = "logits and loss"  # their gradients
 
 
 def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:
