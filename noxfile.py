@@ -7,8 +7,8 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 nox.options.sessions = ["tests", "lint", "types"]
 
-# One environment for all sessions: torch takes a minute to install and 1 GB to keep.
-SHARED = ".nox/ckpt-bench"
+# All that tables, figures and comparisons are made with: they read records, and need no torch.
+REPORT = ("matplotlib", "msgspec", "pandas", "rich", "seaborn", "tabulate", "typer")
 
 
 def install(session, *extras):
@@ -17,51 +17,51 @@ def install(session, *extras):
     session.install("-c", "constraints.txt", "-e", target)
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def tests(session):
     """Run the tests; arguments go to pytest."""
     install(session, "test", "transformers")
     session.run("pytest", *session.posargs)
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def lint(session):
     """Check style and formatting."""
-    install(session, "lint")
+    session.install("-c", "constraints.txt", "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session(venv_location=SHARED)
+@nox.session
 def types(session):
     """Check types, strictly."""
     install(session, "lint")
     session.run("mypy")
 
 
-@nox.session(venv_location=SHARED, default=False)
+@nox.session(default=False)
 def bench(session):
     """Measure the quick profile, write and print the tables: -- --profile full."""
     install(session)
     session.run("python", "-m", "bench", "sweep", *session.posargs)
 
 
-@nox.session(venv_location=SHARED, default=False)
+@nox.session(default=False)
 def validate(session):
     """Simulate and run the same cells side by side, on the device that is here."""
     install(session)
     session.run("python", "-m", "bench", "validate", *session.posargs)
 
 
-@nox.session(venv_location=SHARED, default=False)
+@nox.session(default=False)
 def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
-    install(session)
+    session.install("-c", "constraints.txt", *REPORT)
     session.run("python", "-m", "bench", "tables", *session.posargs)
 
 
-@nox.session(venv_location=SHARED, default=False)
+@nox.session(default=False)
 def compare(session):
     """Compare two sets of records: -- A B --fail-on peak_allocated_bytes:1%."""
-    install(session)
+    session.install("-c", "constraints.txt", *REPORT)
     session.run("python", "-m", "bench", "compare", *session.posargs)
