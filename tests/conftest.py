@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from torch.utils import checkpoint as torch_checkpoint
 
 from strategies import execute
+
+# Examples have no time limit: a slow machine is no failure.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture

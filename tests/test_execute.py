@@ -81,21 +81,20 @@ def test_one_block():
         assert counts == [count]
 
 
-@settings(deadline=None)
 @given(st.integers(2, 8).flatmap(lambda n: nested_plans(0, n)))
 def test_any_plan_of_a_sequential(plan):
     n_blocks = len(list(plans.leaves(plan)))
     check_plan(chain_of(n_blocks, Small), plan)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(nested_plans(0, BLOCKS))
 def test_any_plan_of_a_list(plan):
     seed(0)
     check_plan(Loop(), plan)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(nested_plans(0, 4))
 def test_any_plan_updates_running_statistics_once(plan):
     model = chain_of(4, NormBlock)
@@ -103,7 +102,7 @@ def test_any_plan_updates_running_statistics_once(plan):
     assert all(block.norm.num_batches_tracked == 1 for block in model)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(nested_plans(0, BLOCKS))
 def test_any_plan_of_a_block_that_repeats(plan):
     seed(0)
@@ -135,7 +134,7 @@ class Two(nn.Module):
         return x
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(nested_plans(0, 6))
 def test_any_plan_is_cut_between_containers(plan):
     seed(0)

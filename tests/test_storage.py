@@ -140,7 +140,7 @@ def test_bytes_after_forward(text, storage, resting):
     loss.backward()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(nested_plans(0, BLOCKS))
 def test_bytes_after_forward_of_any_plan(plan):
     model = chain_of(BLOCKS)
