@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from bench import claims as ledger
-from bench import records
+from bench import commands_profile, flags, records
 from bench.progress import reporter
 from bench.records import Record
 from bench.report import compare as comparison
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from bench.cells import Cell
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+app.command("profile")(commands_profile.profile)
 
 README = Path("README.md")
 FAILED = ("mismatch", "crash", "timeout")
@@ -73,29 +75,23 @@ def list_(
 
 @app.command()
 def run(  # noqa: PLR0917 - one parameter a flag
-    workload: Annotated[str, typer.Option(help="See `list workloads`.")],
+    workload: flags.Workload,
     strategy: Annotated[
         list[str], typer.Option(help="Name, or name(parameter=value); may be repeated.")
     ],
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
     no_time: Annotated[bool, typer.Option("--no-time", help="Memory, FLOPs, gradients.")] = False,
-    parameters: Annotated[
-        list[str] | None, typer.Option("--set", help="Strategy parameter: k=4; may be repeated.")
-    ] = None,
-    options: Annotated[
-        list[str] | None, typer.Option("--option", help="Workload option: attention=flash.")
-    ] = None,
-    layers: Annotated[int | None, typer.Option(help="Blocks.")] = None,
-    seq: Annotated[int | None, typer.Option(help="Sequence length.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Batch size.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Width.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16-autocast, fp16-gradscaler.")] = "fp32",
-    optimizer: Annotated[str, typer.Option(help="none, sgd, adamw.")] = "none",
-    seed: Annotated[int, typer.Option(help="Of the step's random numbers.")] = 0,
-    custom: Annotated[
-        list[str] | None, typer.Option("--sim", help="Of --device sim:custom: memory_gb=48.")
-    ] = None,
+    parameters: flags.Parameters = None,
+    options: flags.Options = None,
+    layers: flags.Layers = None,
+    seq: flags.Seq = None,
+    batch: flags.Batch = None,
+    dim: flags.Dim = None,
+    precision: flags.Precision = "fp32",
+    optimizer: flags.Optimizer = "none",
+    seed: flags.Seed = 0,
+    custom: flags.Custom = None,
     fit: Annotated[
         str, typer.Option(help="batch or seq: find the largest that fits a simulated device.")
     ] = "",
@@ -111,15 +107,15 @@ def run(  # noqa: PLR0917 - one parameter a flag
     """Measure strategies on one workload, each in a process of its own."""
     from bench import cells, devices, executor, sweep  # noqa: PLC0415 - imports torch
 
-    sizes = {"layers": layers, "seq": seq, "batch": batch, "dim": dim}
-    chosen = {k: v for k, v in sizes.items() if v is not None} | pairs(options, "--option")
+    chosen = flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim)
+    where = flags.device_name(device, flags.pairs(custom, "--sim")) or devices.default()
     wanted = [
         cells.checked(
             cells.Cell(
                 workload=workload,
                 options=chosen,
                 spec=spec,
-                device=device_name(device, pairs(custom, "--sim")) or devices.default(),
+                device=where,
                 precision=precision,
                 optimizer=optimizer,
                 rounds=0 if no_time else rounds,
@@ -127,7 +123,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
                 memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
             )
         )
-        for spec in cells.with_parameters(strategy, pairs(parameters, "--set"))
+        for spec in cells.with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]
     if fit:
         wanted = [fitted(cell, fit) for cell in wanted]
@@ -237,14 +233,6 @@ def owns_readme(results: Path) -> bool:
     return README.exists() and results.resolve() == records.RESULTS.resolve()
 
 
-def device_name(device: str, custom: dict[str, Any]) -> str:
-    """The device, with the figures of a custom one."""
-    if custom and device != "sim:custom":
-        raise ValueError(f"--sim describes --device sim:custom, not {device!r}")
-    figures = ", ".join(f"{name}={value!r}" for name, value in custom.items())
-    return f"{device}({figures})" if custom else device
-
-
 def fitted(cell: Cell, axis: str) -> Cell:
     """The cell at the largest size that fits; as it is where nothing does or it cannot run."""
     from bench.simulate.fit import STEP, Axis, largest, sized  # noqa: PLC0415 - imports torch
@@ -257,24 +245,6 @@ def fitted(cell: Cell, axis: str) -> Cell:
         return largest(cell, chosen) or sized(cell, chosen, STEP[axis])
     except Unsupported:
         return cell
-
-
-def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
-    """``["k=4"]`` as ``{"k": 4}``; what is no literal is text.
-
-    Raises:
-        ValueError: no equals sign.
-    """
-    found: dict[str, Any] = {}
-    for text in texts or ():
-        name, sign, value = text.partition("=")
-        if not sign or not name:
-            raise ValueError(f"{flag} takes name=value, not {text!r}")
-        try:
-            found[name.strip()] = json.loads(value)
-        except ValueError:
-            found[name.strip()] = value.strip()
-    return found
 
 
 def print_rows(rows: Sequence[dict[str, Any]], output: Format) -> None:
