@@ -300,7 +300,7 @@ def _record(step: TrainingStep, chain: strategies.Chain) -> _Recording:
         with _profiler() as profiler:
             tracer = TimedTracer(step.model, chain.blocks)
             made = trace(tracer, parts_of(step, as_cuda=False))
-    events, spans, _ = memory._events(profiler)
+    events, spans, _ = memory.events_of(profiler)
     first = residents(made) - 1
     sizes = (event.size_bytes for event in events)
     return _Recording(

@@ -77,10 +77,11 @@ def _traced(
                 pass
             backward(loss)
             del loss
-    return _events(profiler)
+    return events_of(profiler)
 
 
-def _events(profiler: profile) -> tuple[list[Event], list[Span], int]:
+def events_of(profiler: profile) -> tuple[list[Event], list[Span], int]:
+    """Allocator events sorted by time, operators, and when forward was done (ns; 0: unmarked)."""
     kineto: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]
     events, spans, mark_ns = [], [], 0
     for event in kineto.events():
