@@ -41,10 +41,11 @@ def describe_peak(trace: Trace, blocks: Sequence[str]) -> dict[str, Any]:
 
 
 def floor(trace: Trace, blocks: Sequence[str]) -> tuple[int, str]:
-    """The peak that no checkpointing or offloading of these blocks can go below, and where it is.
+    """The peak that checkpointing or offloading whole blocks cannot go below, and where it is.
 
     At every moment all that other blocks hold for their backward could be elsewhere; the working
-    set of the block at hand, parameters, gradients, optimizer state and logits could not.
+    set of the block at hand, parameters, gradients, optimizer state and logits could not. A
+    strategy that changes what a block does inside (selective, flash attention) can go below.
     """
     known = frozenset(blocks)
     owners = [_owner(life, known) for life in trace.lives]
@@ -83,11 +84,11 @@ def advice(peak_bytes: int, floor_bytes: int, where: str, parts: dict[str, int])
     largest = max(parts, key=parts.__getitem__)
     if floor_bytes >= _CLOSE * peak_bytes:
         return (
-            "checkpointing or offloading more cannot lower this peak:"
+            "checkpointing or offloading whole blocks cannot lower this peak:"
             f" it is in the {where}, and mostly {largest}"
         )
     gb = (peak_bytes - floor_bytes) / 1e9
     return (
-        f"checkpointing or offloading more could lower this peak by up to {gb:.3g} GB;"
+        f"checkpointing or offloading more blocks could lower this peak by up to {gb:.3g} GB;"
         f" the floor is in the {where}"
     )

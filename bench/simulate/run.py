@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 import strategies
 from bench.cells import Cell
+from bench.measure.memory import resident_peak_bytes
 from bench.simulate import accelerators, allocator, semantics
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.peak import describe_peak
@@ -40,6 +41,24 @@ _VALUE_NEEDED = (
 
 
 @dataclasses.dataclass(frozen=True)
+class SimulatedDevice(Tier):
+    """The device itself: what rests there is a boundary, whatever a codec made of it."""
+
+    name: ClassVar[str] = "device"
+    on_device: ClassVar[bool] = True
+    tracer: Tracer
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        self.tracer.mark_boundary(tensor)
+        return tensor
+
+    def get(self, handle: Tensor) -> Tensor:
+        """The tensor itself."""
+        return handle
+
+
+@dataclasses.dataclass(frozen=True)
 class SimulatedHost(Tier):
     """Host memory of a simulated accelerator: the transfer is noted, the bytes are gone."""
 
@@ -55,6 +74,7 @@ class SimulatedHost(Tier):
         """Fetch it."""
         shape, stride, dtype = handle
         tensor = torch.empty_strided(shape, stride, dtype=dtype)
+        self.tracer.mark_boundary(tensor)
         self._note(tensor, to_host=False)
         return tensor
 
@@ -168,9 +188,10 @@ def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool)
 
 
 def _simulated_storage(storage: Storage | None, tracer: Tracer) -> Storage | None:
-    if storage is None or storage.tier.on_device:
-        return storage
-    return dataclasses.replace(storage, tier=SimulatedHost(tracer))
+    if storage is None:
+        return None
+    tier = SimulatedDevice(tracer) if storage.tier.on_device else SimulatedHost(tracer)
+    return dataclasses.replace(storage, tier=tier)
 
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
@@ -213,6 +234,7 @@ def simulate(cell: Cell) -> dict[str, Any]:
     fields |= describe_peak(made.trace, made.chain.names)
     timed = step_time(made.trace.work, made.trace.transfers, device, prefetch=True)
     fields["modelled_step_s"] = timed.step_s
+    fields["resident_peak_bytes"] = resident_peak_bytes()
     fields |= fit_in(made.trace, device.memory_bytes)
     if made.missing:
         fields |= {"status": "mismatch", "reason": f"no gradient for {', '.join(made.missing)}"}
@@ -234,7 +256,7 @@ def fit_in(made: Trace, memory_bytes: int) -> dict[str, Any]:
         missing_bytes = max(peak_bytes - memory_bytes, error.missing_bytes)
         reason = (
             f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
-            f" {missing_bytes / 1e9:.2f} GB missing"
+            f" {missing_bytes / 1e9:.3g} GB missing"
         )
         return _allocator_fields(peak_bytes, peaks) | {"status": "oom", "reason": reason}
     return _allocator_fields(peak_bytes, peaks) | {"status": "ok"}

@@ -36,15 +36,16 @@ _NORMS = (_aten.native_layer_norm.default, _aten.native_batch_norm.default)
 # adds and what is composed of these alone; the CPU autocasts fewer.
 AUTOCAST_TO_FP32 = frozenset(
     {
-        *("acos", "asin", "binary_cross_entropy_with_logits", "cdist", "cosh"),
+        *("__rpow__", "acos", "asin", "binary_cross_entropy_with_logits", "cdist", "cosh"),
         *("cosine_embedding_loss", "cosine_similarity", "cross_entropy", "cumprod", "cumsum"),
         *("dist", "erfinv", "exp", "expm1", "group_norm", "hinge_embedding_loss", "huber_loss"),
-        *("kl_div", "l1_loss", "layer_norm", "log", "log10", "log1p", "log2", "log_softmax"),
-        *("logsumexp", "margin_ranking_loss", "mse_loss", "multi_margin_loss"),
-        *("multilabel_margin_loss", "native_layer_norm", "nll_loss", "norm", "normalize"),
-        *("pdist", "poisson_nll_loss", "pow", "prod", "reciprocal", "renorm", "rms_norm"),
-        *("rsqrt", "sinh", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin"),
-        *("softplus", "sum", "tan", "triplet_margin_loss"),
+        *("kl_div", "l1_loss", "layer_norm", "linalg_matrix_norm", "linalg_vector_norm", "log"),
+        *("log10", "log1p", "log2", "log_softmax", "logsumexp", "margin_ranking_loss"),
+        *("mse_loss", "multi_margin_loss", "multilabel_margin_loss", "native_layer_norm"),
+        *("nll_loss", "norm", "normalize", "pdist", "poisson_nll_loss", "pow", "prod"),
+        *("reciprocal", "renorm", "rms_norm", "rsqrt", "sinh", "smooth_l1_loss"),
+        *("soft_margin_loss", "softmax", "softmin", "softplus", "square", "sum", "tan"),
+        *("triplet_margin_loss",),
     }
 )
 

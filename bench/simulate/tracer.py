@@ -147,7 +147,7 @@ class Tracer(Ledger):
         self.path: list[str] = []
         self.backward_of = TAIL
         self.operator = ""
-        self.updating = False
+        self.forward_done = self.updating = False
         self.tail_begins: int | None = None
 
     # What the ledger tells.
@@ -184,7 +184,7 @@ class Tracer(Ledger):
         """What the step is doing."""
         if self.updating:
             return OPTIMIZER
-        if torch._C._current_graph_task_id() == -1:
+        if not self.forward_done:
             return FORWARD
         return RECOMPUTE if in_recompute() else BACKWARD
 
@@ -192,7 +192,7 @@ class Tracer(Ledger):
         """Where the step is."""
         if self.path:
             return self.path[-1]
-        return self.backward_of if torch._C._current_graph_task_id() != -1 else ""
+        return self.backward_of if self.forward_done and not self.updating else ""
 
     def __torch_dispatch__(
         self,
@@ -202,7 +202,8 @@ class Tracer(Ledger):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator under its name; note what it read, wrote and computed."""
-        self.operator = str(func.name()).removeprefix("aten::")
+        if func.namespace != "prim":  # fake tensors ask for devices in between
+            self.operator = str(func.name()).removeprefix("aten::")
         out = super().__torch_dispatch__(func, types, args, kwargs)
         self._note_work(func, args, kwargs or {}, out)
         return out
@@ -238,11 +239,12 @@ class Tracer(Ledger):
             return
         self.path.append(name)
         if module in self.blocks:
-            self._mark_boundary(args)
+            self.mark_boundary(args)
             if module is self.blocks[0]:
                 self._expect_backward_of("", args)
 
-    def _mark_boundary(self, value: Any) -> None:
+    def mark_boundary(self, value: Any) -> None:
+        """Note that the first tensor of ``value`` is what one block hands to the next."""
         for tensor in tree_leaves(value)[:1]:
             if isinstance(tensor, Tensor):
                 key = tensor.untyped_storage()._cdata
@@ -266,7 +268,7 @@ class Tracer(Ledger):
             self._leave_block(name, output)
 
     def _leave_block(self, name: str, output: Any) -> None:
-        self._mark_boundary(output)
+        self.mark_boundary(output)
         self._expect_backward_of(name, output)
         if self.phase() == FORWARD:
             self.tail_begins = len(self.events)
@@ -311,6 +313,7 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
     with parts.semantics, tracer, tracer.watching():
         loss = parts.forward()
         forward_events, forward_flops = len(tracer.events), tracer.flops
+        tracer.forward_done = True
         parts.backward(loss)
         del loss
         step_flops = tracer.flops
@@ -345,6 +348,8 @@ def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
             life.category = "optimizer state"
         elif life.phase == RECOMPUTE:
             life.category = "recomputed activations"
+        elif index in tracer.boundaries:
+            life.category = "boundary activations"
         elif life.phase == FORWARD:
             life.category = _of_forward(tracer, index, forward_events)
         elif (life.phase, life.module) == (BACKWARD, TAIL):
@@ -353,8 +358,6 @@ def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
 
 def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:
     life = tracer.lives[index]
-    if index in tracer.boundaries:
-        return "boundary activations"
     if tracer.tail_begins is not None and life.born >= tracer.tail_begins:
         return "logits and loss"
     kept = life.died is None or life.died >= forward_events
