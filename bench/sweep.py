@@ -14,6 +14,7 @@ from bench import executor, records, worker
 from bench.cells import Cell, checked
 from bench.progress import Report
 from bench.records import Record
+from strategies.base import Layered
 from strategies.registry import classes
 
 DEPTHS = (4, 8, 16, 32, 64)
@@ -63,6 +64,16 @@ def every_spec() -> list[str]:
     return sorted(specs, key=lambda spec: (spec != "none", spec))
 
 
+def depth_specs() -> list[str]:
+    """Every strategy, but of layered ones the default only: storage is a constant factor."""
+    points = [
+        point
+        for cls in classes().values()
+        for point in ((cls(),) if issubclass(cls, Layered) else cls.grid())
+    ]
+    return sorted((point.spec() for point in points), key=lambda spec: (spec != "none", spec))
+
+
 def _tradeoff(workload: str, device: str, rounds: int) -> Iterator[Cell]:
     """All strategies on one workload, timed; and flash attention with and without checkpoints."""
     for spec in every_spec():
@@ -76,7 +87,7 @@ def _depth_cells(device: str) -> Iterator[Cell]:
     """Memory against depth: every strategy, no time."""
     for workload, options in DEPTH_SERIES.items():
         for layers in DEPTHS:
-            for spec in every_spec():
+            for spec in depth_specs():
                 sized = {**options, "layers": layers}
                 yield Cell(workload=workload, options=sized, spec=spec, device=device, rounds=0)
 
@@ -86,6 +97,13 @@ def _simulated_cells() -> Iterator[Cell]:
     for workload, device, precision in SIMULATED_SERIES:
         for cell in _tradeoff(workload, device, 0):
             yield msgspec.structs.replace(cell, precision=precision)
+    workload, device, precision = SIMULATED_SERIES[0]
+    for layers in (12, 24, 48):  # what the simulator itself costs, against the number of blocks
+        options = {"layers": layers}
+        for spec in ("none", "every_layer"):
+            yield Cell(
+                workload=workload, options=options, spec=spec, device=device, precision=precision
+            )
 
 
 def _precision_cells(device: str) -> Iterator[Cell]:

@@ -46,6 +46,7 @@ def test_writes_everything_once_and_is_then_up_to_date(results, readme):
         "depth.md",
         "depth.csv",
         "calibration.md",
+        "simulator.md",
         "failures.md",
         "claims.md",
         "claims.json",

@@ -24,6 +24,11 @@ HEADER = (
     "Where the peak is",
 )
 
+SIMULATOR_NOTES = (
+    "Wall-clock seconds in the process of each cell, model construction included, two cells at a"
+    " time; the resident set includes PyTorch itself.\n"
+)
+
 CALIBRATION_NOTES = (
     "Each timed CPU cell is also simulated, and a roofline of that CPU's own ceilings (fp32 FLOP/s"
     " of a matrix product, bytes/s of a copy, seconds of a tiny call, measured in the same process)"
@@ -61,6 +66,33 @@ def _where(row: Row) -> str:
     if row["peak_phase"] is None:
         return MISSING
     return cell(f"{row['peak_phase']}, {row['peak_module']}, {row['peak_operator']}")
+
+
+def simulator(frame: pd.DataFrame) -> str:
+    """What the simulator itself costs: seconds and resident memory, by workload and blocks."""
+    parts = ["# What a simulation costs\n", SIMULATOR_NOTES]
+    body = [_cost(group) for group in groups(frame) if group[0]["modelled"]]
+    header = (
+        *("Workload", "Blocks", "Device", "Cells", "All cells, s", "Longest, s"),
+        "Largest resident set, MB",
+    )
+    parts.append(display.table(header, body) if body else "Nothing simulated yet.\n")
+    return "\n".join(parts)
+
+
+def _cost(group: Sequence[Row]) -> list[str]:
+    seconds = [row["duration_s"] for row in group if row["duration_s"] is not None]
+    resident = [row["resident_peak_bytes"] for row in group if row["resident_peak_bytes"]]
+    first = group[0]
+    return [
+        cell(first["workload"]),
+        str(first["workload_options"].get("layers", MISSING)),
+        cell(first["device"]),
+        str(len(group)),
+        f"{sum(seconds):.1f}" if seconds else MISSING,
+        f"{max(seconds):.1f}" if seconds else MISSING,
+        megabytes(max(resident)) if resident else MISSING,
+    ]
 
 
 def calibration(frame: pd.DataFrame) -> str:

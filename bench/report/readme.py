@@ -41,6 +41,7 @@ def block(frame: pd.DataFrame, tables: str) -> str:
             ("every table", "tradeoff"),
             ("growth with depth", "depth"),
             ("the time model against this CPU", "calibration"),
+            ("what a simulation costs", "simulator"),
             ("the textbook's claims judged", "claims"),
             ("failures", "failures"),
         )

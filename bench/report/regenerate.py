@@ -38,6 +38,7 @@ def render(records: list[Record], results: Path, readme: Path | None) -> dict[Pa
         "depth.md": growth.table(frame),
         "depth.csv": growth.csv(frame),
         "calibration.md": modelled.calibration(frame),
+        "simulator.md": modelled.simulator(frame),
         "failures.md": tables.failures(frame),
         "claims.md": claims.markdown(frame),
         "claims.json": claims.as_json(frame),
