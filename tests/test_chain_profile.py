@@ -212,6 +212,29 @@ def test_a_profile_may_differ_from_block_to_block():
     assert profile.boundary_bytes(4) == profile.blocks[3].output_bytes
 
 
+class HeadKeepsItsOutput(nn.Module):
+    """A ReLU saves its result, which is the blocks' first boundary; the blocks save it too."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(8, 8)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)))
+
+    def forward(self, x):
+        return self.blocks(torch.relu(self.stem(x)))
+
+
+@pytest.mark.parametrize("text", ["0 1 2", "[0] [1] [2]", "[0 1] 2", "[0 1 2]"])
+def test_a_boundary_that_the_head_saves_is_the_blocks_too(text):
+    step = tiny.step("mlp-chain")
+    step.model = HeadKeepsItsOutput()
+    step, _, profile = profile_of(step)
+    assert all(block.keeps_input and block.keeps_output for block in profile.blocks)
+    with tiny.under(step, text) as plan:
+        ledger = tiny.watch(step)
+    assert predicted(profile, plan).saved_bytes == tiny.saved_bytes(ledger)
+
+
 class OutOfOrder(nn.Module):
     def __init__(self):
         super().__init__()

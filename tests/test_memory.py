@@ -46,6 +46,24 @@ def test_replay_sees_a_peak_that_lasts_one_event():
     assert replay(traced, mark_ns=9).peak_bytes == 1010
 
 
+def test_the_moment_of_the_peak_is_the_first_that_reaches_it():
+    assert memory.peak_ns(events((1, 10), (2, 20), (3, -20), (4, 20))) == 2
+    assert memory.peak_ns([]) == 0
+
+
+def test_the_innermost_operator_is_named_but_for_allocating():
+    spans = [
+        memory.Span(0, 100, "aten::linear"),
+        memory.Span(10, 50, "aten::addmm"),
+        memory.Span(20, 30, "aten::empty"),
+        memory.Span(60, 70, "aten::relu"),
+    ]
+    assert memory.operator_at(spans, 25) == "aten::addmm"
+    assert memory.operator_at(spans, 55) == "aten::linear"
+    assert memory.operator_at(spans, 70) == "aten::relu"
+    assert memory.operator_at(spans, 101) is None
+
+
 # The CPU's allocator.
 
 
@@ -174,6 +192,8 @@ class Backend:
     def __init__(self, monkeypatch):
         self.calls = []
         self.allocated = self.peak = 0
+        self.loss = lambda: None
+        self.loss_alive = []  # at each reading
         for name in ("empty_cache", "reset_peak_memory_stats"):
             self._replace(monkeypatch, torch.accelerator.memory, name)
         for name in ("memory_allocated", "max_memory_allocated", "max_memory_reserved"):
@@ -200,6 +220,7 @@ class Backend:
         self.peak = self.allocated
 
     def memory_allocated(self):
+        self.loss_alive.append(self.loss() is not None)
         return self.allocated
 
     def max_memory_allocated(self):
@@ -213,7 +234,7 @@ class Step:
     """A step that allocates in known sizes; its first run needs a workspace that then stays."""
 
     def __init__(self, backend):
-        self.backend, self.runs, self.loss = backend, 0, None
+        self.backend, self.runs = backend, 0
 
     def forward(self):
         self.backend.calls.append("forward")
@@ -221,7 +242,7 @@ class Step:
         self.runs += 1
         self.backend.allocate(100)
         loss = torch.zeros(1)
-        self.loss = weakref.ref(loss)
+        self.backend.loss = weakref.ref(loss)
         return loss
 
     def backward(self, loss):
@@ -262,4 +283,5 @@ def test_measure_accelerator_counts_from_where_it_began(monkeypatch):
     step = Step(backend)
     taken = memory.measure_accelerator(step.forward, step.backward, step.drop_gradients)
     assert taken == Memory(160, 100, 30, reserved_bytes=2 << 20)
-    assert step.loss() is None  # nothing of the step is kept while the end is read
+    # Before the step, after forward, and at the end, when nothing of the step may be kept.
+    assert backend.loss_alive == [False, True, False]
