@@ -14,6 +14,7 @@ import pytest
 import tiny
 
 import bench
+import strategies
 from bench import records, sweep, worker
 
 ROOT = Path(bench.__file__).resolve().parent.parent
@@ -94,7 +95,12 @@ def test_every_series_of_depths_has_every_strategy(quick):
             for c in quick
             if c.workload == workload and not c.rounds
         }
-        assert found == {(layers, s) for layers in sweep.DEPTHS for s in sweep.every_spec()}
+        by_depth = {depth: {s for d, s in found if d == depth} for depth in sweep.DEPTHS}
+        specs = by_depth[sweep.DEPTHS[0]]
+        assert {s.partition("(")[0] for s in specs} == set(strategies.available())
+        assert {"every_k(k=2)", "every_k(k=4)", "every_k(k=8)"} <= specs
+        assert all(others == specs for others in by_depth.values())  # one series a strategy
+        assert len(found) == len(specs) * len(by_depth)
 
 
 def test_the_full_profile_measures_more():
@@ -272,11 +278,11 @@ KILLED = ("none", "every_layer", "every_k(k=2)", "every_k(k=3)", "sqrt", "offloa
 
 
 def command(folder):
-    strategies = [part for spec in KILLED for part in ("--strategy", spec)]
+    chosen = [part for spec in KILLED for part in ("--strategy", spec)]
     sizes = ["--layers", "4", "--batch", "8", "--dim", "8"]
     fixed = ["--workload", "mlp-chain", "--device", "cpu", "--no-time", "--format", "json"]
     fixed += ["--results", str(folder)]
-    return [sys.executable, "-m", "bench", "run", *fixed, *sizes, *strategies]
+    return [sys.executable, "-m", "bench", "run", *fixed, *sizes, *chosen]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
