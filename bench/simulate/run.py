@@ -152,7 +152,9 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         step = fake_step(cell, mode, as_cuda=as_cuda)
         with mode:
             return _traced(cell.make_strategy(), step, as_cuda=as_cuda)
-    except _VALUE_NEEDED as error:
+    except RuntimeError as error:
+        if not isinstance(error, _VALUE_NEEDED) and ".numpy()" not in str(error):
+            raise
         raise NeedsValueError(
             f"{user_line(error)}: the model needs the value of a tensor, and a simulated tensor"
             " has none; take .item() and branches on values out of the forward pass"
