@@ -6,10 +6,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# As the harness's own processes do: threads that spin while they wait make every step slow as soon
+# as the machine has something else to do. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 BENCHMARKS = "test_step.py"
 # What must agree for two timings to say anything about each other.
@@ -29,7 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Save the first run that asks for a comparison: it is the baseline of the next."""
     if config.getoption("benchmark_compare", None) is not True or _baselines(config):
         return
-    config.option.benchmark_autosave = True
+    config.option.benchmark_autosave = "baseline"
+    config.option.benchmark_compare = False
     _say(config, "no baseline in results/benchmarks: this run becomes the baseline")
 
 
