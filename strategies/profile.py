@@ -1,0 +1,124 @@
+"""The chain profile: what each block of a model costs, as data. Pure Python, no torch.
+
+Made by `strategies.profiling` (or by hand, in tests); read by the plan interpreter
+(`strategies.cost`) and by the solvers (`strategies.solvers`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mode:
+    """One way to run a block so that its backward can follow. *Working* bytes: see `BlockCost`.
+
+    Attributes:
+        name: ``all`` (autograd keeps what it needs), or an op policy: ``core``, ``products``.
+        saved_bytes: what is kept between forward and backward, the block's own input and output
+            not counted.
+        keeps_input: the block's input is kept for it.
+        keeps_output: the block's output is kept for it.
+        forward_working_bytes: during forward.
+        backward_working_bytes: during backward, recompute inside the block included.
+        backward_flops: of one backward, recompute inside the block included.
+        recompute_flops: the part of ``backward_flops`` that repeats forward work.
+        recompute_s: the time that this repeated work takes.
+    """
+
+    name: str
+    saved_bytes: int
+    keeps_input: bool
+    keeps_output: bool
+    forward_working_bytes: int
+    backward_working_bytes: int
+    backward_flops: int
+    recompute_flops: int = 0
+    recompute_s: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockCost:
+    """One block, as profiled. *Working* bytes are the most alive above the bytes at the start.
+
+    Attributes:
+        modes: ways to run it; the first is ``all``.
+        output_bytes: the boundary that the block hands on.
+        unsaved_working_bytes: during a forward inside a checkpoint, which keeps nothing.
+        recompute_working_bytes: during recompute and backward of a group of this block alone.
+        gradient_bytes: parameter gradients that its backward creates.
+        forward_flops: of one forward.
+        last_recompute_flops: of a recompute that stops at the block's last saved tensor.
+        forward_s: time of one forward.
+        backward_s: time of one backward in mode ``all``, repeated work not counted.
+        last_recompute_s: time of a recompute that stops at the block's last saved tensor.
+    """
+
+    modes: tuple[Mode, ...]
+    output_bytes: int
+    unsaved_working_bytes: int
+    recompute_working_bytes: int
+    gradient_bytes: int
+    forward_flops: int
+    last_recompute_flops: int
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    last_recompute_s: float = 0.0
+
+    def mode(self, name: str) -> Mode:
+        """The mode of that name.
+
+        Raises:
+            ValueError: the block has none.
+        """
+        for mode in self.modes:
+            if mode.name == name:
+                return mode
+        known = ", ".join(mode.name for mode in self.modes)
+        raise ValueError(f"the block has no mode {name!r}; it has {known}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChainProfile:
+    """A chain of blocks between a head and a tail.
+
+    Attributes:
+        blocks: in order.
+        input_bytes: the boundary that the head hands to block 0.
+        resident_bytes: alive before the step and throughout: parameters, buffers, batch, optimizer.
+        head_saved_bytes: kept by the head between forward and backward.
+        head_working_bytes: most alive during the head's forward.
+        head_backward_working_bytes: most alive during the head's backward, above its start.
+        tail_saved_bytes: kept by tail and loss when forward ends.
+        tail_keeps_input: the tail keeps the last boundary.
+        tail_working_bytes: most alive during the tail's forward, above its start.
+        tail_backward_working_bytes: most alive during the tail's backward, above its start.
+        tail_gradient_bytes: parameter gradients alive when the tail's backward ends.
+        group_bytes: what each recompute group keeps besides its input (random state).
+        borders: blocks that no recompute group may run across (first of another container).
+        fixed_s: time of head, tail, loss and optimizer, forward and backward together.
+    """
+
+    blocks: tuple[BlockCost, ...]
+    input_bytes: int
+    resident_bytes: int
+    head_saved_bytes: int
+    head_working_bytes: int
+    head_backward_working_bytes: int
+    tail_saved_bytes: int
+    tail_keeps_input: bool
+    tail_working_bytes: int
+    tail_backward_working_bytes: int
+    tail_gradient_bytes: int
+    group_bytes: int = 0
+    borders: tuple[int, ...] = ()
+    fixed_s: float = 0.0
+
+    def boundary_bytes(self, index: int) -> int:
+        """The boundary that block ``index`` reads (``len(blocks)``: that the tail reads)."""
+        return self.blocks[index - 1].output_bytes if index else self.input_bytes
+
+    @property
+    def plain_step_s(self) -> float:
+        """Time of a step without recomputation."""
+        return self.fixed_s + sum(block.forward_s + block.backward_s for block in self.blocks)

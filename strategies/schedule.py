@@ -1,0 +1,42 @@
+"""A schedule: a plan, and for each block how it runs and where its boundary rests."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from strategies import plan as plans
+from strategies.plan import Node, Plan
+
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """All that an executor needs. Pure data.
+
+    Attributes:
+        plan: see `strategies.plan`.
+        modes: one name a block, or none at all for ``all`` everywhere: how the block runs when it
+            runs so that its backward can follow (see `strategies.profile.Mode`). The last block of
+            a recompute group always runs in mode ``all``.
+        offloaded: blocks whose input rests off the device; each begins a top-level group.
+    """
+
+    plan: Plan
+    modes: tuple[str, ...] = ()
+    offloaded: frozenset[int] = frozenset()
+
+    def mode(self, index: int) -> str:
+        """How block ``index`` runs."""
+        return self.modes[index] if self.modes else ALL
+
+    def render(self) -> str:
+        """``0:core 1 [2 3]@host``: modes other than ``all`` and boundaries elsewhere are said."""
+        return " ".join(self._written(node) for node in self.plan)
+
+    def _written(self, node: Node) -> str:
+        if isinstance(node, int):
+            mode = self.mode(node)
+            return f"{node}" if mode == ALL else f"{node}:{mode}"
+        inside = " ".join(self._written(child) for child in node)
+        return f"[{inside}]" + ("@host" if plans.first(node) in self.offloaded else "")
