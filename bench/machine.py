@@ -34,8 +34,12 @@ _CORE = (
     "strategies/chain.py",
     "strategies/cost.py",
     "strategies/execute.py",
+    "strategies/modes.py",
     "strategies/plan.py",
+    "strategies/profile.py",
+    "strategies/profiling",
     "strategies/registry.py",
+    "strategies/schedule.py",
 )
 _SIMULATOR = ("bench/simulate",)
 

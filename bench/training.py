@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
 from typing import Literal, get_args
 
 import torch
@@ -125,8 +124,3 @@ def make_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer | None:
     if name == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=1e-6)
     return None
-
-
-def unique_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the distinct storages behind ``tensors``."""
-    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

@@ -23,16 +23,17 @@ import strategies
 from bench import devices, machine
 from bench.cells import Cell
 from bench.measure import gradients, memory
-from bench.measure.chain_profile import profile_chain
-from bench.measure.flops import count_flops
 from bench.measure.memory import Memory
 from bench.measure.time import interleave
 from bench.records import Record, Status
 from bench.simulate import accelerators
-from bench.training import TrainingStep, unique_bytes
+from bench.training import TrainingStep
 from strategies import execute
-from strategies import plan as plans
 from strategies.cost import Prediction, predict
+from strategies.profiling.chain import profile_chain
+from strategies.profiling.flops import count_flops
+from strategies.profiling.ledger import unique_bytes
+from strategies.schedule import ALL
 
 
 def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Record:
@@ -98,7 +99,9 @@ def measure(cell: Cell) -> Record:
 def _measured(cell: Cell) -> dict[str, Any]:
     torch.set_num_threads(cell.threads)
     step = _build(cell)
-    bench = _Bench(cell, step, strategies.find_chain(step.model, step.workload.blocks))
+    blocks = step.workload.blocks
+    chain = strategies.profiled(step.model, cell.spec, step, blocks=blocks)
+    bench = _Bench(cell, step, chain)
     with bench.applied() as applied:
         described = bench.describe(applied)
     found: dict[str, Any] = {**described, **bench.gradients()}
@@ -128,15 +131,14 @@ class _Bench:
     def applied(self) -> Iterator[strategies.Applied]:
         """The model under the cell's strategy."""
         strategy = self.cell.make_strategy()
-        blocks = self.step.workload.blocks
-        with strategies.apply(self.step.model, strategy, blocks=blocks) as applied:
+        with strategies.apply(self.step.model, strategy, chain=self.chain) as applied:
             yield applied
 
     def describe(self, applied: strategies.Applied) -> dict[str, Any]:
         """What the strategy does to this model."""
         kernel = getattr(self.step.workload, "attention", None)
         return {
-            "plan": plans.render(applied.plan),
+            "plan": applied.schedule.render(),
             "storage": str(applied.storage) if applied.storage else None,
             "attention_kernel": applied.attention_kernel or kernel,
             "notes": list(applied.notes),
@@ -168,13 +170,14 @@ class _Bench:
         """
         strategy = self.cell.make_strategy()
         undos = list(strategy.install(self.step.model, self.chain))
+        schedule = strategy.schedule(self.chain).split(self.chain.borders)
+        modes = sorted(set(schedule.modes) - {ALL})
         try:
-            profile = profile_chain(self.step, self.chain)
+            profile = profile_chain(self.step, self.chain, modes=modes)
         finally:
             while undos:
                 undos.pop()()
-        plan = plans.split(strategy.plan(self.chain), self.chain.borders)
-        prediction = predict(profile, plan, self._resting_bytes(strategy))
+        prediction = predict(profile, schedule, self._resting_bytes(strategy))
         return _prediction_fields(prediction)
 
     def _resting_bytes(self, strategy: strategies.Strategy) -> list[int] | None:

@@ -9,7 +9,7 @@ strategies.undo(model)                     # as it was before
 
 from __future__ import annotations
 
-from strategies.apply import Applied, apply, undo
+from strategies.apply import Applied, apply, profiled, undo
 from strategies.base import Layered, Strategy, Unsupported
 from strategies.chain import Chain, find_chain
 from strategies.plan import Plan
@@ -26,5 +26,6 @@ __all__ = [
     "available",
     "find_chain",
     "get",
+    "profiled",
     "undo",
 ]

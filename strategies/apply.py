@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from strategies import execute
-from strategies import plan as plans
+from strategies import execute, modes
 from strategies.base import Strategy, Undo, Unsupported
 from strategies.chain import Chain, find_chain
 from strategies.plan import Plan
+from strategies.profiling.step import ExampleStep, Step, detached, preserved
 from strategies.registry import get
+from strategies.schedule import Schedule
 from strategies.storage import Storage
 
 _MARK = "ckpt_applied"
@@ -29,7 +30,7 @@ class Applied:
         model: the same object that was given.
         strategy: with its parameters.
         chain: the blocks found.
-        plan: what is kept and what is recomputed, as executed.
+        schedule: what is kept and what is recomputed, as executed.
         storage: how boundaries rest, or ``None`` for as they are.
         attention_kernel: the kernel that the strategy chose, if it chose one.
         notes: what a user should know about these parameters on this model.
@@ -38,11 +39,16 @@ class Applied:
     model: nn.Module
     strategy: Strategy
     chain: Chain
-    plan: Plan
+    schedule: Schedule
     storage: Storage | None
     attention_kernel: str | None
     notes: Sequence[str]
     undos: list[Undo] = dataclasses.field(default_factory=list, repr=False)
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule's plan."""
+        return self.schedule.plan
 
     def undo(self) -> nn.Module:
         """Put the model back as it was; a second call does nothing."""
@@ -70,6 +76,9 @@ def apply(
     strategy: str | Strategy,
     *,
     blocks: str | Sequence[str] | None = None,
+    example: Any = None,
+    loss: Callable[[Any], Tensor] | None = None,
+    chain: Chain | None = None,
     **params: Any,
 ) -> Applied:
     """Put ``model`` under ``strategy``, in place.
@@ -84,6 +93,12 @@ def apply(
         strategy: a name (`strategies.available`), a specification such as ``"every_k(k=4)"``, or a
             `Strategy`.
         blocks: dotted path(s) of the container(s) of blocks, if they are not to be found.
+        example: a batch, for strategies that plan by what the blocks cost (``needs_profile``): a
+            tensor, a sequence of arguments, or a mapping of keyword arguments. One step runs on it
+            a few times; gradients, buffers and random states are afterwards what they were.
+        loss: of the model's output on the example; default: its ``.loss``, or else its sum.
+        chain: instead of ``blocks`` and ``example``: the blocks, with what was found out about
+            them before (`strategies.profiled`).
         params: the strategy's parameters.
 
     Returns:
@@ -102,8 +117,11 @@ def apply(
     reason = chosen.unsupported(model, _device_of(model))
     if reason:
         raise Unsupported(f"{chosen.spec()}: {reason}")
-    chain = find_chain(model, blocks)
-    plan, storage = plans.split(chosen.plan(chain), chain.borders), chosen.storage()
+    if chain is None:
+        step = None if example is None else ExampleStep(model, detached(example), loss)
+        chain = profiled(model, chosen, step, blocks=blocks)
+    schedule, storage = chosen.schedule(chain).split(chain.borders), chosen.storage()
+    plan = schedule.plan
     notes = list(chosen.notes(chain))
     if storage and all(isinstance(node, int) for node in plan):
         notes.append(f"the plan keeps no boundaries apart, so nothing rests as {storage}")
@@ -111,7 +129,7 @@ def apply(
         model=model,
         strategy=chosen,
         chain=chain,
-        plan=plan,
+        schedule=schedule,
         storage=storage,
         attention_kernel=chosen.attention_kernel(model),
         notes=notes,
@@ -123,13 +141,56 @@ def apply(
 
 def _install(applied: Applied) -> None:
     try:
-        applied.undos += applied.strategy.install(applied.model, applied.chain)
-        applied.undos += execute.install(applied.chain, applied.plan, applied.storage)
+        applied.undos += install(
+            applied.model, applied.strategy, applied.chain, applied.schedule, applied.storage
+        )
         if applied.undos:
             applied.undos += _turn_caches_off(applied.model)
     except BaseException:
         applied.undo()
         raise
+
+
+def install(
+    model: nn.Module,
+    strategy: Strategy,
+    chain: Chain,
+    schedule: Schedule,
+    storage: Storage | None,
+) -> list[Undo]:
+    """Kernels and sub-modules, op policies, and the plan; returns how to undo them in reverse."""
+    undos = list(strategy.install(model, chain))
+    try:
+        undos += modes.install(chain, dict(enumerate(schedule.modes)))
+        stored = schedule.offloaded or None
+        undos += execute.install(chain, schedule.plan, storage, stored)
+    except BaseException:
+        while undos:
+            undos.pop()()
+        raise
+    return undos
+
+
+def profiled(
+    model: nn.Module,
+    strategy: str | Strategy,
+    step: Step | None,
+    *,
+    blocks: str | Sequence[str] | None = None,
+) -> Chain:
+    """The chain of ``model`` with what ``strategy`` needs to know about it.
+
+    Args:
+        model: under no strategy.
+        strategy: as in `apply`.
+        step: a step of the model, for strategies that need one.
+        blocks: as in `apply`.
+    """
+    chain = find_chain(model, blocks)
+    if step is None:
+        return chain
+    with preserved(model):
+        return get(strategy).profiled(chain, step)
 
 
 def _turn_caches_off(model: nn.Module) -> list[Undo]:

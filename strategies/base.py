@@ -13,9 +13,11 @@ from torch import nn
 
 from strategies import plan as plans
 from strategies.plan import Plan
+from strategies.schedule import Schedule
 
 if TYPE_CHECKING:
     from strategies.chain import Chain
+    from strategies.profiling.step import Step
     from strategies.storage import Storage
 
 
@@ -42,6 +44,8 @@ class Strategy:
     """Parameters that `spec` names even at their defaults, because they tell variants apart."""
     textbook_memory: ClassVar[str | None] = None
     textbook_compute: ClassVar[str | None] = None
+    needs_profile: ClassVar[bool] = False
+    """It asks what the blocks cost: `strategies.apply` must be given an example or a profile."""
 
     @classmethod
     def name(cls) -> str:
@@ -56,6 +60,14 @@ class Strategy:
     def plan(self, chain: Chain) -> Plan:
         """Which blocks of ``chain`` to keep and which to recompute."""
         return plans.plain(len(chain))
+
+    def schedule(self, chain: Chain) -> Schedule:
+        """The plan, and how each block runs and where its boundary rests."""
+        return Schedule(self.plan(chain))
+
+    def profiled(self, chain: Chain, step: Step) -> Chain:  # noqa: ARG002
+        """``chain`` with what this strategy needs to know about it, seen on a step."""
+        return chain
 
     def storage(self) -> Storage | None:
         """How boundaries rest between forward and backward; ``None`` leaves them as they are."""
@@ -135,6 +147,14 @@ class Layered(Strategy):
     def plan(self, chain: Chain) -> Plan:
         """The plan of the strategy below."""
         return self.below().plan(chain)
+
+    def schedule(self, chain: Chain) -> Schedule:
+        """The schedule of the strategy below."""
+        return self.below().schedule(chain)
+
+    def profiled(self, chain: Chain, step: Step) -> Chain:
+        """What the strategy below needs to know."""
+        return self.below().profiled(chain, step)
 
     def storage(self) -> Storage | None:
         """The storage of the strategy below."""

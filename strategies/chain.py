@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
 from strategies.base import Unsupported
+from strategies.profile import ChainProfile
 
 Container = nn.ModuleList | nn.Sequential
 
@@ -23,6 +25,8 @@ class Chain:
         names: each block's dotted path.
         borders: index of the first block of every container but the first; no recompute group
             may run across one.
+        profile: what the blocks cost, for strategies that need to know.
+        operators: what each block does, for strategies that need to know.
     """
 
     containers: tuple[Container, ...]
@@ -30,6 +34,8 @@ class Chain:
     blocks: tuple[nn.Module, ...]
     names: tuple[str, ...]
     borders: tuple[int, ...]
+    profile: ChainProfile | None = None
+    operators: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks)

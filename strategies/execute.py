@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -453,13 +453,19 @@ def _segmented(cls: type[nn.Module]) -> type[nn.Module]:
     return cast("type[nn.Module]", type(f"Segmented{cls.__name__}", (SegmentedList, cls), {}))
 
 
-def install(chain: Chain, plan: Plan, storage: Storage | None = None) -> list[Undo]:
+def install(
+    chain: Chain,
+    plan: Plan,
+    storage: Storage | None = None,
+    stored: frozenset[int] | None = None,
+) -> list[Undo]:
     """Make the model that owns ``chain`` run under ``plan``.
 
     Args:
         chain: the model's blocks.
         plan: see `strategies.plan`; groups across containers are split there.
         storage: how top-level boundaries rest between forward and backward.
+        stored: which boundaries do, by the block that reads them; ``None`` for all.
 
     Returns:
         How to undo it, to be run in reverse.
@@ -467,15 +473,19 @@ def install(chain: Chain, plan: Plan, storage: Storage | None = None) -> list[Un
     plans.validate(plan, len(chain))
     plan = plans.split(plan, chain.borders)
     undos: list[Undo] = []
+    resting = {index: storage for index in range(len(chain)) if stored is None or index in stored}
     starts = (0, *chain.borders, len(chain))
     for container, begin, end in zip(chain.containers, starts, starts[1:], strict=False):
         nodes = [node for node in plan if begin <= plans.first(node) < end]
-        undos += _install_container(container, nodes, chain.blocks, storage)
+        undos += _install_container(container, nodes, chain.blocks, resting)
     return undos
 
 
 def _install_container(
-    container: Container, nodes: list[Node], blocks: Sequence[nn.Module], storage: Storage | None
+    container: Container,
+    nodes: list[Node],
+    blocks: Sequence[nn.Module],
+    resting: Mapping[int, Storage | None],
 ) -> list[Undo]:
     groups = [node for node in nodes if not isinstance(node, int)]
     members = [blocks[i] for node in nodes for i in plans.leaves(node)]
@@ -483,12 +493,16 @@ def _install_container(
     if not groups:
         return []
     if repeated or any(group != (plans.first(group),) for group in groups):
-        return [_install_segments(container, nodes, blocks, storage)]
-    return [checkpoint_module(blocks[plans.first(group)], storage) for group in groups]
+        return [_install_segments(container, nodes, blocks, resting)]
+    begins = [plans.first(group) for group in groups]
+    return [checkpoint_module(blocks[index], resting.get(index)) for index in begins]
 
 
 def _install_segments(
-    container: Container, nodes: list[Node], blocks: Sequence[nn.Module], storage: Storage | None
+    container: Container,
+    nodes: list[Node],
+    blocks: Sequence[nn.Module],
+    resting: Mapping[int, Storage | None],
 ) -> Undo:
     whole = isinstance(container, nn.Sequential)
     members: list[Any] = []
@@ -496,6 +510,7 @@ def _install_segments(
         if isinstance(node, int):
             members.append(blocks[node])
         else:
+            storage = resting.get(plans.first(node))
             members += Segment(node, blocks, storage, whole=whole).members
     cls: type[nn.Module] = type(container)
     object.__setattr__(container, "__class__", _segmented(cls))

@@ -95,6 +95,7 @@ class ChainProfile:
         tail_backward_working_bytes: most alive during the tail's backward, above its start.
         tail_gradient_bytes: parameter gradients alive when the tail's backward ends.
         group_bytes: what each recompute group keeps besides its input (random state).
+        update_working_bytes: most alive during the optimizer's update, above its start.
         borders: blocks that no recompute group may run across (first of another container).
         fixed_s: time of head, tail, loss and optimizer, forward and backward together.
     """
@@ -111,6 +112,7 @@ class ChainProfile:
     tail_backward_working_bytes: int
     tail_gradient_bytes: int
     group_bytes: int = 0
+    update_working_bytes: int = 0
     borders: tuple[int, ...] = ()
     fixed_s: float = 0.0
 

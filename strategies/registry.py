@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import pkgutil
 import types
 from collections.abc import Mapping
@@ -48,7 +49,8 @@ def _own() -> list[type[Strategy]]:
 
 def _is_strategy_of(value: object, module: str) -> bool:
     is_class = isinstance(value, type) and issubclass(value, Strategy)
-    return is_class and value.__module__ == module and value not in (Strategy, Layered)
+    base = value is Strategy or value is Layered or inspect.isabstract(value)
+    return is_class and value.__module__ == module and not base
 
 
 def _foreign() -> list[type[Strategy]]:

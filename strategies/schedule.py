@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from strategies import plan as plans
 from strategies.plan import Node, Plan
@@ -25,6 +26,10 @@ class Schedule:
     plan: Plan
     modes: tuple[str, ...] = ()
     offloaded: frozenset[int] = frozenset()
+
+    def split(self, borders: Sequence[int]) -> Schedule:
+        """Every group cut where it straddles a border; see `plan.split`."""
+        return dataclasses.replace(self, plan=plans.split(self.plan, borders))
 
     def mode(self, index: int) -> str:
         """How block ``index`` runs."""

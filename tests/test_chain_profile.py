@@ -14,10 +14,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
-from bench.measure.chain_profile import profile_chain
-from bench.measure.flops import count_flops
 from bench.worker import count_forwards
-from strategies.cost import BlockCost, predict
+from strategies.cost import predict
+from strategies.profile import BlockCost, Mode
+from strategies.profiling.chain import profile_chain
+from strategies.profiling.flops import count_flops
 
 FLAT = (
     "0 1 2 3 4 5",
@@ -146,21 +147,26 @@ def test_the_papers_chain():
     _, _, profile = profile_of(tiny.step("mlp-chain"))
     (block,) = set(profile.blocks)
     weight_bytes = (8 * 8 + 8) * 4
-    assert block == BlockCost(
-        saved_bytes=boundary,
-        keeps_input=False,
-        keeps_output=False,
+    # What is saved, the ReLU's result, comes before the product, so a recompute stops there.
+    assert dataclasses.replace(block, forward_s=0, backward_s=0, last_recompute_s=0) == BlockCost(
+        modes=(
+            Mode(
+                name="all",
+                saved_bytes=boundary,
+                keeps_input=False,
+                keeps_output=False,
+                forward_working_bytes=2 * boundary,
+                # Above the gradient of the output: that of the product's input, and parameters'.
+                backward_working_bytes=boundary + weight_bytes,
+                backward_flops=2 * product,
+            ),
+        ),
         output_bytes=boundary,
-        forward_working_bytes=2 * boundary,
         unsaved_working_bytes=2 * boundary,
-        # Above the gradient of the output: that of the product's input, and the parameters'.
-        backward_working_bytes=boundary + weight_bytes,
         recompute_working_bytes=2 * boundary + weight_bytes,
         gradient_bytes=weight_bytes,
         forward_flops=product,
-        backward_flops=2 * product,
-        inner_recompute_flops=0,
-        last_recompute_flops=0,  # what is saved, the ReLU's result, comes before the product
+        last_recompute_flops=0,
     )
     assert profile.input_bytes == boundary
     assert profile.resident_bytes == 7 * weight_bytes + 2 * boundary
@@ -182,7 +188,7 @@ def test_flops_of_the_blocks_are_those_of_the_step():
     tail_flops = 2 * o["batch"] * o["seq"] * o["dim"] * o["vocab"]  # the output projection
     assert sum(b.forward_flops for b in profile.blocks) == flops.forward_flops - tail_flops
     backward_flops = flops.step_flops - flops.forward_flops - 2 * tail_flops
-    assert sum(b.backward_flops for b in profile.blocks) == backward_flops
+    assert sum(b.modes[0].backward_flops for b in profile.blocks) == backward_flops
 
 
 @pytest.mark.parametrize("workload", list(SIZES))
@@ -229,7 +235,7 @@ def test_a_boundary_that_the_head_saves_is_the_blocks_too(text):
     step = tiny.step("mlp-chain")
     step.model = HeadKeepsItsOutput()
     step, _, profile = profile_of(step)
-    assert all(block.keeps_input and block.keeps_output for block in profile.blocks)
+    assert all(b.modes[0].keeps_input and b.modes[0].keeps_output for b in profile.blocks)
     with tiny.under(step, text) as plan:
         ledger = tiny.watch(step)
     assert predicted(profile, plan).saved_bytes == tiny.saved_bytes(ledger)
@@ -251,6 +257,8 @@ def test_a_chain_that_is_none_is_refused(order):
     model = OutOfOrder()
 
     class Step:
+        device = torch.device("cpu")
+
         def forward(self):
             return model(torch.ones(2, 4), order).sum()
 

@@ -5,52 +5,68 @@ import dataclasses
 import pytest
 
 from strategies import plan as plans
-from strategies.cost import BlockCost, ChainProfile, predict
+from strategies.cost import predict
+from strategies.profile import BlockCost, ChainProfile, Mode
 
 BLOCKS = (
     BlockCost(
-        saved_bytes=100,
-        keeps_input=True,
-        keeps_output=False,
+        modes=(
+            Mode(
+                name="all",
+                saved_bytes=100,
+                keeps_input=True,
+                keeps_output=False,
+                forward_working_bytes=150,
+                backward_working_bytes=200,
+                backward_flops=2000,
+                recompute_flops=5,
+            ),
+        ),
         output_bytes=20,
-        forward_working_bytes=150,
         unsaved_working_bytes=120,
-        backward_working_bytes=200,
         recompute_working_bytes=330,
         gradient_bytes=11,
         forward_flops=1000,
-        backward_flops=2000,
-        inner_recompute_flops=5,
         last_recompute_flops=900,
     ),
     BlockCost(
-        saved_bytes=200,
-        keeps_input=False,
-        keeps_output=True,
+        modes=(
+            Mode(
+                name="all",
+                saved_bytes=200,
+                keeps_input=False,
+                keeps_output=True,
+                forward_working_bytes=250,
+                backward_working_bytes=300,
+                backward_flops=4000,
+                recompute_flops=0,
+            ),
+        ),
         output_bytes=30,
-        forward_working_bytes=250,
         unsaved_working_bytes=220,
-        backward_working_bytes=300,
         recompute_working_bytes=430,
         gradient_bytes=12,
         forward_flops=2000,
-        backward_flops=4000,
-        inner_recompute_flops=0,
         last_recompute_flops=1700,
     ),
     BlockCost(
-        saved_bytes=300,
-        keeps_input=True,
-        keeps_output=False,
+        modes=(
+            Mode(
+                name="all",
+                saved_bytes=300,
+                keeps_input=True,
+                keeps_output=False,
+                forward_working_bytes=350,
+                backward_working_bytes=400,
+                backward_flops=6000,
+                recompute_flops=0,
+            ),
+        ),
         output_bytes=40,
-        forward_working_bytes=350,
         unsaved_working_bytes=320,
-        backward_working_bytes=400,
         recompute_working_bytes=530,
         gradient_bytes=13,
         forward_flops=3000,
-        backward_flops=6000,
-        inner_recompute_flops=0,
         last_recompute_flops=2500,
     ),
 )
@@ -70,6 +86,10 @@ PROFILE = ChainProfile(
 )
 HEAD_AND_TAIL = 7 + 5  # what they keep
 RESIDENT = 1000
+
+
+def with_mode(block, **changes):
+    return dataclasses.replace(block, modes=(dataclasses.replace(block.modes[0], **changes),))
 
 
 def predicted(plan, resting=None, **changes):
@@ -135,8 +155,8 @@ def test_a_group_in_a_group():
 
 
 def test_the_last_of_a_group_needs_its_input_only_if_it_keeps_it():
-    careless = dataclasses.replace(BLOCKS[1], keeps_output=False)  # else boundary 2 is held anyway
-    frugal = dataclasses.replace(BLOCKS[2], keeps_input=False)
+    careless = with_mode(BLOCKS[1], keeps_output=False)  # else boundary 2 is held anyway
+    frugal = with_mode(BLOCKS[2], keeps_input=False)
     with_it = predicted("[0 1 2]", blocks=(BLOCKS[0], careless, BLOCKS[2]))
     without = predicted("[0 1 2]", blocks=(BLOCKS[0], careless, frugal))
     assert with_it.peak_phase == without.peak_phase == "recompute 2"
@@ -198,7 +218,7 @@ def test_the_peak_may_be_outside_the_blocks(field, phase, alive):
 )
 def test_the_peak_may_be_in_forward(index, alive):
     blocks = list(BLOCKS)
-    blocks[index] = dataclasses.replace(blocks[index], forward_working_bytes=10_000)
+    blocks[index] = with_mode(blocks[index], forward_working_bytes=10_000)
     result = predicted("0 1 2", blocks=tuple(blocks))
     assert result.peak_phase == f"forward {index}"
     assert result.peak_bytes == RESIDENT + alive + 10_000

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.measure.ledger import Ledger
+from strategies.profiling.ledger import Ledger
 
 KB = 256  # float32 values
 

@@ -86,7 +86,7 @@ def test_the_same_code_has_the_same_hash(source):
 @pytest.mark.parametrize(
     "path",
     [
-        "bench/measure/ledger.py",
+        "strategies/profiling/ledger.py",
         "bench/workloads/gpt.py",
         "bench/worker.py",
         "bench/training.py",

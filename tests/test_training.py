@@ -5,7 +5,8 @@ import tiny
 import torch
 
 from bench import workloads
-from bench.training import TrainingStep, make_model, make_optimizer, unique_bytes
+from bench.training import TrainingStep, make_model, make_optimizer
+from strategies.profiling.ledger import unique_bytes
 
 
 def build(workload="mlp-chain", precision="fp32", optimizer="none", **options):

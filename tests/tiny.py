@@ -9,10 +9,10 @@ import torch
 import strategies
 from bench import worker, workloads
 from bench.cells import Cell, checked
-from bench.measure.ledger import Ledger
 from bench.training import TrainingStep
 from strategies import execute
 from strategies import plan as plans
+from strategies.profiling.ledger import Ledger
 
 CPU = torch.device("cpu")
 _TEXT = {"layers": 6, "dim": 16, "heads": 2, "seq": 16, "batch": 1}

@@ -24,10 +24,12 @@ from bench.simulate.errors import NeedsValueError
 from bench.simulate.peak import describe_peak
 from bench.simulate.roofline import Transfer, step_time
 from bench.simulate.tracer import Parts, Trace, Tracer, trace
-from bench.training import TrainingStep, cast, make_model, unique_bytes
-from strategies import execute
-from strategies import plan as plans
-from strategies.base import Undo, Unsupported
+from bench.training import TrainingStep, cast, make_model
+from strategies import profiling
+from strategies.apply import install
+from strategies.base import Unsupported
+from strategies.profiling.ledger import unique_bytes
+from strategies.schedule import Schedule
 from strategies.storage import Storage, Tier
 
 GRANULE_BYTES = 512
@@ -90,7 +92,7 @@ class Simulation:
     Attributes:
         trace: of the step.
         step: on fake tensors.
-        plan: as executed.
+        schedule: as executed.
         storage: as simulated.
         chain: the blocks.
         missing: parameters that got no gradient.
@@ -100,7 +102,7 @@ class Simulation:
 
     trace: Trace
     step: TrainingStep
-    plan: plans.Plan
+    schedule: Schedule
     storage: Storage | None
     chain: strategies.Chain
     missing: list[str]
@@ -166,12 +168,11 @@ def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool)
     reason = strategy.unsupported(model, torch.device("cuda" if as_cuda else "cpu"))
     if reason:
         raise Unsupported(f"{strategy.spec()}: {reason}")
-    chain = strategies.find_chain(model, step.workload.blocks)
+    chain = strategies.profiled(model, strategy, step, blocks=step.workload.blocks)
     tracer = Tracer(model, chain.blocks)
     storage = _simulated_storage(strategy.storage(), tracer)
-    plan = plans.split(strategy.plan(chain), chain.borders)
-    undos: list[Undo] = [*strategy.install(model, chain)]
-    undos += execute.install(chain, plan, storage)
+    schedule = strategy.schedule(chain).split(chain.borders)
+    undos = install(model, strategy, chain, schedule, storage)
     made = trace(tracer, parts_of(step, as_cuda=as_cuda))
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     while undos:
@@ -179,7 +180,7 @@ def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool)
     return Simulation(
         trace=made,
         step=step,
-        plan=plan,
+        schedule=schedule,
         storage=storage,
         chain=chain,
         missing=missing,
@@ -221,7 +222,7 @@ def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
 def user_line(error: BaseException) -> str:
     """The innermost line of the traceback outside PyTorch and the instruments."""
     here = Path(__file__).parent
-    inside = tuple(map(str, (Path(torch.__file__).parent, here, here.parent / "measure")))
+    inside = tuple(map(str, (Path(torch.__file__).parent, here, Path(profiling.__file__).parent)))
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not f.filename.startswith(inside)]
     frame = (theirs or list(frames))[-1]
@@ -277,7 +278,7 @@ def _fields(made: Simulation) -> dict[str, Any]:
     resident = residents(step)
     resident_bytes = unique_bytes(tensor for tensors in resident.values() for tensor in tensors)
     return {
-        "plan": plans.render(made.plan),
+        "plan": made.schedule.render(),
         "storage": str(made.storage) if made.storage else None,
         "attention_kernel": made.attention_kernel,
         "notes": made.notes,

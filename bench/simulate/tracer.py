@@ -19,9 +19,9 @@ from torch.nn.modules.module import (
 )
 from torch.utils._pytree import tree_leaves
 
-from bench.measure.flops import flops_of, in_recompute
-from bench.measure.ledger import Ledger
 from bench.simulate.roofline import Operator, Transfer
+from strategies.profiling.flops import flops_of, in_recompute
+from strategies.profiling.ledger import Ledger, traffic_bytes
 
 # Drawn from the bottom up in this order.
 CATEGORIES = (
@@ -210,11 +210,10 @@ class Tracer(Ledger):
     def _note_work(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if func.is_view or not outputs:
             return
-        moved_bytes = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
+        moved_bytes = traffic_bytes(func, (args, kwargs), out)
         dtype = str(outputs[0].dtype).removeprefix("torch.")
         flops = flops_of(func, args, kwargs, out)
         self.work.append(Operator(self.operator, flops, moved_bytes, dtype, self.phase()))

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from bench.measure.flops import FlopCounter
+from strategies.profiling.flops import FlopCounter, in_recompute
+from strategies.profiling.rates import Rates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Mark:
         alive_bytes: held at that moment.
         flops: counted so far.
         recompute_flops: the part of them that repeats forward work during backward.
+        time_ps: of the operators so far, by the ledger's rates, in picoseconds: whole numbers, so
+            that equal blocks take equal times.
+        recompute_ps: the part of it that repeats forward work during backward.
     """
 
     name: str
@@ -33,18 +37,22 @@ class Mark:
     alive_bytes: int
     flops: int
     recompute_flops: int
+    time_ps: int = 0
+    recompute_ps: int = 0
 
 
 class Ledger(FlopCounter):
-    """Counts bytes held by tensors, and FLOPs, while it is active.
+    """Counts bytes held by tensors, FLOPs and, by ``rates``, seconds, while it is active.
 
     Attributes:
         alive: bytes held after each birth or death, in order.
         marks: moments named by `mark`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rates: Rates | None = None) -> None:
         super().__init__()
+        self.rates = rates
+        self.time_ps = self.recompute_ps = 0
         self.alive_bytes = 0
         self.alive: list[int] = []
         self.marks: list[Mark] = []
@@ -59,7 +67,15 @@ class Ledger(FlopCounter):
 
     def mark(self, name: str) -> Mark:
         """Name this moment."""
-        mark = Mark(name, len(self.alive), self.alive_bytes, self.flops, self.recompute_flops)
+        mark = Mark(
+            name=name,
+            event=len(self.alive),
+            alive_bytes=self.alive_bytes,
+            flops=self.flops,
+            recompute_flops=self.recompute_flops,
+            time_ps=self.time_ps,
+            recompute_ps=self.recompute_ps,
+        )
         self.marks.append(mark)
         return mark
 
@@ -78,11 +94,20 @@ class Ledger(FlopCounter):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator, count its FLOPs and what it made."""
+        before = self.flops
         out = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.rates is not None:
+            moved_bytes = traffic_bytes(func, (args, kwargs), out)
+            operator_s = self.rates.operator_s(self.flops - before, moved_bytes)
+            self._spend(round(operator_s * 1e12) if moved_bytes else 0)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._birth(tensor)
         return out
+
+    def _spend(self, time_ps: int) -> None:
+        self.time_ps += time_ps
+        self.recompute_ps += time_ps if in_recompute() else 0
 
     def _birth(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -109,8 +134,22 @@ class Ledger(FlopCounter):
         self.alive.append(self.alive_bytes)
 
 
+def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
+    """Bytes that an operator reads and writes; 0 for views, which only look."""
+    if func.is_view:
+        return 0
+    outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    read = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    return sum(t.numel() * t.element_size() for t in (*read, *outputs)) if outputs else 0
+
+
 def _death(reference: Callable[[], Ledger | None], key: int, size_bytes: int) -> None:
     ledger = reference()
     if ledger is not None:
         ledger._known.discard(key)
         ledger.died(key, size_bytes)
+
+
+def unique_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the distinct storages behind ``tensors``."""
+    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

@@ -16,12 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from bench.measure.ledger import Ledger, Mark
-from bench.training import TrainingStep, unique_bytes
 from strategies import execute
+from strategies import modes as modes_of
 from strategies import plan as plans
+from strategies.base import Undo
 from strategies.chain import Chain
-from strategies.cost import BlockCost, ChainProfile
+from strategies.profile import BlockCost, ChainProfile, Mode
+from strategies.profiling.ledger import Ledger, Mark, unique_bytes
+from strategies.profiling.rates import Rates, nominal
+from strategies.profiling.step import Step
+from strategies.schedule import ALL
+
+PS = 1e12  # picoseconds in a second
 
 
 @dataclasses.dataclass
@@ -34,48 +40,94 @@ class _Kept:
     output_bytes: int
 
 
-def profile_chain(step: TrainingStep, chain: Chain) -> ChainProfile:
+@dataclasses.dataclass
+class _Saved:
+    """What autograd saves in one forward of the model."""
+
+    blocks: list[_Kept]
+    tail_keeps_input: bool
+    input_bytes: int
+
+
+def profile_chain(
+    step: Step, chain: Chain, *, rates: Rates | None = None, modes: Sequence[str] = ()
+) -> ChainProfile:
     """The profile of ``step``'s model, whose blocks are ``chain``.
 
     Args:
-        step: runs on any device, fake tensors included; its model is under no plan.
+        step: runs on any device, fake tensors included; its model is under no plan. Its gradients
+            are dropped; see `strategies.profiling.step.preserved`.
         chain: the blocks; each must run once, in order.
+        rates: what the operators' times are taken from; default: round figures of the device.
+        modes: op policies to profile besides ``all`` (`strategies.modes`), those that no block
+            can run in left out.
 
     Raises:
         ValueError: a block runs more than once, or out of order, in one forward.
     """
-    kept, tail_keeps_input, input_bytes = _watch_saved(step, chain)
-    normal = _watch_step(step, chain)
-    undos = execute.install(chain, plans.uniform(len(chain), 1))
+    rates = rates or nominal(step.device)
+    saved = _watch_saved(step, chain)
+    normal = _watch_step(step, chain, rates)
+    with _installed(lambda: execute.install(chain, plans.uniform(len(chain), 1))):
+        recomputed = _watch_step(step, chain, rates)
+    others = {name: _watch_mode(step, chain, name, rates) for name in modes}
+    gradients = _gradient_bytes(chain)
+    blocks = []
+    for index in range(len(chain)):
+        found = [_mode(ALL, saved.blocks[index], normal, normal, index)]
+        for name, watched in others.items():
+            if watched is not None and index in watched.indices:
+                kept = watched.saved.blocks[index]
+                found.append(_mode(name, kept, watched.step, normal, index))
+        sizes = (saved.blocks[index].output_bytes, gradients[index])
+        blocks.append(_block_cost(tuple(found), *sizes, (normal, recomputed), index))
+    return _assemble(tuple(blocks), normal, saved, chain.borders)
+
+
+@dataclasses.dataclass
+class _ModeWatched:
+    """The two passes of one op policy, and the blocks that can run under it."""
+
+    indices: frozenset[int]
+    saved: _Saved
+    step: _Watched
+
+
+def _watch_mode(step: Step, chain: Chain, name: str, rates: Rates) -> _ModeWatched | None:
+    indices = frozenset(modes_of.supporting(chain, name))
+    if not indices:
+        return None
+    with _installed(lambda: modes_of.install(chain, dict.fromkeys(indices, name))):
+        return _ModeWatched(indices, _watch_saved(step, chain), _watch_step(step, chain, rates))
+
+
+@contextlib.contextmanager
+def _installed(install: Callable[[], list[Undo]]) -> Iterator[None]:
+    undos = install()
     try:
-        recomputed = _watch_step(step, chain)
+        yield
     finally:
         while undos:
             undos.pop()()
-    gradients = _gradient_bytes(chain)
-    blocks = tuple(
-        _block_cost(kept[i], normal, recomputed, i, gradients[i]) for i in range(len(chain))
-    )
-    return _assemble(blocks, normal, tail_keeps_input=tail_keeps_input, input_bytes=input_bytes)
 
 
 # Pass 1: what is saved.
 
 
-def _watch_saved(step: TrainingStep, chain: Chain) -> tuple[list[_Kept], bool, int]:
+def _watch_saved(step: Step, chain: Chain) -> _Saved:
     watcher = _SavedWatcher(step)
     saved_hooks = torch.autograd.graph.saved_tensors_hooks(watcher.pack, lambda tensor: tensor)
     with _hooks(chain, watcher.enter, watcher.leave), saved_hooks:
         loss = step.forward()
     del loss
     _check_order(watcher.order, len(chain))
-    return watcher.kept, watcher.tail_keeps_input, watcher.input_bytes
+    return _Saved(watcher.kept, watcher.tail_keeps_input, watcher.input_bytes)
 
 
 class _SavedWatcher:
     """Sorts what autograd saves by the block that runs."""
 
-    def __init__(self, step: TrainingStep) -> None:
+    def __init__(self, step: Step) -> None:
         self.resident = {_key(t) for t in step.resident_tensors()}
         self.before: set[int] = set()  # saved outside the blocks: tables and masks that they share
         self.order: list[int] = []
@@ -187,6 +239,12 @@ class _Watched:
     def gained_bytes(self, begin: str, end: str) -> int:
         return self.at(end).alive_bytes - self.at(begin).alive_bytes
 
+    def seconds(self, begin: str, end: str) -> float:
+        return (self.at(end).time_ps - self.at(begin).time_ps) / PS
+
+    def recompute_s(self, begin: str, end: str) -> float:
+        return (self.at(end).recompute_ps - self.at(begin).recompute_ps) / PS
+
     def flops(self, begin: str, end: str) -> int:
         return self.at(end).flops - self.at(begin).flops
 
@@ -194,9 +252,9 @@ class _Watched:
         return self.at(end).recompute_flops - self.at(begin).recompute_flops
 
 
-def _watch_step(step: TrainingStep, chain: Chain) -> _Watched:
+def _watch_step(step: Step, chain: Chain, rates: Rates) -> _Watched:
     step.drop_gradients()
-    ledger = Ledger()
+    ledger = Ledger(rates)
     resident_bytes = ledger.adopt(step.resident_tensors())
     seen: set[str] = set()
 
@@ -224,6 +282,8 @@ def _watch_step(step: TrainingStep, chain: Chain) -> _Watched:
         mark("backward of the head")
         del loss
         mark("end")
+        step.update()
+        mark("updated")
     group_bytes = torch.get_rng_state().nbytes
     step.drop_gradients()
     return _Watched(ledger, resident_bytes, group_bytes)
@@ -234,25 +294,45 @@ def _after(index: int) -> str:
     return f"backward {index - 1}" if index else "backward of the head"
 
 
+def _mode(name: str, kept: _Kept, watched: _Watched, normal: _Watched, index: int) -> Mode:
+    enter, leave = f"enter {index}", f"leave {index}"
+    begin, end = f"backward {index}", _after(index)
+    gained_bytes = watched.gained_bytes(enter, leave) - kept.output_bytes
+    return Mode(
+        name=name,
+        # An op policy keeps tensors in a place of its own, which no hook of autograd sees.
+        saved_bytes=kept.saved_bytes if watched is normal else gained_bytes,
+        keeps_input=kept.keeps_input,
+        keeps_output=kept.keeps_output,
+        forward_working_bytes=watched.working_bytes(enter, leave),
+        backward_working_bytes=watched.working_bytes(begin, end),
+        backward_flops=watched.flops(begin, end),
+        recompute_flops=watched.recompute_flops(begin, end),
+        recompute_s=watched.recompute_s(begin, end),
+    )
+
+
 def _block_cost(
-    kept: _Kept, normal: _Watched, recomputed: _Watched, index: int, gradient_bytes: int
+    modes: tuple[Mode, ...],
+    output_bytes: int,
+    gradient_bytes: int,
+    steps: tuple[_Watched, _Watched],
+    index: int,
 ) -> BlockCost:
+    normal, recomputed = steps
     enter, leave = f"enter {index}", f"leave {index}"
     begin, end = f"backward {index}", _after(index)
     return BlockCost(
-        saved_bytes=kept.saved_bytes,
-        keeps_input=kept.keeps_input,
-        keeps_output=kept.keeps_output,
-        output_bytes=kept.output_bytes,
-        forward_working_bytes=normal.working_bytes(enter, leave),
+        modes=modes,
+        output_bytes=output_bytes,
         unsaved_working_bytes=recomputed.working_bytes(enter, leave),
-        backward_working_bytes=normal.working_bytes(begin, end),
         recompute_working_bytes=recomputed.working_bytes(begin, end),
         gradient_bytes=gradient_bytes,
         forward_flops=normal.flops(enter, leave),
-        backward_flops=normal.flops(begin, end),
-        inner_recompute_flops=normal.recompute_flops(begin, end),
         last_recompute_flops=recomputed.recompute_flops(begin, end),
+        forward_s=normal.seconds(enter, leave),
+        backward_s=max(0.0, normal.seconds(begin, end) - normal.recompute_s(begin, end)),
+        last_recompute_s=recomputed.recompute_s(begin, end),
     )
 
 
@@ -268,13 +348,15 @@ def _gradient_bytes(chain: Chain) -> list[int]:
 
 
 def _assemble(
-    blocks: tuple[BlockCost, ...], normal: _Watched, *, tail_keeps_input: bool, input_bytes: int
+    blocks: tuple[BlockCost, ...], normal: _Watched, saved: _Saved, borders: tuple[int, ...]
 ) -> ChainProfile:
+    input_bytes, tail_keeps_input = saved.input_bytes, saved.tail_keeps_input
+    every = [block.modes[0] for block in blocks]
     last = len(blocks)
     enter, leave, done = normal.at("enter 0"), normal.at(f"leave {last - 1}"), "forward done"
     head_saved_bytes = enter.alive_bytes - normal.resident_bytes - input_bytes
     kept_bytes = _kept_bytes(blocks, input_bytes)
-    handed_on = blocks[-1].output_bytes * (not blocks[-1].keeps_output)
+    handed_on = blocks[-1].output_bytes * (not every[-1].keeps_output)
     # Alive when a plain run reaches the tail, and when it ends, but for what the tail keeps.
     at_tail = enter.alive_bytes - input_bytes + kept_bytes + handed_on
     at_end = at_tail - handed_on * (not tail_keeps_input)
@@ -294,12 +376,18 @@ def _assemble(
         tail_backward_working_bytes=normal.working_bytes(done, begin),
         tail_gradient_bytes=normal.at(begin).alive_bytes - before_blocks,
         group_bytes=normal.group_bytes,
+        update_working_bytes=normal.working_bytes("end", "updated"),
+        borders=borders,
+        fixed_s=normal.seconds("start", "updated")
+        - normal.recompute_s("start", "updated")
+        - sum(block.forward_s + block.backward_s for block in blocks),
     )
 
 
 def _kept_bytes(blocks: tuple[BlockCost, ...], input_bytes: int) -> int:
     """Held by the blocks when all ran normally: saved tensors, and boundaries that they keep."""
     sizes = [input_bytes, *(block.output_bytes for block in blocks)]
-    kept = {i for i, block in enumerate(blocks) if block.keeps_input}
-    kept |= {i + 1 for i, block in enumerate(blocks) if block.keeps_output}
-    return sum(block.saved_bytes for block in blocks) + sum(sizes[i] for i in kept)
+    every = [block.modes[0] for block in blocks]
+    kept = {i for i, mode in enumerate(every) if mode.keeps_input}
+    kept |= {i + 1 for i, mode in enumerate(every) if mode.keeps_output}
+    return sum(mode.saved_bytes for mode in every) + sum(sizes[i] for i in kept)

@@ -1,0 +1,137 @@
+"""Budgets, in bytes or as a share, and the strategies that keep one."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from strategies.base import Strategy, Unsupported
+from strategies.chain import Chain
+from strategies.cost import predict
+from strategies.modes import MODES
+from strategies.plan import Plan, plain
+from strategies.profile import ChainProfile
+from strategies.profiling.chain import profile_chain
+from strategies.profiling.step import Step
+from strategies.schedule import Schedule
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
+    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
+}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*$")
+
+
+def parse(text: str) -> float | int:
+    """A budget: bytes as an integer, or a share of what ``none`` needs as a fraction.
+
+    Args:
+        text: ``8GB`` (10⁹ bytes), ``8GiB`` (2³⁰), ``1234567``, or ``50%``.
+
+    Raises:
+        ValueError: none of these, or nothing left to use.
+    """
+    stripped = text.strip()
+    match = _SIZE.match(stripped.removesuffix("%"))
+    share = stripped.endswith("%")
+    unit = match.group(2).upper() if match else "?"
+    if match is None or unit not in _UNITS or (share and unit) or float(match.group(1)) <= 0:
+        raise ValueError(f"a budget is written as 8GB, 8GiB, 123456 or 50%, not {text!r}")
+    value = float(match.group(1))
+    return value / 100 if share else int(value * _UNITS[unit])
+
+
+def resolve(text: str, profile: ChainProfile) -> int:
+    """A budget in bytes; a share is of the predicted peak of a step without checkpoints."""
+    value = parse(text)
+    if isinstance(value, int):
+        return value
+    none = predict(profile, plain(len(profile.blocks)))
+    return int(value * none.peak_bytes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budgeted(Strategy, abc.ABC):
+    """A strategy that keeps the peak of a step within a budget.
+
+    It needs to know what the blocks cost: `strategies.apply` takes an ``example`` batch for it, or
+    a profile made before.
+
+    Attributes:
+        budget: of the *peak*, everything included: ``8GB``, ``8GiB``, bytes, or a share of what
+            the step needs without checkpoints: ``50%``.
+    """
+
+    textbook_memory: ClassVar[str | None] = "a budget"
+    needs_profile: ClassVar[bool] = True
+    shown: ClassVar[tuple[str, ...]] = ("budget",)
+    modes: ClassVar[tuple[str, ...]] = MODES
+
+    budget: str = "50%"
+
+    def __post_init__(self) -> None:
+        parse(self.budget)
+
+    def profiled(self, chain: Chain, step: Step) -> Chain:
+        """The chain with its profile."""
+        if chain.profile is not None:
+            return chain
+        profile = profile_chain(step, chain, modes=self.modes)
+        return dataclasses.replace(chain, profile=profile)
+
+    @abc.abstractmethod
+    def solve(self, profile: ChainProfile, budget_bytes: int) -> Schedule | None:
+        """The fastest schedule that this strategy finds within a budget, if there is one."""
+
+    @abc.abstractmethod
+    def smallest_bytes(self, profile: ChainProfile) -> int:
+        """The smallest budget that `solve` can keep."""
+
+    def schedule(self, chain: Chain) -> Schedule:
+        """The schedule for this budget.
+
+        Raises:
+            ValueError: the chain has no profile.
+            Unsupported: nothing fits; names the smallest budget that does.
+        """
+        profile = known(chain, self)
+        budget_bytes = resolve(self.budget, profile)
+        found = self.solve(profile, budget_bytes)
+        if found is None:
+            smallest_bytes = self.smallest_bytes(profile)
+            raise Unsupported(
+                f"{self.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
+                f" that does is {smallest_bytes:,} bytes"
+            )
+        return found
+
+    def plan(self, chain: Chain) -> Plan:
+        """The plan of the schedule."""
+        return self.schedule(chain).plan
+
+    def notes(self, chain: Chain) -> Sequence[str]:
+        """How much of the budget the prediction uses."""
+        profile = known(chain, self)
+        predicted = predict(profile, self.schedule(chain))
+        budget_bytes = resolve(self.budget, profile)
+        used = f"{predicted.peak_bytes:,} bytes ({predicted.peak_bytes / budget_bytes:.1%})"
+        return (f"budget {budget_bytes:,} bytes; predicted peak {used}",)
+
+
+def known(chain: Chain, strategy: Strategy) -> ChainProfile:
+    """The chain's profile.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if chain.profile is None:
+        raise ValueError(
+            f"{strategy.spec()} needs to know what the blocks cost; give an example:"
+            f" strategies.apply(model, {strategy.name()!r}, example=batch)"
+        )
+    return chain.profile

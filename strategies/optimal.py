@@ -1,0 +1,66 @@
+"""The fastest nested plan within a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from strategies.budget import Budgeted, known, resolve
+from strategies.chain import Chain
+from strategies.cost import predict
+from strategies.profile import ChainProfile
+from strategies.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimal(Budgeted):
+    """Least recomputation within a budget, by dynamic programming over unlike blocks.
+
+    Each block is stored whole, stored as its input, not stored, or run under an op policy
+    (Beaumont et al. 2019, arXiv 1911.13214; several ways to run a block as in Zhao et al. 2023,
+    arXiv 2307.01236). See `strategies.solvers.rotor`.
+
+    Attributes:
+        slots: how finely the programme counts memory; 0: as finely as takes about a second.
+    """
+
+    textbook_compute: ClassVar[str | None] = "least for the budget"
+
+    slots: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slots < 0:
+            raise ValueError(f"optimal: slots must be at least 0, not {self.slots}")
+
+    def solve(self, profile: ChainProfile, budget_bytes: int) -> Schedule | None:
+        """See `rotor.solve`."""
+        from strategies.solvers import rotor  # noqa: PLC0415 - brings a compiler
+
+        found = rotor.solve(profile, budget_bytes, self.slots)
+        return found and found.schedule
+
+    def smallest_bytes(self, profile: ChainProfile) -> int:
+        """See `rotor.smallest_bytes`."""
+        from strategies.solvers import rotor  # noqa: PLC0415 - as above
+
+        return rotor.smallest_bytes(profile)
+
+    def notes(self, chain: Chain) -> Sequence[str]:
+        """How much of the budget is used, and how far from the proven bound the plan is."""
+        from strategies.solvers import rotor  # noqa: PLC0415 - as above
+
+        profile = known(chain, self)
+        found = rotor.solve(profile, resolve(self.budget, profile), self.slots)
+        if found is None:
+            return super().notes(chain)
+        step_s = predict(profile, found.schedule).step_s
+        bound_s = profile.plain_step_s + found.bound_s
+        gap = f"no nested plan is faster by more than {step_s / bound_s - 1:.2%} of a step"
+        return (*super().notes(chain), f"{gap} (memory counted in {found.slot_bytes:,} bytes)")
+
+    @classmethod
+    def grid(cls) -> Sequence[Optimal]:
+        """A tight budget and a loose one."""
+        return tuple(cls(budget=budget) for budget in ("40%", "70%"))

@@ -1,0 +1,41 @@
+"""A device as two rates, so that a profile's times depend on the model and not on the day."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """The roofline of a device (Williams, Waterman and Patterson 2009).
+
+    Attributes:
+        flops_per_s: of dense products in the model's dtype.
+        bytes_per_s: to and from device memory.
+        launch_s: fixed cost of an operator.
+        link_bytes_per_s: between device and host, each way.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+    launch_s: float = 0.0
+    link_bytes_per_s: float = 25e9
+
+    def operator_s(self, flops: int, moved_bytes: int) -> float:
+        """Seconds of one operator: its launch, then the slower of arithmetic and traffic."""
+        return self.launch_s + max(flops / self.flops_per_s, moved_bytes / self.bytes_per_s)
+
+
+# Round figures of a kind of device, good for weighing one recomputation against another. Whoever
+# knows the device better gives its own (`bench plan` takes them from the catalogue, or measures).
+NOMINAL = {
+    "cpu": Rates(flops_per_s=150e9, bytes_per_s=15e9, launch_s=2e-6, link_bytes_per_s=1e9),
+    "accelerator": Rates(flops_per_s=300e12, bytes_per_s=2e12, launch_s=4e-6),
+}
+
+
+def nominal(device: torch.device) -> Rates:
+    """Round figures for a device of this kind."""
+    return NOMINAL["cpu" if device.type == "cpu" else "accelerator"]

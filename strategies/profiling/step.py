@@ -1,0 +1,136 @@
+"""One step to watch: of a bench, or made from a user's model and an example batch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+class Step(Protocol):
+    """A training step in parts; any object that has them will do."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, under no strategy."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
+
+    def forward(self) -> Tensor:
+        """The loss, a scalar."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients into ``.grad``."""
+        ...
+
+    def update(self) -> None:
+        """The optimizer's step, if there is one."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """Every ``.grad`` to ``None``."""
+        ...
+
+    def resident_tensors(self) -> Sequence[Tensor]:
+        """What is alive between steps, gradients aside."""
+        ...
+
+
+@dataclasses.dataclass
+class ExampleStep:
+    """A step of ``model`` on an example.
+
+    Attributes:
+        model: the caller's.
+        example: a tensor, a sequence of arguments, or a mapping of keyword arguments.
+        loss: of the model's output, a scalar; default: ``output.loss`` (or ``output["loss"]``), or
+            else the sum of every floating-point tensor in the output.
+        optimizer: whose state counts as resident.
+    """
+
+    model: nn.Module
+    example: Any
+    loss: Callable[[Any], Tensor] | None = None
+    optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model's parameters."""
+        parameter = next(self.model.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        output = self._call()
+        return self.loss(output) if self.loss else default_loss(output)
+
+    def _call(self) -> Any:
+        if isinstance(self.example, Mapping):
+            return self.model(**self.example)
+        if isinstance(self.example, (tuple, list)):
+            return self.model(*self.example)
+        return self.model(self.example)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients into ``.grad``."""
+        loss.backward()
+
+    def update(self) -> None:
+        """Nothing: the caller's weights stay as they are."""
+
+    def drop_gradients(self) -> None:
+        """Every ``.grad`` to ``None``."""
+        self.model.zero_grad(set_to_none=True)
+
+    def resident_tensors(self) -> list[Tensor]:
+        """Parameters, buffers, the example, and the optimizer's state."""
+        model, optimizer = self.model, self.optimizer
+        state = optimizer.state.values() if optimizer else ()
+        found = [*model.parameters(), *model.buffers(), *tree_leaves([self.example, list(state)])]
+        return [value for value in found if isinstance(value, Tensor)]
+
+
+def default_loss(output: Any) -> Tensor:
+    """``output.loss`` if there is one, or else the sum of every floating-point tensor.
+
+    Raises:
+        ValueError: the output holds no tensor with a gradient.
+    """
+    named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(named, Tensor):
+        return named
+    found = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+    if not found:
+        raise ValueError("the model's output on the example holds no tensor with a gradient")
+    return torch.stack([tensor.float().sum() for tensor in found]).sum()
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Afterwards gradients, buffers and random states are what they were."""
+    gradients = [(p, p.grad) for p in model.parameters()]
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+def detached(example: Any) -> Any:
+    """The example without a graph behind it, as a batch of data is."""
+    return tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, example)

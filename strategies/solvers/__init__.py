@@ -1,0 +1,1 @@
+"""Algorithms that find plans: pure functions of numbers, which know no torch."""

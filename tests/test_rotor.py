@@ -1,0 +1,187 @@
+"""The dynamic programme against every nested plan, one by one."""
+
+import dataclasses
+import functools
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from strategies import plan as plans
+from strategies.cost import predict
+from strategies.profile import BlockCost, ChainProfile, Mode
+from strategies.schedule import Schedule
+from strategies.solvers import rotor
+
+NAMES = ("all", "core", "products")
+
+
+def random_mode(rng, name, output_bytes, big):
+    saved_bytes = rng.randint(0, big)
+    return Mode(
+        name=name,
+        saved_bytes=saved_bytes,
+        keeps_input=rng.random() < 0.6,
+        keeps_output=rng.random() < 0.3,
+        forward_working_bytes=saved_bytes + output_bytes + rng.randint(0, big),
+        backward_working_bytes=rng.randint(0, 2 * big),
+        backward_flops=0,
+        recompute_s=0 if name == "all" else rng.randint(0, 8),
+    )
+
+
+def random_block(rng, modes, big):
+    output_bytes = rng.randint(1, big)
+    return BlockCost(
+        modes=tuple(random_mode(rng, name, output_bytes, big) for name in NAMES[:modes]),
+        output_bytes=output_bytes,
+        unsaved_working_bytes=output_bytes + rng.randint(0, big),
+        recompute_working_bytes=rng.randint(0, 3 * big),
+        gradient_bytes=rng.randint(0, big // 2),
+        forward_flops=0,
+        last_recompute_flops=0,
+        forward_s=rng.randint(1, 9),
+        backward_s=rng.randint(1, 9),
+        last_recompute_s=rng.randint(0, 9),
+    )
+
+
+def random_profile(seed, blocks, modes=1, big=20, borders=()):
+    """Unlike blocks. Sizes are what a real one's can be: a forward needs room for what it makes."""
+    rng = random.Random(seed)
+    return ChainProfile(
+        blocks=tuple(random_block(rng, modes, big) for _ in range(blocks)),
+        input_bytes=rng.randint(1, big),
+        resident_bytes=rng.randint(0, 99),
+        head_saved_bytes=rng.randint(0, 9),
+        head_working_bytes=rng.randint(0, 9),
+        head_backward_working_bytes=rng.randint(0, 9),
+        tail_saved_bytes=rng.randint(0, 9),
+        tail_keeps_input=rng.random() < 0.5,
+        tail_working_bytes=rng.randint(0, 2 * big),
+        tail_backward_working_bytes=rng.randint(0, 2 * big),
+        tail_gradient_bytes=rng.randint(0, 5),
+        group_bytes=rng.randint(0, 3),
+        borders=borders,
+    )
+
+
+@functools.cache
+def nestings(begin, end, *, inner=False):
+    """Every way to run blocks begin … end − 1; a group's last block is bare."""
+    if begin == end:
+        return ((),)
+    found = [(begin, *rest) for rest in nestings(begin + 1, end, inner=inner)]
+    for cut in range(begin + 1, end + (not inner)):
+        for group in nestings(begin, cut, inner=True):
+            found += [(group, *rest) for rest in nestings(cut, end, inner=inner)]
+    return tuple(found)
+
+
+def crosses(plan, borders):
+    return plans.split(plan, borders) != plan
+
+
+def outcomes(profile, modes=1):
+    """Peak and repeated time of every schedule."""
+    blocks = len(profile.blocks)
+    for plan in nestings(0, blocks):
+        if not crosses(plan, profile.borders):
+            for names in itertools.product(NAMES[:modes], repeat=blocks):
+                prediction = predict(profile, Schedule(plan, names))
+                yield prediction.peak_bytes, prediction.recompute_s
+
+
+def check(profile, modes, budgets=4):
+    known = sorted(set(outcomes(profile, modes)))
+    peaks = sorted({peak for peak, _ in known})
+    chosen = random.Random(0).sample(peaks, min(budgets, len(peaks)))
+    for budget_bytes in {*chosen, peaks[0], peaks[-1]}:
+        best_s = min(time for peak, time in known if peak <= budget_bytes)
+        found = rotor.solve(profile, budget_bytes)
+        assert found.slot_bytes == 1
+        assert predict(profile, found.schedule).recompute_s == best_s == found.bound_s
+        assert predict(profile, found.schedule).peak_bytes <= budget_bytes
+    assert rotor.solve(profile, peaks[0] - 1) is None
+    assert rotor.smallest_bytes(profile) == peaks[0]
+
+
+def test_there_are_as_many_nestings_as_there_should_be():
+    assert [len(nestings(0, n)) for n in (1, 2, 3)] == [2, 6, 22]  # the large Schröder numbers
+    assert len(set(nestings(0, 6))) == len(nestings(0, 6))
+
+
+@pytest.mark.parametrize("blocks", range(1, 6))
+@pytest.mark.parametrize("seed", range(25))
+def test_as_good_as_the_best_of_all_nested_plans(seed, blocks):
+    check(random_profile(seed, blocks), 1)
+
+
+@pytest.mark.parametrize("blocks", [6, 7])
+@pytest.mark.parametrize("seed", range(3))
+def test_longer_chains(seed, blocks):
+    check(random_profile(seed, blocks), 1)
+
+
+@pytest.mark.parametrize(("blocks", "modes"), [(1, 3), (2, 3), (3, 2), (3, 3), (4, 2)])
+@pytest.mark.parametrize("seed", range(8))
+def test_as_good_as_the_best_of_all_plans_and_modes(seed, blocks, modes):
+    check(random_profile(seed, blocks, modes), modes)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_group_runs_across_a_border(seed):
+    check(random_profile(seed, 4, borders=(2,)), 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 24), st.integers(1, 3), st.floats(0.2, 1.1))
+def test_never_slower_than_a_heuristic_and_never_over_the_budget(seed, blocks, modes, share):
+    profile = random_profile(seed, blocks, modes, big=10**6)
+    budget_bytes = int(share * predict(profile, plans.plain(blocks)).peak_bytes)
+    found = rotor.solve(profile, budget_bytes, 100)
+    others = [predict(profile, plan) for plan in rotor.heuristics(profile)]
+    fitting = [p.recompute_s for p in others if p.peak_bytes <= budget_bytes]
+    if found is None:
+        assert not fitting
+        return
+    prediction = predict(profile, found.schedule)
+    assert prediction.peak_bytes <= budget_bytes
+    assert found.bound_s <= prediction.recompute_s <= min(fitting, default=prediction.recompute_s)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 5), st.sampled_from([7, 20, 50]))
+def test_the_bound_is_below_the_optimum_however_coarse_the_slots(seed, blocks, slots):
+    profile = random_profile(seed, blocks, big=1000)
+    known = list(outcomes(profile))
+    budget_bytes = random.Random(seed).choice(known)[0]
+    best_s = min(time for peak, time in known if peak <= budget_bytes)
+    found = rotor.solve(profile, budget_bytes, slots)
+    if found is not None:
+        assert found.bound_s <= best_s <= predict(profile, found.schedule).recompute_s
+
+
+def test_a_budget_for_everything_repeats_nothing():
+    profile = random_profile(1, 5)
+    budget_bytes = predict(profile, plans.plain(5)).peak_bytes
+    found = rotor.solve(profile, budget_bytes)
+    assert found.schedule.plan == plans.plain(5)
+    assert found.bound_s == 0
+
+
+@pytest.mark.parametrize("what", ["head_working_bytes", "head_backward_working_bytes"])
+def test_what_no_plan_changes_must_fit(what):
+    profile = dataclasses.replace(random_profile(1, 3), **{what: 10_000})
+    assert rotor.solve(profile, 9_000) is None
+    assert 10_000 < rotor.smallest_bytes(profile) < 10_400
+
+
+def test_long_chains_count_memory_more_coarsely():
+    counts = [rotor.slots_for(blocks) for blocks in (8, 96, 250, 1000)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == 4000
+    assert counts[1] >= 500
+    assert counts[-1] == 100
