@@ -15,6 +15,7 @@ from bench.cells import Cell, checked
 from bench.progress import Report
 from bench.records import Record
 from strategies.base import Layered
+from strategies.budget import Budgeted
 from strategies.registry import classes
 
 DEPTHS = (4, 8, 16, 32, 64)
@@ -69,6 +70,7 @@ def depth_specs() -> list[str]:
     points = [
         point
         for cls in classes().values()
+        if not issubclass(cls, Budgeted)  # a share of what grows grows as it does
         for point in ((cls(),) if issubclass(cls, Layered) else cls.grid())
     ]
     return sorted((point.spec() for point in points), key=lambda spec: (spec != "none", spec))

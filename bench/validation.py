@@ -7,10 +7,7 @@ simulation of its kernels is compared with the allocator's own statistics.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +28,7 @@ from bench.simulate.run import (
 from bench.simulate.tracer import Trace, Tracer, trace
 from bench.sweep import every_spec
 from bench.training import TrainingStep
+from strategies.profiling.allocator import silenced
 
 # Small enough to run everywhere, and between them: dropout, batch norm, GQA, convolutions.
 WORKLOADS = ("mlp-chain", "gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini", "resnet-mini")
@@ -61,6 +59,11 @@ class Row:
     scratch: str | None
 
 
+def planned_specs() -> list[str]:
+    """Every strategy whose plan is the same, simulated or real: not those that ask for costs."""
+    return [spec for spec in every_spec() if not strategies.get(spec).needs_profile]
+
+
 def rows(device: str, workloads: tuple[str, ...] = WORKLOADS) -> Iterator[Row]:
     """Every strategy on every workload that it supports.
 
@@ -69,7 +72,7 @@ def rows(device: str, workloads: tuple[str, ...] = WORKLOADS) -> Iterator[Row]:
         workloads: by name.
     """
     for workload in workloads:
-        for spec in every_spec():
+        for spec in planned_specs():
             cell = checked(Cell(workload=workload, spec=spec, device=device, rounds=0))
             try:
                 yield compare(cell)
@@ -135,24 +138,6 @@ def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Me
         reserved_error=peaks.peak_reserved_bytes / reserved - 1 if reserved else None,
         scratch=taken.peak_operator,
     )
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Drop what the profiler's C++ prints; Python's own streams are flushed first."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    saved = [os.dup(descriptor) for descriptor in (1, 2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        for descriptor, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
-        os.close(nowhere)
 
 
 def peak_of(made: Trace, round_to: int = 1) -> int:

@@ -173,7 +173,7 @@ class _Bench:
         schedule = strategy.schedule(self.chain).split(self.chain.borders)
         modes = sorted(set(schedule.modes) - {ALL})
         try:
-            profile = profile_chain(self.step, self.chain, modes=modes)
+            profile = profile_chain(self.step, self.chain, modes=modes, scratch=True)
         finally:
             while undos:
                 undos.pop()()

@@ -81,7 +81,10 @@ class Budgeted(Strategy, abc.ABC):
         """The chain with its profile."""
         if chain.profile is not None:
             return chain
-        profile = profile_chain(step, chain, modes=self.modes)
+        try:
+            profile = profile_chain(step, chain, modes=self.modes, scratch=True)
+        except Unsupported as error:
+            raise Unsupported(f"{self.spec()}: {error}") from error
         return dataclasses.replace(chain, profile=profile)
 
     @abc.abstractmethod

@@ -133,7 +133,8 @@ class _Machine:
             self.hold(begin)
         else:
             self.alive_bytes += self.resting[begin]
-        self.alive_bytes += self.profile.group_bytes
+        if top:  # the graph of this forward is the one that backward walks: inner groups' too
+            self.alive_bytes += self.profile.group_bytes * groups_in(node)
         if top and self.resting[begin] == self.profile.boundary_bytes(begin):
             self.alive_bytes -= self.resting[begin]  # as it is: the boundary itself is held
             self.hold(begin)
@@ -192,13 +193,18 @@ class _Machine:
     def recompute(self, group: tuple[Node, ...]) -> None:
         """Run a group again, keeping what its plan keeps, then unwind it."""
         self.hold(first(group))
+        # Meanwhile the random state of now is kept too, and inner groups keep theirs once more.
+        states_bytes = self.profile.group_bytes * (groups_in(group) - (len(group) == 1))
+        self.alive_bytes += states_bytes
         for child in group[:-1]:
             self.repeat(child)
             self.run(child)
+        self.visit(0, f"recompute {first(group)}")
         if isinstance(group[-1], int):
             self.last_of_group(group[-1])
+            self.alive_bytes -= states_bytes
         else:
-            self.alive_bytes += self.profile.group_bytes
+            self.alive_bytes -= states_bytes
             self.unwind(group[-1])
         for child in reversed(group[:-1]):
             self.unwind(child)
@@ -239,3 +245,8 @@ class _Machine:
         profile = self.profile
         self.alive_bytes += profile.blocks[index].gradient_bytes
         self.alive_bytes += profile.boundary_bytes(index) - profile.boundary_bytes(index + 1)
+
+
+def groups_in(node: Node) -> int:
+    """How many recompute groups a node is and holds."""
+    return 0 if isinstance(node, int) else 1 + sum(map(groups_in, node))

@@ -13,7 +13,9 @@ from strategies.schedule import ALL
 from strategies.selective import Selective
 
 CORE = "core"
-MODES = (CORE,)
+CHECKPOINTS = {CORE: 1}
+"""How many checkpoints a block holds under each op policy; each keeps its random state."""
+MODES = tuple(CHECKPOINTS)
 """Op policies that a budgeted strategy tries: ``core`` recomputes softmax(QKᵀ)V alone."""
 
 

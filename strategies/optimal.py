@@ -39,7 +39,7 @@ class Optimal(Budgeted):
         from strategies.solvers import rotor  # noqa: PLC0415 - brings a compiler
 
         found = rotor.solve(profile, budget_bytes, self.slots)
-        return found and found.schedule
+        return None if found is None else found.schedule
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `rotor.smallest_bytes`."""

@@ -15,9 +15,21 @@ from torch import nn
 
 import strategies
 from strategies import Unsupported
+from strategies.budget import Budgeted
 from strategies.registry import classes
 
-SPECS = [strategy.spec() for cls in classes().values() for strategy in cls.grid()]
+# Of a tiny model parameters and their gradients are most, so there is little to save;
+# tests/test_budget.py has larger ones.
+BUDGETS = ("94%", "100%")
+SPECS = [
+    spec
+    for cls in classes().values()
+    for spec in (
+        [cls(budget=budget).spec() for budget in BUDGETS]
+        if issubclass(cls, Budgeted)
+        else [strategy.spec() for strategy in cls.grid()]
+    )
+]
 KNOWN = {
     *("none", "every_layer", "every_k", "sqrt", "selective"),
     *("compressed", "offload", "flash_checkpoint"),
@@ -37,6 +49,12 @@ CLOSE = {
 
 every_pair = pytest.mark.parametrize("spec", SPECS)
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def put(model, spec, case):
+    """The model under the strategy, with an example for those that ask for one."""
+    example = case.input() if strategies.get(spec).needs_profile else None
+    return strategies.apply(model, spec, example=example)
 
 
 @functools.cache
@@ -71,7 +89,7 @@ def check_step(spec, case, mode):
     """A step under the strategy, compared with one without."""
     model = case.model()
     with refused(case, spec):
-        applied = strategies.apply(model, spec)
+        applied = put(model, spec, case)
         found, wanted = step(model, case.input(), **MODES.get(mode, {})), plain(case, mode)
         if applied.strategy.exact:
             assert_same(found, wanted)
@@ -96,10 +114,11 @@ def test_autocast_and_accumulation(spec, name, mode):
 
 @every_case
 @every_pair
-def test_evaluation_is_not_checkpointed(spec, case, no_checkpoint):
+def test_evaluation_is_not_checkpointed(spec, case, request):
     reference, model = case.model(), case.model()
     with contextlib.suppress(Unsupported):
-        strategies.apply(model, spec)
+        put(model, spec, case)
+    request.getfixturevalue("no_checkpoint")
     for training in (True, False):
         outputs = []
         for each in (reference.train(training), model.train(training)):
@@ -122,7 +141,7 @@ def test_gradients_in_evaluation_mode(spec, name):
     case = CASES[name]
     reference, model = case.model().eval(), case.model()
     with refused(case, spec):
-        strategies.apply(model, spec)
+        put(model, spec, case)
         model.eval()
         assert not any(module.training for module in model.modules())
         found, wanted = step(model, case.input()), step(reference, case.input())
@@ -140,7 +159,7 @@ def test_parameters_stay_themselves_and_undo_restores_everything(spec, case):
     parameters, keys = list(model.parameters()), list(model.state_dict())
     before = snapshot(model)
     with refused(case, spec):
-        applied = strategies.apply(model, spec)
+        applied = put(model, spec, case)
         assert applied.model is model
         assert [id(p) for p in model.parameters()] == [id(p) for p in parameters]
         assert list(model.state_dict()) == keys
@@ -165,7 +184,7 @@ def test_a_copy_is_independent(spec, name):
     case = CASES[name]
     model = case.model()
     with refused(case, spec):
-        strategies.apply(model, spec)
+        put(model, spec, case)
         copied = copy.deepcopy(model)
         assert not {id(m) for m in model.modules()} & {id(m) for m in copied.modules()}
         found = step(copied, case.input())
@@ -194,8 +213,8 @@ def test_state_goes_to_a_file_and_back(spec, name):
     case = CASES[name]
     model, plain_model, other = case.model(), case.model(), case.model()
     with refused(case, spec):
-        strategies.apply(model, spec)
-        strategies.apply(other, spec)
+        put(model, spec, case)
+        put(other, spec, case)
         found = step(model, case.input())
         file = io.BytesIO()
         torch.save(model.state_dict(), file)
@@ -215,7 +234,7 @@ def test_every_strategy_runs_on_some_model(spec):
     for case in CASES.values():
         model = case.model()
         with contextlib.suppress(Unsupported):
-            strategies.apply(model, spec)
+            put(model, spec, case)
             ran.append(step(model, case.input()))
             break
     assert ran
@@ -223,15 +242,16 @@ def test_every_strategy_runs_on_some_model(spec):
 
 @every_pair
 def test_the_handle_undoes_itself_even_after_an_error(spec):
-    model = CASES["core"].model()
+    case = CASES["core"]
+    model = case.model()
     before = snapshot(model)
 
     def fail():
-        with strategies.apply(model, spec) as handle:
+        with put(model, spec, case) as handle:
             assert handle.model is model
             raise KeyError
 
-    with pytest.raises(KeyError):
+    with refused(case, spec), pytest.raises(KeyError):
         fail()
     for one, other in zip(before, snapshot(model), strict=True):
         assert one == other
@@ -245,7 +265,7 @@ def test_second_derivatives(spec, name):
     for chosen in (spec, "none"):
         model = case.model()
         with refused(case, chosen):
-            strategies.apply(model, chosen)
+            put(model, chosen, case)
             seed(2)
             loss = model(case.input()).square().mean()
             weights = list(model.h.parameters())

@@ -19,7 +19,7 @@ from bench.simulate import accelerators
 from bench.simulate.run import GRANULE_BYTES, parts_of, simulate, trace_cell
 from bench.simulate.tracer import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE, trace
 from bench.training import TrainingStep
-from bench.validation import silenced
+from strategies.profiling.allocator import silenced
 from strategies.profiling.ledger import unique_bytes
 
 OPTIONS = {"dim": 16, "heads": 2, "layers": 2, "seq": 16, "batch": 1}

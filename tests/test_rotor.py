@@ -48,7 +48,7 @@ def random_block(rng, modes, big):
     )
 
 
-def random_profile(seed, blocks, modes=1, big=20, borders=()):
+def random_profile(seed, blocks, modes=1, big=20, borders=(), group_bytes=0):
     """Unlike blocks. Sizes are what a real one's can be: a forward needs room for what it makes."""
     rng = random.Random(seed)
     return ChainProfile(
@@ -63,7 +63,7 @@ def random_profile(seed, blocks, modes=1, big=20, borders=()):
         tail_working_bytes=rng.randint(0, 2 * big),
         tail_backward_working_bytes=rng.randint(0, 2 * big),
         tail_gradient_bytes=rng.randint(0, 5),
-        group_bytes=rng.randint(0, 3),
+        group_bytes=group_bytes,
         borders=borders,
     )
 
@@ -139,7 +139,7 @@ def test_no_group_runs_across_a_border(seed):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), st.integers(1, 24), st.integers(1, 3), st.floats(0.2, 1.1))
 def test_never_slower_than_a_heuristic_and_never_over_the_budget(seed, blocks, modes, share):
-    profile = random_profile(seed, blocks, modes, big=10**6)
+    profile = random_profile(seed, blocks, modes, big=10**6, group_bytes=5056)
     budget_bytes = int(share * predict(profile, plans.plain(blocks)).peak_bytes)
     found = rotor.solve(profile, budget_bytes, 100)
     others = [predict(profile, plan) for plan in rotor.heuristics(profile)]

@@ -19,9 +19,9 @@ from bench import validation
 from bench.measure import memory
 from bench.simulate import allocator, semantics
 from bench.simulate.run import GRANULE_BYTES
-from bench.sweep import every_spec
 from bench.training import TrainingStep
-from bench.validation import Row, compare
+from bench.validation import Row, compare, planned_specs
+from strategies.profiling.allocator import silenced
 
 # Large enough that kernels' scratch memory is little beside the tensors.
 LARGE = {
@@ -73,7 +73,7 @@ def refuses(workload, spec):
     return (workload, spec) == ("gpt-mini-dropout", "flash_checkpoint")
 
 
-PAIRS = [(workload, spec) for workload in TINY for spec in every_spec()]
+PAIRS = [(workload, spec) for workload in TINY for spec in planned_specs()]
 
 
 @pytest.mark.usefixtures("tensors_only")
@@ -262,7 +262,7 @@ def test_rows_are_every_strategy_that_runs(monkeypatch):
 
     monkeypatch.setattr(validation, "compare", measured)
     found = list(validation.rows("cpu", ("mlp-chain", "vit-mini")))
-    specs = every_spec()
+    specs = planned_specs()
     assert seen == [(w, s, "cpu", 0) for w in ("mlp-chain", "vit-mini") for s in specs]
     assert [row.strategy for row in found] == [s for s in specs if s != "sqrt"] * 2
 
@@ -295,7 +295,7 @@ def test_command_fails_if_bytes_differ(monkeypatch, errors, code):
 
 def test_silenced_drops_what_is_printed_below_python(capfd):
     os.write(1, b"before")
-    with validation.silenced():
+    with silenced():
         os.write(1, b"lost")
         os.write(2, b"lost")
     os.write(1, b", after")
@@ -303,7 +303,7 @@ def test_silenced_drops_what_is_printed_below_python(capfd):
 
 
 def test_silenced_speaks_again_after_an_error(capfd):
-    with pytest.raises(KeyError), validation.silenced():
+    with pytest.raises(KeyError), silenced():
         raise KeyError
     os.write(2, b"after")
     assert capfd.readouterr() == ("", "after")

@@ -14,14 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from strategies import execute
 from strategies import modes as modes_of
 from strategies import plan as plans
-from strategies.base import Undo
+from strategies.base import Undo, Unsupported
 from strategies.chain import Chain
+from strategies.modes import CHECKPOINTS
 from strategies.profile import BlockCost, ChainProfile, Mode
+from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger, Mark, unique_bytes
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.step import Step
@@ -50,7 +53,12 @@ class _Saved:
 
 
 def profile_chain(
-    step: Step, chain: Chain, *, rates: Rates | None = None, modes: Sequence[str] = ()
+    step: Step,
+    chain: Chain,
+    *,
+    rates: Rates | None = None,
+    modes: Sequence[str] = (),
+    scratch: bool = False,
 ) -> ChainProfile:
     """The profile of ``step``'s model, whose blocks are ``chain``.
 
@@ -61,16 +69,18 @@ def profile_chain(
         rates: what the operators' times are taken from; default: round figures of the device.
         modes: op policies to profile besides ``all`` (`strategies.modes`), those that no block
             can run in left out.
+        scratch: on a real CPU, working bytes include the scratch memory of kernels, as its
+            allocator saw them; elsewhere they are tensors alone.
 
     Raises:
-        ValueError: a block runs more than once, or out of order, in one forward.
+        Unsupported: a block runs more than once, or out of order, in one forward.
     """
-    rates = rates or nominal(step.device)
+    how = _How(rates or nominal(step.device), scratch and _is_real_cpu(step))
     saved = _watch_saved(step, chain)
-    normal = _watch_step(step, chain, rates)
+    normal = _watch_step(step, chain, how)
     with _installed(lambda: execute.install(chain, plans.uniform(len(chain), 1))):
-        recomputed = _watch_step(step, chain, rates)
-    others = {name: _watch_mode(step, chain, name, rates) for name in modes}
+        recomputed = _watch_step(step, chain, how)
+    others = {name: _watch_mode(step, chain, name, how) for name in modes}
     gradients = _gradient_bytes(chain)
     blocks = []
     for index in range(len(chain)):
@@ -84,6 +94,19 @@ def profile_chain(
     return _assemble(tuple(blocks), normal, saved, chain.borders)
 
 
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """What to watch a step with."""
+
+    rates: Rates
+    scratch: bool
+
+
+def _is_real_cpu(step: Step) -> bool:
+    fake = any(isinstance(tensor, FakeTensor) for tensor in step.resident_tensors())
+    return step.device.type == "cpu" and not fake
+
+
 @dataclasses.dataclass
 class _ModeWatched:
     """The two passes of one op policy, and the blocks that can run under it."""
@@ -93,12 +116,16 @@ class _ModeWatched:
     step: _Watched
 
 
-def _watch_mode(step: Step, chain: Chain, name: str, rates: Rates) -> _ModeWatched | None:
+def _watch_mode(step: Step, chain: Chain, name: str, how: _How) -> _ModeWatched | None:
     indices = frozenset(modes_of.supporting(chain, name))
     if not indices:
         return None
-    with _installed(lambda: modes_of.install(chain, dict.fromkeys(indices, name))):
-        return _ModeWatched(indices, _watch_saved(step, chain), _watch_step(step, chain, rates))
+    with (
+        contextlib.suppress(Unsupported),  # some blocks only find out when they run
+        _installed(lambda: modes_of.install(chain, dict.fromkeys(indices, name))),
+    ):
+        return _ModeWatched(indices, _watch_saved(step, chain), _watch_step(step, chain, how))
+    return None
 
 
 @contextlib.contextmanager
@@ -182,7 +209,7 @@ def _key(tensor: Tensor) -> int:
 
 def _check_order(order: list[int], n_blocks: int) -> None:
     if order != list(range(n_blocks)):
-        raise ValueError(f"the blocks ran in the order {order}; a chain runs each once, in order")
+        raise Unsupported(f"the blocks ran in the order {order}; a chain runs each once, in order")
 
 
 @contextlib.contextmanager
@@ -227,6 +254,7 @@ class _Watched:
     ledger: Ledger
     resident_bytes: int
     group_bytes: int
+    allocator: AllocatorTrace | None
 
     def at(self, name: str) -> Mark:
         return next(mark for mark in self.ledger.marks if mark.name == name)
@@ -234,7 +262,17 @@ class _Watched:
     def working_bytes(self, begin: str, end: str) -> int:
         """Most alive between two moments, above what was alive at the first."""
         start = self.at(begin)
-        return self.ledger.peak_bytes(start, self.at(end)) - start.alive_bytes
+        tensors_bytes = self.ledger.peak_bytes(start, self.at(end)) - start.alive_bytes
+        if self.allocator is None:
+            return tensors_bytes
+        return max(tensors_bytes, self.allocator.working_bytes(begin, end))
+
+    def untracked_bytes(self) -> int:
+        """What forward leaves that no operator made: plain numbers that a graph keeps."""
+        if self.allocator is None:
+            return 0
+        span = ("start", "forward done")
+        return max(0, self.allocator.gained_bytes(*span) - self.gained_bytes(*span))
 
     def gained_bytes(self, begin: str, end: str) -> int:
         return self.at(end).alive_bytes - self.at(begin).alive_bytes
@@ -252,9 +290,10 @@ class _Watched:
         return self.at(end).recompute_flops - self.at(begin).recompute_flops
 
 
-def _watch_step(step: Step, chain: Chain, rates: Rates) -> _Watched:
+def _watch_step(step: Step, chain: Chain, how: _How) -> _Watched:
     step.drop_gradients()
-    ledger = Ledger(rates)
+    ledger = Ledger(how.rates)
+    trace = AllocatorTrace() if how.scratch else None
     resident_bytes = ledger.adopt(step.resident_tensors())
     seen: set[str] = set()
 
@@ -262,6 +301,8 @@ def _watch_step(step: Step, chain: Chain, rates: Rates) -> _Watched:
         if name not in seen:  # a recompute enters the block again
             seen.add(name)
             ledger.mark(name)
+            if trace is not None:
+                trace.mark(name)
 
     def enter(index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         del others
@@ -274,11 +315,13 @@ def _watch_step(step: Step, chain: Chain, rates: Rates) -> _Watched:
             output.register_hook(lambda _: mark(f"backward {index}"))
         mark(f"leave {index}")
 
-    with _hooks(chain, enter, leave), ledger:
+    with _hooks(chain, enter, leave), trace or contextlib.nullcontext(), ledger:
         mark("start")
         loss = step.forward()
         mark("forward done")
         step.backward(loss)
+        for index in reversed(range(len(chain))):
+            mark(f"backward {index}")  # of those that no gradient reaches
         mark("backward of the head")
         del loss
         mark("end")
@@ -286,7 +329,7 @@ def _watch_step(step: Step, chain: Chain, rates: Rates) -> _Watched:
         mark("updated")
     group_bytes = torch.get_rng_state().nbytes
     step.drop_gradients()
-    return _Watched(ledger, resident_bytes, group_bytes)
+    return _Watched(ledger, resident_bytes, group_bytes, trace)
 
 
 def _after(index: int) -> str:
@@ -301,7 +344,9 @@ def _mode(name: str, kept: _Kept, watched: _Watched, normal: _Watched, index: in
     return Mode(
         name=name,
         # An op policy keeps tensors in a place of its own, which no hook of autograd sees.
-        saved_bytes=kept.saved_bytes if watched is normal else gained_bytes,
+        saved_bytes=kept.saved_bytes
+        if watched is normal
+        else gained_bytes + watched.group_bytes * CHECKPOINTS[name],
         keeps_input=kept.keeps_input,
         keeps_output=kept.keeps_output,
         forward_working_bytes=watched.working_bytes(enter, leave),
@@ -367,12 +412,12 @@ def _assemble(
         blocks=blocks,
         input_bytes=input_bytes,
         resident_bytes=normal.resident_bytes,
-        head_saved_bytes=head_saved_bytes,
+        head_saved_bytes=head_saved_bytes + normal.untracked_bytes(),
         head_working_bytes=normal.working_bytes("start", "enter 0"),
         head_backward_working_bytes=normal.working_bytes("backward of the head", "end"),
         tail_saved_bytes=tail_saved_bytes,
         tail_keeps_input=tail_keeps_input,
-        tail_working_bytes=normal.ledger.peak_bytes(leave, normal.at(done)) - at_tail,
+        tail_working_bytes=normal.working_bytes(leave.name, done) + leave.alive_bytes - at_tail,
         tail_backward_working_bytes=normal.working_bytes(done, begin),
         tail_gradient_bytes=normal.at(begin).alive_bytes - before_blocks,
         group_bytes=normal.group_bytes,

@@ -1,0 +1,93 @@
+"""What the CPU's allocator gave out, kernels' scratch memory included, between named moments."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile, record_function
+
+_PREFIX = "ckpt-bench: "
+
+
+class AllocatorTrace:
+    """Allocator events of the CPU, as the profiler saw them.
+
+    A tensor of the operators' own is in the ledger too; a kernel's scratch memory, taken and
+    returned inside one call, is here alone.
+    """
+
+    def __init__(self) -> None:
+        self.stack = contextlib.ExitStack()
+        self.times_ns: list[int] = []
+        self.alive: list[int] = []
+        self.moments_ns: dict[str, int] = {}
+
+    def __enter__(self) -> AllocatorTrace:
+        """Begin."""
+        self.stack.enter_context(silenced())
+        with _profiler():
+            pass  # the first one in a process misses events
+        self.profiler = self.stack.enter_context(_profiler())
+        return self
+
+    def mark(self, name: str) -> None:
+        """Name this moment."""
+        with record_function(_PREFIX + name):
+            pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End, and read."""
+        self.stack.__exit__(kind, error, traceback)
+        kineto: Any = self.profiler.profiler.kineto_results
+        found = [(e.start_ns(), e.name(), e.nbytes()) for e in kineto.events()]
+        events = sorted((at, size) for at, name, size in found if name == "[memory]")
+        self.times_ns = [at for at, _ in events]
+        self.alive = [0, *itertools.accumulate(size for _, size in events)]
+        marks = [(at, name) for at, name, _ in found if name.startswith(_PREFIX)]
+        self.moments_ns = {name.removeprefix(_PREFIX): at for at, name in marks}
+
+    def working_bytes(self, begin: str, end: str) -> int:
+        """Most given out between two moments, above what was given out at the first."""
+        first, last = self._at(begin), self._at(end)
+        return max(self.alive[first : last + 1]) - self.alive[first]
+
+    def gained_bytes(self, begin: str, end: str) -> int:
+        """Given out at the second moment, above what was given out at the first."""
+        return self.alive[self._at(end)] - self.alive[self._at(begin)]
+
+    def _at(self, name: str) -> int:
+        return bisect.bisect_right(self.times_ns, self.moments_ns[name])
+
+
+def _profiler() -> profile:
+    return profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Drop what the profiler's C++ prints; Python's own streams are flushed first."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    saved = [os.dup(descriptor) for descriptor in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(nowhere)

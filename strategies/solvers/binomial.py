@@ -1,0 +1,79 @@
+"""Least recomputation for a number of checkpoint slots, on a chain of equal blocks.
+
+Griewank and Walther 2000 («Algorithm 799: Revolve», ACM TOMS 26, Theorem and equation 2): with c
+slots, one of them holding the chain's input, reversing L steps takes at least
+t(L, c) = r·L − C(c + r, r − 1) forward steps in all, where r is the least number with
+L ≤ C(c + r, c). A step counts as forward whenever it is run without its result being kept for its
+own backward; the run that directly precedes a step's backward does not.
+
+So t counts advances. A plan's *repeats* are what recomputation adds to one forward of the whole
+chain: each of the L blocks but the last is advanced over once in that first forward. With early stop
+the first forward keeps the last block for backward, so repeats = t − (L − 1) + the runs that
+precede the backward of the other L − 1 blocks = t.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from strategies.plan import Node, Plan
+
+
+def repetitions(n_blocks: int, slots: int) -> int:
+    """r: the least number with L ≤ C(c + r, c); no block is advanced over more often."""
+    count = 0
+    while math.comb(slots + count, slots) < n_blocks:
+        count += 1
+    return count
+
+
+def closed_form(n_blocks: int, slots: int) -> int:
+    """t(L, c) = r·L − C(c + r, r − 1): the least number of forward steps (equation 2)."""
+    count = repetitions(n_blocks, slots)
+    return count * n_blocks - math.comb(slots + count, count - 1) if count else 0
+
+
+@functools.cache
+def advances(n_blocks: int, slots: int) -> int:
+    """The same by dynamic programming: advance to block k, reverse the rest, then the first k.
+
+    t(L, c) = min over k of k + t(L − k, c − 1) + t(k, c); t(1, c) = 0; t(L, 1) = L (L − 1) / 2.
+    """
+    if n_blocks <= 1:
+        return 0
+    if slots == 1:
+        return n_blocks * (n_blocks - 1) // 2
+    return min(_cost(n_blocks, slots, k) for k in range(1, n_blocks))
+
+
+def _cost(n_blocks: int, slots: int, first: int) -> int:
+    return first + advances(n_blocks - first, slots - 1) + advances(first, slots)
+
+
+def nested(n_blocks: int, slots: int) -> Plan:
+    """A plan with that least number of forward steps.
+
+    The first k blocks are a group, for their input holds a slot and they are run again; the rest,
+    with one slot less, follows. Its last block is bare.
+
+    Args:
+        n_blocks: L, the length of the chain.
+        slots: c, boundaries kept at once, the chain's input included.
+    """
+    if slots < 1:
+        raise ValueError(f"a chain needs at least 1 slot, for its input, not {slots}")
+    return _nodes(0, n_blocks, slots)
+
+
+def _nodes(begin: int, length: int, slots: int) -> tuple[Node, ...]:
+    if length <= 1:
+        return tuple(range(begin, begin + length))
+    first = length - 1 if slots == 1 else _best(length, slots)
+    group = _nodes(begin, first, slots)
+    return (group, *_nodes(begin + first, length - first, max(1, slots - 1)))
+
+
+def _best(length: int, slots: int) -> int:
+    """The longest first part of least cost: of equal plans the one that keeps least at the end."""
+    return max(range(1, length), key=lambda k: (-_cost(length, slots, k), k))
