@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from bench import claims as ledger
-from bench import commands_profile, flags, records
+from bench import commands_plan, commands_profile, flags, records
 from bench.progress import reporter
 from bench.records import Record
 from bench.report import compare as comparison
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 app.command("profile")(commands_profile.profile)
+app.command("plan")(commands_plan.plan)
 
 README = Path("README.md")
 FAILED = ("mismatch", "crash", "timeout")

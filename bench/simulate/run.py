@@ -168,7 +168,8 @@ def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool)
     reason = strategy.unsupported(model, torch.device("cuda" if as_cuda else "cpu"))
     if reason:
         raise Unsupported(f"{strategy.spec()}: {reason}")
-    chain = strategies.profiled(model, strategy, step, blocks=step.workload.blocks)
+    with semantics.cuda() if as_cuda else semantics.cpu():
+        chain = strategies.profiled(model, strategy, step, blocks=step.workload.blocks)
     tracer = Tracer(model, chain.blocks)
     storage = _simulated_storage(strategy.storage(), tracer)
     schedule = strategy.schedule(chain).split(chain.borders)

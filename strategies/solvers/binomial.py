@@ -2,14 +2,10 @@
 
 Griewank and Walther 2000 («Algorithm 799: Revolve», ACM TOMS 26, Theorem and equation 2): with c
 slots, one of them holding the chain's input, reversing L steps takes at least
-t(L, c) = r·L − C(c + r, r − 1) forward steps in all, where r is the least number with
-L ≤ C(c + r, c). A step counts as forward whenever it is run without its result being kept for its
-own backward; the run that directly precedes a step's backward does not.
-
-So t counts advances. A plan's *repeats* are what recomputation adds to one forward of the whole
-chain: each of the L blocks but the last is advanced over once in that first forward. With early stop
-the first forward keeps the last block for backward, so repeats = t − (L − 1) + the runs that
-precede the backward of the other L − 1 blocks = t.
+t(L, c) = r·L − C(c + r, r − 1) advances, where r is the least number with L ≤ C(c + r, c). An
+advance is a step that runs and keeps nothing for its own backward. Every step runs once more so
+that its backward can follow, and so a plan enters its blocks L + t(L, c) times in all: t is what
+recomputation adds to one forward of the chain.
 """
 
 from __future__ import annotations

@@ -1,0 +1,166 @@
+"""``python -m bench plan``: the best plan for a budget, what it costs, and its neighbours."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench import flags
+
+if TYPE_CHECKING:
+    from strategies.profile import ChainProfile
+    from strategies.solvers.rotor import Solution
+
+STEPS = 40  # budgets between the smallest and none that are looked at for neighbours
+
+
+class Format(enum.StrEnum):
+    """How to print."""
+
+    text = "text"
+    json = "json"
+
+
+def plan(  # noqa: PLR0917 - one parameter a flag
+    workload: flags.Workload,
+    budget: Annotated[str, typer.Option(help="8GB, 8GiB, bytes, or 50% of what none needs.")],
+    device: Annotated[str, typer.Option(help="cpu, or a simulated one: sim:h100-80gb.")] = "cpu",
+    options: flags.Options = None,
+    layers: flags.Layers = None,
+    seq: flags.Seq = None,
+    batch: flags.Batch = None,
+    dim: flags.Dim = None,
+    precision: flags.Precision = "fp32",
+    optimizer: flags.Optimizer = "none",
+    seed: flags.Seed = 0,
+    custom: flags.Custom = None,
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
+) -> None:
+    """Find the fastest plan whose predicted peak is within a budget; say how good it is.
+
+    Profiles the chain on the CPU, or on fake tensors for a simulated device; nothing is stored.
+    """
+    from bench import cells, planning  # noqa: PLC0415 - imports torch
+    from strategies import budget as budgets  # noqa: PLC0415
+    from strategies.solvers import rotor  # noqa: PLC0415
+
+    cell = cells.checked(
+        cells.Cell(
+            workload=workload,
+            options=flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim),
+            spec=f"optimal(budget={budget!r})",
+            device=flags.device_name(device, flags.pairs(custom, "--sim")),
+            precision=precision,
+            optimizer=optimizer,
+            rounds=0,
+            seed=seed,
+        )
+    )
+    profile = planning.profile_cell(cell)
+    budget_bytes = budgets.resolve(budget, profile)
+    found = rotor.solve(profile, budget_bytes)
+    if found is None:
+        smallest_bytes = rotor.smallest_bytes(profile)
+        raise ValueError(
+            f"nothing fits into {budget_bytes:,} bytes; the smallest budget that does is"
+            f" {smallest_bytes:,} bytes"
+        )
+    facts = {
+        "workload": workload,
+        "device": cell.device,
+        "modelled": cell.simulated,
+        "budget_bytes": budget_bytes,
+        **facts_of(profile, found, budget_bytes),
+        **neighbours(profile, found),
+    }
+    lines = [json.dumps(facts, indent=2, ensure_ascii=False)]
+    typer.echo("\n".join(lines if output is Format.json else sentences(facts)))
+
+
+def facts_of(profile: ChainProfile, found: Solution, budget_bytes: int) -> dict[str, Any]:
+    """What the plan costs, and how far it is from the bound."""
+    from strategies import plan as plans  # noqa: PLC0415
+    from strategies.cost import predict  # noqa: PLC0415
+
+    predicted = predict(profile, found.schedule)
+    none = predict(profile, plans.plain(len(profile.blocks)))
+    return {
+        "plan": found.schedule.render(),
+        "predicted_peak_bytes": predicted.peak_bytes,
+        "none_peak_bytes": none.peak_bytes,
+        "used_fraction": predicted.peak_bytes / budget_bytes,
+        "peak_phase": predicted.peak_phase,
+        "modelled_step_ratio": predicted.step_s / none.step_s,
+        "gap_fraction": predicted.step_s / (profile.plain_step_s + found.bound_s) - 1,
+        "slot_bytes": found.slot_bytes,
+    }
+
+
+def neighbours(profile: ChainProfile, found: Solution) -> dict[str, Any]:
+    """The next plan that is cheaper, and the next that is smaller."""
+    from strategies.cost import predict  # noqa: PLC0415
+
+    here = predict(profile, found.schedule)
+    others = sorted(_frontier(profile), key=lambda item: item["predicted_peak_bytes"])
+    slack_s = 1e-9 * here.step_s
+    cheaper = [o for o in others if o["step_s"] < here.step_s - slack_s]
+    smaller = [o for o in others if o["predicted_peak_bytes"] < here.peak_bytes]
+    return {
+        "next_cheaper": cheaper[0] if cheaper else None,
+        "next_smaller": smaller[-1] if smaller else None,
+    }
+
+
+def _frontier(profile: ChainProfile) -> Iterator[dict[str, Any]]:
+    """The best plans at evenly spaced budgets, from the smallest that fits to that of none."""
+    from strategies import plan as plans  # noqa: PLC0415
+    from strategies.cost import predict  # noqa: PLC0415
+    from strategies.solvers import rotor  # noqa: PLC0415
+
+    low = rotor.smallest_bytes(profile)
+    high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
+    slots = min(500, rotor.slots_for(len(profile.blocks)))
+    for number in range(STEPS + 1):
+        found = rotor.solve(profile, low + (high - low) * number // STEPS, slots)
+        if found is not None:
+            predicted = predict(profile, found.schedule)
+            yield {
+                "plan": found.schedule.render(),
+                "predicted_peak_bytes": predicted.peak_bytes,
+                "step_s": predicted.step_s,
+                "modelled_step_ratio": predicted.step_s / profile.plain_step_s,
+            }
+
+
+def sentences(facts: dict[str, Any]) -> Iterator[str]:
+    """The same for people."""
+    none = facts["none_peak_bytes"]
+    yield facts["plan"]
+    yield (
+        f"{facts['workload']} on {facts['device']}: predicted peak"
+        f" {_mb(facts['predicted_peak_bytes'])} of a budget of {_mb(facts['budget_bytes'])}"
+        f" ({facts['used_fraction']:.1%}), {facts['predicted_peak_bytes'] / none:.2f}× none;"
+        f" reached in {facts['peak_phase']}."
+    )
+    yield (
+        f"Modelled step time {facts['modelled_step_ratio']:.3f}× none; no nested plan within the"
+        f" budget is faster by more than {facts['gap_fraction']:.2%} of a step (memory counted in"
+        f" {facts['slot_bytes']:,} bytes)."
+    )
+    for name, what in (("next_cheaper", "cheaper"), ("next_smaller", "smaller")):
+        other = facts[name]
+        if other is None:
+            yield f"No plan is {what}."
+        else:
+            yield (
+                f"The next {what} plan peaks at {_mb(other['predicted_peak_bytes'])} and takes"
+                f" {other['modelled_step_ratio']:.3f}× none: {other['plan']}"
+            )
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"

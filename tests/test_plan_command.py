@@ -1,0 +1,87 @@
+"""``python -m bench plan``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from bench import planning
+from bench.simulate.run import trace_cell
+from strategies import plan as plans
+from strategies.cost import predict
+from strategies.solvers import rotor
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--layers", "6", "--seq", "64", "--dim", "32", "--batch", "2"]
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "bench", "plan", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim:l4-24gb"])
+def test_facts(device):
+    arguments = ("--workload", "gpt-mini", "--device", device, *SMALL, "--format", "json")
+    done = run(*arguments, "--budget", "60%")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["modelled"] == (device != "cpu")
+    assert facts["budget_bytes"] == int(0.6 * facts["none_peak_bytes"])
+    assert facts["predicted_peak_bytes"] <= facts["budget_bytes"]
+    assert facts["modelled_step_ratio"] > 1
+    assert 0 <= facts["gap_fraction"] < 0.05
+    cheaper, smaller = facts["next_cheaper"], facts["next_smaller"]
+    assert cheaper["modelled_step_ratio"] < facts["modelled_step_ratio"]
+    assert cheaper["predicted_peak_bytes"] > facts["budget_bytes"]
+    assert smaller["predicted_peak_bytes"] < facts["predicted_peak_bytes"]
+    assert smaller["modelled_step_ratio"] >= facts["modelled_step_ratio"]
+
+
+def test_sentences():
+    done = run("--workload", "gpt-mini", *SMALL, "--budget", "60%")
+    assert done.returncode == 0, done.stderr
+    plan, peak, gap, cheaper, smaller = done.stdout.splitlines()
+    assert "[" in plan
+    assert peak.startswith("gpt-mini on cpu: predicted peak ")
+    assert "no nested plan within the budget is faster by more than" in gap
+    assert cheaper.startswith("The next cheaper plan peaks at ")
+    assert smaller.startswith("The next smaller plan peaks at ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--budget", "1000"], "nothing fits into 1,000 bytes; the smallest budget that does is"),
+        (["--budget", "much"], "a budget is written as 8GB, 8GiB, 123456 or 50%, not 'much'"),
+        (["--budget", "50%", "--device", "sim:abacus"], "abacus"),
+        ([], "Missing option"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_exit_code_2(arguments, sentence):
+    done = run("--workload", "gpt-mini", *SMALL, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout
+
+
+def test_the_simulated_peak_is_the_predicted_one():
+    """The plan for a simulated device, run there: tensors to the byte."""
+    simulated = tiny.cell(
+        "gpt-mini", "optimal(budget='80%')", {"dim": 64, "seq": 64, "batch": 4}, device="sim:b200"
+    )
+    profile = planning.profile_cell(simulated)
+    none = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
+    found = rotor.solve(profile, int(0.8 * none))
+
+    made = trace_cell(simulated)
+    groups = sum(not isinstance(node, int) for node in made.schedule.plan)
+    assert groups
+    peak_bytes = max(made.trace.alive_bytes())
+    predicted = predict(profile, made.schedule).peak_bytes
+    assert found is not None
+    assert abs(predicted - peak_bytes) <= profile.group_bytes * len(profile.blocks)
