@@ -78,6 +78,7 @@ def apply(
     blocks: str | Sequence[str] | None = None,
     example: Any = None,
     loss: Callable[[Any], Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     chain: Chain | None = None,
     **params: Any,
 ) -> Applied:
@@ -97,6 +98,7 @@ def apply(
             tensor, a sequence of arguments, or a mapping of keyword arguments. One step runs on it
             a few times; gradients, buffers and random states are afterwards what they were.
         loss: of the model's output on the example; default: its ``.loss``, or else its sum.
+        optimizer: whose state counts into a budget, as far as it exists by now.
         chain: instead of ``blocks`` and ``example``: the blocks, with what was found out about
             them before (`strategies.profiled`).
         params: the strategy's parameters.
@@ -118,7 +120,7 @@ def apply(
     if reason:
         raise Unsupported(f"{chosen.spec()}: {reason}")
     if chain is None:
-        step = None if example is None else ExampleStep(model, detached(example), loss)
+        step = None if example is None else ExampleStep(model, detached(example), loss, optimizer)
         chain = profiled(model, chosen, step, blocks=blocks)
     schedule, storage = chosen.schedule(chain).split(chain.borders), chosen.storage()
     plan = schedule.plan
@@ -189,8 +191,13 @@ def profiled(
     chain = find_chain(model, blocks)
     if step is None:
         return chain
-    with preserved(model):
-        return get(strategy).profiled(chain, step)
+    undos = _turn_caches_off(model)
+    try:
+        with preserved(model):
+            return get(strategy).profiled(chain, step)
+    finally:
+        while undos:
+            undos.pop()()
 
 
 def _turn_caches_off(model: nn.Module) -> list[Undo]:

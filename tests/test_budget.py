@@ -208,6 +208,18 @@ def test_the_optimizers_state_counts():
     assert counted - plainly == 2 * parameters + 4 * len(list(model.parameters()))
 
 
+def test_the_optimizers_state_leaves_less_for_the_rest():
+    model = Stack()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(BATCH).sum().backward()
+    optimizer.step()
+    peaks = []
+    for given in (None, optimizer):
+        with strategies.apply(model, "auto", example=BATCH, optimizer=given) as applied:
+            peaks.append(applied.chain.profile.resident_bytes)
+    assert peaks[1] - peaks[0] > 2 * sum(p.nbytes for p in model.parameters())
+
+
 def test_auto_is_optimal():
     made, chain = profiled("gpt-mini")
     plans = []

@@ -34,7 +34,7 @@ def test_checking_writes_everything_out():
         ({"options": {"depth": 3}}, "has no option 'depth'; it has layers, batch"),
         ({"options": {"layers": 0}}, "layers must be a whole number of at least 1, not 0"),
         ({"options": {"layers": "4"}}, "layers must be a whole number, not '4'"),
-        ({"spec": "every_n"}, "unknown strategy 'every_n'.*there are compressed"),
+        ({"spec": "every_n"}, "unknown strategy 'every_n'.*there are auto, binomial, compressed"),
         ({"spec": "every_k(k=0)"}, "k must be at least 1"),
         ({"spec": "every_k(k=half)"}, "k must be of type int, not 'half'"),
         ({"spec": "every_k(4)"}, "cannot read strategy"),

@@ -175,7 +175,7 @@ def test_names_of_classes():
     ("spec", "message"),
     [
         ("sqr", r"unknown strategy 'sqr' \(did you mean 'sqrt'\?\); there are .*every_k"),
-        ("zzz", r"unknown strategy 'zzz'; there are compressed, every_k"),
+        ("zzz", r"unknown strategy 'zzz'; there are auto, binomial, compressed, every_k"),
         ("every_k(n=4)", r"strategy 'every_k' has no parameter 'n'; it has k, keep_last"),
         ("none(k=4)", r"strategy 'none' has no parameter 'k'; it has none"),
         ("every_k(k=0)", r"k must be at least 1 \(1 is every_layer\), not 0"),
