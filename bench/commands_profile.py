@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import itertools
 import json
 import re
 from pathlib import Path
@@ -26,8 +28,11 @@ class Format(enum.StrEnum):
 
 def profile(  # noqa: PLR0917 - one parameter a flag
     workload: flags.Workload,
-    strategy: Annotated[str, typer.Option(help="Name, or name(parameter=value).")],
-    out: Annotated[Path, typer.Option(help="Folder for the PNG, SVG and CSV.")],
+    strategy: Annotated[str, typer.Option(help="Name, or name(parameter=value).")] = "none",
+    out: Annotated[Path | None, typer.Option(help="Folder for the PNG, SVG and CSV.")] = None,
+    chain: Annotated[
+        bool, typer.Option("--chain", help="What each block costs, instead of a timeline.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, or a simulated one: sim:h100-80gb.")] = "cpu",
     parameters: flags.Parameters = None,
     options: flags.Options = None,
@@ -43,8 +48,11 @@ def profile(  # noqa: PLR0917 - one parameter a flag
 ) -> None:
     """Draw the bytes over one step by category, and say where the peak is.
 
-    Runs in this process. Nothing is stored but the files under --out.
+    Runs in this process. Nothing is stored but the files under --out. With --chain: bytes, FLOPs
+    and modelled time of every block, in every mode; equal blocks in one row.
     """
+    if out is None and not chain:
+        raise ValueError("profile needs --out FOLDER for its files, or --chain")
     from bench import cells, profiling  # noqa: PLC0415 - imports torch
 
     [spec] = cells.with_parameters([strategy], flags.pairs(parameters, "--set"))
@@ -60,6 +68,10 @@ def profile(  # noqa: PLR0917 - one parameter a flag
             seed=seed,
         )
     )
+    if chain:
+        typer.echo(chain_text(cell, output))
+        return
+    assert out is not None
     made = profiling.profile_cell(cell)
     paths = write(made.timeline, out, stem(cell))
     if output is Format.json:
@@ -67,6 +79,27 @@ def profile(  # noqa: PLR0917 - one parameter a flag
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         typer.echo(made.paragraph())
+
+
+def chain_text(cell: Cell, output: Format) -> str:
+    """The chain profile of a cell's workload, as JSON or as a table."""
+    import pandas as pd  # noqa: PLC0415 - slow to import
+
+    from bench import planning  # noqa: PLC0415 - imports torch
+
+    made = dataclasses.asdict(planning.profile_cell(cell))
+    if output is Format.json:
+        return json.dumps({"device": cell.device, **made}, indent=2)
+    groups = itertools.groupby(enumerate(made.pop("blocks")), key=lambda item: item[1])
+    rows = []
+    for block, members in groups:
+        numbers = [index for index, _ in members]
+        name = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
+        own = {key: value for key, value in block.items() if key != "modes"}
+        rows += [{"blocks": name, "mode": m.pop("name"), **m, **own} for m in block["modes"]]
+    terms = "\n".join(f"{key}: {value}" for key, value in made.items())
+    table = pd.DataFrame(rows).set_index(["blocks", "mode"]).T.to_markdown(floatfmt="g")
+    return f"{cell.workload} on {cell.device}; times are modelled\n\n{table}\n\n{terms}"
 
 
 def stem(cell: Cell) -> str:

@@ -85,3 +85,35 @@ def test_the_simulated_peak_is_the_predicted_one():
     predicted = predict(profile, made.schedule).peak_bytes
     assert found is not None
     assert abs(predicted - peak_bytes) <= profile.group_bytes * len(profile.blocks)
+
+
+def profile(*arguments):
+    command = [sys.executable, "-m", "bench", "profile", "--workload", "gpt-mini", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_chain_profile_as_data_is_the_profile():
+    done = profile(*SMALL, "--chain", "--format", "json", "--device", "sim:l4-24gb")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    options = {"layers": 6, "seq": 64, "dim": 32, "batch": 2}
+    simulated = tiny.cell("gpt-mini", "none", options | {"heads": 4}, device="sim:l4-24gb")
+    known = planning.profile_cell(simulated)
+    assert len(found["blocks"]) == 6
+    assert found["blocks"][0]["gradient_bytes"] == known.blocks[0].gradient_bytes
+    assert [mode["name"] for mode in found["blocks"][0]["modes"]] == ["all", "core"]
+
+
+def test_equal_blocks_share_a_row_of_a_chain_profile():
+    done = profile(*SMALL, "--chain")
+    assert done.returncode == 0, done.stderr
+    assert "gpt-mini on cpu; times are modelled" in done.stdout
+    assert "0–" in done.stdout
+    assert "saved_bytes" in done.stdout
+    assert "tail_working_bytes: " in done.stdout
+
+
+def test_a_timeline_needs_a_folder():
+    done = profile()
+    assert done.returncode == 2
+    assert "profile needs --out FOLDER for its files, or --chain" in done.stderr

@@ -34,6 +34,7 @@ from strategies.cost import predict
 from strategies.plan import Plan
 from strategies.profile import ChainProfile
 from strategies.schedule import ALL, Schedule
+from strategies.solvers import recursive
 
 _WORK = 3e8  # table cells times choices in about a second: what bounds the slots
 _MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
@@ -257,13 +258,14 @@ def slots_for(blocks: int) -> int:
 
 
 def heuristics(profile: ChainProfile) -> Iterator[Plan]:
-    """The plans that need no solver: none, groups of k for every k, with the last kept or not."""
+    """The plans that need no solver: none, groups of k, halves of halves."""
     count = len(profile.blocks)
     yield plans.plain(count)
     for size in range(1, count + 1):
         for keep_last in (False, True):
             plan = plans.uniform(count, size, keep_last=keep_last)
             yield plans.split(plan, profile.borders)
+    yield plans.split(recursive.nested(count), profile.borders)
 
 
 @functools.lru_cache(maxsize=64)
