@@ -171,9 +171,9 @@ class _Bench:
         strategy = self.cell.make_strategy()
         undos = list(strategy.install(self.step.model, self.chain))
         schedule = strategy.schedule(self.chain).split(self.chain.borders)
-        modes = sorted(set(schedule.modes) - {ALL})
+        names = {index: name for index, name in enumerate(schedule.modes) if name != ALL}
         try:
-            profile = profile_chain(self.step, self.chain, modes=modes, scratch=True)
+            profile = profile_chain(self.step, self.chain, assigned=[names], scratch=True)
         finally:
             while undos:
                 undos.pop()()

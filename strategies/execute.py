@@ -20,86 +20,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from strategies import plan as plans
 from strategies.base import Undo, Unsupported
 from strategies.chain import Chain, Container
+from strategies.contexts import Contexts, Pair
 from strategies.plan import Node, Plan
 from strategies.storage import Storage
-
-
-class FrozenStatistics:
-    """Lets modules run again without updating their running statistics a second time.
-
-    Batch norms see copies of their buffers meanwhile. Can be entered again: a graph that is
-    retained is recomputed at every backward.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.modules = modules
-        self.swapped: list[tuple[nn.Module, str, Tensor]] = []
-
-    def __enter__(self) -> None:
-        """Swap copies in."""
-        for norm in (m for root in self.modules for m in root.modules()):
-            if isinstance(norm, _NormBase) and norm.training:
-                for name, buffer in norm._buffers.items():
-                    if buffer is not None:
-                        self.swapped.append((norm, name, buffer))
-                        norm._buffers[name] = buffer.clone()
-
-    def __exit__(self, *exception: object) -> None:
-        """Put the buffers back."""
-        while self.swapped:
-            norm, name, buffer = self.swapped.pop()
-            norm._buffers[name] = buffer
-
-
-class WatchedBuffers:
-    """Refuses modules whose forward changes buffers in place, other than running statistics.
-
-    Spectral norm, for one: recompute would see other weights than forward, and change them again.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.modules = modules
-        self.seen: list[tuple[nn.Module, str, Tensor, int]] = []
-
-    def __enter__(self) -> None:
-        """Remember versions."""
-        for module in (m for root in self.modules for m in root.modules() if m._buffers):
-            if module.training and not isinstance(module, _NormBase):
-                self.seen += [
-                    (module, name, buffer, buffer._version)
-                    for name, buffer in module._buffers.items()
-                    if buffer is not None and not buffer.is_inference()
-                ]
-
-    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        """Compare them.
-
-        Raises:
-            Unsupported: one is another.
-        """
-        for module, name, buffer, version in self.seen:
-            if kind is None and buffer._version != version:
-                raise Unsupported(
-                    f"{type(module).__name__} changes its buffer {name!r} in forward; recompute"
-                    " would do so again and find it changed"
-                )
-
-
-class _Contexts:
-    """``context_fn`` of a checkpoint: watched buffers in forward, frozen ones in recompute."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.modules = modules
-
-    def __call__(self) -> tuple[Any, Any]:
-        return WatchedBuffers(self.modules), FrozenStatistics(self.modules)
 
 
 def recompute(
@@ -107,13 +36,22 @@ def recompute(
     modules: Sequence[nn.Module],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    more: Callable[[], Pair] | None = None,
 ) -> Any:
-    """Run ``call`` under one checkpoint; a plain call where no gradient is recorded."""
+    """Run ``call`` under one checkpoint; a plain call where no gradient is recorded.
+
+    Args:
+        call: what to run.
+        modules: that it runs.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        more: contexts of forward and of recompute, innermost.
+    """
     if not torch.is_grad_enabled():
         return call(*args, **kwargs)
     # Bound here, a block's own keywords cannot be taken for ones of `checkpoint`.
     bound = functools.partial(call, **kwargs)
-    return checkpoint(bound, *args, use_reentrant=False, context_fn=_Contexts(modules))
+    return checkpoint(bound, *args, use_reentrant=False, context_fn=Contexts(modules, more))
 
 
 @dataclasses.dataclass(frozen=True)

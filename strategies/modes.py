@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from strategies import policies
 from strategies.base import Undo, Unsupported
 from strategies.chain import Chain
 from strategies.schedule import ALL
 from strategies.selective import Selective
 
 CORE = "core"
-CHECKPOINTS = {CORE: 1}
-"""How many checkpoints a block holds under each op policy; each keeps its random state."""
-MODES = tuple(CHECKPOINTS)
-"""Op policies that a budgeted strategy tries: ``core`` recomputes softmax(QKᵀ)V alone."""
+MODES = (CORE, policies.PRODUCTS)
+"""Op policies that a budgeted strategy tries: ``core`` recomputes softmax(QKᵀ)V alone, ``products``
+all but matrix products."""
 
 
 def supporting(chain: Chain, name: str) -> list[int]:
@@ -51,10 +51,23 @@ def install(chain: Chain, names: Mapping[int, str]) -> list[Undo]:
         Unsupported: a block cannot run so.
     """
     for name in names.values():
-        if name not in (ALL, *MODES):
-            raise ValueError(f"a mode is one of {', '.join((ALL, *MODES))}, not {name!r}")
-    blocks = tuple(chain.blocks[index] for index, name in names.items() if name == CORE)
-    if not blocks:
+        if name not in (ALL, CORE) and not policies.is_policy(name):
+            known = ", ".join((ALL, *MODES))
+            raise ValueError(f"a mode is one of {known} or keep(2,5), not {name!r}")
+    undos = _install_cores(chain, [index for index, name in names.items() if name == CORE])
+    others = {index: name for index, name in names.items() if policies.is_policy(name)}
+    undos += policies.install({index: chain.blocks[index] for index in others}, others)
+    return undos
+
+
+def _install_cores(chain: Chain, indices: Sequence[int]) -> list[Undo]:
+    if not indices:
         return []
-    part = dataclasses.replace(chain, blocks=blocks)
+    part = dataclasses.replace(chain, blocks=tuple(chain.blocks[index] for index in indices))
     return list(Selective(variant="attention_core").install(nn.Module(), part))
+
+
+def keeps_output(block: nn.Module) -> bool:
+    """Whether the block's op policy kept its very output, the last time that it ran."""
+    forward = block.__dict__.get("forward")
+    return isinstance(forward, policies.PolicyForward) and forward.keeps_output

@@ -17,15 +17,28 @@ class Schedule:
 
     Attributes:
         plan: see `strategies.plan`.
-        modes: one name a block, or none at all for ``all`` everywhere: how the block runs when it
-            runs so that its backward can follow (see `strategies.profile.Mode`). The last block of
-            a recompute group always runs in mode ``all``.
+        modes: one name a block, or none at all for ``all`` everywhere: how the block runs (see
+            `strategies.profile.Mode`). Blocks in recompute groups run in mode ``all``: what an op
+            policy kept when the group is run again would be gone when backward needs it, for
+            nested checkpoints keep the graph of the first forward.
         offloaded: blocks whose input rests off the device; each begins a top-level group.
+
+    Raises:
+        ValueError: a block in a recompute group has another mode.
     """
 
     plan: Plan
     modes: tuple[str, ...] = ()
     offloaded: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        groups = [node for node in self.plan if not isinstance(node, int)]
+        for index in (index for group in groups for index in plans.leaves(group)):
+            if self.mode(index) != ALL:
+                raise ValueError(
+                    f"block {index} is in a recompute group and runs in mode {ALL},"
+                    f" not {self.mode(index)}"
+                )
 
     def split(self, borders: Sequence[int]) -> Schedule:
         """Every group cut where it straddles a border; see `plan.split`."""

@@ -30,6 +30,7 @@ from torch import nn
 import strategies
 from strategies import Unsupported, execute
 from strategies import plan as plans
+from strategies.contexts import FrozenStatistics
 
 ROWS = torch.linspace(-2, 2, 3 * WIDTH).view(3, WIDTH)
 
@@ -500,7 +501,7 @@ def test_frozen_statistics_are_put_back_after_an_error():
     buffers = dict(norm._buffers)
 
     def fail():
-        frozen = execute.FrozenStatistics([norm])
+        frozen = FrozenStatistics([norm])
         with frozen:
             norm(ROWS)
             with frozen:  # a graph that is retained is run again within
@@ -516,7 +517,7 @@ def test_frozen_statistics_are_put_back_after_an_error():
 def test_statistics_in_evaluation_mode_are_not_copied():
     norm = nn.BatchNorm1d(WIDTH).eval()
     mean = norm.running_mean
-    with execute.FrozenStatistics([norm]):
+    with FrozenStatistics([norm]):
         assert norm.running_mean is mean
 
 

@@ -89,7 +89,8 @@ def outcomes(profile, modes=1):
     blocks = len(profile.blocks)
     for plan in nestings(0, blocks):
         if not crosses(plan, profile.borders):
-            for names in itertools.product(NAMES[:modes], repeat=blocks):
+            choices = [NAMES[:modes] if i in plan else NAMES[:1] for i in range(blocks)]
+            for names in itertools.product(*choices):
                 prediction = predict(profile, Schedule(plan, names))
                 yield prediction.peak_bytes, prediction.recompute_s
 

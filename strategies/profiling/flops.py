@@ -40,6 +40,12 @@ def flops_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
     return int(formula(*args, **kwargs, out_val=out)) if formula else 0
 
 
+def is_product(func: Any) -> bool:
+    """Whether an operator is one that FLOPs are counted of: products, convolutions, attention."""
+    packet = getattr(func, "_overloadpacket", None)
+    return packet in _CPU_FLASH or packet in flop_registry
+
+
 def in_recompute() -> bool:
     """Whether forward work is being repeated: inside backward, but with gradients recorded."""
     return bool(torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled())

@@ -83,7 +83,9 @@ class _Programme:
     def __init__(self, profile: ChainProfile, budget_bytes: int) -> None:
         self.profile, self.count = profile, len(profile.blocks)
         self.room = float(budget_bytes - profile.resident_bytes - profile.head_saved_bytes)
-        self.unit = 2.0 ** math.frexp(max(1.0, self.room))[1]  # sums stay exact: nothing cancels to 1e-17
+        self.unit = (
+            2.0 ** math.frexp(max(1.0, self.room))[1]
+        )  # sums stay exact: nothing cancels to 1e-17
         self.second = max([block.forward_s for block in profile.blocks]) or 1.0
         self.model = highspy.Highs()
         self.model.setOptionValue("output_flag", False)
@@ -286,7 +288,7 @@ class _Programme:
 
     def chosen(self, variable: Any) -> bool:
         """The value of a binary variable."""
-        return bool(self.model.val(variable) > 0.5)  # noqa: PLR2004 - of 0 and 1
+        return bool(self.model.val(variable) > 0.5)
 
     def _nodes(self, t: int, begin: int, end: int, modes: list[str]) -> Iterator[Node]:
         """How blocks begin … end − 1 lie after stage t's forward."""

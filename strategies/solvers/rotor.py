@@ -4,7 +4,7 @@ Beaumont, Eyraud-Dubois, Herrmann, Joly and Shilova 2019 («Optimal checkpointin
 chains», arXiv 1911.13214, «rotor»), their three options for a block being ours: *store everything*
 is a bare block, *store its input only* begins a recompute group, *store nothing* is a block inside
 one. As in Rockmate (Zhao et al. 2023, arXiv 2307.01236) a bare block has several modes, with a time
-and bytes each.
+and bytes each; in a group it runs in the first (see `strategies.schedule`).
 
 A stretch of blocks s … t is run forward and backward with m bytes left above what earlier blocks
 hold. Either s runs bare in a mode, and what it saves is taken from m for the rest; or s … k are a
@@ -232,7 +232,8 @@ class _Solver:
     ) -> Iterator[tuple[float, str, int]]:
         n, count = self.numbers, len(self.profile.blocks)
         repeated = 0.0 if end == count else n.forward_s[begin]
-        for mode in range(n.mode_begin[begin], n.mode_begin[begin + 1]):
+        modes = n.mode_begin[begin + 1] if end == count else n.mode_begin[begin] + 1
+        for mode in range(n.mode_begin[begin], modes):
             need = max(n.around[end] + n.mode_forward[mode], n.mode_backward[held, mode])
             taken = n.mode_taken[held, mode]
             if slots >= max(need, taken):

@@ -42,8 +42,10 @@ def _last(table: Any, numbers: Any, held: int, at: int) -> None:
 @numba.njit(cache=True)
 def _bare(table: Any, numbers: Any, held: int, begin: int, end: int) -> None:
     row = table[held, begin, end]
-    repeated = 0.0 if end == numbers.forward_s.shape[0] else numbers.forward_s[begin]
-    for mode in range(numbers.mode_begin[begin], numbers.mode_begin[begin + 1]):
+    top = end == numbers.forward_s.shape[0]
+    repeated = 0.0 if top else numbers.forward_s[begin]
+    modes = numbers.mode_begin[begin + 1] if top else numbers.mode_begin[begin] + 1
+    for mode in range(numbers.mode_begin[begin], modes):
         need = max(
             numbers.around[end] + numbers.mode_forward[mode], numbers.mode_backward[held, mode]
         )

@@ -1,0 +1,160 @@
+"""Op policies: which operators' outputs a block keeps when everything else is recomputed.
+
+Built on PyTorch's selective checkpointing (``create_selective_checkpoint_contexts``). A kept output
+is never wrong, whatever the policy names: views are recomputed with their base, operators that
+write in place run again, and an output that is written to later is refused by PyTorch itself. Of
+random operators, one that ran again after a kept one would draw other numbers, and is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    create_selective_checkpoint_contexts,
+)
+
+from strategies.base import Undo, Unsupported
+from strategies.contexts import Pair
+from strategies.execute import Arguments, recompute, replace_forward
+from strategies.profiling.flops import is_product
+
+PRODUCTS = "products"
+"""Matrix products, convolutions and attention are kept; all else is recomputed."""
+_KEEP = re.compile(r"^keep\((\d+(?:,\d+)*)\)$")
+MUTATED = "has been mutated"
+"""In PyTorch's refusal of a kept output that was written to."""
+_DROPOUT = ("dropout_p", "p")
+
+
+def keep(positions: Sequence[int]) -> str:
+    """The name of the policy that keeps the outputs of these operators: ``keep(2,5)``.
+
+    Args:
+        positions: numbers of the operators that the block's forward dispatches, from 0.
+    """
+    return f"keep({','.join(map(str, sorted(positions)))})"
+
+
+def is_policy(name: str) -> bool:
+    """Whether a mode of that name is an op policy."""
+    return name == PRODUCTS or _KEEP.match(name) is not None
+
+
+def install(blocks: Mapping[int, nn.Module], names: Mapping[int, str]) -> list[Undo]:
+    """Make blocks run under op policies.
+
+    Args:
+        blocks: by index.
+        names: a policy for each of them.
+
+    Returns:
+        How to undo it, to be run in reverse.
+    """
+    return [
+        replace_forward(block, PolicyForward(block, names[index]))
+        for index, block in blocks.items()
+    ]
+
+
+class PolicyForward:
+    """Stands in for a block's ``forward`` and runs it under a checkpoint with an op policy.
+
+    Attributes:
+        keeps_output: whether the last call kept the output of the block itself.
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name = module, name
+        self.original: Callable[..., Any] = module.forward
+        self.keeps_output = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own ``forward``."""
+        given = Arguments.of(self.original, args, kwargs)
+        policy = OpPolicy(self.name)
+        call = given.bind(self.original)
+        output = recompute(call, [self.module], given.args, given.kwargs, policy.contexts)
+        self.keeps_output = not policy.kept.isdisjoint(map(_key, _tensors(output)))
+        return output
+
+
+class OpPolicy:
+    """The policy of one call of a block.
+
+    Attributes:
+        name: ``products`` or ``keep(…)``.
+        kept: the storages kept.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.products = name == PRODUCTS
+        match = _KEEP.match(name)
+        self.positions = frozenset(map(int, match.group(1).split(","))) if match else frozenset()
+        self.kept: set[int] = set()
+        self.decisions: list[CheckpointPolicy] = []
+        self.asked_again = 0
+        self.random_kept = False
+
+    def contexts(self) -> Pair:
+        """Of forward and of recompute."""
+        forward, again = create_selective_checkpoint_contexts(self)
+        return forward, again
+
+    def __call__(
+        self, context: SelectiveCheckpointContext, func: Any, *args: Any, **kwargs: Any
+    ) -> CheckpointPolicy:
+        """Decide in forward; the same in recompute, where older versions of PyTorch ask again."""
+        if context.is_recompute:
+            self.asked_again += 1
+            return self.decisions[self.asked_again - 1]
+        kept = self._keeps(func, args, kwargs)
+        if kept:
+            output = getattr(context, "op_output", None)
+            self.kept |= {_key(tensor) for tensor in _tensors(output)}
+        policy = CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
+        self.decisions.append(policy)
+        return policy
+
+    def _keeps(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        random = is_random(func, args, kwargs)
+        if self.products:
+            return is_product(func) and not random
+        chosen = len(self.decisions) in self.positions and can_be_kept(func)
+        if random and self.random_kept and not chosen:
+            raise Unsupported(
+                f"the block's operators are not those that were profiled: {func} draws random"
+                " numbers after one whose output is kept, and would draw others when it runs again"
+            )
+        self.random_kept |= random and chosen
+        return chosen
+
+
+def can_be_kept(func: Any) -> bool:
+    """Whether an operator's output is its own: no view, and nothing written in place."""
+    return not (func.is_view or func._schema.is_mutable)
+
+
+def is_random(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call draws random numbers; attention without dropout does not."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
+    return all((defaults | given).get(name, 1.0) != 0 for name in _DROPOUT)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,144 @@
+"""What autograd saves in one forward of a model, by the block that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from strategies.base import Unsupported
+from strategies.chain import Chain
+from strategies.profiling.ledger import unique_bytes
+from strategies.profiling.step import Step
+
+
+@dataclasses.dataclass
+class Kept:
+    """What autograd saves for one block."""
+
+    saved_bytes: int
+    keeps_input: bool
+    keeps_output: bool
+    output_bytes: int
+
+
+@dataclasses.dataclass
+class Saved:
+    """What autograd saves in one forward of the model."""
+
+    blocks: list[Kept]
+    tail_keeps_input: bool
+    input_bytes: int
+
+
+def watch_saved(step: Step, chain: Chain) -> Saved:
+    """List what one forward saves.
+
+    Raises:
+        Unsupported: a block runs more than once, or out of order.
+    """
+    watcher = _SavedWatcher(step)
+    saved_hooks = torch.autograd.graph.saved_tensors_hooks(watcher.pack, lambda tensor: tensor)
+    with hooks(chain, watcher.enter, watcher.leave), saved_hooks:
+        loss = step.forward()
+    del loss
+    _check_order(watcher.order, len(chain))
+    return Saved(watcher.kept, watcher.tail_keeps_input, watcher.input_bytes)
+
+
+class _SavedWatcher:
+    """Sorts what autograd saves by the block that runs."""
+
+    def __init__(self, step: Step) -> None:
+        self.resident = {_key(t) for t in step.resident_tensors()}
+        self.before: set[int] = set()  # saved outside the blocks: tables and masks that they share
+        self.order: list[int] = []
+        self.kept: list[Kept] = []
+        self.saved: dict[int, int] = {}
+        self.inside = False
+        self.boundary: tuple[int, int] = (0, 0)
+        self.input_bytes = 0
+        self.tail_keeps_input = False
+        self.alive: list[Tensor] = []  # so that no storage's address is used twice
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        key = _key(tensor)
+        self.alive.append(tensor)
+        if not self.inside:
+            self.tail_keeps_input |= bool(self.order) and key == self.boundary[0]
+            self.before.add(key)
+        elif key not in self.resident and key not in self.before:
+            self.saved[key] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
+        self.inside, self.saved = True, {}
+        self.order.append(index)
+        self.before |= {_key(t) for t in others}
+        self.before.discard(_key(boundary))
+        if index == 0:
+            self.input_bytes = unique_bytes([boundary])
+        self.boundary = (_key(boundary), unique_bytes([boundary]))
+
+    def leave(self, index: int, output: Tensor) -> None:
+        del index
+        key = _key(output)
+        inner = {k: size for k, size in self.saved.items() if k not in (key, self.boundary[0])}
+        self.kept.append(
+            Kept(
+                saved_bytes=sum(inner.values()),
+                keeps_input=self.boundary[0] in self.saved,
+                keeps_output=key in self.saved,
+                output_bytes=unique_bytes([output]),
+            )
+        )
+        self.before.discard(self.boundary[0])
+        self.boundary = (key, unique_bytes([output]))
+        self.alive.append(output)
+        self.inside = False
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _check_order(order: list[int], n_blocks: int) -> None:
+    if order != list(range(n_blocks)):
+        raise Unsupported(f"the blocks ran in the order {order}; a chain runs each once, in order")
+
+
+@contextlib.contextmanager
+def hooks(
+    chain: Chain,
+    enter: Callable[[int, Tensor, Sequence[Tensor]], None],
+    leave: Callable[[int, Tensor], None],
+) -> Iterator[None]:
+    """Call ``enter`` and ``leave`` around every block's forward."""
+
+    def before(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            del module
+            tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            enter(index, tensors[0], tensors[1:])
+
+        return hook
+
+    def after(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            del module, args, kwargs
+            leave(index, next(t for t in tree_leaves(output) if isinstance(t, Tensor)))
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        for index, block in enumerate(chain.blocks):
+            pre = block.register_forward_pre_hook(before(index), with_kwargs=True)
+            post = block.register_forward_hook(after(index), with_kwargs=True)
+            stack.callback(pre.remove)
+            stack.callback(post.remove)
+        yield

@@ -1,0 +1,102 @@
+"""A whole step under the ledger, with its moments by name: when each block begins and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from strategies.chain import Chain
+from strategies.profiling.allocator import AllocatorTrace
+from strategies.profiling.ledger import Ledger, Mark
+from strategies.profiling.saved import hooks
+from strategies.profiling.step import Step
+
+PS = 1e12  # picoseconds in a second
+
+
+@dataclasses.dataclass
+class Watched:
+    """A step's ledger, its moments by name."""
+
+    ledger: Ledger
+    resident_bytes: int
+    group_bytes: int
+    allocator: AllocatorTrace | None
+
+    def at(self, name: str) -> Mark:
+        return next(mark for mark in self.ledger.marks if mark.name == name)
+
+    def working_bytes(self, begin: str, end: str) -> int:
+        """Most alive between two moments, above what was alive at the first."""
+        start = self.at(begin)
+        tensors_bytes = self.ledger.peak_bytes(start, self.at(end)) - start.alive_bytes
+        if self.allocator is None:
+            return tensors_bytes
+        return max(tensors_bytes, self.allocator.working_bytes(begin, end))
+
+    def untracked_bytes(self) -> int:
+        """What forward leaves that no operator made: plain numbers that a graph keeps."""
+        if self.allocator is None:
+            return 0
+        span = ("start", "forward done")
+        return max(0, self.allocator.gained_bytes(*span) - self.gained_bytes(*span))
+
+    def gained_bytes(self, begin: str, end: str) -> int:
+        return self.at(end).alive_bytes - self.at(begin).alive_bytes
+
+    def seconds(self, begin: str, end: str) -> float:
+        return (self.at(end).time_ps - self.at(begin).time_ps) / PS
+
+    def recompute_s(self, begin: str, end: str) -> float:
+        return (self.at(end).recompute_ps - self.at(begin).recompute_ps) / PS
+
+    def flops(self, begin: str, end: str) -> int:
+        return self.at(end).flops - self.at(begin).flops
+
+    def recompute_flops(self, begin: str, end: str) -> int:
+        return self.at(end).recompute_flops - self.at(begin).recompute_flops
+
+
+def watch_step(step: Step, chain: Chain, ledger: Ledger, *, scratch: bool) -> Watched:
+    step.drop_gradients()
+    trace = AllocatorTrace() if scratch else None
+    resident_bytes = ledger.adopt(step.resident_tensors())
+    seen: set[str] = set()
+
+    def mark(name: str) -> None:
+        if name not in seen:  # a recompute enters the block again
+            seen.add(name)
+            ledger.mark(name)
+            if trace is not None:
+                trace.mark(name)
+
+    def enter(index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
+        del others
+        if index == 0 and boundary.requires_grad and f"enter {index}" not in seen:
+            boundary.register_hook(lambda _: mark("backward of the head"))
+        mark(f"enter {index}")
+
+    def leave(index: int, output: Tensor) -> None:
+        if output.requires_grad and f"leave {index}" not in seen:
+            output.register_hook(lambda _: mark(f"backward {index}"))
+        mark(f"leave {index}")
+
+    with hooks(chain, enter, leave), trace or contextlib.nullcontext(), ledger:
+        mark("start")
+        loss = step.forward()
+        mark("forward done")
+        step.backward(loss)
+        for index in reversed(range(len(chain))):
+            mark(f"backward {index}")  # of those that no gradient reaches
+        mark("backward of the head")
+        del loss
+        mark("end")
+        step.update()
+        mark("updated")
+    group_bytes = torch.get_rng_state().nbytes
+    step.drop_gradients()
+    return Watched(ledger, resident_bytes, group_bytes, trace)
