@@ -30,7 +30,7 @@ from bench.simulate.peak import advice, floor, peak_event
 from bench.simulate.run import GRANULE_BYTES, fit_in, parts_of, trace_cell
 from bench.simulate.tracer import BACKWARD, FORWARD, Event, Trace, Tracer, trace
 from bench.training import TrainingStep
-from strategies.profiling.allocator import silenced
+from strategies.quiet import silenced
 
 SCRATCH = "kernels' scratch"
 

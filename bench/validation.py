@@ -28,7 +28,7 @@ from bench.simulate.run import (
 from bench.simulate.tracer import Trace, Tracer, trace
 from bench.sweep import every_spec
 from bench.training import TrainingStep
-from strategies.profiling.allocator import silenced
+from strategies.quiet import silenced
 
 # Small enough to run everywhere, and between them: dropout, batch norm, GQA, convolutions.
 WORKLOADS = ("mlp-chain", "gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini", "resnet-mini")

@@ -71,6 +71,9 @@ class Budgeted(Strategy, abc.ABC):
     needs_profile: ClassVar[bool] = True
     shown: ClassVar[tuple[str, ...]] = ("budget",)
     modes: ClassVar[tuple[str, ...]] = MODES
+    """Op policies that the profile is to know."""
+    operators: ClassVar[bool] = False
+    """Whether the profile is to list each block's operators."""
 
     budget: str = "50%"
 
@@ -82,7 +85,9 @@ class Budgeted(Strategy, abc.ABC):
         if chain.profile is not None:
             return chain
         try:
-            profile = profile_chain(step, chain, modes=self.modes, scratch=True)
+            profile = profile_chain(
+                step, chain, modes=self.modes, operators=self.operators, scratch=True
+            )
         except Unsupported as error:
             raise Unsupported(f"{self.spec()}: {error}") from error
         return dataclasses.replace(chain, profile=profile)

@@ -8,7 +8,6 @@ random operators, one that ran again after a kept one would draw other numbers, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,28 +23,19 @@ from torch.utils.checkpoint import (
 from strategies.base import Undo, Unsupported
 from strategies.contexts import Pair
 from strategies.execute import Arguments, recompute, replace_forward
+from strategies.operators import kept_by
 from strategies.profiling.flops import is_product
 
 PRODUCTS = "products"
 """Matrix products, convolutions and attention are kept; all else is recomputed."""
-_KEEP = re.compile(r"^keep\((\d+(?:,\d+)*)\)$")
 MUTATED = "has been mutated"
 """In PyTorch's refusal of a kept output that was written to."""
 _DROPOUT = ("dropout_p", "p")
 
 
-def keep(positions: Sequence[int]) -> str:
-    """The name of the policy that keeps the outputs of these operators: ``keep(2,5)``.
-
-    Args:
-        positions: numbers of the operators that the block's forward dispatches, from 0.
-    """
-    return f"keep({','.join(map(str, sorted(positions)))})"
-
-
 def is_policy(name: str) -> bool:
     """Whether a mode of that name is an op policy."""
-    return name == PRODUCTS or _KEEP.match(name) is not None
+    return name == PRODUCTS or kept_by(name) is not None
 
 
 def install(blocks: Mapping[int, nn.Module], names: Mapping[int, str]) -> list[Undo]:
@@ -96,8 +86,7 @@ class OpPolicy:
 
     def __init__(self, name: str) -> None:
         self.products = name == PRODUCTS
-        match = _KEEP.match(name)
-        self.positions = frozenset(map(int, match.group(1).split(","))) if match else frozenset()
+        self.positions = kept_by(name) or frozenset()
         self.kept: set[int] = set()
         self.decisions: list[CheckpointPolicy] = []
         self.asked_again = 0

@@ -8,33 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from strategies.operators import BlockOperators, Mode, kept_by
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mode:
-    """One way to run a block so that its backward can follow. *Working* bytes: see `BlockCost`.
-
-    Attributes:
-        name: ``all`` (autograd keeps what it needs), or an op policy: ``core``, ``products``.
-        saved_bytes: what is kept between forward and backward, the block's own input and output
-            not counted.
-        keeps_input: the block's input is kept for it.
-        keeps_output: the block's output is kept for it.
-        forward_working_bytes: during forward.
-        backward_working_bytes: during backward, recompute inside the block included.
-        backward_flops: of one backward, recompute inside the block included.
-        recompute_flops: the part of ``backward_flops`` that repeats forward work.
-        recompute_s: the time that this repeated work takes.
-    """
-
-    name: str
-    saved_bytes: int
-    keeps_input: bool
-    keeps_output: bool
-    forward_working_bytes: int
-    backward_working_bytes: int
-    backward_flops: int
-    recompute_flops: int = 0
-    recompute_s: float = 0.0
+__all__ = ["BlockCost", "ChainProfile", "Mode"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +28,7 @@ class BlockCost:
         forward_s: time of one forward.
         backward_s: time of one backward in mode ``all``, repeated work not counted.
         last_recompute_s: time of a recompute that stops at the block's last saved tensor.
+        operators: what the block's operators cost, for solvers that choose among them.
     """
 
     modes: tuple[Mode, ...]
@@ -64,9 +41,10 @@ class BlockCost:
     forward_s: float = 0.0
     backward_s: float = 0.0
     last_recompute_s: float = 0.0
+    operators: BlockOperators | None = None
 
     def mode(self, name: str) -> Mode:
-        """The mode of that name.
+        """The mode of that name; of ``keep(…)``, worked out from the operators.
 
         Raises:
             ValueError: the block has none.
@@ -74,6 +52,8 @@ class BlockCost:
         for mode in self.modes:
             if mode.name == name:
                 return mode
+        if self.operators is not None and self.operators.valid(kept_by(name)):
+            return self.operators.mode(name)
         known = ", ".join(mode.name for mode in self.modes)
         raise ValueError(f"the block has no mode {name!r}; it has {known}")
 

@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STRATEGIES = sorted((ROOT / "strategies").rglob("*.py"))
 PURE = [
-    *(ROOT / "strategies" / name for name in ("plan.py", "cost.py", "profile.py", "schedule.py")),
+    *(
+        ROOT / "strategies" / f"{name}.py"
+        for name in ("plan", "cost", "profile", "operators", "schedule", "quiet")
+    ),
     *sorted((ROOT / "strategies" / "solvers").glob("*.py")),
 ]
 REPORT = [
@@ -99,7 +102,7 @@ def test_plans_and_solvers_know_no_torch(path):
     assert "torch" not in roots(path)
     for name in imports(path):
         if name.startswith("strategies"):
-            known = ("plan", "cost", "profile", "schedule", "solvers")
+            known = ("plan", "cost", "profile", "operators", "schedule", "quiet", "solvers")
             assert name == "strategies" or name.split(".")[1] in known
 
 

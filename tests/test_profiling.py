@@ -19,8 +19,8 @@ from bench.simulate import accelerators
 from bench.simulate.run import GRANULE_BYTES, parts_of, simulate, trace_cell
 from bench.simulate.tracer import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE, trace
 from bench.training import TrainingStep
-from strategies.profiling.allocator import silenced
 from strategies.profiling.ledger import unique_bytes
+from strategies.quiet import silenced
 
 OPTIONS = {"dim": 16, "heads": 2, "layers": 2, "seq": 16, "batch": 1}
 SIM = "sim:v100-16gb"

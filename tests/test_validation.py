@@ -21,7 +21,7 @@ from bench.simulate import allocator, semantics
 from bench.simulate.run import GRANULE_BYTES
 from bench.training import TrainingStep
 from bench.validation import Row, compare, planned_specs
-from strategies.profiling.allocator import silenced
+from strategies.quiet import silenced
 
 # Large enough that kernels' scratch memory is little beside the tensors.
 LARGE = {

@@ -5,13 +5,12 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-import os
-import sys
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from strategies.quiet import silenced
 
 _PREFIX = "ckpt-bench: "
 
@@ -63,6 +62,10 @@ class AllocatorTrace:
         first, last = self._at(begin), self._at(end)
         return max(self.alive[first : last + 1]) - self.alive[first]
 
+    def above_bytes(self, start: str, begin: str, end: str) -> int:
+        """Most given out between two moments, above what was given out at a third."""
+        return self.working_bytes(begin, end) + self.gained_bytes(start, begin)
+
     def gained_bytes(self, begin: str, end: str) -> int:
         """Given out at the second moment, above what was given out at the first."""
         return self.alive[self._at(end)] - self.alive[self._at(begin)]
@@ -73,21 +76,3 @@ class AllocatorTrace:
 
 def _profiler() -> profile:
     return profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Drop what the profiler's C++ prints; Python's own streams are flushed first."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    saved = [os.dup(descriptor) for descriptor in (1, 2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        for descriptor, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
-        os.close(nowhere)

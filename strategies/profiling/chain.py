@@ -20,11 +20,13 @@ from strategies import plan as plans
 from strategies.base import Undo, Unsupported
 from strategies.chain import Chain
 from strategies.profile import BlockCost, ChainProfile, Mode
+from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger
+from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Kept, Saved, watch_saved
 from strategies.profiling.step import Step
-from strategies.profiling.watched import Watched, watch_step
+from strategies.profiling.watched import Watched, after, watch_step
 from strategies.schedule import ALL
 
 
@@ -35,6 +37,7 @@ def profile_chain(
     rates: Rates | None = None,
     modes: Sequence[str] = (),
     assigned: Sequence[Mapping[int, str]] = (),
+    operators: bool = False,
     scratch: bool = False,
 ) -> ChainProfile:
     """The profile of ``step``'s model, whose blocks are ``chain``.
@@ -47,6 +50,7 @@ def profile_chain(
         modes: op policies to profile besides ``all`` (`strategies.modes`), those that no block
             can run in left out.
         assigned: further op policies, by block; each mapping is watched in one go.
+        operators: list each block's operators, too.
         scratch: on a real CPU, working bytes include the scratch memory of kernels, as its
             allocator saw them; elsewhere they are tensors alone.
 
@@ -60,6 +64,7 @@ def profile_chain(
         recomputed = how.watch(step, chain)
     everywhere = [dict.fromkeys(modes_of.supporting(chain, name), name) for name in modes]
     others = [_watch_modes(step, chain, names, how) for names in (*everywhere, *assigned)]
+    listed = watch_operators(step, chain, how.rates, how.trace()) if operators else None
     gradients = _gradient_bytes(chain)
     blocks = []
     for index in range(len(chain)):
@@ -70,7 +75,8 @@ def profile_chain(
                 found[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
         sizes = (saved.blocks[index].output_bytes, gradients[index])
         steps = (normal, recomputed)
-        blocks.append(_block_cost(tuple(found.values()), *sizes, steps, index))
+        cost = _block_cost(tuple(found.values()), *sizes, steps, index)
+        blocks.append(dataclasses.replace(cost, operators=listed[index]) if listed else cost)
     return _assemble(tuple(blocks), normal, saved, chain.borders)
 
 
@@ -83,7 +89,11 @@ class How:
 
     def watch(self, step: Step, chain: Chain) -> Watched:
         """One step."""
-        return watch_step(step, chain, Ledger(self.rates), scratch=self.scratch)
+        return watch_step(step, chain, Ledger(self.rates), self.trace())
+
+    def trace(self) -> AllocatorTrace | None:
+        """What sees scratch memory, where anything does."""
+        return AllocatorTrace() if self.scratch else None
 
 
 def _is_real_cpu(step: Step) -> bool:
@@ -122,6 +132,7 @@ def _watch_modes(
 
 @contextlib.contextmanager
 def installed(install: Callable[[], list[Undo]]) -> Iterator[None]:
+    """Something installed, and undone at the end."""
     undos = install()
     try:
         yield
@@ -130,14 +141,9 @@ def installed(install: Callable[[], list[Undo]]) -> Iterator[None]:
             undos.pop()()
 
 
-def _after(index: int) -> str:
-    """The moment at which backward of block ``index`` is over."""
-    return f"backward {index - 1}" if index else "backward of the head"
-
-
 def _mode(name: str, kept: Kept, watched: Watched, index: int) -> Mode:
     enter, leave = f"enter {index}", f"leave {index}"
-    begin, end = f"backward {index}", _after(index)
+    begin, end = f"backward {index}", after(index)
     gained_bytes = watched.gained_bytes(enter, leave) - kept.output_bytes
     return Mode(
         name=name,
@@ -162,7 +168,7 @@ def _block_cost(
 ) -> BlockCost:
     normal, recomputed = steps
     enter, leave = f"enter {index}", f"leave {index}"
-    begin, end = f"backward {index}", _after(index)
+    begin, end = f"backward {index}", after(index)
     return BlockCost(
         modes=modes,
         output_bytes=output_bytes,

@@ -136,11 +136,17 @@ class Ledger(FlopCounter):
 
 def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
     """Bytes that an operator reads and writes; 0 for views, which only look."""
-    if func.is_view:
-        return 0
     outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
     read = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    if func.is_view or (not func._schema.is_mutable and _same_storages(read, outputs)):
+        return 0
     return sum(t.numel() * t.element_size() for t in (*read, *outputs)) if outputs else 0
+
+
+def _same_storages(read: Iterable[Tensor], outputs: Iterable[Tensor]) -> bool:
+    """Whether nothing new was made: ``_unsafe_view`` is a view by another name."""
+    known = {t.untyped_storage()._cdata for t in read}
+    return known.issuperset(t.untyped_storage()._cdata for t in outputs)
 
 
 def _death(reference: Callable[[], Ledger | None], key: int, size_bytes: int) -> None:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from strategies.chain import Chain
+from strategies.operators import PS
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger, Mark
 from strategies.profiling.saved import hooks
 from strategies.profiling.step import Step
-
-PS = 1e12  # picoseconds in a second
 
 
 @dataclasses.dataclass
@@ -28,6 +27,7 @@ class Watched:
     allocator: AllocatorTrace | None
 
     def at(self, name: str) -> Mark:
+        """The moment of that name."""
         return next(mark for mark in self.ledger.marks if mark.name == name)
 
     def working_bytes(self, begin: str, end: str) -> int:
@@ -46,24 +46,43 @@ class Watched:
         return max(0, self.allocator.gained_bytes(*span) - self.gained_bytes(*span))
 
     def gained_bytes(self, begin: str, end: str) -> int:
+        """Alive at the second moment, above what was alive at the first."""
         return self.at(end).alive_bytes - self.at(begin).alive_bytes
 
     def seconds(self, begin: str, end: str) -> float:
+        """Time between two moments, by the ledger's rates."""
         return (self.at(end).time_ps - self.at(begin).time_ps) / PS
 
     def recompute_s(self, begin: str, end: str) -> float:
+        """The part of it that repeats forward work."""
         return (self.at(end).recompute_ps - self.at(begin).recompute_ps) / PS
 
     def flops(self, begin: str, end: str) -> int:
+        """FLOPs between two moments."""
         return self.at(end).flops - self.at(begin).flops
 
     def recompute_flops(self, begin: str, end: str) -> int:
+        """The part of them that repeats forward work."""
         return self.at(end).recompute_flops - self.at(begin).recompute_flops
 
 
-def watch_step(step: Step, chain: Chain, ledger: Ledger, *, scratch: bool) -> Watched:
+def after(index: int) -> str:
+    """The moment at which backward of block ``index`` is over."""
+    return f"backward {index - 1}" if index else "backward of the head"
+
+
+def watch_step(
+    step: Step, chain: Chain, ledger: Ledger, trace: AllocatorTrace | None = None
+) -> Watched:
+    """Watch one step.
+
+    Args:
+        step: its gradients are dropped, before and after.
+        chain: the blocks whose beginnings and ends are marked.
+        ledger: that watches, and is read afterwards.
+        trace: of a real CPU's allocator.
+    """
     step.drop_gradients()
-    trace = AllocatorTrace() if scratch else None
     resident_bytes = ledger.adopt(step.resident_tensors())
     seen: set[str] = set()
 

@@ -1,0 +1,180 @@
+"""The 0/1 programme over operators against every choice, one by one; and the strategy."""
+
+import dataclasses
+import itertools
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from test_budget import SIZES, measured_peak_bytes
+from test_rotor import random_profile
+
+import strategies
+from bench.measure import gradients
+from strategies import plan as plans
+from strategies.cost import predict
+from strategies.operators import BlockOperators, Moment, Operator, keep
+from strategies.schedule import ALL, Schedule
+from strategies.solvers import ops, rotor
+
+ROOT = Path(__file__).parent.parent
+
+
+def random_operators(rng, group_bytes):
+    """A few operators; moments as a forward and a backward in order would have them."""
+    found = [
+        Operator(
+            name=f"op{i}",
+            output_bytes=rng.randint(1, 20),
+            time_ps=rng.randint(0, 9) * 10**12,
+            flops=0,
+            keepable=rng.random() < 0.7,
+            random=rng.random() < 0.3,
+        )
+        for i in range(rng.randint(1, 4))
+    ]
+    sizes = [(i, op.output_bytes) for i, op in enumerate(found) if op.keepable]
+    forward = [Moment(rng.randint(0, 40), tuple(sizes[:i])) for i in range(len(sizes) + 1)]
+    backward = [Moment(rng.randint(0, 60), tuple(sizes[i:])) for i in range(len(sizes) + 1)]
+    return BlockOperators(tuple(found), tuple(forward), tuple(backward), group_bytes, 0)
+
+
+def random_block(rng, block, group_bytes):
+    operators = random_operators(rng, group_bytes)
+    return dataclasses.replace(
+        block,
+        operators=operators,
+        unsaved_working_bytes=max(m.alive_bytes for m in operators.forward),
+        recompute_working_bytes=max(m.alive_bytes for m in operators.backward),
+        last_recompute_s=operators.recompute_s,
+    )
+
+
+def with_operators(seed, blocks, group_bytes=0):
+    rng = random.Random(seed)
+    profile = random_profile(seed, blocks, group_bytes=group_bytes)
+    found = tuple(random_block(rng, block, group_bytes) for block in profile.blocks)
+    return dataclasses.replace(profile, blocks=found)
+
+
+def choices(block, index):
+    """Every way to run one block: whole, under a checkpoint, or with some outputs kept."""
+    yield index, ALL
+    yield (index,), ALL
+    operators = block.operators
+    numbers = [i for i, op in enumerate(operators.operators) if op.keepable]
+    for count in range(1, len(numbers) + 1):
+        for kept in itertools.combinations(numbers, count):
+            if operators.valid(frozenset(kept)):
+                yield index, keep(kept)
+
+
+def outcomes(profile):
+    every = [list(choices(block, i)) for i, block in enumerate(profile.blocks)]
+    for chosen in itertools.product(*every):
+        nodes, names = zip(*chosen, strict=True)
+        predicted = predict(profile, Schedule(nodes, names))
+        yield predicted.peak_bytes, predicted.recompute_s
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(12))
+def test_as_good_as_the_best_of_all_choices(seed, blocks):
+    profile = with_operators(seed, blocks)
+    known = sorted(set(outcomes(profile)))
+    peaks = sorted({peak for peak, _ in known})
+    for budget_bytes in {
+        peaks[0],
+        peaks[-1],
+        *random.Random(seed).sample(peaks, min(4, len(peaks))),
+    }:
+        best_s = min(time for peak, time in known if peak <= budget_bytes)
+        found = ops.solve(profile, budget_bytes, 0.0)
+        predicted = predict(profile, found.schedule)
+        assert predicted.peak_bytes <= budget_bytes
+        assert predicted.recompute_s == best_s == pytest.approx(found.bound_s, abs=1e-9)
+    assert ops.solve(profile, peaks[0] - 1) is None
+    assert ops.smallest_bytes(profile) == peaks[0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_states_are_within_the_budget_and_the_bound_is_below_the_best(seed):
+    profile = with_operators(seed, 2, group_bytes=3)
+    known = list(outcomes(profile))
+    budget_bytes = random.Random(seed).choice(known)[0]
+    best_s = min(time for peak, time in known if peak <= budget_bytes)
+    found = ops.solve(profile, budget_bytes, 0.0)
+    if found is not None:
+        predicted = predict(profile, found.schedule)
+        assert predicted.peak_bytes <= budget_bytes
+        assert found.bound_s <= best_s + 1e-9 <= predicted.recompute_s + 2e-9
+
+
+def profiled(workload):
+    made = tiny.step(workload, **SIZES[workload])
+    chain = strategies.profiled(made.model, "selective_ops", made, blocks=made.workload.blocks)
+    return made, chain
+
+
+@pytest.mark.parametrize("workload", SIZES)
+def test_the_measured_peak_is_within_the_budget(workload):
+    made, chain = profiled(workload)
+    profile = chain.profile
+    low = ops.smallest_bytes(profile)
+    high = predict(profile, plans.plain(len(chain))).peak_bytes
+    reference = gradients.run(made, 0)
+    for part in (0.0, 0.15, 0.4, 0.75, 1.0):
+        budget = str(int(low + (high - low) * part))
+        with strategies.apply(made.model, "selective_ops", budget=budget, chain=chain):
+            assert measured_peak_bytes(made) <= int(budget)
+            same = gradients.compare(reference, gradients.run(made, 0))
+        assert same.bitwise_equal
+        assert not same.missing
+
+
+def test_it_is_faster_than_whole_blocks_alone_where_there_is_little_room():
+    profile = profiled("gpt-mini")[1].profile
+    every = predict(profile, plans.uniform(len(profile.blocks), 1))
+    found = ops.solve(profile, every.peak_bytes)
+    assert predict(profile, found.schedule).recompute_s < every.recompute_s
+
+
+def test_what_the_policies_keep_is_noted():
+    made, chain = profiled("gpt-mini")
+    with strategies.apply(made.model, "selective_ops", budget="50%", chain=chain) as applied:
+        used, gap, *kept = applied.notes
+    assert used.startswith("budget ")
+    assert gap.startswith("no choice of operators is faster by more than ")
+    assert kept
+    assert all(line.startswith("keep(") for line in kept)
+    assert any("mm" in line for line in kept), kept
+
+
+def test_a_record():
+    found = tiny.measure("gpt-mini", "selective_ops(budget='60%')", SIZES["gpt-mini"])
+    assert found.status == "ok"
+    assert found.grads_bitwise_equal
+    assert found.peak_allocated_bytes == pytest.approx(found.predicted_peak_bytes, rel=1e-3)
+    assert found.recompute_flops == found.predicted_recompute_flops
+    assert "keep(" in found.plan
+
+
+def test_the_solver_says_nothing():
+    code = "from strategies.solvers import highs; highs.new_model().run()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+
+
+def test_a_profile_without_operators_keeps_blocks_whole_or_not_at_all():
+    profile = random_profile(3, 4)
+    budget_bytes = predict(profile, plans.uniform(4, 1)).peak_bytes
+    found = ops.solve(profile, budget_bytes, 0.0)
+    assert not found.schedule.modes
+    assert (
+        predict(profile, found.schedule).recompute_s >= rotor.solve(profile, budget_bytes).bound_s
+    )
