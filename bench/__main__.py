@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from bench import claims as ledger
-from bench import commands_plan, commands_profile, flags, records
+from bench import commands_plan, commands_profile, commands_solvers, flags, records
 from bench.progress import reporter
 from bench.records import Record
 from bench.report import compare as comparison
@@ -32,6 +32,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 app.command("profile")(commands_profile.profile)
 app.command("plan")(commands_plan.plan)
+app.command("solvers")(commands_solvers.solvers)
 
 README = Path("README.md")
 FAILED = ("mismatch", "crash", "timeout")

@@ -1,98 +1,16 @@
 """The dynamic programme against every nested plan, one by one."""
 
 import dataclasses
-import functools
-import itertools
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nested import nestings, outcomes, random_profile
 
 from strategies import plan as plans
 from strategies.cost import predict
-from strategies.profile import BlockCost, ChainProfile, Mode
-from strategies.schedule import Schedule
 from strategies.solvers import rotor
-
-NAMES = ("all", "core", "products")
-
-
-def random_mode(rng, name, output_bytes, big):
-    saved_bytes = rng.randint(0, big)
-    return Mode(
-        name=name,
-        saved_bytes=saved_bytes,
-        keeps_input=rng.random() < 0.6,
-        keeps_output=rng.random() < 0.3,
-        forward_working_bytes=saved_bytes + output_bytes + rng.randint(0, big),
-        backward_working_bytes=rng.randint(0, 2 * big),
-        backward_flops=0,
-        recompute_s=0 if name == "all" else rng.randint(0, 8),
-    )
-
-
-def random_block(rng, modes, big):
-    output_bytes = rng.randint(1, big)
-    return BlockCost(
-        modes=tuple(random_mode(rng, name, output_bytes, big) for name in NAMES[:modes]),
-        output_bytes=output_bytes,
-        unsaved_working_bytes=output_bytes + rng.randint(0, big),
-        recompute_working_bytes=rng.randint(0, 3 * big),
-        gradient_bytes=rng.randint(0, big // 2),
-        forward_flops=0,
-        last_recompute_flops=0,
-        forward_s=rng.randint(1, 9),
-        backward_s=rng.randint(1, 9),
-        last_recompute_s=rng.randint(0, 9),
-    )
-
-
-def random_profile(seed, blocks, modes=1, big=20, borders=(), group_bytes=0):
-    """Unlike blocks. Sizes are what a real one's can be: a forward needs room for what it makes."""
-    rng = random.Random(seed)
-    return ChainProfile(
-        blocks=tuple(random_block(rng, modes, big) for _ in range(blocks)),
-        input_bytes=rng.randint(1, big),
-        resident_bytes=rng.randint(0, 99),
-        head_saved_bytes=rng.randint(0, 9),
-        head_working_bytes=rng.randint(0, 9),
-        head_backward_working_bytes=rng.randint(0, 9),
-        tail_saved_bytes=rng.randint(0, 9),
-        tail_keeps_input=rng.random() < 0.5,
-        tail_working_bytes=rng.randint(0, 2 * big),
-        tail_backward_working_bytes=rng.randint(0, 2 * big),
-        tail_gradient_bytes=rng.randint(0, 5),
-        group_bytes=group_bytes,
-        borders=borders,
-    )
-
-
-@functools.cache
-def nestings(begin, end, *, inner=False):
-    """Every way to run blocks begin … end − 1; a group's last block is bare."""
-    if begin == end:
-        return ((),)
-    found = [(begin, *rest) for rest in nestings(begin + 1, end, inner=inner)]
-    for cut in range(begin + 1, end + (not inner)):
-        for group in nestings(begin, cut, inner=True):
-            found += [(group, *rest) for rest in nestings(cut, end, inner=inner)]
-    return tuple(found)
-
-
-def crosses(plan, borders):
-    return plans.split(plan, borders) != plan
-
-
-def outcomes(profile, modes=1):
-    """Peak and repeated time of every schedule."""
-    blocks = len(profile.blocks)
-    for plan in nestings(0, blocks):
-        if not crosses(plan, profile.borders):
-            choices = [NAMES[:modes] if i in plan else NAMES[:1] for i in range(blocks)]
-            for names in itertools.product(*choices):
-                prediction = predict(profile, Schedule(plan, names))
-                yield prediction.peak_bytes, prediction.recompute_s
 
 
 def check(profile, modes, budgets=4):

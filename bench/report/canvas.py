@@ -49,8 +49,14 @@ def head(figure: Figure, what: str, points: Sequence[Row], without: Sequence[str
     first = points[0]
     shape = display.options(first, without=(ATTENTION, *without))
     facts = f"{display.where(points)}\n{shape}; {first['precision']}"
-    figure.axes[0].set_title(_wrap(facts), fontsize=7.5, color="0.3", loc="left")
-    title = figure.suptitle(f"{first['workload']}: {what}", fontsize=12, ha="left")
+    heading(figure, f"{first['workload']}: {what}", [facts])
+
+
+def heading(figure: Figure, text: str, facts: Sequence[str]) -> None:
+    """A title, and under it facts for one panel after another."""
+    for axes, lines in zip(figure.axes, facts, strict=False):
+        axes.set_title(_wrap(lines), fontsize=7.5, color="0.3", loc="left")
+    title = figure.suptitle(text, fontsize=12, ha="left")
     figure.draw_without_rendering()  # settles the layout, which what follows depends on
     figure.set_layout_engine("none")
     title.set_x(figure.axes[0].get_position().x0)

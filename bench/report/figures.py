@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import canvas, display, growth, plane
+from bench.report import canvas, display, growth, plane, solvers
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
+from bench.solver_records import Study
 
 
-def figures(frame: pd.DataFrame) -> dict[str, bytes]:
+def figures(frame: pd.DataFrame, studies: Sequence[Study] = ()) -> dict[str, bytes]:
     """Every figure by file name."""
     look = display.looks(str(name) for name in frame["strategy"])
     files: dict[str, bytes] = {}
     with mpl.rc_context():  # puts the caller's style back
         mpl.rcdefaults()  # a matplotlibrc at home must not change what is committed
         mpl.rcParams.update(canvas.STYLE)
-        for name, figure in (*_planes(frame, look), *_depths(frame, look)):
+        for name, figure in (*_planes(frame, look), *_depths(frame, look), *_solvers(studies)):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -55,3 +56,8 @@ def _depths(frame: pd.DataFrame, look: Mapping[str, Look]) -> Iterator[tuple[str
     used: set[str] = set()
     for chain in by_chain(series(frame)):
         yield _named("depth", chain[0].chain, chain[0].first, used), growth.figure(chain, look)
+
+
+def _solvers(studies: Sequence[Study]) -> Iterator[tuple[str, Figure]]:
+    if studies:
+        yield "solvers", solvers.figure(studies)

@@ -30,8 +30,14 @@ def _weight(group: Sequence[Row]) -> tuple[int, int]:
     return sum(bool(row["rounds"]) for row in group), len(group)
 
 
-def block(frame: pd.DataFrame, tables: str) -> str:
-    """The Markdown for the README; ``tables`` is the path of the tables' folder from there."""
+def block(frame: pd.DataFrame, tables: str, *, solvers: bool = False) -> str:
+    """The Markdown for the README.
+
+    Args:
+        frame: of the records.
+        tables: path of the tables' folder from there.
+        solvers: there is a table of what solvers cost.
+    """
     parts = []
     for group in main_groups(frame):
         parts += [f"### {cell(title(group))}\n", group_table(group)]
@@ -44,6 +50,7 @@ def block(frame: pd.DataFrame, tables: str) -> str:
             ("what a simulation costs", "simulator"),
             ("the textbook's claims judged", "claims"),
             ("failures", "failures"),
+            *([("what solvers cost", "solvers")] if solvers else []),
         )
     )
     return "\n".join([*parts, NOTES, f"More: {links}.\n"])

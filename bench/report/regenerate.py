@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from bench import claims
+from bench import claims, solver_records
 from bench.records import Record, decode, read_all, write_atomically
-from bench.report import growth, modelled, tables
+from bench.report import growth, modelled, solvers, tables
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
+from bench.solver_records import Study
+
+Data = TypeVar("Data")
 
 TABLES = "tables"
 FIGURES = "figures"
@@ -25,7 +29,9 @@ SUFFIXES = frozenset({".csv", ".json", ".md", ".png", ".svg"})
 TEXT = frozenset({".csv", ".json", ".md"})
 
 
-def render(records: list[Record], results: Path, readme: Path | None) -> dict[Path, bytes]:
+def render(
+    records: list[Record], results: Path, readme: Path | None, studies: Sequence[Study] = ()
+) -> dict[Path, bytes]:
     """Every generated file with its bytes, by path.
 
     Raises:
@@ -43,11 +49,15 @@ def render(records: list[Record], results: Path, readme: Path | None) -> dict[Pa
         "claims.md": claims.markdown(frame),
         "claims.json": claims.as_json(frame),
     }
+    if studies:
+        texts["solvers.md"] = solvers.table(studies)
     files = {results / TABLES / name: text.encode() for name, text in texts.items()}
-    files |= {results / FIGURES / name: data for name, data in figures(frame).items()}
+    files |= {results / FIGURES / name: data for name, data in figures(frame, studies).items()}
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
-        text = readmes.inject(readme.read_bytes().decode(), readmes.block(frame, folder))
+        text = readmes.inject(
+            readme.read_bytes().decode(), readmes.block(frame, folder, solvers=bool(studies))
+        )
         files[readme] = text.encode()
     return files
 
@@ -58,7 +68,7 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     With ``check`` nothing on disk changes.
 
     Args:
-        results: The folder that holds ``raw``.
+        results: The folder that holds ``raw``, and ``solvers`` if they were timed.
         readme: The README with markers, or ``None`` to leave it out.
         check: Compare instead of writing.
 
@@ -70,18 +80,27 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
         ValueError: no records, or one that cannot be reported.
     """
     bad: list[str] = []
-    records = _strictly(results, bad) if check else list(read_all(results))
+    records = _strictly(_raw(results), decode, bad) if check else list(read_all(results))
     if not records:
         raise ValueError(f"no records under {results / 'raw'}: measure something first")
-    files = render(records, results, readme)
+    studies = (
+        _strictly(solver_records.paths(results), solver_records.decode, bad)
+        if check
+        else list(solver_records.read_all(results))
+    )
+    files = render(records, results, readme, studies)
     stale = sorted(set(_generated(results)) - set(files))
     return bad + _differences(files, stale) if check else _write(files, stale)
 
 
-def _strictly(results: Path, bad: list[str]) -> list[Record]:
-    """Records without setting any file aside: a check must not rename what it checks."""
+def _raw(results: Path) -> list[Path]:
+    return sorted((results / "raw").rglob("*.json"))
+
+
+def _strictly(paths: list[Path], decode: Callable[[bytes], Data], bad: list[str]) -> list[Data]:
+    """What files hold without setting any aside: a check must not rename what it checks."""
     found = []
-    for path in sorted((results / "raw").rglob("*.json")):
+    for path in paths:
         try:
             found.append(decode(path.read_bytes()))
         except ValueError as error:

@@ -7,7 +7,13 @@ from typing import Any
 
 import highspy
 
-from strategies.quiet import silenced
+
+class _Quiet(highspy.Highs):
+    """The solver without its banner on stdout, which comes with its callbacks."""
+
+    def __init__(self) -> None:
+        super(highspy.Highs, self).__init__()
+        self.setOptionValue("output_flag", False)
 
 
 def new_model(**options: Any) -> Any:
@@ -16,9 +22,7 @@ def new_model(**options: Any) -> Any:
     Args:
         options: of HiGHS, as ``mip_rel_gap=0.0``.
     """
-    with silenced():  # its constructor names itself
-        model: Any = highspy.Highs()  # type: ignore[no-untyped-call]
-    model.setOptionValue("output_flag", False)
+    model: Any = _Quiet()
     model.setOptionValue("small_matrix_value", 1e-12)  # else single bytes are dropped
     for name, value in options.items():
         model.setOptionValue(name, value)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -122,7 +123,7 @@ class _Programme:
         for variable in kept.values():
             self.require(variable + self.whole[index] <= 1)
         random = [i for i, op in enumerate(operators.operators) if op.random] if operators else []
-        for first, second in zip(random, random[1:], strict=False):
+        for first, second in itertools.pairwise(random):
             if first in kept:
                 self.require(kept[first] <= kept.get(second, 0))
 

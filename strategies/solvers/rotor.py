@@ -36,7 +36,7 @@ from strategies.profile import ChainProfile
 from strategies.schedule import ALL, Schedule
 from strategies.solvers import recursive
 
-_WORK = 3e8  # table cells times choices in about a second: what bounds the slots
+_WORK = 1e9  # table cells times choices in about a second: what bounds the slots
 _MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
 
 

@@ -2,6 +2,10 @@
 
 ``table[h, s, t, m]`` is the least time to repeat for blocks s … t with m slots of memory left above
 what earlier blocks hold; h = 1 if somebody else holds boundary s. See `rotor` for the recurrences.
+
+Nearly all of the work is in `_groups`, three loops over blocks around one over slots. Its result
+does not depend on h, so that it is done once for both; and what it reads lies side by side in
+memory, so that the loop over slots runs at the processor's full width.
 """
 
 from __future__ import annotations
@@ -17,18 +21,23 @@ def fill(table: Any, numbers: Any) -> None:
     """Fill ``table``, shortest stretches first.
 
     Args:
-        table: [planes, L + 1, L + 1, slots + 1], infinite everywhere.
+        table: [planes, L + 1, L + 1, slots + 1], of any content; what is below its diagonal stays.
         numbers: a `rotor.Numbers`.
     """
-    blocks = numbers.forward_s.shape[0]
+    planes, blocks, width = table.shape[0], numbers.forward_s.shape[0], table.shape[3]
+    behind = np.empty((blocks + 1, width), table.dtype)  # table[0, :, end], side by side
+    groups = np.empty(width, table.dtype)
     for end in range(blocks + 1):
         for begin in range(end, -1, -1):
-            for held in range(table.shape[0]):
+            groups[:] = np.inf
+            _groups((groups, table[planes - 1, begin], behind), numbers, begin, end)
+            for held in range(planes):
+                table[held, begin, end] = groups
                 if begin == end:
                     _last(table, numbers, held, begin)
                 else:
                     _bare(table, numbers, held, begin, end)
-                    _groups(table, numbers, held, begin, end)
+            behind[begin] = table[0, begin, end]
 
 
 @numba.njit(cache=True)
@@ -59,24 +68,41 @@ def _bare(table: Any, numbers: Any, held: int, begin: int, end: int) -> None:
 
 
 @numba.njit(cache=True)
-def _groups(table: Any, numbers: Any, held: int, begin: int, end: int) -> None:
-    row, blocks = table[held, begin, end], numbers.forward_s.shape[0]
+def _groups(rows: Any, numbers: Any, begin: int, end: int) -> None:
+    """The cheapest group begin … last for every number of slots, with the rest behind it.
+
+    Args:
+        rows: ``row`` [slots + 1], which is lowered; ``inside`` [L + 1, slots + 1], the table's
+            value of begin … last; ``behind`` [L + 1, slots + 1], that of last + 1 … end.
+        numbers: a `rotor.Numbers`.
+        begin: s.
+        end: t.
+    """
+    row, inside, behind = rows
+    width, blocks = row.shape[0], numbers.forward_s.shape[0]
     need, repeated = -(1 << 60), 0.0
-    inside_plane = table.shape[0] - 1
     for last in range(begin, min(end, numbers.reach[begin] + 1)):
         working = numbers.unsaved_first[last] if last == begin else numbers.unsaved_next[last]
         need = max(need, working)
         if end < blocks:
             repeated += numbers.forward_s[last]
         taken, own = numbers.group_taken[last], numbers.group_own
-        rest, inside = table[0, last + 1, end], table[inside_plane, begin, last]
         first = max(0, need + numbers.around[end], taken, own)
-        for slots in range(first, row.shape[0]):
-            cost = rest[slots - taken] + inside[slots - own] + repeated
-            row[slots] = min(row[slots], cost)
+        if first < width:
+            rest = behind[last + 1, first - taken : width - taken]
+            _lower(row[first:], rest, inside[last, first - own : width - own], repeated)
+
+
+@numba.njit(cache=True)
+def _lower(row: Any, rest: Any, inside: Any, repeated: float) -> None:
+    again = row.dtype.type(repeated)
+    for slots in range(row.shape[0]):
+        cost = rest[slots] + inside[slots] + again
+        if cost < row[slots]:  # noqa: PLR1730 - `min` minds NaN, and is slower
+            row[slots] = cost
 
 
 def empty(planes: int, blocks: int, slots: int) -> Any:
-    """A table in which nothing fits yet; single precision where it would be large."""
+    """A table to fill; single precision where it would be large."""
     dtype = np.float64 if blocks <= 200 else np.float32
-    return np.full((planes, blocks + 1, blocks + 1, slots + 1), np.inf, dtype=dtype)
+    return np.empty((planes, blocks + 1, blocks + 1, slots + 1), dtype=dtype)
