@@ -61,10 +61,10 @@ def study(
     cases = [case for case in CASES if case.blocks <= most_blocks]
     if not cases:
         raise ValueError(f"the shortest chain has {min(c.blocks for c in CASES)} blocks")
+    commit, dirty = machine.commit()  # before the sources can change under a long run
     began, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     compile_s = compile_time_s()
     timings = list(_timed(cases, seed, progress))
-    commit, dirty = machine.commit()
     return Study(
         seed=seed,
         modes=synthetic.MODES,

@@ -1,7 +1,11 @@
 """The dynamic programme against every nested plan, one by one."""
 
 import dataclasses
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +15,8 @@ from nested import nestings, outcomes, random_profile
 from strategies import plan as plans
 from strategies.cost import predict
 from strategies.solvers import rotor
+
+ROOT = Path(__file__).parent.parent
 
 
 def check(profile, modes, budgets=4):
@@ -96,6 +102,16 @@ def test_what_no_plan_changes_must_fit(what):
     profile = dataclasses.replace(random_profile(1, 3), **{what: 10_000})
     assert rotor.solve(profile, 9_000) is None
     assert 10_000 < rotor.smallest_bytes(profile) < 10_400
+
+
+def test_the_table_reads_nothing_beyond_its_arrays():
+    """Compiled, it would read whatever lies there; interpreted, it raises."""
+    code = (
+        "from nested import random_profile; from strategies.solvers import rotor\n"
+        "assert rotor.solve(random_profile(1, 4, 2), 10_000, 50).schedule"
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": "tests"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
 
 
 def test_long_chains_count_memory_more_coarsely():

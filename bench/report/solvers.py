@@ -124,15 +124,30 @@ def _draw(axes: Axes, timings: Sequence[Timing], index: int) -> None:
         marker=MARKERS[index % len(MARKERS)],
         markeredgecolor="white",
         capsize=3,
-        label=label(chosen[0]),
+        label=_legend(chosen),
     )
+
+
+def _legend(timings: Sequence[Timing]) -> str:
+    """The label, with the slots where they change along the line."""
+    slots = sorted({timing.slots for timing in timings if timing.slots is not None})
+    name = label(timings[0])
+    return name if len(slots) < 2 else f"{name} ({slots[-1]:,} to {slots[0]:,})"
+
+
+def _apart(lengths: Sequence[int]) -> list[int]:
+    """Lengths whose labels do not touch."""
+    ticks: list[int] = []
+    for length in lengths:
+        if not ticks or length >= 1.3 * ticks[-1]:
+            ticks.append(length)
+    return ticks
 
 
 def _axes(axes: Axes, lengths: Sequence[int]) -> None:
     axes.set(xscale="log", yscale="log", xlabel="Length of the chain L, blocks")
     axes.set_ylabel("Seconds to find a plan")
-    ticks = [n for place, n in enumerate(lengths) if not place or n >= 1.3 * lengths[place - 1]]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_locator(FixedLocator(_apart(lengths)))
     axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

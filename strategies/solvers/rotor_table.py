@@ -30,7 +30,8 @@ def fill(table: Any, numbers: Any) -> None:
     for end in range(blocks + 1):
         for begin in range(end, -1, -1):
             groups[:] = np.inf
-            _groups((groups, table[planes - 1, begin], behind), numbers, begin, end)
+            if begin < end:
+                _groups((groups, table[planes - 1, begin], behind), numbers, begin, end)
             for held in range(planes):
                 table[held, begin, end] = groups
                 if begin == end:
