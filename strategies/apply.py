@@ -164,8 +164,7 @@ def install(
     undos = list(strategy.install(model, chain))
     try:
         undos += modes.install(chain, dict(enumerate(schedule.modes)))
-        stored = schedule.offloaded or None
-        undos += execute.install(chain, schedule.plan, storage, stored)
+        undos += execute.install(chain, schedule.plan, storage, schedule.offloaded)
     except BaseException:
         while undos:
             undos.pop()()

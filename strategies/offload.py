@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from strategies.base import Layered
-from strategies.storage import Disk, Host, Storage, Tier
+from strategies.storage import Disk, Host, Remote, Storage, Tier
 
 TIERS = ("auto", "host", "disk")
 
@@ -36,16 +36,11 @@ class Offload(Layered):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tier not in TIERS:
-            raise ValueError(f"offload: tier must be one of {', '.join(TIERS)}, not {self.tier!r}")
-        if self.directory and not Path(self.directory).is_dir():
-            raise ValueError(f"offload: directory {self.directory!r} does not exist")
+        check("offload", self.tier, self.directory)
 
     def unsupported(self, model: nn.Module, device: torch.device) -> str | None:
         """Host memory is no other place than a CPU's own."""
-        if self.tier == "host" and device.type == "cpu":
-            return "the model is in host memory already; use tier=disk"
-        return super().unsupported(model, device)
+        return no_other_place(self.tier, device) or super().unsupported(model, device)
 
     def storage(self) -> Storage:
         """The codec of the strategy below, on this tier."""
@@ -53,26 +48,65 @@ class Offload(Layered):
         return dataclasses.replace(below, tier=self.make_tier())
 
     def make_tier(self) -> Tier:
-        """The tier; ``auto`` decides by the tensor that comes."""
-        disk = Disk(directory=self.directory or None)
-        tiers: dict[str, Tier] = {"host": Host(), "disk": disk, "auto": Auto(disk=disk)}
-        return tiers[self.tier]
+        """See `tier_of`."""
+        return tier_of(self.tier, self.directory)
+
+
+def check(strategy: str, tier: str, directory: str) -> None:
+    """Refuse an unknown tier, or a folder that is not there.
+
+    Raises:
+        ValueError: names ``strategy``.
+    """
+    if tier not in TIERS:
+        raise ValueError(f"{strategy}: tier must be one of {', '.join(TIERS)}, not {tier!r}")
+    if directory and not Path(directory).is_dir():
+        raise ValueError(f"{strategy}: directory {directory!r} does not exist")
+
+
+def no_other_place(tier: str, device: torch.device) -> str | None:
+    """Why tensors of ``device`` cannot rest on ``tier``, or ``None``."""
+    if tier == "host" and device.type == "cpu":
+        return "the model is in host memory already; use tier=disk"
+    return None
+
+
+def tier_of(name: str, directory: str) -> Remote:
+    """The tier of that name; ``auto`` decides by the tensor that comes."""
+    disk = Disk(directory=directory or None)
+    tiers: dict[str, Remote] = {"host": Host(), "disk": disk, "auto": Auto(disk=disk)}
+    return tiers[name]
 
 
 @dataclasses.dataclass(frozen=True)
-class Auto(Tier):
+class Auto(Remote):
     """Host memory for tensors of an accelerator, disk for those of a CPU."""
 
     name: ClassVar[str] = "auto"
     host: Host = dataclasses.field(default_factory=Host)
     disk: Disk = dataclasses.field(default_factory=Disk)
 
-    def put(self, tensor: torch.Tensor) -> tuple[Tier, object]:
-        """Move it to the right one."""
-        tier: Tier = self.disk if tensor.device.type == "cpu" else self.host
-        return tier, tier.put(tensor)
+    def tier_of(self, tensor: torch.Tensor) -> Remote:
+        """The right one."""
+        return self.disk if tensor.device.type == "cpu" else self.host
 
-    def get(self, handle: tuple[Tier, object]) -> torch.Tensor:
+    def packed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """As the right one does."""
+        return self.tier_of(tensor).packed(tensor)
+
+    def reserve(self, packed: torch.Tensor) -> tuple[Remote, object]:
+        """Room in the right one."""
+        tier = self.tier_of(packed)
+        return tier, tier.reserve(packed)
+
+    def send(self, packed: torch.Tensor, handle: tuple[Remote, object]) -> None:
+        """Copy to where there is room."""
+        handle[0].send(packed, handle[1])
+
+    def room(self, handle: tuple[Remote, object]) -> torch.Tensor:
+        """As where it was put."""
+        return handle[0].room(handle[1])
+
+    def fetch(self, handle: tuple[Remote, object], room: torch.Tensor) -> None:
         """From where it was put."""
-        tier, inner = handle
-        return tier.get(inner)
+        handle[0].fetch(handle[1], room)

@@ -20,12 +20,15 @@ class Schedule:
         modes: one name a block, or none at all for ``all`` everywhere: how the block runs when it
             runs so that its backward can follow (see `strategies.profile.Mode`). The last block of
             a recompute group always runs in mode ``all``.
-        offloaded: blocks whose input rests off the device; each begins a top-level group.
+        offloaded: blocks whose input rests off the device, its transfers overlapped with compute
+            (`strategies.storage.overlapped`); each begins a top-level group, and other groups'
+            inputs stay as they are. ``None``: every top-level group's input rests as the
+            strategy's storage says.
     """
 
     plan: Plan
     modes: tuple[str, ...] = ()
-    offloaded: frozenset[int] = frozenset()
+    offloaded: frozenset[int] | None = None
 
     def split(self, borders: Sequence[int]) -> Schedule:
         """Every group cut where it straddles a border; see `plan.split`."""
@@ -44,4 +47,4 @@ class Schedule:
             mode = self.mode(node)
             return f"{node}" if mode == ALL else f"{node}:{mode}"
         inside = " ".join(self._written(child) for child in node)
-        return f"[{inside}]" + ("@host" if plans.first(node) in self.offloaded else "")
+        return f"[{inside}]" + ("@host" if plans.first(node) in (self.offloaded or ()) else "")

@@ -49,6 +49,7 @@ class _Saved:
 
     blocks: list[_Kept]
     tail_keeps_input: bool
+    head_keeps_output: bool
     input_bytes: int
 
 
@@ -91,7 +92,8 @@ def profile_chain(
                 found.append(_mode(name, kept, watched.step, normal, index))
         sizes = (saved.blocks[index].output_bytes, gradients[index])
         blocks.append(_block_cost(tuple(found), *sizes, (normal, recomputed), index))
-    return _assemble(tuple(blocks), normal, saved, chain.borders)
+    profile = _assemble(tuple(blocks), normal, saved, chain.borders)
+    return dataclasses.replace(profile, link_bytes_per_s=how.rates.link_bytes_per_s)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +150,8 @@ def _watch_saved(step: Step, chain: Chain) -> _Saved:
         loss = step.forward()
     del loss
     _check_order(watcher.order, len(chain))
-    return _Saved(watcher.kept, watcher.tail_keeps_input, watcher.input_bytes)
+    ends = (watcher.tail_keeps_input, watcher.head_keeps_output, watcher.input_bytes)
+    return _Saved(watcher.kept, *ends)
 
 
 class _SavedWatcher:
@@ -163,7 +166,7 @@ class _SavedWatcher:
         self.inside = False
         self.boundary: tuple[int, int] = (0, 0)
         self.input_bytes = 0
-        self.tail_keeps_input = False
+        self.tail_keeps_input = self.head_keeps_output = False
         self.alive: list[Tensor] = []  # so that no storage's address is used twice
 
     def pack(self, tensor: Tensor) -> Tensor:
@@ -179,6 +182,8 @@ class _SavedWatcher:
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         self.inside, self.saved = True, {}
         self.order.append(index)
+        if index == 0:
+            self.head_keeps_output = _key(boundary) in self.before | self.resident
         self.before |= {_key(t) for t in others}
         self.before.discard(_key(boundary))
         if index == 0:
@@ -400,7 +405,7 @@ def _assemble(
     last = len(blocks)
     enter, leave, done = normal.at("enter 0"), normal.at(f"leave {last - 1}"), "forward done"
     head_saved_bytes = enter.alive_bytes - normal.resident_bytes - input_bytes
-    kept_bytes = _kept_bytes(blocks, input_bytes)
+    kept_bytes = _kept_bytes(blocks, saved)
     handed_on = blocks[-1].output_bytes * (not every[-1].keeps_output)
     # Alive when a plain run reaches the tail, and when it ends, but for what the tail keeps.
     at_tail = enter.alive_bytes - input_bytes + kept_bytes + handed_on
@@ -423,16 +428,18 @@ def _assemble(
         group_bytes=normal.group_bytes,
         update_working_bytes=normal.working_bytes("end", "updated"),
         borders=borders,
+        head_keeps_output=saved.head_keeps_output,
         fixed_s=normal.seconds("start", "updated")
         - normal.recompute_s("start", "updated")
         - sum(block.forward_s + block.backward_s for block in blocks),
     )
 
 
-def _kept_bytes(blocks: tuple[BlockCost, ...], input_bytes: int) -> int:
-    """Held by the blocks when all ran normally: saved tensors, and boundaries that they keep."""
-    sizes = [input_bytes, *(block.output_bytes for block in blocks)]
+def _kept_bytes(blocks: tuple[BlockCost, ...], saved: _Saved) -> int:
+    """Held for the blocks when all ran normally: saved tensors, and boundaries that are kept."""
+    sizes = [saved.input_bytes, *(block.output_bytes for block in blocks)]
     every = [block.modes[0] for block in blocks]
     kept = {i for i, mode in enumerate(every) if mode.keeps_input}
     kept |= {i + 1 for i, mode in enumerate(every) if mode.keeps_output}
+    kept |= {0} if saved.head_keeps_output else set()
     return sum(mode.saved_bytes for mode in every) + sum(sizes[i] for i in kept)
