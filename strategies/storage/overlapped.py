@@ -58,19 +58,25 @@ def _run_and_forget(box: list[Callable[[], None]]) -> None:
     box.pop()()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class OnThread:
-    """A copy on the thread."""
+    """A copy on the thread; forgotten once it is over.
 
-    future: concurrent.futures.Future[None]
+    An error holds the frames that it went through, and they hold the graph, which holds this.
+    """
+
+    future: concurrent.futures.Future[None] | None
 
     def wait(self) -> None:
         """Block."""
-        self.future.result()
+        future, self.future = self.future, None
+        if future is not None:
+            future.result()
 
     def end(self) -> None:
         """Block."""
-        concurrent.futures.wait([self.future])
+        if self.future is not None:
+            concurrent.futures.wait([self.future])
 
 
 @dataclasses.dataclass(frozen=True)
