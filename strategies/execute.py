@@ -246,8 +246,8 @@ def checkpoint_module(module: nn.Module, storage: Storage | None = None) -> Undo
 class SettledForward:
     """Stands in for the last block's ``forward``: when it is over, no boundary leaves any more."""
 
-    def __init__(self, module: nn.Module, storage: Storage) -> None:
-        self.storage = storage
+    def __init__(self, module: nn.Module, tier: Overlapped) -> None:
+        self.tier = tier
         self.original: Callable[..., Any] = module.forward
         functools.update_wrapper(self, module.forward, updated=())
 
@@ -256,7 +256,7 @@ class SettledForward:
         try:
             return self.original(*args, **kwargs)
         finally:
-            self.storage.tier.settle()
+            self.tier.settle()
 
 
 class Segment:
@@ -496,7 +496,7 @@ def install(
         undos += _install_container(container, nodes, chain.blocks, resting)
     if storage is not None and isinstance(storage.tier, Overlapped):
         last = chain.blocks[-1]
-        undos.append(replace_forward(last, SettledForward(last, storage)))
+        undos.append(replace_forward(last, SettledForward(last, storage.tier)))
     return undos
 
 

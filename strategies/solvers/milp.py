@@ -83,9 +83,7 @@ class _Programme:
     def __init__(self, profile: ChainProfile, budget_bytes: int) -> None:
         self.profile, self.count = profile, len(profile.blocks)
         self.room = float(budget_bytes - profile.resident_bytes - profile.head_saved_bytes)
-        self.unit = (
-            2.0 ** math.frexp(max(1.0, self.room))[1]
-        )  # sums stay exact: nothing cancels to 1e-17
+        self.unit = 2.0 ** math.frexp(max(1.0, self.room))[1]  # sums stay exact: nothing cancels to 1e-17
         self.second = max([block.forward_s for block in profile.blocks]) or 1.0
         self.model = highspy.Highs()
         self.model.setOptionValue("output_flag", False)

@@ -23,9 +23,6 @@ class Tier(abc.ABC):
     def __str__(self) -> str:
         return self.name
 
-    def settle(self) -> None:
-        """The chain's forward is over: whatever still leaves the device is waited for."""
-
     @abc.abstractmethod
     def put(self, tensor: Tensor) -> Any:
         """Move a tensor there; the handle is all that keeps it."""
