@@ -125,7 +125,7 @@ def apply(
     schedule, storage = chosen.schedule(chain).split(chain.borders), chosen.storage()
     plan = schedule.plan
     notes = list(chosen.notes(chain))
-    if storage and all(isinstance(node, int) for node in plan):
+    if storage and schedule.offloaded is None and all(isinstance(node, int) for node in plan):
         notes.append(f"the plan keeps no boundaries apart, so nothing rests as {storage}")
     applied = Applied(
         model=model,

@@ -38,7 +38,7 @@ from strategies.schedule import ALL, Schedule
 from strategies.solvers import rotor
 
 WEIGHTS = (1.0, 0.75, 0.5, 0.25)
-_WORK = 5e7  # table cells times choices in about a second, for each weight
+_WORK = 4e8  # table cells times choices in about a second, for each weight
 _MOST_SLOTS, _FEWEST_SLOTS = 1000, 60
 
 
