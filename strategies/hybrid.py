@@ -86,11 +86,11 @@ class Hybrid(Budgeted):
             return super().notes(chain)
         step_s = predict(profile, found.schedule).step_s
         gap = step_s / (profile.plain_step_s + found.bound_s) - 1
+        known = f"no such schedule is faster by more than {gap:.2%} of a step"
         return (
             *super().notes(chain),
             traffic(profile, found.schedule),
-            f"no such schedule is faster by more than {gap:.2%} of a step (memory counted in"
-            f" {found.slot_bytes:,} bytes)",
+            f"{known} (memory counted in {found.slot_bytes:,} bytes)",
         )
 
     @classmethod

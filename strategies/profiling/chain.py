@@ -67,7 +67,8 @@ def profile_chain(
         step: runs on any device, fake tensors included; its model is under no plan. Its gradients
             are dropped; see `strategies.profiling.step.preserved`.
         chain: the blocks; each must run once, in order.
-        rates: what the operators' times are taken from; default: round figures of the device.
+        rates: what the operators' times are taken from; default: the step's own, or else round
+            figures of the device.
         modes: op policies to profile besides ``all`` (`strategies.modes`), those that no block
             can run in left out.
         scratch: on a real CPU, working bytes include the scratch memory of kernels, as its
@@ -76,7 +77,8 @@ def profile_chain(
     Raises:
         Unsupported: a block runs more than once, or out of order, in one forward.
     """
-    how = _How(rates or nominal(step.device), scratch and _is_real_cpu(step))
+    rates = rates or getattr(step, "rates", None) or nominal(step.device)
+    how = _How(rates, scratch and _is_real_cpu(step))
     saved = _watch_saved(step, chain)
     normal = _watch_step(step, chain, how)
     with _installed(lambda: execute.install(chain, plans.uniform(len(chain), 1))):

@@ -9,10 +9,10 @@ boundary that leaves is alive until the next one leaves, and from when the next 
 of a group that follows a boundary on the road, forward has its bytes free, and backward does not.
 
 While boundary p comes back, work R is repeated beside backward B; the stretch takes max(R, x − B)
-for a transfer of x. The table must add, so it counts w R + (1 − w) (x − B), which is never more, for
-several weights w: the largest value is a proven lower bound. Of the table's schedules, of those of
-`rotor`, and of simple ones, the interpreter picks the fastest within the budget; single boundaries
-are then kept or sent as long as that helps. For w = 1 the table is exact where the link never makes
+for a transfer of x. The table must add, so it counts w R + (1 − w) (x − B), which is never more,
+for several weights w: the largest value is a proven lower bound. Of the table's schedules, those of
+`rotor`, and simple ones, the interpreter picks the fastest within the budget; single boundaries are
+then kept or sent as long as that helps. For w = 1 the table is exact where the link never makes
 backward wait; otherwise there may be a gap, and it is reported.
 
 Memory is counted in slots, needs rounded down and what is freed up, so that rounding never lifts
@@ -96,19 +96,32 @@ class Solution:
     slot_bytes: int
 
 
+class _Choice(NamedTuple):
+    """One step along the chain: what it costs with the rest, and the state behind it."""
+
+    cost_s: float
+    road: int
+    held: int
+    end: int
+    taken: int
+    mode: int = -1
+    leaves: bool = False
+
+
 class _Solver:
     """The table for one weight, and schedules read from it."""
 
     def __init__(self, inside: rotor.Solver, weight: float) -> None:
         from strategies.solvers import hybrid_table  # noqa: PLC0415 - compiles
 
-        self.profile, self.inside, self.weight = inside.profile, inside, weight
+        self.compiled, self.profile, self.inside = hybrid_table, inside.profile, inside
         self.numbers, self.count = inside.numbers, len(inside.profile.blocks)
-        self.roads = roads_of(self.profile, inside.slot_bytes)
+        roads = roads_of(self.profile, inside.slot_bytes)
+        self.task = hybrid_table.Task(inside.table, self.numbers, roads, weight)
         self.held = int(self.profile.head_keeps_output)
         planes = 1 + max(self.held, int(self.numbers.mode_holds.max()))
         self.table = hybrid_table.empty(planes, self.count, inside.slots)
-        hybrid_table.fill(self.table, inside.table, self.numbers, self.roads, weight)
+        hybrid_table.fill(self.table, self.task)
 
     @property
     def row(self) -> Any:
@@ -135,15 +148,12 @@ class _Solver:
 
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""
-        modes, nodes, offloaded = [ALL] * self.count, [], set()
+        modes, offloaded = [ALL] * self.count, set()
+        nodes: list[Any] = []
         road, held, begin = 0, self.held, 0
         while begin < self.count:
             choice = min(self._choices(road, held, begin, slots), key=lambda found: found.cost_s)
-            if choice.mode >= 0:
-                modes[begin] = self.inside.mode_name(begin, choice.mode)
-                nodes.append(begin)
-            else:
-                nodes.append(self._group(begin, choice.end - 1, slots, modes))
+            nodes.append(self._node(choice, begin, slots, modes))
             if choice.leaves:
                 offloaded.add(begin)
             slots = min(slots - choice.taken, self.inside.slots)
@@ -151,84 +161,64 @@ class _Solver:
         names = () if set(modes) == {ALL} else tuple(modes)
         return Schedule(tuple(nodes), names, frozenset(offloaded))
 
-    def _group(self, begin: int, last: int, slots: int, modes: list[str]) -> Any:
+    def _node(self, choice: _Choice, begin: int, slots: int, modes: list[str]) -> Any:
+        if choice.mode >= 0:
+            modes[begin] = self.inside.mode_name(begin, choice.mode)
+            return begin
         plane, own = self.inside.table.shape[0] - 1, int(self.numbers.group_own)
-        return tuple(self.inside.nodes(plane, begin, last, slots - own, modes))
+        return tuple(self.inside.nodes(plane, begin, choice.end - 1, slots - own, modes))
 
     def _choices(self, road: int, held: int, begin: int, slots: int) -> Iterator[_Choice]:
-        """All choices that fit, as the compiled table makes them."""
-        on_road = 1 <= road <= self.count
-        leaving = int(self.roads.down[road - 1 - self.count]) if road > self.count else 0
-        share = self.weight if on_road else 1.0
-        yield from self._bare(road, held, begin, slots, (leaving, share))
-        yield from self._groups(road, held, begin, slots, (leaving, share))
+        """All choices that fit, as the table makes them, with their rest.
 
-    def _bare(
-        self, road: int, held: int, begin: int, slots: int, on_road: tuple[int, float]
-    ) -> Iterator[_Choice]:
-        n, (leaving, share) = self.numbers, on_road
+        One choice is soon worked out, but not soon handed to compiled code: hence ``py_func``.
+        """
+        bare = self._bare(road, held, begin, slots)
+        for choice in itertools.chain(bare, self._groups(road, held, begin, slots)):
+            left = min(slots - choice.taken, self.inside.slots)
+            rest_s = float(self.table[choice.road, choice.held, choice.end, left])
+            yield choice._replace(cost_s=choice.cost_s + rest_s)
+
+    def _bare(self, road: int, held: int, begin: int, slots: int) -> Iterator[_Choice]:
+        n, leaving = self.numbers, self.compiled.leaving_slots.py_func(self.task, road)
+        share = self.compiled.share.py_func(self.task, road)
         for mode in range(n.mode_begin[begin], n.mode_begin[begin + 1]):
             need = max(n.mode_forward[mode] + leaving, n.mode_backward[held, mode])
             taken = int(n.mode_taken[held, mode])
             if slots >= max(need, taken):
                 plane = min(int(n.mode_holds[mode]), self.table.shape[1] - 1)
-                choice = _Choice(share * float(n.mode_s[mode]), road, plane, begin + 1, taken, mode)
-                yield self._with_rest(choice, slots)
+                yield _Choice(share * float(n.mode_s[mode]), road, plane, begin + 1, taken, mode)
 
-    def _groups(
-        self, road: int, held: int, begin: int, slots: int, on_road: tuple[int, float]
-    ) -> Iterator[_Choice]:
-        n, (leaving, share), need = self.numbers, on_road, -math.inf
+    def _groups(self, road: int, held: int, begin: int, slots: int) -> Iterator[_Choice]:
+        n, need, leaving = self.numbers, 0, self.compiled.leaving_slots.py_func(self.task, road)
         own, plane = int(n.group_own), self.inside.table.shape[0] - 1
+        if slots < own:
+            return
         for last in range(begin, n.reach[begin] + 1):
             need = max(need, n.unsaved_first[last] if last == begin else n.unsaved_next[last])
-            if slots < own:
-                return
-            cost_s = share * float(self.inside.table[plane, begin, last, slots - own])
-            taken = int(n.group_taken[last])
-            if slots >= max(need + leaving, taken):
-                yield self._with_rest(_Choice(cost_s, road, 0, last + 1, taken), slots)
-            if road <= self.count and not held and self.roads.may_leave[begin]:
-                yield from self._leaving(road, begin, slots, need, _Choice(cost_s, 0, 0, last + 1))
+            repeated_s = float(self.inside.table[plane, begin, last, slots - own])
+            cost_s = self.compiled.share.py_func(self.task, road) * repeated_s
+            stays = _Choice(cost_s, road, 0, last + 1, int(n.group_taken[last]))
+            if slots >= max(need + leaving, stays.taken):
+                yield stays
+            if road <= self.count and not held and self.task.roads.may_leave[begin]:
+                found = self._leaving(road, begin, stays)
+                back = stays.taken - found[0].taken
+                yield from (c for c in found if slots >= max(need - back, c.taken))
 
-    def _leaving(
-        self, road: int, begin: int, slots: int, need: float, group: _Choice
-    ) -> Iterator[_Choice]:
-        from strategies.solvers import hybrid_table  # noqa: PLC0415 - compiles
-
-        roads, count, last = self.roads, self.count, group.end - 1
-        back = int(roads.up[road - 1]) if road else 0
-        if slots < need - back:
-            return
-        waits_s = hybrid_table.stall_s(roads, self.weight, road - 1, begin, last)
-        transfer_s = roads.transfer_s[begin]
-        last_s = max(0.0, transfer_s - roads.forward_s[count] + roads.forward_s[begin])
-        for next_road, freed, more_s in (
-            (1 + begin, back, 0.0),
-            (1 + count + begin, back + int(roads.up[begin]), float(transfer_s + last_s)),
-        ):
-            taken = int(self.numbers.group_taken[last]) - freed
-            cost_s = group.cost_s + waits_s + more_s
-            choice = _Choice(cost_s, next_road, 0, group.end, taken, leaves=True)
-            if slots >= taken:
-                yield self._with_rest(choice, slots)
-
-    def _with_rest(self, choice: _Choice, slots: int) -> _Choice:
-        left = min(slots - choice.taken, self.inside.slots)
-        rest_s = float(self.table[choice.road, choice.held, choice.end, left])
-        return choice._replace(cost_s=choice.cost_s + rest_s)
-
-
-class _Choice(NamedTuple):
-    """One step along the chain: what it costs with the rest, and the state behind it."""
-
-    cost_s: float
-    road: int
-    held: int
-    end: int
-    taken: int = 0
-    mode: int = -1
-    leaves: bool = False
+    def _leaving(self, road: int, begin: int, stays: _Choice) -> tuple[_Choice, _Choice]:
+        """The same group with its boundary away, others to follow or not."""
+        back = int(self.task.roads.up[road - 1]) if road else 0
+        waits_s = self.compiled.stall_s.py_func(self.task, road - 1, begin, stays.end - 1)
+        more = stays._replace(
+            cost_s=stays.cost_s + waits_s, road=1 + begin, taken=stays.taken - back, leaves=True
+        )
+        last = more._replace(
+            cost_s=more.cost_s + self.compiled.last_stall_s.py_func(self.task, begin),
+            road=1 + self.count + begin,
+            taken=more.taken - int(self.task.roads.up[begin]),
+        )
+        return more, last
 
 
 def slots_for(blocks: int) -> int:
@@ -270,18 +260,21 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     plain = rotor.solve(profile, budget_bytes)
     found = [] if plain is None else [dataclasses.replace(plain.schedule, offloaded=frozenset())]
     if not profile.link_bytes_per_s or not rotor.fixed_terms_fit(profile, budget_bytes):
-        return plain and Solution(found[0], plain.bound_s, plain.slot_bytes)
+        return Solution(found[0], plain.bound_s, plain.slot_bytes) if plain else None
     inside = rotor.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
-    bounds_s = []
+    best = _best(profile, budget_bytes, [*found, *heuristics(profile)])
+    bound_s = 0.0
     for weight in WEIGHTS if math.isfinite(profile.link_bytes_per_s) else WEIGHTS[:1]:
         solver = _Solver(inside, weight)
-        bounds_s.append(solver.bound_s())
-        found += [schedule for schedule in [solver.fitting(budget_bytes)] if schedule]
-    best = _best(profile, budget_bytes, [*found, *heuristics(profile)])
+        bound_s = max(bound_s, solver.bound_s())
+        candidates = [best and best[0], solver.fitting(budget_bytes)]
+        best = _best(profile, budget_bytes, [schedule for schedule in candidates if schedule])
+        if best is not None and _added_s(best[1]) <= bound_s:
+            break  # no other weight could do better
     if best is None:
         return None
     schedule, predicted = _improved(profile, budget_bytes, *best)
-    return Solution(schedule, min(max(bounds_s), _added_s(predicted)), inside.slot_bytes)
+    return Solution(schedule, min(bound_s, _added_s(predicted)), inside.slot_bytes)
 
 
 def _added_s(predicted: Prediction) -> float:
