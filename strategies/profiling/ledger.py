@@ -135,12 +135,17 @@ class Ledger(FlopCounter):
 
 
 def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
-    """Bytes that an operator reads and writes; 0 for views, which only look."""
-    if func.is_view:
+    """Bytes that an operator reads and writes; 0 for views, which only look, and for mere room."""
+    if func.is_view or only_makes_room(func):
         return 0
     outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
     read = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     return sum(t.numel() * t.element_size() for t in (*read, *outputs)) if outputs else 0
+
+
+def only_makes_room(func: Any) -> bool:
+    """Whether an operator allocates and does no more: no kernel runs."""
+    return str(func.name()).removeprefix("aten::").startswith(("empty", "new_empty"))
 
 
 def _death(reference: Callable[[], Ledger | None], key: int, size_bytes: int) -> None:
