@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from strategies.link import Link
 from strategies.plan import Node, Plan, first, forward_counts, leaves
 from strategies.profile import ChainProfile, Mode
 from strategies.schedule import Schedule
@@ -80,33 +81,6 @@ def predict(
     )
 
 
-class _Link:
-    """One boundary leaves, or comes, at a time, while compute goes on; see `storage.overlapped`."""
-
-    def __init__(self, profile: ChainProfile, offloaded: frozenset[int]) -> None:
-        self.profile = profile
-        before = sorted(offloaded)
-        self.earlier = dict(zip(before[1:], before, strict=False))
-        self.leaving: int | None = None
-        self.called_for: int | None = None
-        self.now_s = self.free_s = self.stall_s = 0.0
-        self.moved_bytes = 0
-
-    def compute(self, seconds: float) -> None:
-        """Compute goes on."""
-        self.now_s += seconds
-
-    def start(self, boundary: int) -> None:
-        """A transfer starts."""
-        self.free_s = max(self.now_s, self.free_s) + self.profile.transfer_s(boundary)
-        self.moved_bytes += self.profile.boundary_bytes(boundary)
-
-    def wait(self) -> None:
-        """Compute goes on when the transfer is complete."""
-        self.stall_s += max(0.0, self.free_s - self.now_s)
-        self.now_s = max(self.now_s, self.free_s)
-
-
 class _Machine:
     """Bytes held, step by step."""
 
@@ -115,7 +89,7 @@ class _Machine:
         self.alive_bytes = profile.resident_bytes
         self.peak_bytes, self.peak_phase = self.alive_bytes, "start"
         self.recompute_flops, self.recompute_s = 0, 0.0
-        self.link = _Link(profile, schedule.offloaded or frozenset())
+        self.link = Link(profile, schedule.offloaded or frozenset())
         self.holders = [0] * (len(profile.blocks) + 1)
 
     def mode(self, index: int) -> Mode:

@@ -13,10 +13,10 @@ from strategies import budget as budgets
 from strategies.budget import Budgeted, resolve
 from strategies.chain import Chain
 from strategies.cost import predict
-from strategies.offload import check, no_other_place, tier_of
 from strategies.profile import ChainProfile
 from strategies.schedule import Schedule
 from strategies.storage import Overlapped, Storage
+from strategies.storage.auto import check, no_other_place, tier_of
 
 AUTO = "auto"
 

@@ -199,9 +199,7 @@ class Solver:
         nodes = tuple(self.nodes(self.held, 0, len(self.profile.blocks), slots, modes))
         return Schedule(nodes, () if set(modes) == {ALL} else tuple(modes))
 
-    def nodes(
-        self, held: int, begin: int, end: int, slots: int, modes: list[str]
-    ) -> Iterator[Any]:
+    def nodes(self, held: int, begin: int, end: int, slots: int, modes: list[str]) -> Iterator[Any]:
         """The nodes of a stretch with ``slots`` left, its modes written into ``modes``."""
         count = len(self.profile.blocks)
         while begin < end:
