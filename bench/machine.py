@@ -34,6 +34,7 @@ _CORE = (
     "strategies/chain.py",
     "strategies/cost.py",
     "strategies/execute.py",
+    "strategies/link.py",
     "strategies/modes.py",
     "strategies/plan.py",
     "strategies/profile.py",

@@ -7,13 +7,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
 from bench.cells import Cell
-from bench.simulate import accelerators, semantics
+from bench.simulate import semantics
 from bench.simulate.run import fake_step
-from bench.training import PURE, TrainingStep
+from bench.training import TrainingStep
 from strategies.modes import MODES
 from strategies.profile import ChainProfile
 from strategies.profiling.chain import profile_chain
-from strategies.profiling.rates import Rates
 from strategies.profiling.step import preserved
 
 
@@ -43,21 +42,8 @@ def _simulated(cell: Cell) -> ChainProfile:
     mode = FakeTensorMode()
     step = fake_step(cell, mode)
     with mode, semantics.cuda():
-        return profile_chain(step, _chain(step), modes=MODES, rates=rates_of(cell))
+        return profile_chain(step, _chain(step), modes=MODES)
 
 
 def _chain(step: TrainingStep) -> strategies.Chain:
     return strategies.find_chain(step.model, step.workload.blocks)
-
-
-def rates_of(cell: Cell) -> Rates:
-    """The catalogue's rates for the cell's precision."""
-    device = accelerators.get(cell.device)
-    low = PURE.get(cell.precision) or (torch.bfloat16 if "bf16" in cell.precision else None)
-    dtype = str(low or torch.float32).removeprefix("torch.")
-    return Rates(
-        flops_per_s=device.flops_per_s(dtype),
-        bytes_per_s=device.memory_bandwidth_bytes_per_s,
-        launch_s=device.launch_overhead_s,
-        link_bytes_per_s=device.link_bandwidth_bytes_per_s,
-    )

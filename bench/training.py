@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.workloads.base import Batch, Workload
+from strategies.profiling.rates import Rates
 
 Precision = Literal["fp32", "bf16", "fp16", "bf16-autocast", "fp16-gradscaler"]
 Optimizer = Literal["none", "sgd", "adamw"]
@@ -26,6 +27,9 @@ class TrainingStep:
 
     Calling it runs one whole step from no gradients and returns nothing, so that a timer keeps
     nothing alive.
+
+    Attributes:
+        rates: of a device that is only simulated; plans are made by them.
     """
 
     workload: Workload
@@ -34,6 +38,7 @@ class TrainingStep:
     device: torch.device
     precision: str = "fp32"
     optimizer: str = "none"
+    rates: Rates | None = None
 
     def __post_init__(self) -> None:
         fp16 = self.precision == "fp16-gradscaler"

@@ -125,7 +125,7 @@ def apply(
     schedule, storage = chosen.schedule(chain).split(chain.borders), chosen.storage()
     plan = schedule.plan
     notes = list(chosen.notes(chain))
-    if storage and all(isinstance(node, int) for node in plan):
+    if storage and schedule.offloaded is None and all(isinstance(node, int) for node in plan):
         notes.append(f"the plan keeps no boundaries apart, so nothing rests as {storage}")
     applied = Applied(
         model=model,
@@ -164,8 +164,7 @@ def install(
     undos = list(strategy.install(model, chain))
     try:
         undos += modes.install(chain, dict(enumerate(schedule.modes)))
-        stored = schedule.offloaded or None
-        undos += execute.install(chain, schedule.plan, storage, stored)
+        undos += execute.install(chain, schedule.plan, storage, schedule.offloaded)
     except BaseException:
         while undos:
             undos.pop()()

@@ -100,6 +100,14 @@ class Budgeted(Strategy, abc.ABC):
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """The smallest budget that `solve` can keep."""
 
+    def profile_of(self, chain: Chain) -> ChainProfile:
+        """What this strategy plans by: the chain's profile.
+
+        Raises:
+            ValueError: it has none.
+        """
+        return known(chain, self)
+
     def schedule(self, chain: Chain) -> Schedule:
         """The schedule for this budget.
 
@@ -107,7 +115,7 @@ class Budgeted(Strategy, abc.ABC):
             ValueError: the chain has no profile.
             Unsupported: nothing fits; names the smallest budget that does.
         """
-        profile = known(chain, self)
+        profile = self.profile_of(chain)
         budget_bytes = resolve(self.budget, profile)
         found = self.solve(profile, budget_bytes)
         if found is None:
@@ -124,7 +132,7 @@ class Budgeted(Strategy, abc.ABC):
 
     def notes(self, chain: Chain) -> Sequence[str]:
         """How much of the budget the prediction uses."""
-        profile = known(chain, self)
+        profile = self.profile_of(chain)
         predicted = predict(profile, self.schedule(chain))
         budget_bytes = resolve(self.budget, profile)
         used = f"{predicted.peak_bytes:,} bytes ({predicted.peak_bytes / budget_bytes:.1%})"

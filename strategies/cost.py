@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from strategies.link import Link
 from strategies.plan import Node, Plan, first, forward_counts, leaves
 from strategies.profile import ChainProfile, Mode
 from strategies.schedule import Schedule
@@ -25,7 +26,9 @@ class Prediction:
         saved_bytes: alive when forward ends, resident bytes not included.
         recompute_flops: forward work done again.
         recompute_s: the time that this takes, by the profile's own clock.
-        step_s: time of the step by that clock; 0 if the profile has no times.
+        stall_s: the time for which compute waits for the link.
+        step_s: time of the step by that clock, stalls included; 0 if the profile has no times.
+        link_bytes: sent over the link and fetched again.
         block_forwards: how often each block's forward is entered.
         peak_phase: where the peak is: ``head``, ``forward 3``, ``tail``, ``backward 3`` …
     """
@@ -35,7 +38,9 @@ class Prediction:
     saved_bytes: int
     recompute_flops: int
     recompute_s: float
+    stall_s: float
     step_s: float
+    link_bytes: int
     block_forwards: tuple[int, ...]
     peak_phase: str
 
@@ -49,14 +54,15 @@ def predict(
         profile: see `ChainProfile`.
         schedule: for ``len(profile.blocks)`` blocks; or a plan alone.
         resting_bytes: bytes on the device of each boundary while it waits as the input of a
-            top-level group (compressed or offloaded); default: as it is.
+            top-level group (compressed or offloaded); default: as it is. A schedule that says
+            itself what is offloaded has the last word: its other boundaries stay as they are.
     """
     if not isinstance(schedule, Schedule):
         schedule = Schedule(schedule)
     plan = schedule.plan
-    resting = list(resting_bytes or (profile.boundary_bytes(i) for i in range(len(profile.blocks))))
-    for index in schedule.offloaded:
-        resting[index] = 0
+    resting = [profile.boundary_bytes(index) for index in range(len(profile.blocks))]
+    if resting_bytes is not None and schedule.offloaded is None:
+        resting = list(resting_bytes)
     machine = _Machine(profile, resting, schedule)
     machine.forward(plan)
     after_forward_bytes = machine.alive_bytes
@@ -67,7 +73,9 @@ def predict(
         saved_bytes=after_forward_bytes - profile.resident_bytes,
         recompute_flops=machine.recompute_flops,
         recompute_s=machine.recompute_s,
-        step_s=profile.plain_step_s + machine.recompute_s,
+        stall_s=machine.link.stall_s,
+        step_s=profile.plain_step_s + machine.recompute_s + machine.link.stall_s,
+        link_bytes=machine.link.moved_bytes,
         block_forwards=tuple(forward_counts(plan, len(profile.blocks))),
         peak_phase=machine.peak_phase,
     )
@@ -81,6 +89,7 @@ class _Machine:
         self.alive_bytes = profile.resident_bytes
         self.peak_bytes, self.peak_phase = self.alive_bytes, "start"
         self.recompute_flops, self.recompute_s = 0, 0.0
+        self.link = Link(profile, schedule.offloaded or frozenset())
         self.holders = [0] * (len(profile.blocks) + 1)
 
     def mode(self, index: int) -> Mode:
@@ -105,6 +114,41 @@ class _Machine:
         if not self.holders[boundary]:
             self.alive_bytes -= self.profile.boundary_bytes(boundary)
 
+    def repeat_for(self, seconds: float) -> None:
+        """Work done again takes time."""
+        self.recompute_s += seconds
+        self.link.compute(seconds)
+
+    # The link.
+
+    def land(self) -> None:
+        """Nothing leaves any more."""
+        if self.link.leaving is not None:
+            self.link.wait()
+            self.drop(self.link.leaving)
+            self.link.leaving = None
+
+    def send(self, boundary: int) -> None:
+        """A boundary leaves; until it is gone it is held."""
+        self.land()
+        self.hold(boundary)
+        self.link.leaving = boundary
+        self.link.start(boundary)
+
+    def call_for(self, boundary: int) -> None:
+        """A boundary comes; there is room for it from now on."""
+        self.alive_bytes += self.profile.boundary_bytes(boundary)
+        self.link.called_for = boundary
+        self.link.start(boundary)
+
+    def fetch(self, boundary: int) -> None:
+        """A boundary is there, and the one that left before it is called for."""
+        if self.link.called_for != boundary:
+            self.call_for(boundary)
+        self.link.wait()
+        if boundary in self.link.earlier:
+            self.call_for(self.link.earlier[boundary])
+
     # Forward.
 
     def forward(self, plan: Plan) -> None:
@@ -113,8 +157,12 @@ class _Machine:
         self.visit(profile.head_working_bytes, "head")
         self.alive_bytes += profile.head_saved_bytes
         self.hold(0)
+        if profile.head_keeps_output:
+            self.hold(0)
         for node in plan:
             self.run(node, top=True)
+            self.link.compute(sum(profile.blocks[index].forward_s for index in leaves(node)))
+        self.land()
         last = len(profile.blocks)
         self.visit(profile.tail_working_bytes, "tail")
         self.alive_bytes += profile.tail_saved_bytes
@@ -128,17 +176,29 @@ class _Machine:
             self.save(node)
             self.drop(node)
             return
-        begin = first(node)
-        if not top:
-            self.hold(begin)
+        if top:
+            self.keep_input(node)
+        else:
+            self.hold(first(node))
+        self.run_unsaved(node)
+
+    def keep_input(self, group: tuple[Node, ...]) -> None:
+        """A top-level group's boundary rests, and so do the random states of all its groups.
+
+        The graph of this forward is the one that backward walks: inner groups' too.
+        """
+        begin = first(group)
+        if self.leaves_device(begin):
+            self.send(begin)
+        elif self.resting[begin] == self.profile.boundary_bytes(begin):
+            self.hold(begin)  # as it is: the boundary itself
         else:
             self.alive_bytes += self.resting[begin]
-        if top:  # the graph of this forward is the one that backward walks: inner groups' too
-            self.alive_bytes += self.profile.group_bytes * groups_in(node)
-        if top and self.resting[begin] == self.profile.boundary_bytes(begin):
-            self.alive_bytes -= self.resting[begin]  # as it is: the boundary itself is held
-            self.hold(begin)
-        self.run_unsaved(node)
+        self.alive_bytes += self.profile.group_bytes * groups_in(group)
+
+    def leaves_device(self, boundary: int) -> bool:
+        """Whether the schedule sends it over the link."""
+        return boundary in (self.schedule.offloaded or ())
 
     def save(self, index: int) -> None:
         """A normal forward: what autograd needs is held from here on."""
@@ -172,6 +232,8 @@ class _Machine:
         for node in reversed(plan):
             self.unwind(node, top=True)
         self.visit(profile.head_backward_working_bytes, "backward of the head")
+        if profile.head_keeps_output:
+            self.drop(0)
         self.alive_bytes += -profile.boundary_bytes(0) - profile.head_saved_bytes
         self.visit(profile.update_working_bytes, "update")
 
@@ -181,14 +243,25 @@ class _Machine:
             self.backward_of(node)
             return
         begin = first(node)
-        compressed = top and self.resting[begin] != self.profile.boundary_bytes(begin)
-        if compressed:
-            self.hold(begin)  # restored beside its resting form
-        self.recompute(node)
-        self.drop(begin)
-        if compressed:
+        if top and self.leaves_device(begin):
+            self.fetch(begin)
+            self.recompute_copy(node)
+        elif top and self.resting[begin] != self.profile.boundary_bytes(begin):
+            self.alive_bytes += self.profile.boundary_bytes(begin)  # beside its resting form
+            self.recompute_copy(node)
             self.alive_bytes -= self.resting[begin]
+        else:
+            self.recompute(node)
+            self.drop(begin)
         self.alive_bytes -= self.profile.group_bytes
+
+    def recompute_copy(self, group: tuple[Node, ...]) -> None:
+        """Recompute from a copy of the boundary: whoever holds the original holds it besides."""
+        begin = first(group)
+        others, self.holders[begin] = self.holders[begin], 1
+        self.recompute(group)
+        self.drop(begin)
+        self.holders[begin] = others
 
     def recompute(self, group: tuple[Node, ...]) -> None:
         """Run a group again, keeping what its plan keeps, then unwind it."""
@@ -213,7 +286,7 @@ class _Machine:
         """Count a node's forward once more."""
         for index in leaves(node):
             self.recompute_flops += self.profile.blocks[index].forward_flops
-            self.recompute_s += self.profile.blocks[index].forward_s
+            self.repeat_for(self.profile.blocks[index].forward_s)
 
     def last_of_group(self, index: int) -> None:
         """Recompute that stops early, with its backward: profiled as one, its input aside."""
@@ -224,7 +297,7 @@ class _Machine:
         if block.modes[0].keeps_input:
             self.drop(index)
         self.recompute_flops += block.last_recompute_flops
-        self.recompute_s += block.last_recompute_s
+        self.repeat_for(block.last_recompute_s)
         self.pass_gradient(index)
 
     def backward_of(self, index: int) -> None:
@@ -232,7 +305,7 @@ class _Machine:
         mode = self.mode(index)
         self.visit(mode.backward_working_bytes, f"backward {index}")
         self.recompute_flops += mode.recompute_flops
-        self.recompute_s += mode.recompute_s
+        self.repeat_for(mode.recompute_s)
         self.alive_bytes -= mode.saved_bytes
         if mode.keeps_output:
             self.drop(index + 1)
@@ -243,6 +316,7 @@ class _Machine:
     def pass_gradient(self, index: int) -> None:
         """The gradient of the output gives way to that of the input, and the parameters'."""
         profile = self.profile
+        self.link.compute(profile.blocks[index].backward_s)
         self.alive_bytes += profile.blocks[index].gradient_bytes
         self.alive_bytes += profile.boundary_bytes(index) - profile.boundary_bytes(index + 1)
 

@@ -28,7 +28,7 @@ from strategies.base import Undo, Unsupported
 from strategies.chain import Chain, Container
 from strategies.contexts import Contexts, Pair
 from strategies.plan import Node, Plan
-from strategies.storage import Storage
+from strategies.storage import Overlapped, Storage
 
 
 def recompute(
@@ -179,6 +179,22 @@ def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
 def checkpoint_module(module: nn.Module, storage: Storage | None = None) -> Undo:
     """Put one module under one checkpoint."""
     return replace_forward(module, CheckpointedForward(module, storage))
+
+
+class SettledForward:
+    """Stands in for the last block's ``forward``: when it is over, no boundary leaves any more."""
+
+    def __init__(self, module: nn.Module, tier: Overlapped) -> None:
+        self.tier = tier
+        self.original: Callable[..., Any] = module.forward
+        functools.update_wrapper(self, module.forward, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own ``forward``."""
+        try:
+            return self.original(*args, **kwargs)
+        finally:
+            self.tier.settle()
 
 
 class Segment:
@@ -416,6 +432,9 @@ def install(
     for container, begin, end in zip(chain.containers, starts, starts[1:], strict=False):
         nodes = [node for node in plan if begin <= plans.first(node) < end]
         undos += _install_container(container, nodes, chain.blocks, resting)
+    if storage is not None and isinstance(storage.tier, Overlapped):
+        last = chain.blocks[-1]
+        undos.append(replace_forward(last, SettledForward(last, storage.tier)))
     return undos
 
 

@@ -7,6 +7,7 @@ Made by `strategies.profiling` (or by hand, in tests); read by the plan interpre
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from strategies.operators import BlockOperators, Mode, kept_by
 
@@ -78,6 +79,11 @@ class ChainProfile:
         update_working_bytes: most alive during the optimizer's update, above its start.
         borders: blocks that no recompute group may run across (first of another container).
         fixed_s: time of head, tail, loss and optimizer, forward and backward together.
+        head_keeps_output: boundary 0 is alive whatever the blocks do: the head saved it, or it is
+            the batch itself.
+        link_bytes_per_s: between the device and where boundaries are offloaded, each way.
+            Infinite: transfers take no time. 0: there is no link, and a boundary that were to
+            leave would never arrive.
     """
 
     blocks: tuple[BlockCost, ...]
@@ -95,10 +101,17 @@ class ChainProfile:
     update_working_bytes: int = 0
     borders: tuple[int, ...] = ()
     fixed_s: float = 0.0
+    head_keeps_output: bool = False
+    link_bytes_per_s: float = 0.0
 
     def boundary_bytes(self, index: int) -> int:
         """The boundary that block ``index`` reads (``len(blocks)``: that the tail reads)."""
         return self.blocks[index - 1].output_bytes if index else self.input_bytes
+
+    def transfer_s(self, index: int) -> float:
+        """Time of boundary ``index`` on the link, one way."""
+        size_bytes = self.boundary_bytes(index)
+        return size_bytes / self.link_bytes_per_s if self.link_bytes_per_s else math.inf
 
     @property
     def plain_step_s(self) -> float:

@@ -21,7 +21,10 @@ class Schedule:
             `strategies.profile.Mode`). Blocks in recompute groups run in mode ``all``: what an op
             policy kept when the group is run again would be gone when backward needs it, for
             nested checkpoints keep the graph of the first forward.
-        offloaded: blocks whose input rests off the device; each begins a top-level group.
+        offloaded: blocks whose input rests off the device, its transfers overlapped with compute
+            (`strategies.storage.overlapped`); each begins a top-level group, and other groups'
+            inputs stay as they are. ``None``: every top-level group's input rests as the
+            strategy's storage says.
 
     Raises:
         ValueError: a block in a recompute group has another mode.
@@ -29,7 +32,7 @@ class Schedule:
 
     plan: Plan
     modes: tuple[str, ...] = ()
-    offloaded: frozenset[int] = frozenset()
+    offloaded: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         groups = [node for node in self.plan if not isinstance(node, int)]
@@ -57,4 +60,4 @@ class Schedule:
             mode = self.mode(node)
             return f"{node}" if mode == ALL else f"{node}:{mode}"
         inside = " ".join(self._written(child) for child in node)
-        return f"[{inside}]" + ("@host" if plans.first(node) in self.offloaded else "")
+        return f"[{inside}]" + ("@host" if plans.first(node) in (self.offloaded or ()) else "")

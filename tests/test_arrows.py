@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+NUMBERS = ("plan", "cost", "link", "profile", "operators", "schedule")
 STRATEGIES = sorted((ROOT / "strategies").rglob("*.py"))
 PURE = [
-    *(
-        ROOT / "strategies" / f"{name}.py"
-        for name in ("plan", "cost", "profile", "operators", "schedule", "quiet")
-    ),
+    *(ROOT / "strategies" / f"{name}.py" for name in NUMBERS),
     *sorted((ROOT / "strategies" / "solvers").glob("*.py")),
 ]
 REPORT = [
@@ -103,8 +101,7 @@ def test_plans_and_solvers_know_no_torch(path):
     assert "torch" not in roots(path)
     for name in imports(path):
         if name.startswith("strategies"):
-            known = ("plan", "cost", "profile", "operators", "schedule", "quiet", "solvers")
-            assert name == "strategies" or name.split(".")[1] in known
+            assert name == "strategies" or name.split(".")[1] in (*NUMBERS, "solvers")
 
 
 @pytest.mark.parametrize("path", REPORT, ids=name_of)

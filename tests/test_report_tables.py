@@ -220,6 +220,11 @@ def test_plans_are_abbreviated_between_tokens(count):
         assert plan.endswith(" " + tail)
 
 
+def test_a_blocks_mode_and_place_stay_with_it():
+    plan = " ".join(f"[{i}]@host {i + 1}:core" for i in range(0, 8, 2))
+    assert display.abbreviate(plan) == "[0]@host 1:core [2]@host … 7:core"
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(None, "—"), (0, "0.00"), (12_345, "0.012"), (2_345_678, "2.35"), (1.5e9, "1,500.0")],

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 import strategies
 from strategies import Unsupported, execute
 from strategies import plan as plans
-from strategies.offload import Auto
 from strategies.storage import CODECS, TIERS, Device, Disk, Host, Storage, codecs, tiers
+from strategies.storage.auto import Auto
 
 INT8, INT4, FP16, BF16 = codecs.Int8(), codecs.Int4(), codecs.Fp16(), codecs.Bf16()
 HALF = codecs.Projection(ratio=0.5)

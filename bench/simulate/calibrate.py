@@ -15,7 +15,6 @@ import torch
 
 from bench.cells import Cell
 from bench.simulate.accelerators import Accelerator
-from bench.simulate.roofline import step_time
 from bench.simulate.run import trace_cell
 
 _REPEATS = 5
@@ -72,5 +71,4 @@ def modelled_cpu_step_s(cell: Cell) -> float:
     Raises:
         strategies.Unsupported: the strategy cannot run here.
     """
-    made = trace_cell(cell, as_cuda=False).trace
-    return step_time(made.work, made.transfers, this_cpu(), prefetch=True).step_s
+    return trace_cell(cell, as_cuda=False).step_s(this_cpu())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ from bench.measure.memory import resident_peak_bytes
 from bench.simulate import accelerators, allocator, semantics
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.peak import describe_peak
-from bench.simulate.roofline import Transfer, step_time
+from bench.simulate.rates import rates_of
+from bench.simulate.roofline import step_time
+from bench.simulate.storage import simulated
 from bench.simulate.tracer import Parts, Trace, Tracer, trace
 from bench.training import TrainingStep, cast, make_model
 from strategies import profiling
@@ -30,7 +32,7 @@ from strategies.apply import install
 from strategies.base import Unsupported
 from strategies.profiling.ledger import unique_bytes
 from strategies.schedule import Schedule
-from strategies.storage import Storage, Tier
+from strategies.storage import Overlapped, Storage
 
 GRANULE_BYTES = 512
 """CUDA's caching allocator rounds every request up to a multiple of this."""
@@ -40,49 +42,6 @@ _VALUE_NEEDED = (
     DynamicOutputShapeException,
     GuardOnDataDependentSymNode,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class SimulatedDevice(Tier):
-    """The device itself: what rests there is a boundary, whatever a codec made of it."""
-
-    name: ClassVar[str] = "device"
-    on_device: ClassVar[bool] = True
-    tracer: Tracer
-
-    def put(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
-        self.tracer.mark_boundary(tensor)
-        return tensor
-
-    def get(self, handle: Tensor) -> Tensor:
-        """The tensor itself."""
-        return handle
-
-
-@dataclasses.dataclass(frozen=True)
-class SimulatedHost(Tier):
-    """Host memory of a simulated accelerator: the transfer is noted, the bytes are gone."""
-
-    name: ClassVar[str] = "host"
-    tracer: Tracer
-
-    def put(self, tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
-        """Send it over the link."""
-        self._note(tensor, to_host=True)
-        return tensor.shape, tensor.stride(), tensor.dtype
-
-    def get(self, handle: tuple[torch.Size, tuple[int, ...], torch.dtype]) -> Tensor:
-        """Fetch it."""
-        shape, stride, dtype = handle
-        tensor = torch.empty_strided(shape, stride, dtype=dtype)
-        self.tracer.mark_boundary(tensor)
-        self._note(tensor, to_host=False)
-        return tensor
-
-    def _note(self, tensor: Tensor, *, to_host: bool) -> None:
-        size_bytes = tensor.numel() * tensor.element_size()
-        self.tracer.transfers.append(Transfer(len(self.tracer.work), size_bytes, to_host))
 
 
 @dataclasses.dataclass
@@ -109,6 +68,11 @@ class Simulation:
     attention_kernel: str | None
     notes: list[str]
 
+    def step_s(self, device: accelerators.Accelerator) -> float:
+        """Time of the step by a roofline; overlapped transfers run as the executor started them."""
+        noted = self.storage is not None and isinstance(self.storage.tier, Overlapped)
+        return step_time(self.trace.work, self.trace.transfers, device, prefetch=not noted).step_s
+
 
 def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> TrainingStep:
     """The cell's model and batch, as fake tensors; the optimizer in the device's default form."""
@@ -120,6 +84,7 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
         step = TrainingStep(
             workload, model, batch, torch.device("cpu"), cell.precision, cell.optimizer
         )
+        step.rates = rates_of(cell) if as_cuda else None
         if as_cuda and step.update_rule is not None:
             for group in step.update_rule.param_groups:
                 group["foreach"] = True
@@ -171,7 +136,7 @@ def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool)
     with semantics.cuda() if as_cuda else semantics.cpu():
         chain = strategies.profiled(model, strategy, step, blocks=step.workload.blocks)
     tracer = Tracer(model, chain.blocks)
-    storage = _simulated_storage(strategy.storage(), tracer)
+    storage = simulated(strategy.storage(), tracer)
     schedule = strategy.schedule(chain).split(chain.borders)
     undos = install(model, strategy, chain, schedule, storage)
     made = trace(tracer, parts_of(step, as_cuda=as_cuda))
@@ -189,13 +154,6 @@ def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool)
         or getattr(step.workload, "attention", None),
         notes=list(strategy.notes(chain)),
     )
-
-
-def _simulated_storage(storage: Storage | None, tracer: Tracer) -> Storage | None:
-    if storage is None:
-        return None
-    tier = SimulatedDevice(tracer) if storage.tier.on_device else SimulatedHost(tracer)
-    return dataclasses.replace(storage, tier=tier)
 
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
@@ -236,8 +194,7 @@ def simulate(cell: Cell) -> dict[str, Any]:
     made = trace_cell(cell)
     fields = _fields(made)
     fields |= describe_peak(made.trace, made.chain.names)
-    timed = step_time(made.trace.work, made.trace.transfers, device, prefetch=True)
-    fields["modelled_step_s"] = timed.step_s
+    fields["modelled_step_s"] = made.step_s(device)
     fields["resident_peak_bytes"] = resident_peak_bytes()
     fields |= fit_in(made.trace, device.memory_bytes)
     if made.missing:

@@ -46,7 +46,8 @@ def profile_chain(
         step: runs on any device, fake tensors included; its model is under no plan. Its gradients
             are dropped; see `strategies.profiling.step.preserved`.
         chain: the blocks; each must run once, in order.
-        rates: what the operators' times are taken from; default: round figures of the device.
+        rates: what the operators' times are taken from; default: the step's own, or else round
+            figures of the device.
         modes: op policies to profile besides ``all`` (`strategies.modes`), those that no block
             can run in left out.
         assigned: further op policies, by block; each mapping is watched in one go.
@@ -57,7 +58,8 @@ def profile_chain(
     Raises:
         Unsupported: a block runs more than once, or out of order, in one forward.
     """
-    how = How(rates or nominal(step.device), scratch and _is_real_cpu(step))
+    rates = rates or getattr(step, "rates", None) or nominal(step.device)
+    how = How(rates, scratch and _is_real_cpu(step))
     saved = watch_saved(step, chain)
     normal = how.watch(step, chain)
     with installed(lambda: execute.install(chain, plans.uniform(len(chain), 1))):
@@ -77,7 +79,8 @@ def profile_chain(
         steps = (normal, recomputed)
         cost = _block_cost(tuple(found.values()), *sizes, steps, index)
         blocks.append(dataclasses.replace(cost, operators=listed[index]) if listed else cost)
-    return _assemble(tuple(blocks), normal, saved, chain.borders)
+    profile = _assemble(tuple(blocks), normal, saved, chain.borders)
+    return dataclasses.replace(profile, link_bytes_per_s=how.rates.link_bytes_per_s)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +205,7 @@ def _assemble(
     last = len(blocks)
     enter, leave, done = normal.at("enter 0"), normal.at(f"leave {last - 1}"), "forward done"
     head_saved_bytes = enter.alive_bytes - normal.resident_bytes - input_bytes
-    kept_bytes = _kept_bytes(blocks, input_bytes)
+    kept_bytes = _kept_bytes(blocks, saved)
     handed_on = blocks[-1].output_bytes * (not every[-1].keeps_output)
     # Alive when a plain run reaches the tail, and when it ends, but for what the tail keeps.
     at_tail = enter.alive_bytes - input_bytes + kept_bytes + handed_on
@@ -225,16 +228,18 @@ def _assemble(
         group_bytes=normal.group_bytes,
         update_working_bytes=normal.working_bytes("end", "updated"),
         borders=borders,
+        head_keeps_output=saved.head_keeps_output,
         fixed_s=normal.seconds("start", "updated")
         - normal.recompute_s("start", "updated")
         - sum(block.forward_s + block.backward_s for block in blocks),
     )
 
 
-def _kept_bytes(blocks: tuple[BlockCost, ...], input_bytes: int) -> int:
-    """Held by the blocks when all ran normally: saved tensors, and boundaries that they keep."""
-    sizes = [input_bytes, *(block.output_bytes for block in blocks)]
+def _kept_bytes(blocks: tuple[BlockCost, ...], saved: Saved) -> int:
+    """Held for the blocks when all ran normally: saved tensors, and boundaries that are kept."""
+    sizes = [saved.input_bytes, *(block.output_bytes for block in blocks)]
     every = [block.modes[0] for block in blocks]
     kept = {i for i, mode in enumerate(every) if mode.keeps_input}
     kept |= {i + 1 for i, mode in enumerate(every) if mode.keeps_output}
+    kept |= {0} if saved.head_keeps_output else set()
     return sum(mode.saved_bytes for mode in every) + sum(sizes[i] for i in kept)

@@ -135,10 +135,12 @@ class Ledger(FlopCounter):
 
 
 def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
-    """Bytes that an operator reads and writes; 0 for views, which only look."""
+    """Bytes that an operator reads and writes; 0 for views, which only look, and for mere room."""
     outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
     read = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-    if func.is_view or (not func._schema.is_mutable and _same_storages(read, outputs)):
+    if func.is_view or only_makes_room(func):
+        return 0
+    if not func._schema.is_mutable and _same_storages(read, outputs):
         return 0
     return sum(t.numel() * t.element_size() for t in (*read, *outputs)) if outputs else 0
 
@@ -147,6 +149,11 @@ def _same_storages(read: Iterable[Tensor], outputs: Iterable[Tensor]) -> bool:
     """Whether nothing new was made: ``_unsafe_view`` is a view by another name."""
     known = {t.untyped_storage()._cdata for t in read}
     return known.issuperset(t.untyped_storage()._cdata for t in outputs)
+
+
+def only_makes_room(func: Any) -> bool:
+    """Whether an operator allocates and does no more: no kernel runs."""
+    return str(func.name()).removeprefix("aten::").startswith(("empty", "new_empty"))
 
 
 def _death(reference: Callable[[], Ledger | None], key: int, size_bytes: int) -> None:

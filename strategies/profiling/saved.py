@@ -33,6 +33,7 @@ class Saved:
 
     blocks: list[Kept]
     tail_keeps_input: bool
+    head_keeps_output: bool
     input_bytes: int
 
 
@@ -48,7 +49,8 @@ def watch_saved(step: Step, chain: Chain) -> Saved:
         loss = step.forward()
     del loss
     _check_order(watcher.order, len(chain))
-    return Saved(watcher.kept, watcher.tail_keeps_input, watcher.input_bytes)
+    ends = (watcher.tail_keeps_input, watcher.head_keeps_output, watcher.input_bytes)
+    return Saved(watcher.kept, *ends)
 
 
 class _SavedWatcher:
@@ -63,7 +65,7 @@ class _SavedWatcher:
         self.inside = False
         self.boundary: tuple[int, int] = (0, 0)
         self.input_bytes = 0
-        self.tail_keeps_input = False
+        self.tail_keeps_input = self.head_keeps_output = False
         self.alive: list[Tensor] = []  # so that no storage's address is used twice
 
     def pack(self, tensor: Tensor) -> Tensor:
@@ -79,6 +81,8 @@ class _SavedWatcher:
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         self.inside, self.saved = True, {}
         self.order.append(index)
+        if index == 0:
+            self.head_keeps_output = _key(boundary) in self.before | self.resident
         self.before |= {_key(t) for t in others}
         self.before.discard(_key(boundary))
         if index == 0:

@@ -13,7 +13,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Step(Protocol):
-    """A training step in parts; any object that has them will do."""
+    """A training step in parts; any object that has them will do.
+
+    It may have ``rates`` (`strategies.profiling.rates`), if it knows its device better than round
+    figures of its kind.
+    """
 
     @property
     def model(self) -> nn.Module:

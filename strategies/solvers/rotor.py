@@ -154,7 +154,7 @@ class Solution:
     slot_bytes: int
 
 
-class _Solver:
+class Solver:
     """The table for one profile and budget, and schedules read from it."""
 
     def __init__(self, profile: ChainProfile, budget_bytes: int, slots: int) -> None:
@@ -170,16 +170,17 @@ class _Solver:
         self.numbers = numbers_of(profile, self.slot_bytes)
         keeps = all(mode.keeps_input for block in profile.blocks for mode in block.modes)
         planes = 1 if keeps and profile.tail_keeps_input else 2
+        self.held = int(profile.head_keeps_output) * (planes - 1)
         self.table = rotor_table.empty(planes, count, self.slots)
         rotor_table.fill(self.table, self.numbers)
 
     def bound_s(self) -> float:
         """The table's value for the whole budget."""
-        return float(self.table[0, 0, len(self.profile.blocks), self.start])
+        return float(self.table[self.held, 0, len(self.profile.blocks), self.start])
 
     def fitting(self, budget_bytes: int) -> Schedule | None:
         """The first schedule whose real peak is within the budget, from the largest start down."""
-        row = self.table[0, 0, len(self.profile.blocks)]
+        row = self.table[self.held, 0, len(self.profile.blocks)]
         low, high, best = int(np.argmax(np.isfinite(row))), self.start, None
         if not np.isfinite(row[high]):
             return None
@@ -195,17 +196,16 @@ class _Solver:
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""
         modes = [ALL] * len(self.profile.blocks)
-        nodes = tuple(self._nodes(0, 0, len(self.profile.blocks), slots, modes))
+        nodes = tuple(self.nodes(self.held, 0, len(self.profile.blocks), slots, modes))
         return Schedule(nodes, () if set(modes) == {ALL} else tuple(modes))
 
-    def _nodes(
-        self, held: int, begin: int, end: int, slots: int, modes: list[str]
-    ) -> Iterator[Any]:
+    def nodes(self, held: int, begin: int, end: int, slots: int, modes: list[str]) -> Iterator[Any]:
+        """The nodes of a stretch with ``slots`` left, its modes written into ``modes``."""
         count = len(self.profile.blocks)
         while begin < end:
             kind, which = self._choice(held, begin, end, slots)
             if kind == "bare":
-                modes[begin] = self._mode_name(begin, which)
+                modes[begin] = self.mode_name(begin, which)
                 yield begin
                 slots = min(slots - int(self.numbers.mode_taken[held, which]), self.slots)
                 held = min(int(self.numbers.mode_holds[which]), self.table.shape[0] - 1)
@@ -213,12 +213,13 @@ class _Solver:
             else:
                 inside = self.table.shape[0] - 1
                 own = slots - self.numbers.group_own
-                yield tuple(self._nodes(inside, begin, which, own, modes))
+                yield tuple(self.nodes(inside, begin, which, own, modes))
                 slots, held, begin = slots - int(self.numbers.group_taken[which]), 0, which + 1
         if begin < count:
             yield begin
 
-    def _mode_name(self, block: int, mode: int) -> str:
+    def mode_name(self, block: int, mode: int) -> str:
+        """Of a mode by its place among all blocks' modes."""
         return self.profile.blocks[block].modes[mode - int(self.numbers.mode_begin[block])].name
 
     def _choice(self, held: int, begin: int, end: int, slots: int) -> tuple[str, int]:
@@ -283,9 +284,9 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     Returns:
         ``None`` if nothing was found that fits.
     """
-    if not _fixed_terms_fit(profile, budget_bytes):
+    if not fixed_terms_fit(profile, budget_bytes):
         return None
-    solver = _Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
+    solver = Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
     found = [solver.fitting(budget_bytes), *map(Schedule, heuristics(profile))]
     judged = [(predict(profile, schedule), schedule) for schedule in found if schedule is not None]
     fitting = [(p, schedule) for p, schedule in judged if p.peak_bytes <= budget_bytes]
@@ -296,7 +297,7 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     return Solution(schedule, bound_s, solver.slot_bytes)
 
 
-def _fixed_terms_fit(profile: ChainProfile, budget_bytes: int) -> bool:
+def fixed_terms_fit(profile: ChainProfile, budget_bytes: int) -> bool:
     """Whether head and update leave room, which no plan changes."""
     gradients = profile.tail_gradient_bytes + sum(b.gradient_bytes for b in profile.blocks)
     head = profile.head_saved_bytes + profile.input_bytes + profile.head_backward_working_bytes

@@ -11,9 +11,22 @@ import torch
 from torch import Tensor
 
 from strategies.storage.codecs import CODECS, Codec, Encoded, Raw
-from strategies.storage.tiers import TIERS, Device, Disk, Host, Tier
+from strategies.storage.overlapped import Overlapped
+from strategies.storage.tiers import TIERS, Device, Disk, Host, Remote, Tier
 
-__all__ = ["CODECS", "TIERS", "Codec", "Device", "Disk", "Host", "Raw", "Storage", "Tier"]
+__all__ = [
+    "CODECS",
+    "TIERS",
+    "Codec",
+    "Device",
+    "Disk",
+    "Host",
+    "Overlapped",
+    "Raw",
+    "Remote",
+    "Storage",
+    "Tier",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +37,7 @@ class Storage:
     tier: Tier = dataclasses.field(default_factory=Device)
 
     def __str__(self) -> str:
-        return f"{self.codec.name} on {self.tier.name}"
+        return f"{self.codec.name} on {self.tier}"
 
     @contextlib.contextmanager
     def keep(self, boundary: Sequence[Any]) -> Iterator[None]:

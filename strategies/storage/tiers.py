@@ -20,6 +20,9 @@ class Tier(abc.ABC):
     name: ClassVar[str]
     on_device: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        return self.name
+
     @abc.abstractmethod
     def put(self, tensor: Tensor) -> Any:
         """Move a tensor there; the handle is all that keeps it."""
@@ -45,24 +48,75 @@ class Device(Tier):
         return handle
 
 
+class Remote(Tier):
+    """Off the device: first there is room for the bytes, then they travel.
+
+    Apart, so that the journey can overlap with compute; see `strategies.storage.overlapped`.
+    """
+
+    def packed(self, tensor: Tensor) -> Tensor:
+        """The tensor as it travels: itself, unless its bytes do not lie together."""
+        return tensor
+
+    @abc.abstractmethod
+    def reserve(self, packed: Tensor) -> Any:
+        """Make room there; the handle is all that keeps it."""
+
+    @abc.abstractmethod
+    def send(self, packed: Tensor, handle: Any) -> None:
+        """Copy there."""
+
+    @abc.abstractmethod
+    def room(self, handle: Any) -> Tensor:
+        """An empty tensor on the device that the handle's tensor came from."""
+
+    @abc.abstractmethod
+    def fetch(self, handle: Any, room: Tensor) -> None:
+        """Copy back into ``room``."""
+
+    def put(self, tensor: Tensor) -> Any:
+        """Make room and copy."""
+        packed = self.packed(tensor)
+        handle = self.reserve(packed)
+        self.send(packed, handle)
+        return handle
+
+    def get(self, handle: Any) -> Tensor:
+        """Make room and copy back."""
+        room = self.room(handle)
+        self.fetch(handle, room)
+        return room
+
+
 @dataclasses.dataclass(frozen=True)
-class Host(Tier):
-    """Host memory, for tensors of an accelerator. Pinned, so that copies overlap with compute."""
+class Host(Remote):
+    """Host memory, for tensors of an accelerator. Pinned, so that copies overlap with compute.
+
+    Copies are ordered on the current stream, so a source may be freed as soon as it was sent.
+    """
 
     name: ClassVar[str] = "host"
     pin: bool = True
 
-    def put(self, tensor: Tensor) -> tuple[Tensor, torch.device]:
-        """Copy to the host; ordered on the current stream, so the source may be freed at once."""
-        if tensor.device.type == "cpu":
+    def reserve(self, packed: Tensor) -> tuple[Tensor, torch.device]:
+        """A tensor on the host, and the device."""
+        if packed.device.type == "cpu":
             raise ValueError("the tensor is in host memory already; offload it to disk instead")
-        host = torch.empty_like(tensor, device="cpu", pin_memory=self.pin)
-        return host.copy_(tensor, non_blocking=self.pin), tensor.device
+        host = torch.empty_like(packed, device="cpu", pin_memory=self.pin)
+        return host, packed.device
 
-    def get(self, handle: tuple[Tensor, torch.device]) -> Tensor:
-        """Copy back on the current stream."""
+    def send(self, packed: Tensor, handle: tuple[Tensor, torch.device]) -> None:
+        """Copy to the host on the current stream."""
+        handle[0].copy_(packed, non_blocking=self.pin)
+
+    def room(self, handle: tuple[Tensor, torch.device]) -> Tensor:
+        """An empty tensor on the device."""
         host, device = handle
-        return host.to(device, non_blocking=self.pin)
+        return torch.empty_like(host, device=device)
+
+    def fetch(self, handle: tuple[Tensor, torch.device], room: Tensor) -> None:
+        """Copy back on the current stream."""
+        room.copy_(handle[0], non_blocking=self.pin)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +131,7 @@ class OnDisk:
 
 
 @dataclasses.dataclass(frozen=True)
-class Disk(Tier):
+class Disk(Remote):
     """A file in ``directory`` (default: the system's temporary folder).
 
     A folder that lives in memory (``tmpfs``) frees nothing: give one that is on a disk.
@@ -86,27 +140,43 @@ class Disk(Tier):
     name: ClassVar[str] = "disk"
     directory: str | None = None
 
-    def put(self, tensor: Tensor) -> OnDisk:
-        """Write the bytes as they lie; a view is made dense first, in its own order of strides."""
-        dense = _dense(tensor.detach())
+    def packed(self, tensor: Tensor) -> Tensor:
+        """The bytes as they lie; a view is made dense first, in its own order of strides."""
+        return _dense(tensor.detach())
+
+    def reserve(self, packed: Tensor) -> OnDisk:
+        """An empty file."""
         with tempfile.NamedTemporaryFile(dir=self.directory, suffix=".boundary", delete=False) as f:
             path = Path(f.name)
-            handle = OnDisk(path, dense.shape, dense.stride(), dense.dtype, dense.device)
-            weakref.finalize(handle, path.unlink, missing_ok=True)
-            _flat_bytes(dense).cpu().numpy().tofile(f)
+        handle = OnDisk(path, packed.shape, packed.stride(), packed.dtype, packed.device)
+        weakref.finalize(handle, path.unlink, missing_ok=True)
         return handle
 
-    def get(self, handle: OnDisk) -> Tensor:
-        """Read the bytes into a new tensor of the same strides."""
-        tensor = torch.empty_strided(handle.shape, handle.stride, dtype=handle.dtype)
+    def send(self, packed: Tensor, handle: OnDisk) -> None:
+        """Write the bytes."""
+        with handle.path.open("wb") as f:
+            _flat_bytes(packed).cpu().numpy().tofile(f)
+
+    def room(self, handle: OnDisk) -> Tensor:
+        """A new tensor of the same strides."""
+        return torch.empty_strided(
+            handle.shape, handle.stride, dtype=handle.dtype, device=handle.device
+        )
+
+    def fetch(self, handle: OnDisk, room: Tensor) -> None:
+        """Read the bytes."""
+        near = room if room.device.type == "cpu" else torch.empty_like(room, device="cpu")
         with handle.path.open("rb") as f:
-            count = f.readinto(_flat_bytes(tensor).numpy().data)
-        if count != tensor.numel() * tensor.element_size():
+            count = f.readinto(_flat_bytes(near).numpy().data)
+        if count != near.numel() * near.element_size():
             raise OSError(f"{handle.path} was cut short while a boundary rested in it")
-        return tensor.to(handle.device)
+        if near is not room:
+            room.copy_(near)
 
 
 def _dense(tensor: Tensor) -> Tensor:
+    if tensor.is_contiguous():
+        return tensor
     # empty_like of a dense tensor keeps its strides; a strided slice becomes contiguous.
     like = torch.empty_like(tensor)
     return tensor if like.stride() == tensor.stride() else tensor.contiguous()

@@ -1,0 +1,23 @@
+"""A simulated device as the rates that plans are made by."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.cells import Cell
+from bench.simulate import accelerators
+from bench.training import PURE
+from strategies.profiling.rates import Rates
+
+
+def rates_of(cell: Cell) -> Rates:
+    """The catalogue's rates for the cell's precision."""
+    device = accelerators.get(cell.device)
+    low = PURE.get(cell.precision) or (torch.bfloat16 if "bf16" in cell.precision else None)
+    dtype = str(low or torch.float32).removeprefix("torch.")
+    return Rates(
+        flops_per_s=device.flops_per_s(dtype),
+        bytes_per_s=device.memory_bandwidth_bytes_per_s,
+        launch_s=device.launch_overhead_s,
+        link_bytes_per_s=device.link_bandwidth_bytes_per_s,
+    )

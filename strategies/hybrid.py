@@ -1,0 +1,128 @@
+"""Offload and recompute together, within a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from strategies import budget as budgets
+from strategies.budget import Budgeted, resolve
+from strategies.chain import Chain
+from strategies.cost import predict
+from strategies.profile import ChainProfile
+from strategies.schedule import Schedule
+from strategies.storage import Overlapped, Storage
+from strategies.storage.auto import check, no_other_place, tier_of
+
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hybrid(Budgeted):
+    """Each boundary stays, leaves over the link beside compute, or is recomputed from an earlier.
+
+    POFO (Beaumont, Eyraud-Dubois and Shilova 2021, «Efficient combination of rematerialization and
+    offloading for training DNNs», NeurIPS). See `strategies.solvers.hybrid`; transfers are those of
+    `strategies.storage.overlapped`, which has not run on an accelerator yet.
+
+    Attributes:
+        link: bytes per second each way: ``25GB/s``; ``auto``: the device's, as far as it is known.
+        tier: ``host``, ``disk`` or ``auto``; see `strategies.offload`.
+        directory: where the files go; default the system's temporary folder.
+    """
+
+    textbook_memory: ClassVar[str | None] = "a budget"
+    textbook_compute: ClassVar[str | None] = "larger of compute and link"
+
+    link: str = AUTO
+    tier: str = "auto"
+    directory: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("hybrid", self.tier, self.directory)
+        if self.link != AUTO:
+            rate(self.link)
+
+    def unsupported(self, model: nn.Module, device: torch.device) -> str | None:
+        """Host memory is no other place than a CPU's own."""
+        return no_other_place(self.tier, device) or super().unsupported(model, device)
+
+    def storage(self) -> Storage:
+        """Boundaries as they are, on another tier."""
+        return Storage(tier=Overlapped(tier_of(self.tier, self.directory)))
+
+    def profile_of(self, chain: Chain) -> ChainProfile:
+        """The chain's profile with this strategy's link."""
+        profile = super().profile_of(chain)
+        if self.link == AUTO:
+            return profile
+        return dataclasses.replace(profile, link_bytes_per_s=rate(self.link))
+
+    def solve(self, profile: ChainProfile, budget_bytes: int) -> Schedule | None:
+        """See `strategies.solvers.hybrid.solve`."""
+        from strategies.solvers import hybrid  # noqa: PLC0415 - brings a compiler
+
+        found = hybrid.solve(profile, budget_bytes)
+        return None if found is None else found.schedule
+
+    def smallest_bytes(self, profile: ChainProfile) -> int:
+        """See `strategies.solvers.hybrid.smallest_bytes`; below that of `optimal`."""
+        from strategies.solvers import hybrid  # noqa: PLC0415 - as above
+
+        return hybrid.smallest_bytes(profile)
+
+    def notes(self, chain: Chain) -> Sequence[str]:
+        """How much of the budget is used, what crosses the link, and how far the bound is."""
+        from strategies.solvers import hybrid  # noqa: PLC0415 - as above
+
+        profile = self.profile_of(chain)
+        found = hybrid.solve(profile, resolve(self.budget, profile))
+        if found is None:
+            return super().notes(chain)
+        step_s = predict(profile, found.schedule).step_s
+        gap = step_s / (profile.plain_step_s + found.bound_s) - 1
+        known = f"no such schedule is faster by more than {gap:.2%} of a step"
+        return (
+            *super().notes(chain),
+            traffic(profile, found.schedule),
+            f"{known} (memory counted in {found.slot_bytes:,} bytes)",
+        )
+
+    @classmethod
+    def grid(cls) -> Sequence[Hybrid]:
+        """A tight budget and a loose one."""
+        return tuple(cls(budget=budget) for budget in ("40%", "70%"))
+
+
+def rate(text: str) -> int:
+    """Bytes per second, written as ``25GB/s``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    problem = f"a link is written as 25GB/s or 3.2GiB/s, or auto; not {text!r}"
+    size, per, unit = text.partition("/")
+    try:
+        value = budgets.parse(size)
+    except ValueError as error:
+        raise ValueError(problem) from error
+    if (per, unit.strip()) != ("/", "s") or not isinstance(value, int) or value < 1:
+        raise ValueError(problem)
+    return value
+
+
+def traffic(profile: ChainProfile, schedule: Schedule) -> str:
+    """What crosses the link in a step, and whether compute waits for it."""
+    predicted = predict(profile, schedule)
+    if not predicted.link_bytes:
+        return "nothing crosses the link"
+    crossed = f"{predicted.link_bytes:,} bytes cross the link both ways taken together"
+    share = predicted.stall_s / predicted.step_s
+    moving_s = predicted.link_bytes / profile.link_bytes_per_s
+    bound = "the link" if moving_s > predicted.step_s - predicted.stall_s else "compute"
+    return f"{crossed}; compute waits {share:.2%} of the step for it, and {bound} bounds the step"
