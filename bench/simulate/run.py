@@ -84,7 +84,7 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
         step = TrainingStep(
             workload, model, batch, torch.device("cpu"), cell.precision, cell.optimizer
         )
-        step.rates = rates_of(cell) if as_cuda else None
+        step.rates = rates_of(cell) if cell.simulated else None
         if as_cuda and step.update_rule is not None:
             for group in step.update_rule.param_groups:
                 group["foreach"] = True
