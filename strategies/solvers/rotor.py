@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -243,15 +242,19 @@ class Solver:
                 yield float(rest) + repeated + n.mode_s[mode], "bare", mode
 
     def _group_costs(self, begin: int, end: int, slots: int) -> Iterator[tuple[float, str, int]]:
+        """The cheapest group that fits, and of those the shortest; all lengths at once."""
         n, count, inside = self.numbers, len(self.profile.blocks), self.table.shape[0] - 1
-        need, repeated = -math.inf, 0.0
-        for last in range(begin, min(end, n.reach[begin] + 1)):
-            need = max(need, n.unsaved_first[last] if last == begin else n.unsaved_next[last])
-            repeated += n.forward_s[last] * (end < count)
-            if slots >= max(need + n.around[end], n.group_taken[last], n.group_own):
-                rest = self.table[0, last + 1, end, slots - n.group_taken[last]]
-                own = self.table[inside, begin, last, slots - n.group_own]
-                yield float(rest) + float(own) + repeated, "group", last
+        ends = np.arange(begin, min(end, n.reach[begin] + 1))
+        working = np.where(ends == begin, n.unsaved_first[ends], n.unsaved_next[ends])
+        need = np.maximum.accumulate(working) + n.around[end]
+        fits = slots >= np.maximum(np.maximum(need, n.group_taken[ends]), n.group_own)
+        if fits.any():
+            repeated, ends = np.cumsum(n.forward_s[ends])[fits], ends[fits]
+            rest = self.table[0, ends + 1, end, slots - n.group_taken[ends]].astype(float)
+            own = self.table[inside, begin, ends, slots - n.group_own].astype(float)
+            costs = rest + own + repeated * (end < count)
+            best = int(np.argmin(costs))
+            yield float(costs[best]), "group", int(ends[best])
 
 
 def slots_for(blocks: int) -> int:
