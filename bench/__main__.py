@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -303,6 +304,8 @@ def finish(found: Sequence[Record]) -> None:
 
 def main() -> None:
     """Run the command line; errors of the user end in one sentence and exit code 2."""
+    # Before torch is imported: threads that spin while they wait make timed steps slow.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
     try:
         code = app(standalone_mode=False, prog_name="python -m bench")

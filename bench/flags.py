@@ -25,6 +25,9 @@ Seed = Annotated[int, typer.Option(help="Of the step's random numbers.")]
 Custom = Annotated[
     list[str] | None, typer.Option("--sim", help="Of --device sim:custom: memory_gb=48.")
 ]
+Modelled = Annotated[
+    bool, typer.Option("--modelled", help="Block times from a roofline instead of the clock.")
+]
 
 
 def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:

@@ -78,6 +78,12 @@ def _device_name(cell: Cell) -> str:
     return devices.describe(torch.device(cell.device))
 
 
+def where(cell: Cell) -> str:
+    """Device, torch version and today, as the heading of what is not stored."""
+    today = datetime.now(UTC).date().isoformat()
+    return f"{cell.device} ({_device_name(cell)}); torch {torch.__version__}; {today}"
+
+
 def measure(cell: Cell) -> Record:
     """Measure, or simulate, one cell in this process.
 

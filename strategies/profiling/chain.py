@@ -78,7 +78,7 @@ def profile_chain(
     how = _How(rates or nominal(step.device), scratch and _is_real_cpu(step))
     saved = _watch_saved(step, chain)
     normal = _watch_step(step, chain, how)
-    with _installed(lambda: execute.install(chain, plans.uniform(len(chain), 1))):
+    with installed(lambda: execute.install(chain, plans.uniform(len(chain), 1))):
         recomputed = _watch_step(step, chain, how)
     others = {name: _watch_mode(step, chain, name, how) for name in modes}
     gradients = _gradient_bytes(chain)
@@ -122,14 +122,15 @@ def _watch_mode(step: Step, chain: Chain, name: str, how: _How) -> _ModeWatched 
         return None
     with (
         contextlib.suppress(Unsupported),  # some blocks only find out when they run
-        _installed(lambda: modes_of.install(chain, dict.fromkeys(indices, name))),
+        installed(lambda: modes_of.install(chain, dict.fromkeys(indices, name))),
     ):
         return _ModeWatched(indices, _watch_saved(step, chain), _watch_step(step, chain, how))
     return None
 
 
 @contextlib.contextmanager
-def _installed(install: Callable[[], list[Undo]]) -> Iterator[None]:
+def installed(install: Callable[[], list[Undo]]) -> Iterator[None]:
+    """What ``install`` does, undone at the end."""
     undos = install()
     try:
         yield
@@ -144,7 +145,7 @@ def _installed(install: Callable[[], list[Undo]]) -> Iterator[None]:
 def _watch_saved(step: Step, chain: Chain) -> _Saved:
     watcher = _SavedWatcher(step)
     saved_hooks = torch.autograd.graph.saved_tensors_hooks(watcher.pack, lambda tensor: tensor)
-    with _hooks(chain, watcher.enter, watcher.leave), saved_hooks:
+    with hooks(chain, watcher.enter, watcher.leave), saved_hooks:
         loss = step.forward()
     del loss
     _check_order(watcher.order, len(chain))
@@ -213,7 +214,7 @@ def _check_order(order: list[int], n_blocks: int) -> None:
 
 
 @contextlib.contextmanager
-def _hooks(
+def hooks(
     chain: Chain,
     enter: Callable[[int, Tensor, Sequence[Tensor]], None],
     leave: Callable[[int, Tensor], None],
@@ -315,7 +316,7 @@ def _watch_step(step: Step, chain: Chain, how: _How) -> _Watched:
             output.register_hook(lambda _: mark(f"backward {index}"))
         mark(f"leave {index}")
 
-    with _hooks(chain, enter, leave), trace or contextlib.nullcontext(), ledger:
+    with hooks(chain, enter, leave), trace or contextlib.nullcontext(), ledger:
         mark("start")
         loss = step.forward()
         mark("forward done")
