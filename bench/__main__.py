@@ -19,7 +19,8 @@ import msgspec
 import typer
 
 from bench import claims as ledger
-from bench import commands_plan, commands_profile, flags, records
+from bench import commands_budgets, commands_plan, commands_profile, flags, records
+from bench.flags import Format, FormatOption, ResultsOption
 from bench.progress import reporter
 from bench.records import Record
 from bench.report import compare as comparison
@@ -33,18 +34,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 app.command("profile")(commands_profile.profile)
 app.command("plan")(commands_plan.plan)
+app.command("budgets")(commands_budgets.budgets)
 
-README = Path("README.md")
 FAILED = ("mismatch", "crash", "timeout")
 INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt
-
-
-class Format(enum.StrEnum):
-    """How to print."""
-
-    md = "md"
-    json = "json"
-    csv = "csv"
 
 
 class Kind(enum.StrEnum):
@@ -53,10 +46,6 @@ class Kind(enum.StrEnum):
     strategies = "strategies"
     workloads = "workloads"
     devices = "devices"
-
-
-ResultsOption = Annotated[Path, typer.Option("--results", help="The folder that holds raw/.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 
 
 @app.command("list")
@@ -163,7 +152,7 @@ def sweep(
     wanted = sweep.cells_of(profile, device or devices.default())
     with reporter(len(wanted)) as progress:
         found = sweep.run(wanted, results, progress, timeout_s=timeout)
-    regenerate.regenerate(results, README if owns_readme(results) else None)
+    regenerate.regenerate(results, regenerate.readme_of(results))
     timed = [record for record in found if record.step_s]
     print_records(timed or found, Format.md)
     finish(found)
@@ -228,11 +217,6 @@ def compare(
     typer.echo(result.markdown(), nl=False)
     if result.regressions:
         raise typer.Exit(1)
-
-
-def owns_readme(results: Path) -> bool:
-    """Whether the README here shows these results."""
-    return README.exists() and results.resolve() == records.RESULTS.resolve()
 
 
 def fitted(cell: Cell, axis: str) -> Cell:

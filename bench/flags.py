@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +30,18 @@ Custom = Annotated[
 Modelled = Annotated[
     bool, typer.Option("--modelled", help="Block times from a roofline instead of the clock.")
 ]
+
+
+class Format(enum.StrEnum):
+    """How to print rows."""
+
+    md = "md"
+    json = "json"
+    csv = "csv"
+
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="The folder that holds raw/.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 
 
 def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:

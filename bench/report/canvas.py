@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,6 +27,15 @@ STYLE: Any = {
     "savefig.dpi": 150,
 }
 GRID: dict[str, Any] = {"color": "0.92", "linewidth": 0.8}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The same look whatever the user's own settings are, which come back at the end."""
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a matplotlibrc at home must not change what is committed
+        mpl.rcParams.update(STYLE)
+        yield
 
 
 def render(figure: Figure) -> dict[str, bytes]:

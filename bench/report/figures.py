@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import canvas, display, growth, plane
+from bench.report import canvas, display, growth, plane, staircase
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
+from bench.studies import Study
 
 
-def figures(frame: pd.DataFrame) -> dict[str, bytes]:
+def figures(frame: pd.DataFrame, studies: Sequence[Study] = ()) -> dict[str, bytes]:
     """Every figure by file name."""
-    look = display.looks(str(name) for name in frame["strategy"])
+    named = {name for study in studies for name in staircase.strategies_of(study)}
+    look = display.looks({*map(str, frame["strategy"]), *named})
     files: dict[str, bytes] = {}
-    with mpl.rc_context():  # puts the caller's style back
-        mpl.rcdefaults()  # a matplotlibrc at home must not change what is committed
-        mpl.rcParams.update(canvas.STYLE)
-        for name, figure in (*_planes(frame, look), *_depths(frame, look)):
+    with canvas.style():
+        drawn = (*_planes(frame, look), *_depths(frame, look), *_staircases(studies, look))
+        for name, figure in drawn:
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -33,7 +33,10 @@ def _slug(text: str) -> str:
 
 def _named(kind: str, key: str, row: Row, used: set[str]) -> str:
     """``memory-time-gpt-mini-cpu``; a digest of the setting tells later ones apart."""
-    name = f"{kind}-{_slug(row['workload'])}-{_slug(row['device'])}"
+    return _apart(f"{kind}-{_slug(row['workload'])}-{_slug(row['device'])}", key, used)
+
+
+def _apart(name: str, key: str, used: set[str]) -> str:
     if name in used:
         name += "-" + hashlib.sha256(key.encode()).hexdigest()[:6]
     used.add(name)
@@ -55,3 +58,10 @@ def _depths(frame: pd.DataFrame, look: Mapping[str, Look]) -> Iterator[tuple[str
     used: set[str] = set()
     for chain in by_chain(series(frame)):
         yield _named("depth", chain[0].chain, chain[0].first, used), growth.figure(chain, look)
+
+
+def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+    used: set[str] = set()
+    for study in studies:
+        key = f"{study.machine_id} {study.device}"
+        yield _apart(f"budgets-{_slug(study.workload)}", key, used), staircase.figure(study, look)

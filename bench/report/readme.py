@@ -13,6 +13,16 @@ from bench.report.tables import NOTES, group_table, title, tradeoff_groups
 BEGIN = "<!-- tradeoff:begin -->"
 END = "<!-- tradeoff:end -->"
 
+LINKS = (
+    ("every table", "tradeoff"),
+    ("growth with depth", "depth"),
+    ("the time model against this CPU", "calibration"),
+    ("what a simulation costs", "simulator"),
+    ("the textbook's claims judged", "claims"),
+    ("failures", "failures"),
+)
+BUDGETS = ("ten budgets against every rule", "budgets")
+
 
 def main_groups(frame: pd.DataFrame) -> list[list[Row]]:
     """One group a device, measured ones if there are any: that with most cells timed, then run."""
@@ -30,22 +40,19 @@ def _weight(group: Sequence[Row]) -> tuple[int, int]:
     return sum(bool(row["rounds"]) for row in group), len(group)
 
 
-def block(frame: pd.DataFrame, tables: str) -> str:
-    """The Markdown for the README; ``tables`` is the path of the tables' folder from there."""
+def block(frame: pd.DataFrame, tables: str, *, studied: bool = False) -> str:
+    """The Markdown for the README.
+
+    Args:
+        frame: of the records.
+        tables: the path of the tables' folder from the README's.
+        studied: there is a table of budgets.
+    """
     parts = []
     for group in main_groups(frame):
         parts += [f"### {cell(title(group))}\n", group_table(group)]
-    links = ", ".join(
-        f"[{text}]({tables}/{name}.md)"
-        for text, name in (
-            ("every table", "tradeoff"),
-            ("growth with depth", "depth"),
-            ("the time model against this CPU", "calibration"),
-            ("what a simulation costs", "simulator"),
-            ("the textbook's claims judged", "claims"),
-            ("failures", "failures"),
-        )
-    )
+    named = [*LINKS[:1], *(BUDGETS for _ in range(studied)), *LINKS[1:]]
+    links = ", ".join(f"[{text}]({tables}/{name}.md)" for text, name in named)
     return "\n".join([*parts, NOTES, f"More: {links}.\n"])
 
 

@@ -9,30 +9,64 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from bench import claims
-from bench.records import Record, decode, read_all, write_atomically
-from bench.report import growth, modelled, tables
+import pandas as pd
+
+from bench import claims, studies
+from bench.records import RESULTS, Record, decode, read_all, write_atomically
+from bench.report import budgets, growth, modelled, tables
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
+from bench.studies import Study
+
+Read = TypeVar("Read")
 
 TABLES = "tables"
 FIGURES = "figures"
+README = Path("README.md")
 SUFFIXES = frozenset({".csv", ".json", ".md", ".png", ".svg"})
 TEXT = frozenset({".csv", ".json", ".md"})
 
 
-def render(records: list[Record], results: Path, readme: Path | None) -> dict[Path, bytes]:
+def readme_of(results: Path) -> Path | None:
+    """The README here, if these are the results that it shows."""
+    return README if README.exists() and results.resolve() == RESULTS.resolve() else None
+
+
+def render(
+    records: list[Record], results: Path, readme: Path | None, found: Sequence[Study] = ()
+) -> dict[Path, bytes]:
     """Every generated file with its bytes, by path.
+
+    Args:
+        records: of cells.
+        results: the folder to write tables and figures into.
+        readme: the README with markers, or ``None`` to leave it out.
+        found: budget studies; without any, nothing is made of them.
 
     Raises:
         ValueError: a record whose rounds cannot be paired, or a README without markers.
     """
     frame = build(records)
-    texts = {
+    texts = _texts(frame) if records else {}
+    if found:
+        texts |= {"budgets.md": budgets.markdown(found), "budgets.csv": budgets.csv(found)}
+    files = {results / TABLES / name: text.encode() for name, text in texts.items()}
+    files |= {results / FIGURES / name: data for name, data in figures(frame, found).items()}
+    if readme is not None:
+        folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
+        block = readmes.block(frame, folder, studied=bool(found))
+        files[readme] = readmes.inject(readme.read_bytes().decode(), block).encode()
+    return files
+
+
+def _texts(frame: pd.DataFrame) -> dict[str, str]:
+    """Tables of the records, by file name."""
+    return {
         "tradeoff.md": tables.tradeoff(frame),
         "tradeoff.csv": tables.tradeoff_csv(frame),
         "depth.md": growth.table(frame),
@@ -43,13 +77,6 @@ def render(records: list[Record], results: Path, readme: Path | None) -> dict[Pa
         "claims.md": claims.markdown(frame),
         "claims.json": claims.as_json(frame),
     }
-    files = {results / TABLES / name: text.encode() for name, text in texts.items()}
-    files |= {results / FIGURES / name: data for name, data in figures(frame).items()}
-    if readme is not None:
-        folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
-        text = readmes.inject(readme.read_bytes().decode(), readmes.block(frame, folder))
-        files[readme] = text.encode()
-    return files
 
 
 def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> list[str]:
@@ -58,7 +85,7 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     With ``check`` nothing on disk changes.
 
     Args:
-        results: The folder that holds ``raw``.
+        results: The folder that holds ``raw`` and ``budgets``.
         readme: The README with markers, or ``None`` to leave it out.
         check: Compare instead of writing.
 
@@ -70,20 +97,29 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
         ValueError: no records, or one that cannot be reported.
     """
     bad: list[str] = []
-    records = _strictly(results, bad) if check else list(read_all(results))
-    if not records:
+    records = _strictly(_record_paths(results), decode, bad) if check else list(read_all(results))
+    found = (
+        _strictly(studies.paths(results), studies.decode, bad)
+        if check
+        else list(studies.read_all(results))
+    )
+    if not records and not found:
         raise ValueError(f"no records under {results / 'raw'}: measure something first")
-    files = render(records, results, readme)
+    files = render(records, results, readme, found)
     stale = sorted(set(_generated(results)) - set(files))
     return bad + _differences(files, stale) if check else _write(files, stale)
 
 
-def _strictly(results: Path, bad: list[str]) -> list[Record]:
-    """Records without setting any file aside: a check must not rename what it checks."""
+def _record_paths(results: Path) -> list[Path]:
+    return sorted((results / "raw").rglob("*.json"))
+
+
+def _strictly(paths: Sequence[Path], read: Callable[[bytes], Read], bad: list[str]) -> list[Read]:
+    """What files hold, without setting any aside: a check must not rename what it checks."""
     found = []
-    for path in sorted((results / "raw").rglob("*.json")):
+    for path in paths:
         try:
-            found.append(decode(path.read_bytes()))
+            found.append(read(path.read_bytes()))
         except ValueError as error:
             bad.append(f"{path}: {error}")
     return found
