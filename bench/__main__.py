@@ -19,7 +19,14 @@ import msgspec
 import typer
 
 from bench import claims as ledger
-from bench import commands_budgets, commands_plan, commands_profile, flags, records
+from bench import (
+    commands_budgets,
+    commands_frontier,
+    commands_plan,
+    commands_profile,
+    flags,
+    records,
+)
 from bench.flags import Format, FormatOption, ResultsOption
 from bench.progress import reporter
 from bench.records import Record
@@ -35,6 +42,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command("profile")(commands_profile.profile)
 app.command("plan")(commands_plan.plan)
 app.command("budgets")(commands_budgets.budgets)
+app.command("frontier")(commands_frontier.frontier)
 
 FAILED = ("mismatch", "crash", "timeout")
 INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt

@@ -114,7 +114,7 @@ def heuristics(count: int) -> list[str]:
 
 
 def contenders(chain: strategies.Chain, optimal: list[Schedule]) -> dict[Schedule, list[str]]:
-    """Distinct schedules, `none` first, each with the rules that give it; those of `optimal` last."""
+    """Distinct schedules, `none` first, each with the rules that give it; optimal ones last."""
     found: dict[Schedule, list[str]] = {}
     for spec in heuristics(len(chain)):
         schedule = strategies.get(spec).schedule(chain).split(chain.borders)

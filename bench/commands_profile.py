@@ -108,10 +108,12 @@ def chain_text(cell: Cell, output: Format, *, measured: bool) -> str:
 
 def stem(cell: Cell) -> str:
     """``timeline-gpt-mini-every-k-k-4-sim-h100-80gb``."""
-    return "-".join(
-        re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-        for text in ("timeline", cell.workload, cell.spec, cell.device)
-    )
+    return "-".join(map(slug, ("timeline", cell.workload, cell.spec, cell.device)))
+
+
+def slug(text: str) -> str:
+    """Text as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def write(timeline: Timeline, folder: Path, name: str) -> list[Path]:

@@ -40,6 +40,27 @@ def profile_cell(cell: Cell, *, measured: bool = False) -> ChainProfile:
     return profile_step(step, _chain(step), measured=measured)
 
 
+def profile_for(cell: Cell, strategy: strategies.Strategy) -> ChainProfile:
+    """The profile that a strategy plans by in a cell; a strategy that needs one.
+
+    Raises:
+        strategies.Unsupported: the strategy cannot be planned for this workload.
+    """
+    if cell.simulated:
+        mode = FakeTensorMode()
+        step = fake_step(cell, mode)
+        with mode, semantics.cuda():
+            return _planned_by(step, strategy)
+    torch.set_num_threads(cell.threads)
+    return _planned_by(build_step(cell), strategy)
+
+
+def _planned_by(step: TrainingStep, strategy: strategies.Strategy) -> ChainProfile:
+    chain = strategies.profiled(step.model, strategy, step, blocks=step.workload.blocks)
+    assert chain.profile is not None
+    return chain.profile
+
+
 def times_of(cell: Cell, *, measured: bool) -> str:
     """What `profile_cell` makes of the times: ``measured`` or ``modelled``."""
     return "measured" if measured and not cell.simulated else "modelled"

@@ -60,14 +60,14 @@ def head(figure: Figure, what: str, points: Sequence[Row], without: Sequence[str
     first = points[0]
     shape = display.options(first, without=(ATTENTION, *without))
     facts = f"{display.where(points)}\n{shape}; {first['precision']}"
-    figure.axes[0].set_title(_wrap(facts), fontsize=7.5, color="0.3", loc="left")
+    figure.axes[0].set_title(wrap(facts), fontsize=7.5, color="0.3", loc="left")
     title = figure.suptitle(f"{first['workload']}: {what}", fontsize=12, ha="left")
     figure.draw_without_rendering()  # settles the layout, which what follows depends on
     figure.set_layout_engine("none")
     title.set_x(figure.axes[0].get_position().x0)
 
 
-def _wrap(text: str, width: int = 125) -> str:
+def wrap(text: str, width: int = 125) -> str:
     """Lines of at most ``width`` characters, broken after a comma or semicolon."""
     lines = []
     for paragraph in text.splitlines():
