@@ -17,6 +17,7 @@ REPORT = [
     *sorted((ROOT / "bench" / "report").rglob("*.py")),
     ROOT / "bench" / "claims.py",
     ROOT / "bench" / "records.py",
+    ROOT / "bench" / "studies.py",
     ROOT / "bench" / "__init__.py",
 ]
 SIDE_EFFECTS = {"logging", "time", "datetime", "warnings", "pickle", "shelve", "marshal", "socket"}

@@ -182,7 +182,7 @@ def test_killed_half_way_leaves_whole_files(results, monkeypatch):
 def documented():
     """Name, type, unit and meaning of each field in results/README.md."""
     text = (Path(__file__).parent.parent / "results" / "README.md").read_text("utf-8")
-    lines = text.partition("## One record")[2].splitlines()
+    lines = text.partition("## One record")[2].partition("\n## ")[0].splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "| `" in line]
     return [(name.strip("`"), kind, unit, meaning) for name, kind, unit, meaning in rows]
 
