@@ -122,7 +122,7 @@ def as_dicts(made: Sequence[Row]) -> list[dict[str, Any]]:
 
 def markdown(made: Sequence[Row]) -> str:
     """Heading, the cells on a front, and what ended badly with its reason."""
-    header = ("Strategy", "Plan", "Peak, MB", "Step time × none", "Front")
+    header = ("Strategy", "Plan", "Peak, MB", "Step time × none [95 %]", "Front")
     body = [
         _line(row, name)
         for kind in (MODELLED, MEASURED)
@@ -148,7 +148,7 @@ def _line(row: Row, kind: str) -> list[str]:
         display.cell(row["spec"]),
         display.code(display.abbreviate(row["plan"] or "")),
         display.megabytes(row["peak_allocated_bytes"]),
-        display.times(row["step_ratio"]),
+        display.interval(row) if kind.startswith(MEASURED) else display.times(row["step_ratio"]),
         kind,
     ]
 
