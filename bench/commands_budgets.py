@@ -21,9 +21,9 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "gpt-mini": {},
     "llama-mini": {},
     "vit-mini": {"layers": 8, "dim": 192, "image": 128},
-    "resnet50": {},
+    "resnet50": {"dim": 32, "batch": 12, "image": 96},
 }
-ROUNDS = 11
+ROUNDS = 9
 TIMEOUT_S = 1800.0
 
 

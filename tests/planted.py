@@ -212,7 +212,7 @@ class Refuses(Strategy):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thrifty(Budgeted):
-    """Nothing is kept, or everything, whatever the budget allows."""
+    """Everything is kept, or every other boundary, as the budget allows."""
 
     def solve(self, profile, budget_bytes):
         found = [Schedule(plan) for plan in self._plans(profile)]
@@ -224,7 +224,7 @@ class Thrifty(Budgeted):
 
     def _plans(self, profile):
         count = len(profile.blocks)
-        return plans.plain(count), plans.uniform(count, 1)
+        return plans.plain(count), plans.uniform(count, 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,7 @@ MEASURED = [
     budgeted(40_000_000, 40, 1.2, 1.22),
     budgeted(70_000_000, 70, 1.1, 1.12),
     make("offload", workload="gpt-mini", workload_options=gpt_options(), status="unsupported",
-         reason="offload: no tier"),
+         reason="offload: no tier", peak_allocated_bytes=None),
 ]  # fmt: skip
 
 
