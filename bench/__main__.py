@@ -26,6 +26,7 @@ from bench import (
     commands_profile,
     flags,
     records,
+    studies,
 )
 from bench.flags import Format, FormatOption, ResultsOption
 from bench.progress import reporter
@@ -193,7 +194,7 @@ def tables_(
     results: ResultsOption = records.RESULTS,
 ) -> None:
     """Regenerate every table and figure from the stored records."""
-    if not (results / "raw").is_dir():
+    if not any((results / name).is_dir() for name in ("raw", studies.FOLDER)):
         raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
     lines = regenerate.regenerate(results, readme if readme.exists() else None, check=check)
     for line in lines:

@@ -28,7 +28,9 @@ class Format(enum.StrEnum):
 def plan(  # noqa: PLR0917 - one parameter a flag
     workload: flags.Workload,
     budget: Annotated[str, typer.Option(help="8GB, 8GiB, bytes, or 50% of what none needs.")],
-    device: Annotated[str, typer.Option(help="cpu, or a simulated one: sim:h100-80gb.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda …, or a simulated one: sim:h100-80gb.")
+    ] = "cpu",
     options: flags.Options = None,
     layers: flags.Layers = None,
     seq: flags.Seq = None,

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 from study_factory import CONTENDERS, MB, changed, contender, study
 from test_report_factory import gpt_options, make
 
+from bench import __main__ as cli
 from bench import records, studies
 from bench.report import budgets, canvas, display, figures, readme, regenerate, staircase
 from bench.report.frame import build
@@ -181,6 +183,17 @@ def test_studies_alone_are_reported(tmp_path):
     studies.write(study(), tmp_path)
     regenerate.regenerate(tmp_path, None)
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {"budgets.md", "budgets.csv"}
+
+
+def test_the_command_reports_studies_alone_too(tmp_path, monkeypatch, capsys):
+    studies.write(study(), tmp_path)
+    monkeypatch.setattr("sys.argv", ["bench", "tables", "--results", str(tmp_path)])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back at the end
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 0
+    assert f"wrote {tmp_path / 'tables' / 'budgets.md'}" in capsys.readouterr().out
 
 
 def test_figures_of_two_machines_have_names_of_their_own():
