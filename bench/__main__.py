@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,7 +19,17 @@ import msgspec
 import typer
 
 from bench import claims as ledger
-from bench import commands_plan, commands_profile, commands_solvers, flags, records
+from bench import (
+    commands_budgets,
+    commands_frontier,
+    commands_plan,
+    commands_profile,
+    commands_solvers,
+    flags,
+    records,
+    studies,
+)
+from bench.flags import Format, FormatOption, ResultsOption
 from bench.progress import reporter
 from bench.records import Record
 from bench.report import compare as comparison
@@ -33,18 +44,11 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command("profile")(commands_profile.profile)
 app.command("plan")(commands_plan.plan)
 app.command("solvers")(commands_solvers.solvers)
+app.command("budgets")(commands_budgets.budgets)
+app.command("frontier")(commands_frontier.frontier)
 
-README = Path("README.md")
 FAILED = ("mismatch", "crash", "timeout")
 INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt
-
-
-class Format(enum.StrEnum):
-    """How to print."""
-
-    md = "md"
-    json = "json"
-    csv = "csv"
 
 
 class Kind(enum.StrEnum):
@@ -53,10 +57,6 @@ class Kind(enum.StrEnum):
     strategies = "strategies"
     workloads = "workloads"
     devices = "devices"
-
-
-ResultsOption = Annotated[Path, typer.Option("--results", help="The folder that holds raw/.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 
 
 @app.command("list")
@@ -163,7 +163,7 @@ def sweep(
     wanted = sweep.cells_of(profile, device or devices.default())
     with reporter(len(wanted)) as progress:
         found = sweep.run(wanted, results, progress, timeout_s=timeout)
-    regenerate.regenerate(results, README if owns_readme(results) else None)
+    regenerate.regenerate(results, regenerate.readme_of(results))
     timed = [record for record in found if record.step_s]
     print_records(timed or found, Format.md)
     finish(found)
@@ -196,7 +196,7 @@ def tables_(
     results: ResultsOption = records.RESULTS,
 ) -> None:
     """Regenerate every table and figure from the stored records."""
-    if not (results / "raw").is_dir():
+    if not any((results / name).is_dir() for name in ("raw", studies.FOLDER)):
         raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
     lines = regenerate.regenerate(results, readme if readme.exists() else None, check=check)
     for line in lines:
@@ -228,11 +228,6 @@ def compare(
     typer.echo(result.markdown(), nl=False)
     if result.regressions:
         raise typer.Exit(1)
-
-
-def owns_readme(results: Path) -> bool:
-    """Whether the README here shows these results."""
-    return README.exists() and results.resolve() == records.RESULTS.resolve()
 
 
 def fitted(cell: Cell, axis: str) -> Cell:
@@ -304,6 +299,8 @@ def finish(found: Sequence[Record]) -> None:
 
 def main() -> None:
     """Run the command line; errors of the user end in one sentence and exit code 2."""
+    # Before torch is imported: threads that spin while they wait make timed steps slow.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
     try:
         code = app(standalone_mode=False, prog_name="python -m bench")

@@ -28,7 +28,9 @@ class Format(enum.StrEnum):
 def plan(  # noqa: PLR0917 - one parameter a flag
     workload: flags.Workload,
     budget: Annotated[str, typer.Option(help="8GB, 8GiB, bytes, or 50% of what none needs.")],
-    device: Annotated[str, typer.Option(help="cpu, or a simulated one: sim:h100-80gb.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda …, or a simulated one: sim:h100-80gb.")
+    ] = "cpu",
     options: flags.Options = None,
     layers: flags.Layers = None,
     seq: flags.Seq = None,
@@ -38,11 +40,13 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     optimizer: flags.Optimizer = "none",
     seed: flags.Seed = 0,
     custom: flags.Custom = None,
+    modelled: flags.Modelled = False,
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
 ) -> None:
     """Find the fastest plan whose predicted peak is within a budget; say how good it is.
 
-    Profiles the chain on the CPU, or on fake tensors for a simulated device; nothing is stored.
+    Profiles the chain on the device, its block times measured, or on fake tensors for a simulated
+    one; nothing is stored.
     """
     from bench import cells, planning  # noqa: PLC0415 - imports torch
     from strategies import budget as budgets  # noqa: PLC0415
@@ -60,7 +64,7 @@ def plan(  # noqa: PLR0917 - one parameter a flag
             seed=seed,
         )
     )
-    profile = planning.profile_cell(cell)
+    profile = planning.profile_cell(cell, measured=not modelled)
     budget_bytes = budgets.resolve(budget, profile)
     found = rotor.solve(profile, budget_bytes)
     if found is None:
@@ -73,6 +77,7 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         "workload": workload,
         "device": cell.device,
         "modelled": cell.simulated,
+        "times": planning.times_of(cell, measured=not modelled),
         "budget_bytes": budget_bytes,
         **facts_of(profile, found, budget_bytes),
         **neighbours(profile, found),
@@ -94,7 +99,7 @@ def facts_of(profile: ChainProfile, found: Solution, budget_bytes: int) -> dict[
         "none_peak_bytes": none.peak_bytes,
         "used_fraction": predicted.peak_bytes / budget_bytes,
         "peak_phase": predicted.peak_phase,
-        "modelled_step_ratio": predicted.step_s / none.step_s,
+        "step_ratio": predicted.step_s / none.step_s,
         "gap_fraction": predicted.step_s / (profile.plain_step_s + found.bound_s) - 1,
         "slot_bytes": found.slot_bytes,
     }
@@ -117,6 +122,7 @@ def neighbours(profile: ChainProfile, found: Solution) -> dict[str, Any]:
 
 def _frontier(profile: ChainProfile) -> Iterator[dict[str, Any]]:
     """The best plans at evenly spaced budgets, from the smallest that fits to that of none."""
+    from bench.planning import budgets_between  # noqa: PLC0415 - imports torch
     from strategies import plan as plans  # noqa: PLC0415
     from strategies.cost import predict  # noqa: PLC0415
     from strategies.solvers import rotor  # noqa: PLC0415
@@ -124,15 +130,15 @@ def _frontier(profile: ChainProfile) -> Iterator[dict[str, Any]]:
     low = rotor.smallest_bytes(profile)
     high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
     slots = min(500, rotor.slots_for(len(profile.blocks)))
-    for number in range(STEPS + 1):
-        found = rotor.solve(profile, low + (high - low) * number // STEPS, slots)
+    for budget_bytes in budgets_between(low, high, STEPS + 1):
+        found = rotor.solve(profile, budget_bytes, slots)
         if found is not None:
             predicted = predict(profile, found.schedule)
             yield {
                 "plan": found.schedule.render(),
                 "predicted_peak_bytes": predicted.peak_bytes,
                 "step_s": predicted.step_s,
-                "modelled_step_ratio": predicted.step_s / profile.plain_step_s,
+                "step_ratio": predicted.step_s / profile.plain_step_s,
             }
 
 
@@ -147,9 +153,9 @@ def sentences(facts: dict[str, Any]) -> Iterator[str]:
         f" reached in {facts['peak_phase']}."
     )
     yield (
-        f"Modelled step time {facts['modelled_step_ratio']:.3f}× none; no nested plan within the"
-        f" budget is faster by more than {facts['gap_fraction']:.2%} of a step (memory counted in"
-        f" {facts['slot_bytes']:,} bytes)."
+        f"Step time by {facts['times']} block times: {facts['step_ratio']:.3f}× none; no nested"
+        f" plan within the budget is faster by more than {facts['gap_fraction']:.2%} of a step"
+        f" (memory counted in {facts['slot_bytes']:,} bytes)."
     )
     for name, what in (("next_cheaper", "cheaper"), ("next_smaller", "smaller")):
         other = facts[name]
@@ -158,7 +164,7 @@ def sentences(facts: dict[str, Any]) -> Iterator[str]:
         else:
             yield (
                 f"The next {what} plan peaks at {_mb(other['predicted_peak_bytes'])} and takes"
-                f" {other['modelled_step_ratio']:.3f}× none: {other['plan']}"
+                f" {other['step_ratio']:.3f}× none: {other['plan']}"
             )
 
 

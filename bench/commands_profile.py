@@ -44,12 +44,14 @@ def profile(  # noqa: PLR0917 - one parameter a flag
     optimizer: flags.Optimizer = "none",
     seed: flags.Seed = 0,
     custom: flags.Custom = None,
+    modelled: flags.Modelled = False,
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
 ) -> None:
     """Draw the bytes over one step by category, and say where the peak is.
 
     Runs in this process. Nothing is stored but the files under --out. With --chain: bytes, FLOPs
-    and modelled time of every block, in every mode; equal blocks in one row.
+    and time of every block, in every mode; equal blocks in one row. Times are measured on a real
+    device and modelled on a simulated one.
     """
     if out is None and not chain:
         raise ValueError("profile needs --out FOLDER for its files, or --chain")
@@ -69,7 +71,7 @@ def profile(  # noqa: PLR0917 - one parameter a flag
         )
     )
     if chain:
-        typer.echo(chain_text(cell, output))
+        typer.echo(chain_text(cell, output, measured=not modelled))
         return
     assert out is not None
     made = profiling.profile_cell(cell)
@@ -81,15 +83,16 @@ def profile(  # noqa: PLR0917 - one parameter a flag
         typer.echo(made.paragraph())
 
 
-def chain_text(cell: Cell, output: Format) -> str:
+def chain_text(cell: Cell, output: Format, *, measured: bool) -> str:
     """The chain profile of a cell's workload, as JSON or as a table."""
     import pandas as pd  # noqa: PLC0415 - slow to import
 
-    from bench import planning  # noqa: PLC0415 - imports torch
+    from bench import planning, worker  # noqa: PLC0415 - imports torch
 
-    made = dataclasses.asdict(planning.profile_cell(cell))
+    made = dataclasses.asdict(planning.profile_cell(cell, measured=measured))
+    times = planning.times_of(cell, measured=measured)
     if output is Format.json:
-        return json.dumps({"device": cell.device, **made}, indent=2)
+        return json.dumps({"device": cell.device, "times": times, **made}, indent=2)
     groups = itertools.groupby(enumerate(made.pop("blocks")), key=lambda item: item[1])
     rows = []
     for block, members in groups:
@@ -99,15 +102,18 @@ def chain_text(cell: Cell, output: Format) -> str:
         rows += [{"blocks": name, "mode": m.pop("name"), **m, **own} for m in block["modes"]]
     terms = "\n".join(f"{key}: {value}" for key, value in made.items())
     table = pd.DataFrame(rows).set_index(["blocks", "mode"]).T.to_markdown(floatfmt="g")
-    return f"{cell.workload} on {cell.device}; times are modelled\n\n{table}\n\n{terms}"
+    head = f"{cell.workload} on {worker.where(cell)}; times are {times}"
+    return f"{head}\n\n{table}\n\n{terms}"
 
 
 def stem(cell: Cell) -> str:
     """``timeline-gpt-mini-every-k-k-4-sim-h100-80gb``."""
-    return "-".join(
-        re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-        for text in ("timeline", cell.workload, cell.spec, cell.device)
-    )
+    return "-".join(map(slug, ("timeline", cell.workload, cell.spec, cell.device)))
+
+
+def slug(text: str) -> str:
+    """Text as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def write(timeline: Timeline, folder: Path, name: str) -> list[Path]:

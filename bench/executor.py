@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -23,6 +24,8 @@ from bench.simulate.errors import NeedsValueError
 from strategies import Unsupported
 
 TIMEOUT_S = 600.0
+
+Work = Callable[[bytes], bytes]
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 _EXIT_S = 10.0  # for a process to end by itself once it has answered
@@ -46,19 +49,32 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
     Raises:
         ValueError: the model cannot be simulated because it needs a tensor's value.
     """
-    with tempfile.TemporaryDirectory(prefix="ckpt-bench-") as folder:
-        log = Path(folder) / "log"
-        answer = _in_process(cell, log, timeout_s)
+    answer = in_process(measure_cell, msgspec.json.encode(cell), timeout_s)
     if isinstance(answer, Ending):
         return worker.blank(cell, answer.status, answer.reason)
-    return answer
+    return decode(answer)
 
 
-def _in_process(cell: Cell, log: Path, timeout_s: float) -> Record | Ending:
+def in_process(work: Work, payload: bytes, timeout_s: float = TIMEOUT_S) -> bytes | Ending:
+    """What ``work`` makes of ``payload`` in a process of its own, or how that process ended.
+
+    Args:
+        work: a function of a module, so that the process can find it.
+        payload: its argument.
+        timeout_s: after which the process is killed.
+
+    Raises:
+        ValueError: the model cannot be simulated because it needs a tensor's value.
+    """
+    with tempfile.TemporaryDirectory(prefix="ckpt-bench-") as folder:
+        return _in_process(work, payload, Path(folder) / "log", timeout_s)
+
+
+def _in_process(work: Work, payload: bytes, log: Path, timeout_s: float) -> bytes | Ending:
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     kills = _oom_kills()
-    process = context.Process(target=child, args=(sender, msgspec.json.encode(cell), str(log)))
+    process = context.Process(target=child, args=(sender, work, payload, str(log)))
     process.start()
     sender.close()
     try:
@@ -87,13 +103,13 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _answer(receiver: Connection, timeout_s: float) -> Record | Ending:
+def _answer(receiver: Connection, timeout_s: float) -> bytes | Ending:
     if not receiver.poll(timeout_s):
         raise TimeoutError
     kind, _, body = receiver.recv_bytes().partition(b"\n")
     if kind == b"input":
         raise ValueError(body.decode())
-    return decode(body) if kind == b"record" else msgspec.json.decode(body, type=Ending)
+    return body if kind == b"answer" else msgspec.json.decode(body, type=Ending)
 
 
 def classify_exit(exit_code: int | None, oom_kills: int, log: str) -> Ending:
@@ -141,24 +157,29 @@ def _tail(log: Path, lines: int = 3) -> str:
 # In the worker's process.
 
 
-def child(sender: Connection, cell_json: bytes, log: str) -> None:
-    """Measure one cell and send the answer; what libraries print goes to ``log``."""
+def child(sender: Connection, work: Work, payload: bytes, log: str) -> None:
+    """Do the work and send the answer; what libraries print goes to ``log``."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     gc.freeze()  # modules are no garbage: every collection from here on takes no time
     end_with_parent()
-    cell = msgspec.json.decode(cell_json, type=Cell)
-    if cell.memory_limit_bytes is not None:
-        _start_threads(cell.threads)
-        limit_memory(cell.memory_limit_bytes)
     try:
-        message = b"record\n" + msgspec.json.encode(worker.measure(cell))
+        message = b"answer\n" + work(payload)
     except NeedsValueError as error:
         message = b"input\n" + str(error).encode()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this cell's result
         message = b"ending\n" + msgspec.json.encode(classify_error(error))
     sender.send_bytes(message)
+
+
+def measure_cell(payload: bytes) -> bytes:
+    """The record of a cell, both as JSON."""
+    cell = msgspec.json.decode(payload, type=Cell)
+    if cell.memory_limit_bytes is not None:
+        _start_threads(cell.threads)
+        limit_memory(cell.memory_limit_bytes)
+    return msgspec.json.encode(worker.measure(cell))
 
 
 def end_with_parent() -> None:

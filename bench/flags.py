@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +27,21 @@ Seed = Annotated[int, typer.Option(help="Of the step's random numbers.")]
 Custom = Annotated[
     list[str] | None, typer.Option("--sim", help="Of --device sim:custom: memory_gb=48.")
 ]
+Modelled = Annotated[
+    bool, typer.Option("--modelled", help="Block times from a roofline instead of the clock.")
+]
+
+
+class Format(enum.StrEnum):
+    """How to print rows."""
+
+    md = "md"
+    json = "json"
+    csv = "csv"
+
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="The folder that holds raw/.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 
 
 def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:

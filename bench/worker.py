@@ -48,7 +48,7 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
         spec=strategy.spec(),
         params=strategy.params(),
         device=cell.device,
-        device_name=_device_name(cell),
+        device_name=device_name(cell),
         modelled=cell.simulated,
         precision=cell.precision,
         optimizer=cell.optimizer,
@@ -72,10 +72,17 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
     )
 
 
-def _device_name(cell: Cell) -> str:
+def device_name(cell: Cell) -> str:
+    """The device as its maker calls it."""
     if cell.simulated:
         return accelerators.get(cell.device).product
     return devices.describe(torch.device(cell.device))
+
+
+def where(cell: Cell) -> str:
+    """Device, torch version and today, as the heading of what is not stored."""
+    today = datetime.now(UTC).date().isoformat()
+    return f"{cell.device} ({device_name(cell)}); torch {torch.__version__}; {today}"
 
 
 def measure(cell: Cell) -> Record:
@@ -117,6 +124,18 @@ def _build(cell: Cell, **options: Any) -> TrainingStep:
     workload = cell.make_workload().with_options(**options)
     device = torch.device(cell.device)
     return TrainingStep.build(workload, device, cell.precision, cell.optimizer)
+
+
+def step_memory(step: TrainingStep) -> Memory:
+    """Bytes of one step that starts without gradients, by the device's allocator."""
+
+    def backward(loss: Tensor) -> None:
+        step.backward(loss)
+        step.update()
+
+    if step.device.type == "cpu":
+        return memory.measure_cpu(step.forward, backward)
+    return memory.measure_accelerator(step.forward, backward, step.drop_gradients)
 
 
 @dataclasses.dataclass
@@ -194,7 +213,7 @@ class _Bench:
         step.drop_gradients()
         resident_bytes = unique_bytes(step.resident_tensors())
         with self.applied():
-            taken = self._measure_memory()
+            taken = step_memory(step)
             parameters = list(step.model.parameters())
             gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
         step.drop_gradients()
@@ -211,17 +230,6 @@ class _Bench:
             "optimizer_bytes": unique_bytes(step.optimizer_tensors()),
             "resident_peak_bytes": memory.resident_peak_bytes(),
         }
-
-    def _measure_memory(self) -> Memory:
-        step = self.step
-
-        def backward(loss: Tensor) -> None:
-            step.backward(loss)
-            step.update()
-
-        if step.device.type == "cpu":
-            return memory.measure_cpu(step.forward, backward)
-        return memory.measure_accelerator(step.forward, backward, step.drop_gradients)
 
     def flops(self) -> dict[str, Any]:
         """FLOPs by counting, and how often each block ran forward."""

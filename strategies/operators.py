@@ -134,6 +134,15 @@ class BlockOperators:
         """Time of a recompute that finds nothing kept."""
         return (self.fixed_ps + sum(operator.time_ps for operator in self.operators)) / PS
 
+    def lasting(self, recompute_s: float) -> BlockOperators:
+        """The same with a recompute of that time, shared out as the operators' own times were."""
+        factor = recompute_s / self.recompute_s if self.recompute_s else 1.0
+        operators = tuple(
+            dataclasses.replace(op, time_ps=round(op.time_ps * factor)) for op in self.operators
+        )
+        fixed_ps = round(self.fixed_ps * factor)
+        return dataclasses.replace(self, operators=operators, fixed_ps=fixed_ps)
+
     def mode(self, name: str) -> Mode:
         """The block under the op policy of that name."""
         kept = kept_by(name) or frozenset()

@@ -14,9 +14,14 @@ from pathlib import Path
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from strategies import plan as plans
 from strategies import registry
-from strategies.base import Strategy
+from strategies.base import Strategy, Unsupported
+from strategies.budget import Budgeted
+from strategies.cost import predict
 from strategies.execute import replace_forward
+from strategies.optimal import Optimal
+from strategies.schedule import Schedule
 
 
 def install(folder):
@@ -25,7 +30,8 @@ def install(folder):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 0\n")
     found = [v for v in globals().values() if isinstance(v, type) and issubclass(v, Strategy)]
-    lines = [f"{c.name()} = {__name__}:{c.__name__}" for c in found if c is not Strategy]
+    own = [c for c in found if c.__module__ == __name__]
+    lines = [f"{c.name()} = {__name__}:{c.__name__}" for c in own]
     (info / "entry_points.txt").write_text("\n".join([f"[{registry.ENTRY_POINTS}]", *lines, ""]))
 
 
@@ -199,3 +205,36 @@ class Refuses(Strategy):
 
     def unsupported(self, model, device):
         return f"planted: not on {device.type}"
+
+
+# Not wrong at all: strategies that keep a budget, as anyone may add.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thrifty(Budgeted):
+    """Everything is kept, or every other boundary, as the budget allows."""
+
+    def solve(self, profile, budget_bytes):
+        found = [Schedule(plan) for plan in self._plans(profile)]
+        fitting = [s for s in found if predict(profile, s).peak_bytes <= budget_bytes]
+        return fitting[0] if fitting else None
+
+    def smallest_bytes(self, profile):
+        return min(predict(profile, plan).peak_bytes for plan in self._plans(profile))
+
+    def _plans(self, profile):
+        count = len(profile.blocks)
+        return plans.plain(count), plans.uniform(count, 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Renamed(Optimal):
+    """Another name for the optimal plan."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unplannable(Thrifty):
+    """Wants to know what no profile tells."""
+
+    def profiled(self, chain, step):
+        raise Unsupported("unplannable: planted: no profile will do")

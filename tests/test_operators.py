@@ -149,3 +149,11 @@ def test_a_mode_by_hand():
 )
 def test_what_can_be_kept_together(kept, valid):
     assert HAND.valid(frozenset(kept)) == valid
+
+
+def test_a_measured_recompute_is_shared_out():
+    measured = HAND.lasting(17.0)
+    assert measured.recompute_s == 17.0
+    assert [op.time_ps for op in measured.operators] == [6 * S, 0, 2 * S, S, 8 * S]
+    assert measured.mode("keep(0,4)").recompute_s == 3.0
+    assert measured.mode("keep(0,4)").saved_bytes == HAND.mode("keep(0,4)").saved_bytes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
 from bench import planning
 from bench.simulate.run import trace_cell
@@ -26,19 +27,29 @@ def run(*arguments):
 @pytest.mark.parametrize("device", ["cpu", "sim:l4-24gb"])
 def test_facts(device):
     arguments = ("--workload", "gpt-mini", "--device", device, *SMALL, "--format", "json")
-    done = run(*arguments, "--budget", "60%")
+    done = run(*arguments, "--budget", "60%", "--modelled")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["modelled"] == (device != "cpu")
+    assert facts["times"] == "modelled"
     assert facts["budget_bytes"] == int(0.6 * facts["none_peak_bytes"])
     assert facts["predicted_peak_bytes"] <= facts["budget_bytes"]
-    assert facts["modelled_step_ratio"] > 1
+    assert facts["step_ratio"] > 1
     assert 0 <= facts["gap_fraction"] < 0.05
     cheaper, smaller = facts["next_cheaper"], facts["next_smaller"]
-    assert cheaper["modelled_step_ratio"] < facts["modelled_step_ratio"]
+    assert cheaper["step_ratio"] < facts["step_ratio"]
     assert cheaper["predicted_peak_bytes"] > facts["budget_bytes"]
     assert smaller["predicted_peak_bytes"] < facts["predicted_peak_bytes"]
-    assert smaller["modelled_step_ratio"] >= facts["modelled_step_ratio"]
+    assert smaller["step_ratio"] >= facts["step_ratio"]
+
+
+@pytest.mark.parametrize(("device", "times"), [("cpu", "measured"), ("sim:b200", "modelled")])
+def test_times_are_measured_where_the_device_is(device, times):
+    arguments = ("--workload", "gpt-mini", "--device", device, *SMALL, "--format", "json")
+    done = run(*arguments, "--budget", "100%")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["times"], facts["step_ratio"], facts["plan"]) == (times, 1, "0 1 2 3 4 5")
 
 
 def test_sentences():
@@ -47,6 +58,7 @@ def test_sentences():
     plan, peak, gap, cheaper, smaller = done.stdout.splitlines()
     assert "[" in plan
     assert peak.startswith("gpt-mini on cpu: predicted peak ")
+    assert gap.startswith("Step time by measured block times: ")
     assert "no nested plan within the budget is faster by more than" in gap
     assert cheaper.startswith("The next cheaper plan peaks at ")
     assert smaller.startswith("The next smaller plan peaks at ")
@@ -101,13 +113,16 @@ def test_a_chain_profile_as_data_is_the_profile():
     known = planning.profile_cell(simulated)
     assert len(found["blocks"]) == 6
     assert found["blocks"][0]["gradient_bytes"] == known.blocks[0].gradient_bytes
-    assert [mode["name"] for mode in found["blocks"][0]["modes"]] == ["all", "core"]
+    assert [mode["name"] for mode in found["blocks"][0]["modes"]] == ["all", "core", "products"]
 
 
 def test_equal_blocks_share_a_row_of_a_chain_profile():
     done = profile(*SMALL, "--chain")
     assert done.returncode == 0, done.stderr
-    assert "gpt-mini on cpu; times are modelled" in done.stdout
+    head = done.stdout.splitlines()[0]
+    assert head.startswith("gpt-mini on cpu (")
+    assert f"; torch {torch.__version__}; " in head
+    assert head.endswith("; times are measured")
     assert "0–" in done.stdout
     assert "saved_bytes" in done.stdout
     assert "tail_working_bytes: " in done.stdout

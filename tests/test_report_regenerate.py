@@ -209,5 +209,5 @@ def test_documented_statuses_are_those_of_the_schema():
 
 
 def test_suffixes_cover_what_is_rendered(results):
-    made = module.render(list(records.read_all(results)), results, None)
+    made = module.render(module.Stored(list(records.read_all(results))), results, None)
     assert {path.suffix for path in made} <= module.SUFFIXES

@@ -276,3 +276,8 @@ def test_readme_without_its_markers_is_an_error(text):
 def test_every_row_has_a_label_of_its_own_in_its_table():
     labels = [row["label"] for row in rows(build(RECORDS))]
     assert len(set(labels)) == len(labels)
+
+
+def test_a_block_and_its_mode_stay_together_when_a_plan_is_abbreviated():
+    plan = " ".join(f"{i}:core" for i in range(12))
+    assert display.abbreviate(plan) == "0:core 1:core 2:core … 11:core"

@@ -1,1 +1,1 @@
-"""Instruments. Each takes a callable; none knows what a strategy is."""
+"""Instruments. Each takes a callable and knows no strategy; `blocks` knows chains and plans."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,6 +27,15 @@ STYLE: Any = {
     "savefig.dpi": 150,
 }
 GRID: dict[str, Any] = {"color": "0.92", "linewidth": 0.8}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The same look whatever the user's own settings are, which come back at the end."""
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a matplotlibrc at home must not change what is committed
+        mpl.rcParams.update(STYLE)
+        yield
 
 
 def render(figure: Figure) -> dict[str, bytes]:
@@ -55,14 +66,14 @@ def head(figure: Figure, what: str, points: Sequence[Row], without: Sequence[str
 def heading(figure: Figure, text: str, facts: Sequence[str]) -> None:
     """A title, and under it facts for one panel after another."""
     for axes, lines in zip(figure.axes, facts, strict=False):
-        axes.set_title(_wrap(lines), fontsize=7.5, color="0.3", loc="left")
+        axes.set_title(wrap(lines), fontsize=7.5, color="0.3", loc="left")
     title = figure.suptitle(text, fontsize=12, ha="left")
     figure.draw_without_rendering()  # settles the layout, which what follows depends on
     figure.set_layout_engine("none")
     title.set_x(figure.axes[0].get_position().x0)
 
 
-def _wrap(text: str, width: int = 125) -> str:
+def wrap(text: str, width: int = 125) -> str:
     """Lines of at most ``width`` characters, broken after a comma or semicolon."""
     lines = []
     for paragraph in text.splitlines():

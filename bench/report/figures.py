@@ -5,25 +5,35 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import canvas, display, growth, plane, solvers
+from bench import solver_records
+from bench.report import canvas, display, growth, plane, solvers, staircase
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
-from bench.solver_records import Study
+from bench.studies import Study
 
 
-def figures(frame: pd.DataFrame, studies: Sequence[Study] = ()) -> dict[str, bytes]:
-    """Every figure by file name."""
-    look = display.looks(str(name) for name in frame["strategy"])
+def figures(
+    frame: pd.DataFrame,
+    studies: Sequence[Study] = (),
+    timed: Sequence[solver_records.Study] = (),
+) -> dict[str, bytes]:
+    """Every figure by file name.
+
+    Args:
+        frame: of the records.
+        studies: of budgets.
+        timed: of solvers.
+    """
+    named = {name for study in studies for name in staircase.strategies_of(study)}
+    look = display.looks({*map(str, frame["strategy"]), *named})
     files: dict[str, bytes] = {}
-    with mpl.rc_context():  # puts the caller's style back
-        mpl.rcdefaults()  # a matplotlibrc at home must not change what is committed
-        mpl.rcParams.update(canvas.STYLE)
-        for name, figure in (*_planes(frame, look), *_depths(frame, look), *_solvers(studies)):
+    with canvas.style():
+        drawn = (*_planes(frame, look), *_depths(frame, look), *_staircases(studies, look))
+        for name, figure in (*drawn, *_solvers(timed)):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -34,7 +44,10 @@ def _slug(text: str) -> str:
 
 def _named(kind: str, key: str, row: Row, used: set[str]) -> str:
     """``memory-time-gpt-mini-cpu``; a digest of the setting tells later ones apart."""
-    name = f"{kind}-{_slug(row['workload'])}-{_slug(row['device'])}"
+    return _apart(f"{kind}-{_slug(row['workload'])}-{_slug(row['device'])}", key, used)
+
+
+def _apart(name: str, key: str, used: set[str]) -> str:
     if name in used:
         name += "-" + hashlib.sha256(key.encode()).hexdigest()[:6]
     used.add(name)
@@ -58,6 +71,13 @@ def _depths(frame: pd.DataFrame, look: Mapping[str, Look]) -> Iterator[tuple[str
         yield _named("depth", chain[0].chain, chain[0].first, used), growth.figure(chain, look)
 
 
-def _solvers(studies: Sequence[Study]) -> Iterator[tuple[str, Figure]]:
+def _solvers(studies: Sequence[solver_records.Study]) -> Iterator[tuple[str, Figure]]:
     if studies:
         yield "solvers", solvers.figure(studies)
+
+
+def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+    used: set[str] = set()
+    for study in studies:
+        key = f"{study.machine_id} {study.device}"
+        yield _apart(f"budgets-{_slug(study.workload)}", key, used), staircase.figure(study, look)

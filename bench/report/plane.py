@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -37,6 +38,25 @@ def pareto(points: Sequence[Row]) -> list[Row]:
 def figure(points: list[Row], look: Mapping[str, Look]) -> Figure:
     """One point a cell, named, with its interval."""
     made, [axes] = canvas.new(8.5, 5.6)
+    draw(axes, points, look)
+    front = pareto(points)
+    draw_front(axes, front, label="Pareto front: no strategy beats these in both")
+    axes.legend(
+        frameon=False, loc="upper right", fontsize=8, title=note_on(points), title_fontsize=8
+    )
+    axes.set(xlabel="Measured peak, MB (10⁶ bytes)", ylabel="Step time × none, 95 % interval")
+    canvas.head(made, "memory against time", points)
+    label(axes, points, [front])
+    return made
+
+
+def note_on(points: Sequence[Row]) -> str | None:
+    """What the mark of inexact strategies means, where there is one."""
+    return None if all(row["exact"] for row in points) else f"{INEXACT} gradients are approximate"
+
+
+def draw(axes: Axes, points: Sequence[Row], look: Mapping[str, Look]) -> None:
+    """Points of what was measured, with their intervals."""
     data = pd.DataFrame(
         {
             "strategy": [row["strategy"] for row in points],
@@ -47,26 +67,6 @@ def figure(points: list[Row], look: Mapping[str, Look]) -> Figure:
     low = [row["step_ratio"] - row["step_ratio_low"] for row in points]
     high = [row["step_ratio_high"] - row["step_ratio"] for row in points]
     axes.errorbar(data["peak"], data["time"], yerr=[low, high], fmt="none", ecolor="0.55", lw=1)
-    _scatter(axes, data, look)
-    front = pareto(points)
-    axes.plot(
-        *zip(*map(_at, front), strict=True),
-        color="0.75",
-        linestyle="--",
-        linewidth=1,
-        zorder=0,
-        drawstyle="steps-post",
-        label="Pareto front: no strategy beats these in both",
-    )
-    note = None if all(row["exact"] for row in points) else f"{INEXACT} gradients are approximate"
-    axes.legend(frameon=False, loc="upper right", fontsize=8, title=note, title_fontsize=8)
-    axes.set(xlabel="Measured peak, MB (10⁶ bytes)", ylabel="Step time × none, 95 % interval")
-    canvas.head(made, "memory against time", points)
-    _label_plane(axes, points, front)
-    return made
-
-
-def _scatter(axes: Axes, data: pd.DataFrame, look: Mapping[str, Look]) -> None:
     sns.scatterplot(
         data=data,
         x="peak",
@@ -80,24 +80,57 @@ def _scatter(axes: Axes, data: pd.DataFrame, look: Mapping[str, Look]) -> None:
         ax=axes,
         zorder=3,
     )
+    finish(axes)
+
+
+def draw_hollow(axes: Axes, points: Sequence[Row], look: Mapping[str, Look]) -> None:
+    """Points of what was modelled: hollow, for nobody saw them."""
+    for row in points:
+        one = look[row["strategy"]]
+        x, y = at(row)
+        axes.scatter(
+            x, y, s=45, marker=one.marker, facecolors="white", edgecolors=one.colour, zorder=2
+        )
+    finish(axes)
+
+
+def finish(axes: Axes) -> None:
+    """Grid, and room round the points."""
     axes.grid(visible=True, **canvas.GRID)
     axes.set_axisbelow(True)
     axes.margins(x=0.12, y=0.2)
 
 
-def _at(row: Row, time: str = "step_ratio") -> tuple[float, float]:
+def draw_front(axes: Axes, front: Sequence[Row], label: str, **style: Any) -> None:
+    """A staircase through points that nothing beats: from each, its time holds to the next."""
+    axes.plot(
+        *zip(*map(at, front), strict=True),
+        **{"color": "0.75", "linestyle": "--", "linewidth": 1, "zorder": 0, **style},
+        drawstyle="steps-post",
+        label=label,
+    )
+
+
+def at(row: Row, time: str = "step_ratio") -> tuple[float, float]:
+    """Where a row is in the plane: megabytes, and step time over that of none."""
     return row["peak_allocated_bytes"] / MEGABYTE, row[time]
 
 
-def _label_plane(axes: Axes, points: Sequence[Row], front: Sequence[Row]) -> None:
-    """Names beside points, clear of error bars, of the front and of the legend."""
-    spans = [(_at(row, "step_ratio_low"), _at(row, "step_ratio_high")) for row in points]
-    for left, right in pairwise(front):
-        corner = (_at(right)[0], _at(left)[1])
-        spans += [(_at(left), corner), (corner, _at(right))]
+def label(
+    axes: Axes,
+    points: Sequence[Row],
+    fronts: Sequence[Sequence[Row]],
+    others: Sequence[Row] = (),
+) -> None:
+    """Names beside points, clear of error bars, of fronts, of other points and of the legend."""
+    rows = (*points, *others)
+    spans = [(at(row, "step_ratio_low"), at(row, "step_ratio_high")) for row in rows]
+    for left, right in (pair for front in fronts for pair in pairwise(front)):
+        corner = (at(right)[0], at(left)[1])
+        spans += [(at(left), corner), (corner, at(right))]
     boxes = [Bbox(axes.transData.transform(span)).padded(2) for span in spans]
     legend = axes.get_legend()
     assert legend is not None
     boxes.append(legend.get_window_extent())
     names = [row["label"] + ("" if row["exact"] else f" {INEXACT}") for row in points]
-    place_labels(axes, names, [_at(row) for row in points], avoid=boxes)
+    place_labels(axes, names, [at(row) for row in points], avoid=boxes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -12,6 +12,19 @@ from bench.report.tables import NOTES, group_table, title, tradeoff_groups
 
 BEGIN = "<!-- tradeoff:begin -->"
 END = "<!-- tradeoff:end -->"
+
+LINKS = (
+    ("every table", "tradeoff"),
+    ("ten budgets against every rule", "budgets"),
+    ("growth with depth", "depth"),
+    ("the time model against this CPU", "calibration"),
+    ("what a simulation costs", "simulator"),
+    ("the textbook's claims judged", "claims"),
+    ("failures", "failures"),
+    ("what solvers cost", "solvers"),
+)
+STUDIES = frozenset({"budgets", "solvers"})
+"""Tables that are not made from records."""
 
 
 def main_groups(frame: pd.DataFrame) -> list[list[Row]]:
@@ -30,29 +43,19 @@ def _weight(group: Sequence[Row]) -> tuple[int, int]:
     return sum(bool(row["rounds"]) for row in group), len(group)
 
 
-def block(frame: pd.DataFrame, tables: str, *, solvers: bool = False) -> str:
+def block(frame: pd.DataFrame, tables: str, studies: Collection[str] = ()) -> str:
     """The Markdown for the README.
 
     Args:
         frame: of the records.
-        tables: path of the tables' folder from there.
-        solvers: there is a table of what solvers cost.
+        tables: the path of the tables' folder from the README's.
+        studies: which of `STUDIES` there are.
     """
     parts = []
     for group in main_groups(frame):
         parts += [f"### {cell(title(group))}\n", group_table(group)]
-    links = ", ".join(
-        f"[{text}]({tables}/{name}.md)"
-        for text, name in (
-            ("every table", "tradeoff"),
-            ("growth with depth", "depth"),
-            ("the time model against this CPU", "calibration"),
-            ("what a simulation costs", "simulator"),
-            ("the textbook's claims judged", "claims"),
-            ("failures", "failures"),
-            *([("what solvers cost", "solvers")] if solvers else []),
-        )
-    )
+    named = [(text, name) for text, name in LINKS if name not in STUDIES or name in studies]
+    links = ", ".join(f"[{text}]({tables}/{name}.md)" for text, name in named)
     return "\n".join([*parts, NOTES, f"More: {links}.\n"])
 
 

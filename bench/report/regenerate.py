@@ -7,38 +7,87 @@ integration, where ``check`` runs, pins them exactly.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from bench import claims, solver_records
-from bench.records import Record, decode, read_all, write_atomically
-from bench.report import growth, modelled, solvers, tables
+import pandas as pd
+
+from bench import claims, solver_records, studies
+from bench.records import RESULTS, Record, decode, read_all, write_atomically
+from bench.report import budgets, growth, modelled, solvers, tables
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
-from bench.solver_records import Study
 
-Data = TypeVar("Data")
+Read = TypeVar("Read")
 
 TABLES = "tables"
 FIGURES = "figures"
+README = Path("README.md")
 SUFFIXES = frozenset({".csv", ".json", ".md", ".png", ".svg"})
 TEXT = frozenset({".csv", ".json", ".md"})
 
 
-def render(
-    records: list[Record], results: Path, readme: Path | None, studies: Sequence[Study] = ()
-) -> dict[Path, bytes]:
+def readme_of(results: Path) -> Path | None:
+    """The README here, if these are the results that it shows."""
+    return README if README.exists() and results.resolve() == RESULTS.resolve() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What tables and figures are made from.
+
+    Attributes:
+        records: of cells.
+        budgets: studies of budgets.
+        solvers: studies of what solvers cost.
+    """
+
+    records: Sequence[Record]
+    budgets: Sequence[studies.Study] = ()
+    solvers: Sequence[solver_records.Study] = ()
+
+    def tables(self) -> dict[str, str]:
+        """Every table by file name; without a study, nothing is made of it."""
+        texts = _texts(build(self.records)) if self.records else {}
+        if self.budgets:
+            texts |= {"budgets.md": budgets.markdown(self.budgets)}
+            texts |= {"budgets.csv": budgets.csv(self.budgets)}
+        if self.solvers:
+            texts |= {"solvers.md": solvers.table(self.solvers)}
+        return texts
+
+
+def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, bytes]:
     """Every generated file with its bytes, by path.
+
+    Args:
+        stored: what is to be shown.
+        results: the folder to write tables and figures into.
+        readme: the README with markers, or ``None`` to leave it out.
 
     Raises:
         ValueError: a record whose rounds cannot be paired, or a README without markers.
     """
-    frame = build(records)
-    texts = {
+    frame = build(stored.records)
+    texts = stored.tables()
+    files = {results / TABLES / name: text.encode() for name, text in texts.items()}
+    drawn = figures(frame, stored.budgets, stored.solvers)
+    files |= {results / FIGURES / name: data for name, data in drawn.items()}
+    if readme is not None:
+        folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
+        block = readmes.block(frame, folder, {Path(name).stem for name in texts})
+        files[readme] = readmes.inject(readme.read_bytes().decode(), block).encode()
+    return files
+
+
+def _texts(frame: pd.DataFrame) -> dict[str, str]:
+    """Tables of the records, by file name."""
+    return {
         "tradeoff.md": tables.tradeoff(frame),
         "tradeoff.csv": tables.tradeoff_csv(frame),
         "depth.md": growth.table(frame),
@@ -49,17 +98,6 @@ def render(
         "claims.md": claims.markdown(frame),
         "claims.json": claims.as_json(frame),
     }
-    if studies:
-        texts["solvers.md"] = solvers.table(studies)
-    files = {results / TABLES / name: text.encode() for name, text in texts.items()}
-    files |= {results / FIGURES / name: data for name, data in figures(frame, studies).items()}
-    if readme is not None:
-        folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
-        text = readmes.inject(
-            readme.read_bytes().decode(), readmes.block(frame, folder, solvers=bool(studies))
-        )
-        files[readme] = text.encode()
-    return files
 
 
 def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> list[str]:
@@ -68,7 +106,7 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     With ``check`` nothing on disk changes.
 
     Args:
-        results: The folder that holds ``raw``, and ``solvers`` if they were timed.
+        results: The folder that holds ``raw``, ``budgets`` and ``solvers``.
         readme: The README with markers, or ``None`` to leave it out.
         check: Compare instead of writing.
 
@@ -80,29 +118,38 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
         ValueError: no records, or one that cannot be reported.
     """
     bad: list[str] = []
-    records = _strictly(_raw(results), decode, bad) if check else list(read_all(results))
-    if not records:
+    stored = _strict(results, bad) if check else _lenient(results)
+    if not (stored.records or stored.budgets or stored.solvers):
         raise ValueError(f"no records under {results / 'raw'}: measure something first")
-    studies = (
-        _strictly(solver_records.paths(results), solver_records.decode, bad)
-        if check
-        else list(solver_records.read_all(results))
-    )
-    files = render(records, results, readme, studies)
+    files = render(stored, results, readme)
     stale = sorted(set(_generated(results)) - set(files))
     return bad + _differences(files, stale) if check else _write(files, stale)
 
 
-def _raw(results: Path) -> list[Path]:
-    return sorted((results / "raw").rglob("*.json"))
+def _lenient(results: Path) -> Stored:
+    """What is stored; files that cannot be read are set aside."""
+    return Stored(
+        list(read_all(results)),
+        list(studies.read_all(results)),
+        list(solver_records.read_all(results)),
+    )
 
 
-def _strictly(paths: list[Path], decode: Callable[[bytes], Data], bad: list[str]) -> list[Data]:
-    """What files hold without setting any aside: a check must not rename what it checks."""
+def _strict(results: Path, bad: list[str]) -> Stored:
+    """The same; a check must not rename what it checks."""
+    return Stored(
+        _strictly(sorted((results / "raw").rglob("*.json")), decode, bad),
+        _strictly(studies.paths(results), studies.decode, bad),
+        _strictly(solver_records.paths(results), solver_records.decode, bad),
+    )
+
+
+def _strictly(paths: Sequence[Path], read: Callable[[bytes], Read], bad: list[str]) -> list[Read]:
+    """What files hold; those that cannot be read go to ``bad``, a sentence each."""
     found = []
     for path in paths:
         try:
-            found.append(decode(path.read_bytes()))
+            found.append(read(path.read_bytes()))
         except ValueError as error:
             bad.append(f"{path}: {error}")
     return found
