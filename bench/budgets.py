@@ -34,7 +34,7 @@ from strategies.profile import BlockCost, ChainProfile
 from strategies.profiling.ledger import unique_bytes
 from strategies.schedule import ALL, Schedule
 from strategies.solvers import rotor
-from strategies.solvers.rotor import Solution
+from strategies.solvers.solution import Solution
 
 BUDGETS = 10
 
@@ -57,7 +57,7 @@ def study(cell: Cell) -> Study:
     torch.set_num_threads(cell.threads)
     step = planning.build_step(cell)
     chain = strategies.find_chain(step.model, step.workload.blocks)
-    profile = planning.profile_step(step, chain, measured=True)
+    profile = planning.profile_step(step, chain)
     solved = dict(solutions(profile))
     entrants = contenders(chain, [found.schedule for found in solved.values()])
     bench = _Bench(cell, step, chain, profile)

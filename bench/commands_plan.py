@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ import typer
 from bench import flags
 
 if TYPE_CHECKING:
+    from strategies.budget import Budgeted
     from strategies.profile import ChainProfile
-    from strategies.solvers.rotor import Solution
+    from strategies.solvers.solution import Solution
 
 STEPS = 40  # budgets between the smallest and none that are looked at for neighbours
+FEW_STEPS = 12  # the same where one budget takes long
 
 
 class Format(enum.StrEnum):
@@ -31,6 +34,9 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     device: Annotated[
         str, typer.Option(help="cpu, cuda …, or a simulated one: sim:h100-80gb.")
     ] = "cpu",
+    strategy: Annotated[
+        str, typer.Option(help="optimal, hybrid, selective_ops, milp or another with a budget.")
+    ] = "optimal",
     options: flags.Options = None,
     layers: flags.Layers = None,
     seq: flags.Seq = None,
@@ -50,13 +56,13 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     """
     from bench import cells, planning  # noqa: PLC0415 - imports torch
     from strategies import budget as budgets  # noqa: PLC0415
-    from strategies.solvers import rotor  # noqa: PLC0415
 
+    chosen = planning.budgeted(strategy, budget)
     cell = cells.checked(
         cells.Cell(
             workload=workload,
             options=flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim),
-            spec=f"optimal(budget={budget!r})",
+            spec=chosen.spec(),
             device=flags.device_name(device, flags.pairs(custom, "--sim")),
             precision=precision,
             optimizer=optimizer,
@@ -64,11 +70,11 @@ def plan(  # noqa: PLR0917 - one parameter a flag
             seed=seed,
         )
     )
-    profile = planning.profile_cell(cell, measured=not modelled)
+    profile = planning.profile_cell(cell, measured=not modelled, strategy=chosen)
     budget_bytes = budgets.resolve(budget, profile)
-    found = rotor.solve(profile, budget_bytes)
+    found = chosen.solution(profile, budget_bytes)
     if found is None:
-        smallest_bytes = rotor.smallest_bytes(profile)
+        smallest_bytes = chosen.smallest_bytes(profile)
         raise ValueError(
             f"nothing fits into {budget_bytes:,} bytes; the smallest budget that does is"
             f" {smallest_bytes:,} bytes"
@@ -78,9 +84,11 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         "device": cell.device,
         "modelled": cell.simulated,
         "times": planning.times_of(cell, measured=not modelled),
+        "strategy": chosen.name(),
+        "among": chosen.among,
         "budget_bytes": budget_bytes,
         **facts_of(profile, found, budget_bytes),
-        **neighbours(profile, found),
+        **neighbours(profile, chosen, found),
     }
     lines = [json.dumps(facts, indent=2, ensure_ascii=False)]
     typer.echo("\n".join(lines if output is Format.json else sentences(facts)))
@@ -89,6 +97,7 @@ def plan(  # noqa: PLR0917 - one parameter a flag
 def facts_of(profile: ChainProfile, found: Solution, budget_bytes: int) -> dict[str, Any]:
     """What the plan costs, and how far it is from the bound."""
     from strategies import plan as plans  # noqa: PLC0415
+    from strategies.budget import gap_of  # noqa: PLC0415
     from strategies.cost import predict  # noqa: PLC0415
 
     predicted = predict(profile, found.schedule)
@@ -100,17 +109,17 @@ def facts_of(profile: ChainProfile, found: Solution, budget_bytes: int) -> dict[
         "used_fraction": predicted.peak_bytes / budget_bytes,
         "peak_phase": predicted.peak_phase,
         "step_ratio": predicted.step_s / none.step_s,
-        "gap_fraction": predicted.step_s / (profile.plain_step_s + found.bound_s) - 1,
+        "gap_fraction": gap_of(profile, found),
         "slot_bytes": found.slot_bytes,
     }
 
 
-def neighbours(profile: ChainProfile, found: Solution) -> dict[str, Any]:
+def neighbours(profile: ChainProfile, strategy: Budgeted, found: Solution) -> dict[str, Any]:
     """The next plan that is cheaper, and the next that is smaller."""
     from strategies.cost import predict  # noqa: PLC0415
 
     here = predict(profile, found.schedule)
-    others = sorted(_frontier(profile), key=lambda item: item["predicted_peak_bytes"])
+    others = sorted(_frontier(profile, strategy), key=lambda item: item["predicted_peak_bytes"])
     slack_s = 1e-9 * here.step_s
     cheaper = [o for o in others if o["step_s"] < here.step_s - slack_s]
     smaller = [o for o in others if o["predicted_peak_bytes"] < here.peak_bytes]
@@ -120,18 +129,17 @@ def neighbours(profile: ChainProfile, found: Solution) -> dict[str, Any]:
     }
 
 
-def _frontier(profile: ChainProfile) -> Iterator[dict[str, Any]]:
+def _frontier(profile: ChainProfile, strategy: Budgeted) -> Iterator[dict[str, Any]]:
     """The best plans at evenly spaced budgets, from the smallest that fits to that of none."""
     from bench.planning import budgets_between  # noqa: PLC0415 - imports torch
     from strategies import plan as plans  # noqa: PLC0415
     from strategies.cost import predict  # noqa: PLC0415
-    from strategies.solvers import rotor  # noqa: PLC0415
 
-    low = rotor.smallest_bytes(profile)
+    low = strategy.smallest_bytes(profile)
     high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
-    slots = min(500, rotor.slots_for(len(profile.blocks)))
-    for budget_bytes in budgets_between(low, high, STEPS + 1):
-        found = rotor.solve(profile, budget_bytes, slots)
+    quick, steps = _quicker(profile, strategy)
+    for budget_bytes in budgets_between(low, high, steps + 1):
+        found = quick.solution(profile, budget_bytes)
         if found is not None:
             predicted = predict(profile, found.schedule)
             yield {
@@ -140,6 +148,17 @@ def _frontier(profile: ChainProfile) -> Iterator[dict[str, Any]]:
                 "step_s": predicted.step_s,
                 "step_ratio": predicted.step_s / profile.plain_step_s,
             }
+
+
+def _quicker(profile: ChainProfile, strategy: Budgeted) -> tuple[Budgeted, int]:
+    """`optimal` with coarser memory, or another as it is; and how many budgets to try."""
+    from strategies.optimal import Optimal  # noqa: PLC0415 - imports torch
+    from strategies.solvers import rotor  # noqa: PLC0415
+
+    if not isinstance(strategy, Optimal):
+        return strategy, FEW_STEPS
+    slots = strategy.slots or min(500, rotor.slots_for(len(profile.blocks)))
+    return dataclasses.replace(strategy, slots=slots), STEPS
 
 
 def sentences(facts: dict[str, Any]) -> Iterator[str]:
@@ -153,9 +172,9 @@ def sentences(facts: dict[str, Any]) -> Iterator[str]:
         f" reached in {facts['peak_phase']}."
     )
     yield (
-        f"Step time by {facts['times']} block times: {facts['step_ratio']:.3f}× none; no nested"
-        f" plan within the budget is faster by more than {facts['gap_fraction']:.2%} of a step"
-        f" (memory counted in {facts['slot_bytes']:,} bytes)."
+        f"Step time by {facts['times']} block times: {facts['step_ratio']:.3f}× none; no"
+        f" {facts['among']} within the budget is faster by more than {facts['gap_fraction']:.2%} of"
+        f" a step (memory counted {_counted(facts['slot_bytes'])})."
     )
     for name, what in (("next_cheaper", "cheaper"), ("next_smaller", "smaller")):
         other = facts[name]
@@ -166,6 +185,10 @@ def sentences(facts: dict[str, Any]) -> Iterator[str]:
                 f"The next {what} plan peaks at {_mb(other['predicted_peak_bytes'])} and takes"
                 f" {other['step_ratio']:.3f}× none: {other['plan']}"
             )
+
+
+def _counted(slot_bytes: int) -> str:
+    return "to the byte" if slot_bytes == 1 else f"in {slot_bytes:,} bytes"
 
 
 def _mb(size_bytes: int) -> str:

@@ -5,6 +5,7 @@ Times are *measured* by the device's clock, or *modelled* by a roofline over its
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 
 import torch
@@ -16,27 +17,45 @@ from bench.measure import blocks
 from bench.simulate import semantics
 from bench.simulate.run import fake_step
 from bench.training import TrainingStep
-from strategies.modes import MODES
+from strategies.budget import Budgeted
+from strategies.optimal import Optimal
 from strategies.profile import ChainProfile
-from strategies.profiling.chain import profile_chain
 from strategies.profiling.step import preserved
+from strategies.registry import classes
 
 
-def profile_cell(cell: Cell, *, measured: bool = False) -> ChainProfile:
-    """What the blocks of a cell's workload cost, without its strategy.
+def budgeted(spec: str, budget: str) -> Budgeted:
+    """The strategy of that name with a budget.
+
+    Raises:
+        ValueError: it has none; names those that do.
+    """
+    chosen = strategies.get(spec)
+    if not isinstance(chosen, Budgeted):
+        able = ", ".join(name for name, cls in classes().items() if issubclass(cls, Budgeted))
+        raise ValueError(f"{chosen.name()} takes no budget; {able} do")  # noqa: TRY004 - input
+    return dataclasses.replace(chosen, budget=budget)
+
+
+def profile_cell(
+    cell: Cell, *, measured: bool = False, strategy: Budgeted | None = None
+) -> ChainProfile:
+    """What the blocks of a cell's workload cost, under no strategy.
 
     Args:
         cell: checked.
         measured: times by the clock, where there is a device; a simulated one's stay modelled.
+        strategy: that is to plan by the profile; default: `optimal`.
 
     Raises:
         ValueError: a model that is no chain.
     """
-    if cell.simulated:
-        return _simulated(cell)
+    chosen = strategy or Optimal()
+    if not measured or cell.simulated:
+        return profile_for(cell, chosen)
     torch.set_num_threads(cell.threads)
     step = build_step(cell)
-    return profile_step(step, _chain(step), measured=measured)
+    return profile_step(step, _chain(step), chosen)
 
 
 def profile_for(cell: Cell, strategy: strategies.Strategy) -> ChainProfile:
@@ -56,6 +75,8 @@ def profile_for(cell: Cell, strategy: strategies.Strategy) -> ChainProfile:
 
 def _planned_by(step: TrainingStep, strategy: strategies.Strategy) -> ChainProfile:
     chain = strategies.profiled(step.model, strategy, step, blocks=step.workload.blocks)
+    if isinstance(strategy, Budgeted):
+        return strategy.profile_of(chain)
     assert chain.profile is not None
     return chain.profile
 
@@ -75,13 +96,15 @@ def build_step(cell: Cell) -> TrainingStep:
 
 
 def profile_step(
-    step: TrainingStep, chain: strategies.Chain, *, measured: bool, rounds: int = blocks.ROUNDS
+    step: TrainingStep,
+    chain: strategies.Chain,
+    strategy: Budgeted | None = None,
+    rounds: int = blocks.ROUNDS,
 ) -> ChainProfile:
-    """What the blocks of a real step cost; see `profile_cell`."""
+    """What the blocks of a real step cost, times by the clock; see `profile_cell`."""
+    chosen = strategy or Optimal()
     with preserved(step.model):
-        profile = profile_chain(step, chain, modes=MODES, scratch=True)
-        if not measured:
-            return profile
+        profile = chosen.profile_of(chosen.profiled(chain, step))
         gc.freeze()  # modules are no garbage: the collection before every timed step is short
         return blocks.measure(step, chain, profile, rounds)
 
@@ -90,13 +113,6 @@ def budgets_between(low_bytes: int, high_bytes: int, count: int) -> list[int]:
     """Evenly spaced budgets, both ends included (one alone: the lower)."""
     steps = max(1, count - 1)
     return [low_bytes + (high_bytes - low_bytes) * number // steps for number in range(count)]
-
-
-def _simulated(cell: Cell) -> ChainProfile:
-    mode = FakeTensorMode()
-    step = fake_step(cell, mode)
-    with mode, semantics.cuda():
-        return profile_chain(step, _chain(step), modes=MODES)
 
 
 def _chain(step: TrainingStep) -> strategies.Chain:

@@ -17,17 +17,17 @@ import torch
 
 from bench import machine, synthetic
 from bench.solver_records import Study, Timing
+from strategies.budget import gap_of
 from strategies.cost import predict
 from strategies.plan import plain
 from strategies.profile import ChainProfile
 from strategies.solvers import milp, rotor, rotor_table
+from strategies.solvers.solution import Solution
 
 MOST_REPEATS, FEWEST_REPEATS = 5, 3
 ENOUGH_S = 30.0  # after this only the fewest repeats are made
 BUDGET_FRACTION = 0.5
 SLOTS = 500
-
-Solved = rotor.Solution | milp.Solution
 
 
 class Case(NamedTuple):
@@ -138,18 +138,12 @@ def time_case(case: Case, seed: int = 0) -> Timing:
         slots=None if case.solver == "milp" else case.slots or rotor.slots_for(case.blocks),
         default_slots=default,
         solve_s=seconds,
-        gap_fraction=None if found is None else _gap(profile, found),
+        gap_fraction=None if found is None else gap_of(profile, found),
     )
 
 
-def _solve(case: Case, profile: ChainProfile, budget_bytes: int) -> Solved | None:
+def _solve(case: Case, profile: ChainProfile, budget_bytes: int) -> Solution | None:
     """What the solver does behind its cache, which would answer a repeat from memory."""
     if case.solver == "milp":
         return milp.solve.__wrapped__(profile, budget_bytes)
     return rotor.solve.__wrapped__(profile, budget_bytes, case.slots)
-
-
-def _gap(profile: ChainProfile, found: Solved) -> float:
-    """How much slower the step is than the bound, as `Optimal.notes` has it."""
-    step_s = predict(profile, found.schedule).step_s
-    return step_s / (profile.plain_step_s + found.bound_s) - 1

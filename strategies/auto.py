@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
+from strategies.cost import predict
 from strategies.optimal import Optimal
+from strategies.profile import ChainProfile
+from strategies.selective_ops import SelectiveOps
+from strategies.solvers.solution import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto(Optimal):
-    """The fastest plan that is known to fit: ``strategies.apply(model, "auto", budget="8GB", …)``.
+    """The fastest schedule known to fit: ``strategies.apply(model, "auto", budget="8GB", …)``.
 
-    It is `Optimal`, which is never slower than any plan of groups of k blocks that fits.
+    The better of `Optimal`, which groups blocks, and `SelectiveOps`, which chooses inside them: so
+    it is never slower than any plan of groups of k blocks that fits.
     """
+
+    operators: ClassVar[bool] = True
+    among: ClassVar[str] = "nested plan or choice of operators"
+
+    def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
+        """The faster of the two, by the profile's times; the bound holds for both."""
+        inside = SelectiveOps(budget=self.budget)
+        answers = (super().solution(profile, budget_bytes), inside.solution(profile, budget_bytes))
+        found = [answer for answer in answers if answer is not None]
+        if not found:
+            return None
+        best = min(found, key=lambda answer: predict(profile, answer.schedule).step_s)
+        return dataclasses.replace(best, bound_s=min(answer.bound_s for answer in found))
+
+    def smallest_bytes(self, profile: ChainProfile) -> int:
+        """The smaller of the two."""
+        inside = SelectiveOps(budget=self.budget)
+        return min(super().smallest_bytes(profile), inside.smallest_bytes(profile))
 
     @classmethod
     def grid(cls) -> Sequence[Auto]:

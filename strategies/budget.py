@@ -17,6 +17,7 @@ from strategies.profile import ChainProfile
 from strategies.profiling.chain import profile_chain
 from strategies.profiling.step import Step
 from strategies.schedule import Schedule
+from strategies.solvers.solution import Solution
 
 _UNITS = {
     "": 1,
@@ -74,6 +75,8 @@ class Budgeted(Strategy, abc.ABC):
     """Op policies that the profile is to know."""
     operators: ClassVar[bool] = False
     """Whether the profile is to list each block's operators."""
+    among: ClassVar[str] = "nested plan"
+    """What the solver chooses from, and its bound is of."""
 
     budget: str = "50%"
 
@@ -93,12 +96,12 @@ class Budgeted(Strategy, abc.ABC):
         return dataclasses.replace(chain, profile=profile)
 
     @abc.abstractmethod
-    def solve(self, profile: ChainProfile, budget_bytes: int) -> Schedule | None:
+    def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """The fastest schedule that this strategy finds within a budget, if there is one."""
 
     @abc.abstractmethod
     def smallest_bytes(self, profile: ChainProfile) -> int:
-        """The smallest budget that `solve` can keep."""
+        """The smallest budget that `solution` can keep."""
 
     def profile_of(self, chain: Chain) -> ChainProfile:
         """What this strategy plans by: the chain's profile.
@@ -115,9 +118,11 @@ class Budgeted(Strategy, abc.ABC):
             ValueError: the chain has no profile.
             Unsupported: nothing fits; names the smallest budget that does.
         """
-        profile = self.profile_of(chain)
+        return self._solved(self.profile_of(chain)).schedule
+
+    def _solved(self, profile: ChainProfile) -> Solution:
         budget_bytes = resolve(self.budget, profile)
-        found = self.solve(profile, budget_bytes)
+        found = self.solution(profile, budget_bytes)
         if found is None:
             smallest_bytes = self.smallest_bytes(profile)
             raise Unsupported(
@@ -131,12 +136,27 @@ class Budgeted(Strategy, abc.ABC):
         return self.schedule(chain).plan
 
     def notes(self, chain: Chain) -> Sequence[str]:
-        """How much of the budget the prediction uses."""
+        """How much of the budget is used, and how far from the proven bound the schedule is."""
         profile = self.profile_of(chain)
-        predicted = predict(profile, self.schedule(chain))
-        budget_bytes = resolve(self.budget, profile)
-        used = f"{predicted.peak_bytes:,} bytes ({predicted.peak_bytes / budget_bytes:.1%})"
-        return (f"budget {budget_bytes:,} bytes; predicted peak {used}",)
+        found, budget_bytes = self._solved(profile), resolve(self.budget, profile)
+        peak_bytes = predict(profile, found.schedule).peak_bytes
+        used = f"{peak_bytes:,} bytes ({peak_bytes / budget_bytes:.1%})"
+        gap = f"no {self.among} is faster by more than {gap_of(profile, found):.2%} of a step"
+        return (
+            f"budget {budget_bytes:,} bytes; predicted peak {used}",
+            f"{gap} (memory counted {counted(found)})",
+        )
+
+
+def gap_of(profile: ChainProfile, found: Solution) -> float:
+    """How much longer a step takes under a solution than its bound, as a share of the bound."""
+    bound_s = profile.plain_step_s + found.bound_s
+    return predict(profile, found.schedule).step_s / bound_s - 1
+
+
+def counted(found: Solution) -> str:
+    """How finely memory was counted, in words."""
+    return "to the byte" if found.slot_bytes == 1 else f"in {found.slot_bytes:,} bytes"
 
 
 def known(chain: Chain, strategy: Strategy) -> ChainProfile:

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from strategies import budget as budgets
-from strategies.budget import Budgeted, resolve
+from strategies.budget import Budgeted
 from strategies.chain import Chain
 from strategies.cost import predict
 from strategies.profile import ChainProfile
 from strategies.schedule import Schedule
+from strategies.solvers.solution import Solution
 from strategies.storage import Overlapped, Storage
 from strategies.storage.auto import check, no_other_place, tier_of
 
@@ -35,8 +36,8 @@ class Hybrid(Budgeted):
         directory: where the files go; default the system's temporary folder.
     """
 
-    textbook_memory: ClassVar[str | None] = "a budget"
     textbook_compute: ClassVar[str | None] = "larger of compute and link"
+    among: ClassVar[str] = "such schedule"
 
     link: str = AUTO
     tier: str = "auto"
@@ -63,12 +64,11 @@ class Hybrid(Budgeted):
             return profile
         return dataclasses.replace(profile, link_bytes_per_s=rate(self.link))
 
-    def solve(self, profile: ChainProfile, budget_bytes: int) -> Schedule | None:
+    def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """See `strategies.solvers.hybrid.solve`."""
         from strategies.solvers import hybrid  # noqa: PLC0415 - brings a compiler
 
-        found = hybrid.solve(profile, budget_bytes)
-        return None if found is None else found.schedule
+        return hybrid.solve(profile, budget_bytes)
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `strategies.solvers.hybrid.smallest_bytes`; below that of `optimal`."""
@@ -78,20 +78,8 @@ class Hybrid(Budgeted):
 
     def notes(self, chain: Chain) -> Sequence[str]:
         """How much of the budget is used, what crosses the link, and how far the bound is."""
-        from strategies.solvers import hybrid  # noqa: PLC0415 - as above
-
-        profile = self.profile_of(chain)
-        found = hybrid.solve(profile, resolve(self.budget, profile))
-        if found is None:
-            return super().notes(chain)
-        step_s = predict(profile, found.schedule).step_s
-        gap = step_s / (profile.plain_step_s + found.bound_s) - 1
-        known = f"no such schedule is faster by more than {gap:.2%} of a step"
-        return (
-            *super().notes(chain),
-            traffic(profile, found.schedule),
-            f"{known} (memory counted in {found.slot_bytes:,} bytes)",
-        )
+        used, gap = super().notes(chain)
+        return used, traffic(self.profile_of(chain), self.schedule(chain)), gap
 
     @classmethod
     def grid(cls) -> Sequence[Hybrid]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from strategies.base import Unsupported
-from strategies.budget import Budgeted, known, resolve
+from strategies.budget import Budgeted
 from strategies.chain import Chain
-from strategies.cost import predict
 from strategies.profile import ChainProfile
 from strategies.profiling.step import Step
 from strategies.schedule import Schedule
+from strategies.solvers.solution import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,31 +53,17 @@ class Milp(Budgeted):
         if reason:
             raise Unsupported(f"{self.spec()}: {reason}; optimal takes chains of any length")
 
-    def solve(self, profile: ChainProfile, budget_bytes: int) -> Schedule | None:
+    def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """See `solvers.milp.solve`."""
         from strategies.solvers import milp  # noqa: PLC0415 - as above
 
-        found = milp.solve(profile, budget_bytes)
-        return None if found is None else found.schedule
+        return milp.solve(profile, budget_bytes)
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `solvers.milp.smallest_bytes`."""
         from strategies.solvers import milp  # noqa: PLC0415 - as above
 
         return milp.smallest_bytes(profile)
-
-    def notes(self, chain: Chain) -> Sequence[str]:
-        """How much of the budget is used, and how far from the proven bound the plan is."""
-        from strategies.solvers import milp  # noqa: PLC0415 - as above
-
-        profile = known(chain, self)
-        found = milp.solve(profile, resolve(self.budget, profile))
-        if found is None:
-            return super().notes(chain)
-        step_s = predict(profile, found.schedule).step_s
-        bound_s = profile.plain_step_s + found.bound_s
-        gap = f"no nested plan is faster by more than {step_s / bound_s - 1:.2%} of a step"
-        return (*super().notes(chain), f"{gap} (memory counted to the byte)")
 
     @classmethod
     def grid(cls) -> Sequence[Milp]:

@@ -6,11 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.budget import Budgeted, known, resolve
-from strategies.chain import Chain
-from strategies.cost import predict
+from strategies.budget import Budgeted
 from strategies.profile import ChainProfile
-from strategies.schedule import Schedule
+from strategies.solvers.solution import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,31 +32,17 @@ class Optimal(Budgeted):
         if self.slots < 0:
             raise ValueError(f"optimal: slots must be at least 0, not {self.slots}")
 
-    def solve(self, profile: ChainProfile, budget_bytes: int) -> Schedule | None:
+    def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """See `rotor.solve`."""
         from strategies.solvers import rotor  # noqa: PLC0415 - brings a compiler
 
-        found = rotor.solve(profile, budget_bytes, self.slots)
-        return None if found is None else found.schedule
+        return rotor.solve(profile, budget_bytes, self.slots)
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `rotor.smallest_bytes`."""
         from strategies.solvers import rotor  # noqa: PLC0415 - as above
 
         return rotor.smallest_bytes(profile)
-
-    def notes(self, chain: Chain) -> Sequence[str]:
-        """How much of the budget is used, and how far from the proven bound the plan is."""
-        from strategies.solvers import rotor  # noqa: PLC0415 - as above
-
-        profile = known(chain, self)
-        found = rotor.solve(profile, resolve(self.budget, profile), self.slots)
-        if found is None:
-            return super().notes(chain)
-        step_s = predict(profile, found.schedule).step_s
-        bound_s = profile.plain_step_s + found.bound_s
-        gap = f"no nested plan is faster by more than {step_s / bound_s - 1:.2%} of a step"
-        return (*super().notes(chain), f"{gap} (memory counted in {found.slot_bytes:,} bytes)")
 
     @classmethod
     def grid(cls) -> Sequence[Optimal]:

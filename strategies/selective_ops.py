@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.budget import Budgeted, known, resolve
+from strategies.budget import Budgeted
 from strategies.chain import Chain
-from strategies.cost import predict
 from strategies.operators import kept_by
 from strategies.profile import ChainProfile
 from strategies.schedule import Schedule
+from strategies.solvers.solution import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ class SelectiveOps(Budgeted):
     textbook_compute: ClassVar[str | None] = "least of operators for the budget"
     modes: ClassVar[tuple[str, ...]] = ()
     operators: ClassVar[bool] = True
+    among: ClassVar[str] = "choice of operators"
 
-    def solve(self, profile: ChainProfile, budget_bytes: int) -> Schedule | None:
+    def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """See `ops.solve`."""
         from strategies.solvers import ops  # noqa: PLC0415 - brings a solver
 
-        found = ops.solve(profile, budget_bytes)
-        return None if found is None else found.schedule
+        return ops.solve(profile, budget_bytes)
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `ops.smallest_bytes`."""
@@ -45,17 +45,8 @@ class SelectiveOps(Budgeted):
         return ops.smallest_bytes(profile)
 
     def notes(self, chain: Chain) -> Sequence[str]:
-        """How far from the bound, and which operators each policy keeps."""
-        from strategies.solvers import ops  # noqa: PLC0415 - as above
-
-        profile = known(chain, self)
-        found = ops.solve(profile, resolve(self.budget, profile))
-        if found is None:
-            return super().notes(chain)
-        step_s = predict(profile, found.schedule).step_s
-        gap = step_s / (profile.plain_step_s + found.bound_s) - 1
-        sentence = f"no choice of operators is faster by more than {gap:.2%} of a step"
-        return (*super().notes(chain), sentence, *_kept_names(profile, found.schedule))
+        """Further, which operators each policy keeps."""
+        return (*super().notes(chain), *_kept_names(self.profile_of(chain), self.schedule(chain)))
 
     @classmethod
     def grid(cls) -> Sequence[SelectiveOps]:

@@ -78,12 +78,16 @@ def crosses(plan, borders):
     return plans.split(plan, borders) != plan
 
 
+def namings(plan, blocks, modes):
+    """Every choice of modes: blocks in groups have only the first."""
+    return itertools.product(*(NAMES[: modes if i in plan else 1] for i in range(blocks)))
+
+
 def outcomes(profile, modes=1):
     """Peak and repeated time of every schedule."""
     blocks = len(profile.blocks)
     for plan in nestings(0, blocks):
         if not crosses(plan, profile.borders):
-            choices = [NAMES[:modes] if i in plan else NAMES[:1] for i in range(blocks)]
-            for names in itertools.product(*choices):
+            for names in namings(plan, blocks, modes):
                 prediction = predict(profile, Schedule(plan, names))
                 yield prediction.peak_bytes, prediction.recompute_s

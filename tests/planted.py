@@ -22,6 +22,7 @@ from strategies.cost import predict
 from strategies.execute import replace_forward
 from strategies.optimal import Optimal
 from strategies.schedule import Schedule
+from strategies.solvers.solution import Solution
 
 
 def install(folder):
@@ -214,10 +215,10 @@ class Refuses(Strategy):
 class Thrifty(Budgeted):
     """Everything is kept, or every other boundary, as the budget allows."""
 
-    def solve(self, profile, budget_bytes):
+    def solution(self, profile, budget_bytes):
         found = [Schedule(plan) for plan in self._plans(profile)]
         fitting = [s for s in found if predict(profile, s).peak_bytes <= budget_bytes]
-        return fitting[0] if fitting else None
+        return Solution(fitting[0], 0.0) if fitting else None
 
     def smallest_bytes(self, profile):
         return min(predict(profile, plan).peak_bytes for plan in self._plans(profile))

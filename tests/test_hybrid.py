@@ -9,8 +9,8 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nested import crosses, namings, nestings, random_profile
 from test_budget import SIZES, measured_peak_bytes, profiled
-from test_rotor import NAMES, crosses, nestings, random_profile
 
 import strategies
 from bench import planning
@@ -46,7 +46,7 @@ def schedules(profile, modes=1):
         if crosses(plan, profile.borders):
             continue
         starts = [plans.first(node) for node in plan if isinstance(node, tuple)]
-        for names in itertools.product(NAMES[:modes], repeat=blocks):
+        for names in namings(plan, blocks, modes):
             for size in range(len(starts) + 1):
                 for chosen in itertools.combinations(starts, size):
                     schedule = Schedule(plan, names, frozenset(chosen))

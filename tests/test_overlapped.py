@@ -14,8 +14,8 @@ import weakref
 import pytest
 import tiny
 import torch
+from nested import crosses, nestings
 from test_chain_profile import SIZES, HeadKeepsItsOutput
-from test_rotor import crosses, nestings
 from torch import nn
 
 import strategies

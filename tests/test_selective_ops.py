@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import tiny
+from nested import random_profile
 from test_budget import SIZES, measured_peak_bytes
-from test_rotor import random_profile
 
 import strategies
 from bench.measure import gradients

@@ -23,6 +23,8 @@ def new_model(**options: Any) -> Any:
         options: of HiGHS, as ``mip_rel_gap=0.0``.
     """
     model: Any = _Quiet()
+    # All models of a process share its threads: another number than the first is refused.
+    model.setOptionValue("threads", 1)
     model.setOptionValue("small_matrix_value", 1e-12)  # else single bytes are dropped
     for name, value in options.items():
         model.setOptionValue(name, value)

@@ -36,6 +36,7 @@ from strategies.cost import Prediction, predict
 from strategies.profile import ChainProfile
 from strategies.schedule import ALL, Schedule
 from strategies.solvers import rotor
+from strategies.solvers.solution import Solution
 
 WEIGHTS = (1.0, 0.75, 0.5, 0.25)
 _WORK = 4e8  # table cells times choices in about a second, for each weight
@@ -79,21 +80,6 @@ def roads_of(profile: ChainProfile, slot_bytes: int) -> Roads:
         forward_s=sums([block.forward_s for block in blocks]),
         backward_s=sums([block.backward_s for block in blocks]),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """What was found.
-
-    Attributes:
-        schedule: within the budget.
-        bound_s: no schedule within the budget adds less than this to a step without checkpoints.
-        slot_bytes: how finely memory was counted.
-    """
-
-    schedule: Schedule
-    bound_s: float
-    slot_bytes: int
 
 
 class _Choice(NamedTuple):

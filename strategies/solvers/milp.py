@@ -15,7 +15,6 @@ interpreter has the last word.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,25 +23,13 @@ from strategies.cost import predict
 from strategies.plan import Node, plain
 from strategies.profile import ChainProfile
 from strategies.schedule import ALL, Schedule
+from strategies.solvers.solution import Solution
 
 if TYPE_CHECKING:
     from strategies.solvers.milp_programme import Programme
 
 MOST_BLOCKS = 16
 """Beyond this, branch and bound takes minutes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """What the programme found.
-
-    Attributes:
-        schedule: within the budget, by the interpreter.
-        bound_s: no nested plan within the budget repeats less than this.
-    """
-
-    schedule: Schedule
-    bound_s: float
 
 
 def too_long(blocks: int) -> str | None:

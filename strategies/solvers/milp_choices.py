@@ -17,7 +17,6 @@ TOLERANCE = 1e-9  # of the largest number; the solver's own 1e-6 is a megabyte i
 
 _OPTIONS: dict[str, Any] = {
     "presolve": "off",  # HiGHS 1.16 reduces some of these to nothing and then finds no way back
-    "threads": 1,
     "mip_rel_gap": 0.0,
     "mip_abs_gap": 0.0,
     "mip_feasibility_tolerance": TOLERANCE,

@@ -13,7 +13,6 @@ again with less room.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -26,25 +25,13 @@ from strategies.operators import PS, BlockOperators, Moment, keep
 from strategies.profile import BlockCost, ChainProfile
 from strategies.schedule import ALL, Schedule
 from strategies.solvers import highs
+from strategies.solvers.solution import Solution
 
 GAP = 1e-3
 """Of the repeated time: at this relative gap the programme is taken as solved. Equal blocks can be
 exchanged in many ways, and ruling all of them out takes long."""
 MOST_NODES = 20_000
 """Of the search; beyond, the best found so far is taken, with its proven gap."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """What the programme found.
-
-    Attributes:
-        schedule: within the budget, by the interpreter.
-        bound_s: no choice of operators within the budget repeats less than this.
-    """
-
-    schedule: Schedule
-    bound_s: float
 
 
 @functools.lru_cache(maxsize=64)

@@ -21,7 +21,6 @@ rounding can cost time, but never breaks the budget.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from strategies.plan import Plan
 from strategies.profile import ChainProfile
 from strategies.schedule import ALL, Schedule
 from strategies.solvers import recursive
+from strategies.solvers.solution import Solution
 
 _WORK = 1e9  # table cells times choices in about a second: what bounds the slots
 _MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
@@ -136,21 +136,6 @@ def _tail_needs(profile: ChainProfile) -> tuple[int, int]:
 def _reach(profile: ChainProfile, begin: int) -> int:
     later = [border for border in profile.borders if border > begin]
     return min([len(profile.blocks), *later]) - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """What the programme found.
-
-    Attributes:
-        schedule: within the budget.
-        bound_s: no nested plan within the budget repeats less than this.
-        slot_bytes: how finely memory was counted.
-    """
-
-    schedule: Schedule
-    bound_s: float
-    slot_bytes: int
 
 
 class Solver:
