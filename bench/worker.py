@@ -277,7 +277,7 @@ class _Bench:
 
     def _modelled(self) -> dict[str, Any]:
         """What the roofline of this CPU says, to be judged by what was measured."""
-        if self.step.device.type != "cpu":
+        if self.step.device.type != "cpu" or self.cell.make_strategy().compiled:
             return {}
         from bench.simulate import calibrate  # noqa: PLC0415 - untimed cells do without
 

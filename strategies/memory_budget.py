@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_in_any_mode_without_ignore_compile_internals
 
 from strategies.base import Strategy, Undo, Unsupported
 from strategies.chain import Chain
@@ -178,9 +179,18 @@ class _Compiled:
         self.run: Callable[..., Any] = torch.compile(function, backend=backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's own ``forward``."""
+        """As the model's own ``forward``.
+
+        Raises:
+            Unsupported: the gradient would be wrong, or the budget without effect.
+        """
         if not torch.is_grad_enabled():
             return self.original(*args, **kwargs)
+        if is_in_any_mode_without_ignore_compile_internals():
+            raise Unsupported(
+                "memory_budget: under a TorchDispatchMode that does not ignore_compile_internals"
+                " PyTorch would run this model eagerly in silence, now and ever after"
+            )
         from torch._dynamo import config  # noqa: PLC0415
         from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415
 
