@@ -25,7 +25,7 @@ BUDGETS = ("94%", "100%")
 # Compiling takes seconds a model, so what is compiled meets few of them, one for each thing that a
 # compiler could do wrong, and the backend that needs no C++ compiler; with no budget, where random
 # numbers are allowed, and with one. tests/test_memory_budget.py has the other backend.
-COMPILED_CASES = ("core", "loop", "shared", "pairs-indexed", "norms", "resnet")
+COMPILED_CASES = ("loop", "shared", "pairs-indexed", "norms", "resnet")
 COMPILED_FRACTIONS = (1.0, 0.5)
 
 
