@@ -163,7 +163,20 @@ class _Backend:
 
 
 def _is_random(node: fx.Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    """Whether it draws; attention kernels are tagged even where their dropout is 0."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    return bool(_argument(node, "dropout_p") != 0)
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """What an operator is called with, or ``None``."""
+    target: Any = node.target
+    for position, argument in enumerate(target._schema.arguments):
+        if argument.name == name:
+            given = node.args[position : position + 1] or (node.kwargs.get(name),)
+            return argument.default_value if given[0] is None else given[0]
+    return None
 
 
 class _Compiled:
