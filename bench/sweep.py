@@ -66,11 +66,16 @@ def every_spec() -> list[str]:
 
 
 def depth_specs() -> list[str]:
-    """Every strategy, but of layered ones the default only: storage is a constant factor."""
+    """Every strategy, but of layered ones the default only: storage is a constant factor.
+
+    Not compiled ones: 64 layers take minutes to compile, and a fraction of what grows grows as it
+    does.
+    """
     points = [
         point
         for cls in classes().values()
         if not issubclass(cls, Budgeted)  # a share of what grows grows as it does
+        and not cls.compiled
         for point in ((cls(),) if issubclass(cls, Layered) else cls.grid())
     ]
     return sorted((point.spec() for point in points), key=lambda spec: (spec != "none", spec))

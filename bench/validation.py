@@ -60,8 +60,12 @@ class Row:
 
 
 def planned_specs() -> list[str]:
-    """Every strategy whose plan is the same, simulated or real: not those that ask for costs."""
-    return [spec for spec in every_spec() if not strategies.get(spec).needs_profile]
+    """Every strategy whose plan is the same, simulated or real.
+
+    Not those that ask for costs, nor those that a compiler runs, which are not simulated.
+    """
+    found = {spec: strategies.get(spec) for spec in every_spec()}
+    return [spec for spec, s in found.items() if not s.needs_profile and not s.compiled]
 
 
 def rows(device: str, workloads: tuple[str, ...] = WORKLOADS) -> Iterator[Row]:

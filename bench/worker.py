@@ -157,7 +157,7 @@ class _Bench:
         """What the strategy does to this model."""
         kernel = getattr(self.step.workload, "attention", None)
         return {
-            "plan": applied.schedule.render(),
+            "plan": None if applied.strategy.compiled else applied.schedule.render(),
             "storage": str(applied.storage) if applied.storage else None,
             "attention_kernel": applied.attention_kernel or kernel,
             "notes": list(applied.notes),
@@ -167,11 +167,11 @@ class _Bench:
         """The strategy's step against the model as it is, from the same seed."""
         reference = gradients.run(self.step, self.cell.seed)
         with self.applied() as applied:
-            exact = applied.strategy.exact
+            chosen = applied.strategy
             outcome = gradients.run(self.step, self.cell.seed)
         result = gradients.compare(reference, outcome)
         return {
-            "problem": result.problem(exact=exact),
+            "problem": result.problem(exact=chosen.exact, compiled=chosen.compiled),
             "loss": outcome.loss.item(),
             "reference_loss": reference.loss.item(),
             "grads_bitwise_equal": result.bitwise_equal,
@@ -185,9 +185,12 @@ class _Bench:
     def predicted(self) -> dict[str, Any]:
         """What the plan interpreter says, from a profile of the blocks as the strategy has them.
 
-        Kernels and sub-modules are the strategy's; the plan and its storage are interpreted.
+        Kernels and sub-modules are the strategy's; the plan and its storage are interpreted. What a
+        compiler recomputes follows no plan.
         """
         strategy = self.cell.make_strategy()
+        if strategy.compiled:
+            return {}
         undos = list(strategy.install(self.step.model, self.chain))
         schedule = strategy.schedule(self.chain).split(self.chain.borders)
         names = {index: name for index, name in enumerate(schedule.modes) if name != ALL}
@@ -233,10 +236,26 @@ class _Bench:
 
     def flops(self) -> dict[str, Any]:
         """FLOPs by counting, and how often each block ran forward."""
+        if self.cell.make_strategy().compiled:
+            return self._compiled_flops()
         with count_forwards(self.chain.blocks) as counts, self.applied():
             flops = count_flops(self.step.forward, self.step.backward)
         self.step.drop_gradients()
         return {**dataclasses.asdict(flops), "block_forwards": list(counts)}
+
+    def _compiled_flops(self) -> dict[str, Any]:
+        """FLOPs where forward work in backward looks like any other: recompute is the surplus.
+
+        The reference is ``none`` on the same model, in the same way.
+        """
+        if not self.cell.make_strategy().counted:
+            return {}
+        none = count_flops(self.step.forward, self.step.backward)
+        with self.applied():
+            flops = count_flops(self.step.forward, self.step.backward)
+        self.step.drop_gradients()
+        surplus = flops.step_flops - none.step_flops
+        return dataclasses.asdict(flops) | {"recompute_flops": surplus}
 
     def time(self) -> dict[str, Any]:
         """Raw seconds, interleaved with ``none`` (with math attention, if there is a choice)."""
@@ -266,7 +285,7 @@ class _Bench:
 
     def _modelled(self) -> dict[str, Any]:
         """What the roofline of this CPU says, to be judged by what was measured."""
-        if self.step.device.type != "cpu":
+        if self.step.device.type != "cpu" or self.cell.make_strategy().compiled:
             return {}
         from bench.simulate import calibrate  # noqa: PLC0415 - untimed cells do without
 

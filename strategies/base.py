@@ -46,6 +46,10 @@ class Strategy:
     textbook_compute: ClassVar[str | None] = None
     needs_profile: ClassVar[bool] = False
     """It asks what the blocks cost: `strategies.apply` must be given an example or a profile."""
+    compiled: ClassVar[bool] = False
+    """It hands forward to a compiler, which keeps and recomputes operators instead of blocks: no
+    plan is printed or predicted, no block is entered one by one, running statistics are close
+    instead of equal, and the first step takes the time of compiling."""
 
     @classmethod
     def name(cls) -> str:
@@ -55,6 +59,11 @@ class Strategy:
     @property
     def exact(self) -> bool:
         """Gradients are promised bitwise equal to those of ``none``."""
+        return True
+
+    @property
+    def counted(self) -> bool:
+        """Whether every operator passes PyTorch's dispatcher, where FLOPs are counted."""
         return True
 
     def plan(self, chain: Chain) -> Plan:

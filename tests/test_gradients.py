@@ -40,6 +40,7 @@ def test_the_same_is_equal():
         not_finite=[],
         loss_equal=True,
         buffers_equal=True,
+        buffers_close=True,
         random_state_equal=True,
     )
     assert result.problem(exact=True) is None

@@ -62,7 +62,7 @@ LOSSY = [
     s.spec()
     for c in classes().values()
     for s in c.grid()
-    if not s.exact and s.name() != "flash_checkpoint"
+    if not s.exact and not s.compiled and s.name() != "flash_checkpoint"
 ]
 
 
@@ -161,6 +161,15 @@ def test_lossy_strategies(name):
             found = step(model, data(name))
         assert torch.equal(found.loss, wanted.loss)
         assert distance(found, wanted) < close.get(applied.strategy.params().get("codec"), 2.0)
+
+
+def test_a_compiler():
+    """Attention without dropout draws no random numbers, although its operator is tagged so."""
+    model = make("llama", "sdpa").eval()
+    wanted = step(model, data("llama"))
+    with strategies.apply(model, "memory_budget(fraction=0.2, backend=aot_eager_decomp_partition)"):
+        assert distance(step(model, data("llama")), wanted) < 1e-6
+    assert model.model.config.use_cache
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "vit"])

@@ -59,6 +59,11 @@ class FlopCounter(TorchDispatchMode):
         self.flops = 0
         self.recompute_flops = 0
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Under a mode that does not say so, Dynamo runs compiled models eagerly, for good."""
+        return True
+
     def __torch_dispatch__(
         self,
         func: Any,
