@@ -22,12 +22,12 @@ from bench.cells import Cell
 from bench.records import Record, Status, decode
 from bench.simulate.errors import NeedsValueError
 from strategies import Unsupported
+from strategies.oom import is_out_of_memory
 
 TIMEOUT_S = 600.0
 
 Work = Callable[[bytes], bytes]
 
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 _EXIT_S = 10.0  # for a process to end by itself once it has answered
 _GRAIN = 1 << 15  # elements that PyTorch gives a thread at least
 
@@ -133,8 +133,7 @@ def classify_error(error: BaseException) -> Ending:
     text = str(error)
     if isinstance(error, Unsupported):
         return Ending("unsupported", text)
-    full = any(phrase in text.lower() for phrase in _OUT_OF_MEMORY)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or full:
+    if is_out_of_memory(error):
         return Ending("oom", text.partition("\n")[0] or type(error).__name__)
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno}"

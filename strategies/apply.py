@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from strategies import execute, modes
 from strategies.base import Strategy, Undo, Unsupported
 from strategies.chain import Chain, find_chain
+from strategies.oom import is_out_of_memory
 from strategies.plan import Plan
 from strategies.profiling.step import ExampleStep, Step, detached, preserved
 from strategies.registry import get
@@ -96,7 +99,8 @@ def apply(
         blocks: dotted path(s) of the container(s) of blocks, if they are not to be found.
         example: a batch, for strategies that plan by what the blocks cost (``needs_profile``): a
             tensor, a sequence of arguments, or a mapping of keyword arguments. One step runs on it
-            a few times; gradients, buffers and random states are afterwards what they were.
+            a few times, on fake tensors if it does not fit; gradients, buffers and random states
+            are afterwards what they were.
         loss: of the model's output on the example; default: its ``.loss``, or else its sum.
         optimizer: whose state counts into a budget, as far as it exists by now.
         chain: instead of ``blocks`` and ``example``: the blocks, with what was found out about
@@ -193,10 +197,33 @@ def profiled(
     undos = _turn_caches_off(model)
     try:
         with preserved(model):
-            return get(strategy).profiled(chain, step)
+            return _profiled(chain, get(strategy), step, blocks)
     finally:
         while undos:
             undos.pop()()
+
+
+def _profiled(
+    chain: Chain, strategy: Strategy, step: Step, blocks: str | Sequence[str] | None
+) -> Chain:
+    """The chain, profiled on the step; on fake tensors if the step does not fit as it is.
+
+    That is why a budget is asked for, after all. Fake tensors have the same bytes, but no kernels
+    run, so that their scratch memory is not seen.
+    """
+    try:
+        return strategy.profiled(chain, step)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(step, ExampleStep) or not is_out_of_memory(error):
+            raise
+    step.drop_gradients()
+    gc.collect()  # the step that failed left its graph in cycles of hooks
+    mode = FakeTensorMode()
+    fake = step.faked(mode)
+    with mode:
+        found = strategy.profiled(find_chain(fake.model, blocks), fake)
+    assert found.profile is not None
+    return dataclasses.replace(chain, profile=dataclasses.replace(found.profile, faked=True))
 
 
 def _turn_caches_off(model: nn.Module) -> list[Undo]:

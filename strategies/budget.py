@@ -141,6 +141,11 @@ class Budgeted(Strategy, abc.ABC):
         found, budget_bytes = self._solved(profile), resolve(self.budget, profile)
         peak_bytes = predict(profile, found.schedule).peak_bytes
         used = f"{peak_bytes:,} bytes ({peak_bytes / budget_bytes:.1%})"
+        if profile.faked:
+            used += (
+                "; profiled on fake tensors, for the step does not fit without checkpoints: scratch"
+            )
+            used += " memory of kernels comes on top"
         gap = f"no {self.among} is faster by more than {gap_of(profile, found):.2%} of a step"
         return (
             f"budget {budget_bytes:,} bytes; predicted peak {used}",

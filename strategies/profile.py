@@ -84,6 +84,7 @@ class ChainProfile:
         link_bytes_per_s: between the device and where boundaries are offloaded, each way.
             Infinite: transfers take no time. 0: there is no link, and a boundary that were to
             leave would never arrive.
+        faked: profiled on fake tensors, for the step does not fit as it is: no scratch memory.
     """
 
     blocks: tuple[BlockCost, ...]
@@ -103,6 +104,7 @@ class ChainProfile:
     fixed_s: float = 0.0
     head_keeps_output: bool = False
     link_bytes_per_s: float = 0.0
+    faked: bool = False
 
     def boundary_bytes(self, index: int) -> int:
         """The boundary that block ``index`` reads (``len(blocks)``: that the tail reads)."""

@@ -66,11 +66,13 @@ class _SavedWatcher:
         self.boundary: tuple[int, int] = (0, 0)
         self.input_bytes = 0
         self.tail_keeps_input = self.head_keeps_output = False
-        self.alive: list[Tensor] = []  # so that no storage's address is used twice
+        # So that no storage's address is used twice. Not the tensors: their graph holds `pack`,
+        # and no collector sees a circle that runs through it.
+        self.alive: list[torch.UntypedStorage] = []
 
     def pack(self, tensor: Tensor) -> Tensor:
         key = _key(tensor)
-        self.alive.append(tensor)
+        self.alive.append(tensor.untyped_storage())
         if not self.inside:
             self.tail_keeps_input |= bool(self.order) and key == self.boundary[0]
             self.before.add(key)
@@ -103,7 +105,7 @@ class _SavedWatcher:
         )
         self.before.discard(self.boundary[0])
         self.boundary = (key, unique_bytes([output]))
-        self.alive.append(output)
+        self.alive.append(output.untyped_storage())
         self.inside = False
 
 

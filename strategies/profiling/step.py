@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 
@@ -102,6 +104,15 @@ class ExampleStep:
         state = optimizer.state.values() if optimizer else ()
         found = [*model.parameters(), *model.buffers(), *tree_leaves([self.example, list(state)])]
         return [value for value in found if isinstance(value, Tensor)]
+
+    def faked(self, mode: FakeTensorMode) -> ExampleStep:
+        """The same step on fake tensors, which take no memory; the optimizer's state stays real."""
+        example = tree_map(
+            lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, self.example
+        )
+        with FakeCopyMode(mode):
+            model = copy.deepcopy(self.model)
+        return dataclasses.replace(self, model=model, example=example)
 
 
 def default_loss(output: Any) -> Tensor:
