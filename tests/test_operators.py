@@ -29,13 +29,20 @@ def profiled(workload):
 
 def without_random_states(profile):
     """The ledger sees none."""
+    own_bytes = profile.group_bytes
     blocks = tuple(
         dataclasses.replace(
-            block, operators=dataclasses.replace(block.operators, checkpoint_bytes=0)
+            block,
+            operators=dataclasses.replace(block.operators, checkpoint_bytes=0),
+            modes=(block.modes[0], *(without_state(m, own_bytes) for m in block.modes[1:])),
         )
         for block in profile.blocks
     )
     return dataclasses.replace(profile, blocks=blocks, group_bytes=0)
+
+
+def without_state(mode, own_bytes):
+    return dataclasses.replace(mode, saved_bytes=mode.saved_bytes - own_bytes)
 
 
 def some_policy(rng, operators, share):

@@ -1,0 +1,92 @@
+"""The plan interpreter against the executor: random plans, modes and policies, to the byte."""
+
+import functools
+import random
+
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_operators import some_policy, without_random_states
+
+from bench.worker import count_forwards
+from strategies import execute, modes
+from strategies import plan as plans
+from strategies.cost import predict
+from strategies.profiling.chain import profile_chain
+from strategies.profiling.flops import count_flops
+from strategies.schedule import ALL, Schedule
+
+WORKLOADS = ("gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini")
+SIZES = {"dim": 32, "layers": 7}
+LONG = {"seq": 64, "batch": 4}  # so that the peak is in the blocks
+
+
+@functools.cache
+def profiled(workload):
+    options = SIZES | (LONG if "vit" not in workload else {"image": 32, "batch": 4})
+    made = tiny.step(workload, **options)
+    profile = profile_chain(made, tiny.chain_of(made), modes=modes.MODES, operators=True)
+    return made, without_random_states(profile)
+
+
+def random_nodes(rng, begin, end, depth=0):
+    """Blocks begin … end − 1, some of them in groups, some of these in groups again."""
+    nodes = []
+    while begin < end:
+        if depth < 3 and rng.random() < 0.5:
+            stop = rng.randint(begin + 1, end)
+            nodes.append(tuple(random_nodes(rng, begin, stop, depth + 1)))
+            begin = stop
+        else:
+            nodes.append(begin)
+            begin += 1
+    return nodes
+
+
+def random_schedule(seed, profile):
+    rng = random.Random(seed)
+    plan = tuple(random_nodes(rng, 0, len(profile.blocks)))
+    return Schedule(plan, tuple(mode_of(rng, plan, i, b) for i, b in enumerate(profile.blocks)))
+
+
+def mode_of(rng, plan, index, block):
+    """One that the block was profiled in, or a policy worked out from its operators."""
+    if index not in plan:
+        return ALL
+    names = [mode.name for mode in block.modes]
+    return rng.choice([*names, some_policy(rng, block.operators, rng.random())])
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**9))
+def test_bytes_flops_and_counts_are_those_of_the_step(workload, seed):
+    made, profile = profiled(workload)
+    chain, schedule = tiny.chain_of(made), random_schedule(seed, profile)
+    undos = modes.install(chain, dict(enumerate(schedule.modes)))
+    undos += execute.install(chain, schedule.plan)
+    try:
+        ledger = tiny.watch(made)
+        flops = count_flops(made.forward, made.backward)
+    finally:
+        while undos:
+            undos.pop()()
+    predicted = predict(profile, schedule)
+    note = schedule.render()
+    assert predicted.peak_bytes == ledger.peak_bytes(), note
+    assert predicted.saved_bytes == tiny.saved_bytes(ledger), note
+    assert predicted.recompute_flops == flops.recompute_flops, note
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**9))
+def test_blocks_are_entered_as_often_as_predicted(workload, seed):
+    made, profile = profiled(workload)
+    chain = tiny.chain_of(made)
+    plan = tuple(random_nodes(random.Random(seed), 0, len(chain)))
+    with count_forwards(chain.blocks) as counts, tiny.under(made, plans.render(plan)):
+        made.backward(made.forward())
+    made.drop_gradients()
+    assert tuple(counts) == predict(profile, plan).block_forwards
