@@ -8,7 +8,9 @@ random operators, one that ran again after a kept one would draw other numbers, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -95,7 +97,7 @@ class OpPolicy:
     def contexts(self) -> Pair:
         """Of forward and of recompute."""
         forward, again = create_selective_checkpoint_contexts(self)
-        return forward, again
+        return forward, _Once(again)
 
     def __call__(
         self, context: SelectiveCheckpointContext, func: Any, *args: Any, **kwargs: Any
@@ -124,6 +126,28 @@ class OpPolicy:
             )
         self.random_kept |= random and chosen
         return chosen
+
+
+class _Once:
+    """A context the first time; nothing after that.
+
+    Selective checkpointing gives kept outputs away in the first recompute, so that they are freed
+    in time, and refuses a second one. In a graph that is retained, the second recompute runs every
+    operator again, random ones too, and in order: from the state that the checkpoint kept, they
+    draw the numbers of forward.
+    """
+
+    def __init__(self, context: AbstractContextManager[Any]) -> None:
+        self.contexts = [context]
+        self.entered: list[AbstractContextManager[Any]] = []
+
+    def __enter__(self) -> None:
+        context = self.contexts.pop() if self.contexts else contextlib.nullcontext()
+        context.__enter__()
+        self.entered.append(context)
+
+    def __exit__(self, *exception: Any) -> bool | None:
+        return self.entered.pop().__exit__(*exception)
 
 
 def can_be_kept(func: Any) -> bool:

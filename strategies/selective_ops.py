@@ -22,9 +22,6 @@ class SelectiveOps(Budgeted):
     programme on the peak of the step (see `strategies.solvers.ops`), as Checkmate does for whole
     graphs (Jain et al. 2020, arXiv 1910.02653). Views are made again from what they view, operators
     that write in place run again, and a random operator runs again only if none before it is kept.
-
-    A block with a policy can be run backward once only: PyTorch refuses a second backward of the
-    same graph.
     """
 
     textbook_compute: ClassVar[str | None] = "least of operators for the budget"

@@ -65,7 +65,7 @@ def test_equal_blocks_have_equal_times(done):
     [found] = studies.read_all(done[0])
     assert len(found.blocks) == 4
     assert found.blocks[1] == found.blocks[2]
-    assert set(found.blocks[0].mode_recompute_s) == {"core"}
+    assert set(found.blocks[0].mode_recompute_s) == {"core", "products"}
 
 
 def test_every_distinct_rule_is_a_contender():

@@ -123,6 +123,7 @@ class Mode(TorchDispatchMode):
 
 
 def test_what_would_make_it_eager_in_silence_is_refused():
+    torch._dynamo.reset()  # else the graphs of other tests are found and used again
     case = CASES["loop"]
     model = case.model()
     with strategies.apply(model, spec(1.0)):

@@ -124,12 +124,28 @@ def test_the_blocks_own_output_is_known_to_be_kept():
     assert not any(op.keepable for op in profile.blocks[0].operators.operators)
 
 
-def test_a_second_backward_is_refused():
-    model = under(Stack(), "products")
-    loss = model(BATCH).sum()
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="backward an extra time"):
-        loss.backward()
+@pytest.mark.parametrize("name", ["products", keep([GELU]), keep([UP, GELU])])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_retained_graph_runs_backward_again(name, dropout):
+    wanted = step(Stack(dropout=dropout), BATCH, passes=2, backwards=3)
+    assert_same(step(under(Stack(dropout=dropout), name), BATCH, passes=2, backwards=3), wanted)
+
+
+def test_a_retained_graph_runs_backward_again_after_a_random_output_was_kept():
+    operators = profile_of(Stack(dropout=0.5), operators=True).blocks[0].operators
+    last = max(i for i, op in enumerate(operators.operators) if op.random)
+    wanted = step(Stack(dropout=0.5), BATCH, backwards=2)
+    assert_same(step(under(Stack(dropout=0.5), keep([last])), BATCH, backwards=2), wanted)
+
+
+@pytest.mark.parametrize("name", ["products", keep([UP, GELU])])
+def test_second_derivatives(name):
+    found = []
+    for model in (Stack(), under(Stack(), name)):
+        weights = list(model.parameters())
+        first = torch.autograd.grad(model(BATCH).square().mean(), weights, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), weights))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_a_copy_runs_its_own_weights():

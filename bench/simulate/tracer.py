@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.simulate.roofline import Operator, Transfer
 from strategies.profiling.flops import flops_of, in_recompute
-from strategies.profiling.ledger import Ledger, only_makes_room, traffic_bytes
+from strategies.profiling.ledger import Ledger, traffic_bytes
 
 # Drawn from the bottom up in this order.
 CATEGORIES = (
@@ -210,10 +210,10 @@ class Tracer(Ledger):
     def _note_work(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        if func.is_view or not outputs or only_makes_room(func):
-            return
         moved_bytes = traffic_bytes(func, (args, kwargs), out)
+        if not moved_bytes:
+            return
+        outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         dtype = str(outputs[0].dtype).removeprefix("torch.")
         flops = flops_of(func, args, kwargs, out)
         self.work.append(Operator(self.operator, flops, moved_bytes, dtype, self.phase()))
