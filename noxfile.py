@@ -21,8 +21,10 @@ def install(session, *extras):
 def tests(session):
     """Run the tests; arguments go to pytest."""
     install(session, "test", "transformers")
-    # Tests run tiny tensors: a second thread only waits, and on a busy machine for long.
-    session.run("pytest", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    # Tests run tiny tensors: a second thread only waits, and on a busy machine for long. A second
+    # process does not.
+    parallel = ("-n", "auto", "--dist", "worksteal")
+    session.run("pytest", *parallel, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
