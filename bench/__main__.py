@@ -148,7 +148,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
 
 @app.command()
 def sweep(
-    profile: Annotated[str, typer.Option(help="quick, full or simulated.")] = "quick",
+    profile: Annotated[str, typer.Option(help="smoke, quick, full or simulated.")] = "quick",
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
     results: ResultsOption = records.RESULTS,

@@ -36,7 +36,7 @@ SIMULATED_SERIES = (
     ("vit-h14", "sim:l4-24gb", "bf16-autocast"),
 )
 
-PROFILES = ("quick", "full", "simulated")
+PROFILES = ("smoke", "quick", "full", "simulated")
 
 
 def cells_of(profile: str, device: str) -> list[Cell]:
@@ -48,15 +48,24 @@ def cells_of(profile: str, device: str) -> list[Cell]:
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
     if profile == "simulated":
-        cells = list(_simulated_cells())
-        return list({c.cell_id(): c for c in map(checked, cells)}.values())
-    rounds = 5 if profile == "quick" else 15
-    cells = [*_tradeoff("gpt-mini", device, rounds), *_tradeoff("mlp-chain", device, rounds)]
-    cells += _depth_cells(device)
-    if profile == "full":
-        cells += [c for name in FULL_WORKLOADS for c in _tradeoff(name, device, 5)]
-        cells += _precision_cells(device)
+        cells = _simulated_cells()
+    elif profile == "smoke":  # every strategy once, where a step takes milliseconds
+        cells = _tradeoff("mlp-chain", device, 3)
+    else:
+        cells = _measured_cells(profile, device)
     return list({c.cell_id(): c for c in map(checked, cells)}.values())
+
+
+def _measured_cells(profile: str, device: str) -> Iterator[Cell]:
+    """Those of ``quick``, and the rest of ``full``."""
+    rounds = 5 if profile == "quick" else 15
+    for name in ("gpt-mini", "mlp-chain"):
+        yield from _tradeoff(name, device, rounds)
+    yield from _depth_cells(device)
+    if profile == "full":
+        for name in FULL_WORKLOADS:
+            yield from _tradeoff(name, device, 5)
+        yield from _precision_cells(device)
 
 
 def every_spec() -> list[str]:

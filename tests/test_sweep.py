@@ -118,7 +118,7 @@ def test_the_full_profile_measures_more():
 @pytest.mark.parametrize(
     ("profile", "device", "message"),
     [
-        ("quickest", "cpu", "profile must be one of quick, full"),
+        ("quickest", "cpu", "profile must be one of smoke, quick, full"),
         ("quick", "tpu", "no device 'tpu'"),
     ],
 )
@@ -349,3 +349,10 @@ def test_a_killed_sweep_resumes_to_the_same_records(tmp_path):
     for path, (data, modified_ns) in before.items():
         assert (path.read_bytes(), path.stat().st_mtime_ns) == (data, modified_ns)
     assert {p.name for p in interrupted.rglob("*.json")} == {p.name for p in whole.rglob("*.json")}
+
+
+def test_smoke_runs_every_strategy_once_and_nothing_deep():
+    found = sweep.cells_of("smoke", "cpu")
+    assert {cell.spec for cell in found} == set(sweep.every_spec())
+    assert {cell.workload for cell in found} == {"mlp-chain"}
+    assert all(not cell.options for cell in found)
