@@ -41,7 +41,7 @@ class Case(NamedTuple):
 CASES = (
     *(Case("optimal", blocks, SLOTS) for blocks in (4, 8, 16, 32, 64, 96)),
     *(Case("optimal", blocks) for blocks in (4, 8, 16, 32, 64, 96, 128, 250, 500, 1000)),
-    *(Case("milp", blocks) for blocks in (4, 6, 8, 10, 12, 14, 16)),
+    *(Case("milp", blocks) for blocks in (4, 6, 8, 10, 12)),
 )
 
 

@@ -134,7 +134,7 @@ def test_the_solver_is_silent(capfd):
 
 def test_too_many_blocks_are_refused():
     profile = random_profile(0, milp.MOST_BLOCKS + 1)
-    sentence = "is for at most 16 blocks, not 17"
+    sentence = "is for at most 12 blocks, not 13"
     for function in (lambda: milp.solve(profile, 10**9), lambda: milp.smallest_bytes(profile)):
         with pytest.raises(ValueError, match=sentence):
             function()
@@ -174,12 +174,12 @@ def test_a_long_chain_is_a_row_with_its_reason():
     record = executor.run(tiny.cell("mlp-chain", "milp(budget='50%')", {"layers": 17}), 120)
     assert record.status == "unsupported"
     assert record.reason == (
-        "milp(budget='50%'): the mixed-integer programme is for at most 16 blocks, not 17;"
+        "milp(budget='50%'): the mixed-integer programme is for at most 12 blocks, not 17;"
         " optimal takes chains of any length"
     )
 
 
 def test_a_long_chain_is_refused_before_it_is_profiled():
     made = tiny.step("mlp-chain", layers=20)
-    with pytest.raises(Unsupported, match="at most 16 blocks, not 20"):
+    with pytest.raises(Unsupported, match="at most 12 blocks, not 20"):
         strategies.profiled(made.model, "milp", made, blocks=made.workload.blocks)

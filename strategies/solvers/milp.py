@@ -28,8 +28,8 @@ from strategies.solvers.solution import Solution
 if TYPE_CHECKING:
     from strategies.solvers.milp_programme import Programme
 
-MOST_BLOCKS = 16
-"""Beyond this, branch and bound takes minutes."""
+MOST_BLOCKS = 12
+"""Beyond this, branch and bound takes minutes where blocks are equal and can be exchanged."""
 
 
 def too_long(blocks: int) -> str | None:
