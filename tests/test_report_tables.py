@@ -281,3 +281,8 @@ def test_every_row_has_a_label_of_its_own_in_its_table():
 def test_a_block_and_its_mode_stay_together_when_a_plan_is_abbreviated():
     plan = " ".join(f"{i}:core" for i in range(12))
     assert display.abbreviate(plan) == "0:core 1:core 2:core … 11:core"
+
+
+def test_a_policy_stays_in_one_piece_when_a_plan_is_abbreviated():
+    plan = "0:keep(3,31) 1:keep(23,31,38) 2:keep(3,31) [3] 4 5"
+    assert display.abbreviate(plan) == "0:keep(3,31) 1:keep(23,31,38) … 5"

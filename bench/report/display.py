@@ -76,7 +76,7 @@ def abbreviate(plan: str, limit: int = 32) -> str:
     """A plan cut in the middle, between tokens: ``[0 1] [2 3] … [14 15]``."""
     if len(plan) <= limit:
         return plan
-    tokens = re.findall(r"\[*\d+(?::\w+)?\]*(?:@\w+)?|\S+", plan)
+    tokens = plan.split()
     head, tail = 0, len(tokens)
     # Two tokens in front for one behind: the pattern shows at the start, the end only closes it.
     while len(" ".join((*tokens[:head], *tokens[tail:]))) < limit - 8 and head < tail:
