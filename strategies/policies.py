@@ -74,7 +74,7 @@ class PolicyForward:
         policy = OpPolicy(self.name)
         call = given.bind(self.original)
         output = recompute(call, [self.module], given.args, given.kwargs, policy.contexts)
-        self.keeps_output = not policy.kept.isdisjoint(map(_key, _tensors(output)))
+        self.keeps_output = not policy.kept.isdisjoint(map(storage_key, tensors_in(output)))
         return output
 
 
@@ -109,7 +109,7 @@ class OpPolicy:
         kept = self._keeps(func, args, kwargs)
         if kept:
             output = getattr(context, "op_output", None)
-            self.kept |= {_key(tensor) for tensor in _tensors(output)}
+            self.kept |= {storage_key(tensor) for tensor in tensors_in(output)}
         policy = CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
         self.decisions.append(policy)
         return policy
@@ -165,9 +165,11 @@ def is_random(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
     return all((defaults | given).get(name, 1.0) != 0 for name in _DROPOUT)
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def tensors_in(values: Any) -> list[Tensor]:
+    """Every tensor in nested values."""
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def _key(tensor: Tensor) -> int:
+def storage_key(tensor: Tensor) -> int:
+    """What tells a storage from every other one that is alive."""
     return int(tensor.untyped_storage()._cdata)

@@ -12,14 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import SAC_IGNORED_OPS
 
 from strategies.chain import Chain
 from strategies.contexts import Pair
 from strategies.execute import Arguments, recompute, replace_forward
 from strategies.operators import BlockOperators, Moment, Operator
-from strategies.policies import can_be_kept, is_random
+from strategies.policies import can_be_kept, is_random, storage_key, tensors_in
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.rates import Rates
@@ -118,7 +117,7 @@ class OperatorLedger(Ledger):
     def not_kept(self, tensors: Iterable[Tensor]) -> None:
         """Whoever made these cannot be kept."""
         for tensor in tensors:
-            place = self._owner.get(int(tensor.untyped_storage()._cdata))
+            place = self._owner.get(storage_key(tensor))
             if place is not None:
                 self.seen[place[0]][place[1]].keepable = False
 
@@ -136,14 +135,10 @@ def _name(func: Any) -> str:
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
     for argument, value in zip(func._schema.arguments, args, strict=False):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _tensors(value)
+            yield from tensors_in(value)
     for argument in func._schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from _tensors(kwargs.get(argument.name))
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+            yield from tensors_in(kwargs.get(argument.name))
 
 
 class _Numbering(TorchDispatchMode):
@@ -180,7 +175,7 @@ class _NumberedForward:
         given = Arguments.of(self.original, args, kwargs)
         call = given.bind(self.original)
         output = recompute(call, [self.module], given.args, given.kwargs, self.contexts)
-        self.ledger.not_kept(_tensors(output))
+        self.ledger.not_kept(tensors_in(output))
         return output
 
     def contexts(self) -> Pair:

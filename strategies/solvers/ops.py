@@ -24,7 +24,7 @@ from strategies.cost import predict
 from strategies.operators import PS, BlockOperators, Moment, keep
 from strategies.profile import BlockCost, ChainProfile
 from strategies.schedule import ALL, Schedule
-from strategies.solvers import highs
+from strategies.solvers import highs, rotor
 from strategies.solvers.solution import Solution
 
 GAP = 1e-3
@@ -80,6 +80,7 @@ class _Programme:
 
     def __init__(self, profile: ChainProfile, budget_bytes: int, gap: float) -> None:
         self.profile, self.count = profile, len(profile.blocks)
+        self.budget_bytes = budget_bytes
         self.room = float(budget_bytes - profile.resident_bytes - profile.head_saved_bytes)
         self.unit = 2.0 ** math.frexp(max(1.0, self.room))[1]
         self.second = max(block.last_recompute_s for block in profile.blocks) or 1.0
@@ -200,7 +201,7 @@ class _Programme:
 
     def solved(self) -> tuple[Schedule, float] | None:
         """The schedule and a bound on its repeated seconds, or ``None`` if nothing fits."""
-        if self.room <= 0 or not fixed_terms_fit(self.profile, self.room):
+        if not rotor.fixed_terms_fit(self.profile, self.budget_bytes):
             return None
         self.model.minimize(highs.total(self.cost()))
         if not highs.is_feasible(self.model):
@@ -237,10 +238,3 @@ def _moments(
     if operators is None:
         return (Moment(working_bytes, ()),)
     return operators.forward if forward else operators.backward
-
-
-def fixed_terms_fit(profile: ChainProfile, room: float) -> bool:
-    """Whether head and update leave room, which no plan changes."""
-    gradients = profile.tail_gradient_bytes + sum(b.gradient_bytes for b in profile.blocks)
-    head_backward = gradients + profile.input_bytes + profile.head_backward_working_bytes
-    return max(profile.head_working_bytes - profile.head_saved_bytes, head_backward) <= room
