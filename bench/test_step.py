@@ -17,12 +17,13 @@ import pytest
 import torch
 
 import strategies
-from bench import devices, executor
-from bench.cells import Cell, checked
+from bench import devices
+from bench.cells.cell import Cell, checked
+from bench.cells.training import TrainingStep
 from bench.measure.time import synchronize
-from bench.records import Record
-from bench.sweep import every_spec
-from bench.training import TrainingStep
+from bench.run import executor
+from bench.run.sweep import every_spec
+from bench.store.records import Record
 
 EXTRA = (
     "status",

@@ -5,27 +5,37 @@ import strategies
 strategies.apply(model, "sqrt")            # in place; parameters and state_dict keys stay
 strategies.apply(model, "every_k", k=4)    # with parameters
 strategies.undo(model)                     # as it was before
+
+A strategy is one file in this folder; everything else has a folder of its own.
 """
 
 from __future__ import annotations
 
-from strategies.apply import Applied, apply, profiled, undo
-from strategies.base import Layered, Strategy, Unsupported
-from strategies.chain import Chain, find_chain
-from strategies.plan import Plan
-from strategies.registry import available, get
+from strategies.contract.apply import Applied, apply, profiled, undo
+from strategies.contract.budgeted import Budgeted
+from strategies.contract.layered import Layered
+from strategies.contract.registry import available, get
+from strategies.contract.strategy import Strategy
+from strategies.execution.chain import Chain, find_chain
+from strategies.execution.errors import Unsupported
+from strategies.schedules import plan
+from strategies.schedules.plan import Plan
+from strategies.schedules.schedule import Schedule
 
 __all__ = [
     "Applied",
+    "Budgeted",
     "Chain",
     "Layered",
     "Plan",
+    "Schedule",
     "Strategy",
     "Unsupported",
     "apply",
     "available",
     "find_chain",
     "get",
+    "plan",
     "profiled",
     "undo",
 ]

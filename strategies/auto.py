@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.cost import predict
 from strategies.optimal import Optimal
-from strategies.profile import ChainProfile
+from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.solution import Solution
 from strategies.selective_ops import SelectiveOps
-from strategies.solvers.solution import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.base import Layered, Strategy
+from strategies.contract.layered import Layered
+from strategies.contract.strategy import Strategy
 from strategies.storage import CODECS, Codec, Raw, Storage
 from strategies.storage.codecs import Grouped, Projection
 

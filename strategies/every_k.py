@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies import plan as plans
-from strategies.base import Strategy
-from strategies.chain import Chain
-from strategies.plan import Plan
+from strategies.contract.strategy import Strategy
+from strategies.execution.chain import Chain
+from strategies.schedules import plan as plans
+from strategies.schedules.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from strategies import plan as plans
-from strategies.base import Strategy
-from strategies.chain import Chain
-from strategies.plan import Plan
+from strategies.contract.strategy import Strategy
+from strategies.execution.chain import Chain
+from strategies.schedules import plan as plans
+from strategies.schedules.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

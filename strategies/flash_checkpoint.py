@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from strategies.base import Layered, Undo
-from strategies.chain import Chain
-from strategies.execute import replace_forward
+from strategies.contract.layered import Layered
+from strategies.execution.chain import Chain
+from strategies.execution.undo import Undo, replace_forward
 
 SDPA, PACKAGE = "sdpa-flash", "flash-attn"
 

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from strategies import budget as budgets
-from strategies.budget import Budgeted
-from strategies.chain import Chain
-from strategies.cost import predict
-from strategies.profile import ChainProfile
-from strategies.schedule import Schedule
-from strategies.solvers.solution import Solution
+from strategies.contract.budgeted import Budgeted
+from strategies.execution.chain import Chain
+from strategies.schedules import budget as budgets
+from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import Schedule
+from strategies.schedules.solution import Solution
 from strategies.storage import Overlapped, Storage
 from strategies.storage.auto import check, no_other_place, tier_of
 

@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_in_any_mode_without_ignore_compile_internals
 
-from strategies.base import Strategy, Undo, Unsupported
-from strategies.chain import Chain
-from strategies.execute import replace_forward
+from strategies.contract.strategy import Strategy
+from strategies.execution.chain import Chain
+from strategies.execution.errors import Unsupported
+from strategies.execution.undo import Undo, replace_forward
 
 INDUCTOR, AOT_EAGER = "inductor", "aot_eager_decomp_partition"
 BACKENDS = (INDUCTOR, AOT_EAGER)

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.base import Unsupported
-from strategies.budget import Budgeted
-from strategies.chain import Chain
-from strategies.profile import ChainProfile
+from strategies.contract.budgeted import Budgeted
+from strategies.execution.chain import Chain
+from strategies.execution.errors import Unsupported
 from strategies.profiling.step import Step
-from strategies.schedule import Schedule
-from strategies.solvers.solution import Solution
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import Schedule
+from strategies.schedules.solution import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from strategies.base import Strategy
+from strategies.contract.strategy import Strategy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from strategies.base import Layered
+from strategies.contract.layered import Layered
 from strategies.storage import Storage, Tier
 from strategies.storage.auto import check, no_other_place, tier_of
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.budget import Budgeted
-from strategies.profile import ChainProfile
-from strategies.solvers.solution import Solution
+from strategies.contract.budgeted import Budgeted
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.solution import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Optimal(Budgeted):
 
     Each block is stored whole, stored as its input, not stored, or run under an op policy
     (Beaumont et al. 2019, arXiv 1911.13214; several ways to run a block as in Zhao et al. 2023,
-    arXiv 2307.01236). See `strategies.solvers.rotor`.
+    arXiv 2307.01236). See `strategies.solvers.optimal`.
 
     Attributes:
         slots: how finely the programme counts memory; 0: as finely as takes about a second.
@@ -34,15 +34,15 @@ class Optimal(Budgeted):
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """See `rotor.solve`."""
-        from strategies.solvers import rotor  # noqa: PLC0415 - brings a compiler
+        from strategies.solvers import optimal  # noqa: PLC0415 - brings a compiler
 
-        return rotor.solve(profile, budget_bytes, self.slots)
+        return optimal.solve(profile, budget_bytes, self.slots)
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `rotor.smallest_bytes`."""
-        from strategies.solvers import rotor  # noqa: PLC0415 - as above
+        from strategies.solvers import optimal  # noqa: PLC0415 - as above
 
-        return rotor.smallest_bytes(profile)
+        return optimal.smallest_bytes(profile)
 
     @classmethod
     def grid(cls) -> Sequence[Optimal]:

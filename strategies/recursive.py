@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.base import Strategy
-from strategies.chain import Chain
-from strategies.plan import Plan
+from strategies.contract.strategy import Strategy
+from strategies.execution.chain import Chain
+from strategies.schedules.plan import Plan
 from strategies.solvers.recursive import nested
 
 

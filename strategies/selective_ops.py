@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.budget import Budgeted
-from strategies.chain import Chain
-from strategies.operators import kept_by
-from strategies.profile import ChainProfile
-from strategies.schedule import Schedule
-from strategies.solvers.solution import Solution
+from strategies.contract.budgeted import Budgeted
+from strategies.execution.chain import Chain
+from strategies.schedules.modes import kept_by
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import Schedule
+from strategies.schedules.solution import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class SelectiveOps(Budgeted):
     """Inside every block, keep those operators' outputs that save most time within the budget.
 
     PyTorch's selective checkpointing runs the policies; what to keep is chosen by an exact 0/1
-    programme on the peak of the step (see `strategies.solvers.ops`), as Checkmate does for whole
+    programme on the peak of the step (see `solvers.selective_ops`), as Checkmate does for whole
     graphs (Jain et al. 2020, arXiv 1910.02653). Views are made again from what they view, operators
     that write in place run again, and a random operator runs again only if none before it is kept.
     """
@@ -31,15 +31,15 @@ class SelectiveOps(Budgeted):
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """See `ops.solve`."""
-        from strategies.solvers import ops  # noqa: PLC0415 - brings a solver
+        from strategies.solvers import selective_ops  # noqa: PLC0415 - brings a solver
 
-        return ops.solve(profile, budget_bytes)
+        return selective_ops.solve(profile, budget_bytes)
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `ops.smallest_bytes`."""
-        from strategies.solvers import ops  # noqa: PLC0415 - as above
+        from strategies.solvers import selective_ops  # noqa: PLC0415 - as above
 
-        return ops.smallest_bytes(profile)
+        return selective_ops.smallest_bytes(profile)
 
     def notes(self, chain: Chain) -> Sequence[str]:
         """Further, which operators each policy keeps."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from torch.utils import checkpoint as torch_checkpoint
 
-from strategies import execute
+from strategies.execution import checkpoint as checkpoint_module
 
 # Examples have no time limit: a slow machine is no failure.
 settings.register_profile("any-machine", deadline=None)
@@ -20,7 +20,7 @@ def no_checkpoint(monkeypatch):
     def fail(*_, **__):
         pytest.fail("a checkpoint was made where none belongs")
 
-    monkeypatch.setattr(execute, "checkpoint", fail)
+    monkeypatch.setattr(checkpoint_module, "checkpoint", fail)
 
 
 @pytest.fixture
@@ -32,5 +32,5 @@ def checkpoints(monkeypatch):
         made.append(function)
         return torch_checkpoint.checkpoint(function, *args, **options)
 
-    monkeypatch.setattr(execute, "checkpoint", count)
+    monkeypatch.setattr(checkpoint_module, "checkpoint", count)
     return made

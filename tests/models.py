@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 import strategies
 from strategies import Strategy
-from strategies import plan as plans
 from strategies.flash_checkpoint import FlashCheckpoint
+from strategies.schedules import plan as plans
 from strategies.selective import Selective
 
 WIDTH, HEADS, TOKENS, VOCABULARY, BLOCKS = 16, 2, 6, 11, 5

@@ -4,10 +4,10 @@ import functools
 import itertools
 import random
 
-from strategies import plan as plans
-from strategies.cost import predict
-from strategies.profile import BlockCost, ChainProfile, Mode
-from strategies.schedule import Schedule
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import BlockCost, ChainProfile, Mode
+from strategies.schedules.schedule import Schedule
 
 NAMES = ("all", "core", "products")
 

@@ -14,15 +14,16 @@ from pathlib import Path
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from strategies import plan as plans
-from strategies import registry
-from strategies.base import Strategy, Unsupported
-from strategies.budget import Budgeted
-from strategies.cost import predict
-from strategies.execute import replace_forward
+from strategies.contract import registry
+from strategies.contract.budgeted import Budgeted
+from strategies.contract.strategy import Strategy
+from strategies.execution.errors import Unsupported
+from strategies.execution.undo import replace_forward
 from strategies.optimal import Optimal
-from strategies.schedule import Schedule
-from strategies.solvers.solution import Solution
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.schedule import Schedule
+from strategies.schedules.solution import Solution
 
 
 def install(folder):

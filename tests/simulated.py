@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import strategies
-from bench import validation
-from bench.cells import Cell, checked
+from bench.cells.cell import Cell, checked
+from bench.cells.training import TrainingStep
 from bench.simulate.run import Simulation, trace_cell, warm_optimizer
 from bench.simulate.tracer import Life, Trace
-from bench.training import TrainingStep
+from bench.studies import validation
 from bench.workloads.base import Batch, Workload
 
 DEVICE = "sim:a100-80gb"

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from bench.studies import BlockTimes, Budget, Contender, Study
+from bench.store.budgets import BlockTimes, Budget, Contender, Study
 
 MB = 1_000_000
 WOBBLE = (1.0, 1.01, 0.99, 1.0, 1.0, 1.01)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.simulate import accelerators
+from bench.devices import accelerators
 
 # As the datasheets print them: GB, then bf16, fp16, fp32 in TFLOPS (dense), memory in GB/s, and
 # the host link's two directions together in GB/s.

@@ -21,9 +21,11 @@ from models import (
 from torch import nn
 
 import strategies
-from strategies import Applied, Unsupported, execute, flash_checkpoint, selective
-from strategies import plan as plans
-from strategies.base import Layered
+from strategies import Applied, Unsupported, flash_checkpoint, selective
+from strategies.contract.layered import Layered
+from strategies.execution import attention_core, groups
+from strategies.execution.checkpoint import CheckpointedForward
+from strategies.schedules import plan as plans
 
 
 class Holder(nn.Module):
@@ -111,7 +113,7 @@ def test_a_failed_install_leaves_the_model_as_it_was(monkeypatch):
     def fail(*_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(execute, "install", fail)
+    monkeypatch.setattr(groups, "install", fail)
     for spec in ("sqrt", "selective", "flash_checkpoint"):
         with pytest.raises(RuntimeError, match="no"):
             strategies.apply(model, spec)
@@ -267,8 +269,8 @@ def test_only_the_outermost_is_checkpointed_and_each_once():
     applied = strategies.apply(model, "selective")
     assert len(applied.undos) == 3 + 1
     assert "forward" not in vars(blocks[0].attn.attention)
-    assert isinstance(shared.forward, execute.CheckpointedForward)
-    assert not isinstance(shared.forward.original, execute.CheckpointedForward)
+    assert isinstance(shared.forward, CheckpointedForward)
+    assert not isinstance(shared.forward.original, CheckpointedForward)
 
 
 def test_blocks_that_are_named_are_those_that_are_searched():
@@ -296,7 +298,8 @@ def test_attention_that_cannot_be_seen_is_refused_where_it_runs():
 def test_patterns_do_not_overlap():
     for name in ("attn", "attention", "self_attn", "core", "mlp", "ffn"):
         hits = [
-            bool(p.search(name)) for p in (selective._ATTENTION, selective._FFN, selective._CORE)
+            bool(p.search(name))
+            for p in (attention_core.ATTENTION, selective._FFN, attention_core._CORE)
         ]
         assert sum(hits) == 1
 

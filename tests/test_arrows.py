@@ -1,4 +1,4 @@
-"""Which part may import which, and what strategies may not do."""
+"""What strategies and reports may do; `lint-imports` holds who may import whom."""
 
 import ast
 import subprocess
@@ -7,152 +7,123 @@ from pathlib import Path
 
 import pytest
 
+from strategies.contract.registry import classes
+
 ROOT = Path(__file__).parent.parent
-NUMBERS = ("plan", "cost", "link", "profile", "operators", "schedule")
 STRATEGIES = sorted((ROOT / "strategies").rglob("*.py"))
-PURE = [
-    *(ROOT / "strategies" / f"{name}.py" for name in NUMBERS),
-    *sorted((ROOT / "strategies" / "solvers").glob("*.py")),
-]
-REPORT = [
-    *sorted((ROOT / "bench" / "report").rglob("*.py")),
-    ROOT / "bench" / "claims.py",
-    ROOT / "bench" / "records.py",
-    ROOT / "bench" / "solver_records.py",
-    ROOT / "bench" / "studies.py",
-    ROOT / "bench" / "__init__.py",
-]
-SIDE_EFFECTS = {"logging", "time", "datetime", "warnings", "pickle", "shelve", "marshal", "socket"}
+SOURCES = [*STRATEGIES, *sorted((ROOT / "bench").rglob("*.py"))]
+SIDE_EFFECTS = {"logging", "time", "datetime", "warnings", "socket"}
+PRINTS = {"print", "input", "open", "exec", "eval", "compile", "breakpoint"}
+REQUIREMENTS = {"bench", "pandas", "matplotlib", "msgspec", "rich", "typer", "transformers"}
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
 def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def module_of(path):
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-each = pytest.mark.parametrize("path", STRATEGIES, ids=name_of)
-
-
-def imports(path, *, top_level=False):
-    """Full names of the modules that a file imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def roots(path, *, top_level=False):
+    """Top-level names of the modules that a file imports."""
+    tree = tree_of(path)
     for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def roots(path, **options):
-    return {name.split(".")[0] for name in imports(path, **options)}
+            yield str(node.module).partition(".")[0]
 
 
 def calls(path):
     """Each call in a file, with the dotted name that is called."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
 
-def test_there_are_files():
-    assert len(STRATEGIES) > 15
-    assert all(path.exists() for path in [*PURE, *REPORT])
-    assert len(REPORT) > 5
-
-
-@each
-def test_strategies_import_torch_and_the_standard_library_alone(path):
+def test_strategies_import_torch_and_the_standard_library_alone():
     allowed = {"torch", "strategies", *sys.stdlib_module_names}
-    if "solvers" in path.parts:
-        assert roots(path) - allowed <= {"numpy", "numba", "highspy"}
-    else:
-        assert roots(path) - allowed <= {"flash_attn"}
-        assert roots(path, top_level=True) <= allowed
+    for path in STRATEGIES:
+        if "solvers" in path.parts:
+            assert set(roots(path)) - allowed <= {"numpy", "numba", "highspy"}, path
+        else:
+            assert set(roots(path)) - allowed <= {"flash_attn"}, path
+            assert set(roots(path, top_level=True)) <= allowed, path
 
 
-@each
-def test_strategies_have_no_side_effects(path):
-    assert not roots(path) & SIDE_EFFECTS
-    for called, node in calls(path):
-        assert called not in {"print", "input", "open", "exec", "eval", "compile", "breakpoint"}
-        assert not called.startswith(("torch.save", "sys.std", "time."))
-        assert called.split(".")[-1] not in {"write_text", "write_bytes", "warn", "perf_counter"}
-        if called == "torch.load":
-            weights_only = [ast.unparse(k.value) for k in node.keywords if k.arg == "weights_only"]
-            assert weights_only == ["True"]
+def test_strategies_have_no_side_effects():
+    for path in STRATEGIES:
+        assert not set(roots(path)) & SIDE_EFFECTS, path
+        for called, _ in calls(path):
+            assert called not in PRINTS, path
+            assert not called.startswith(("torch.save", "sys.std", "time.")), path
+            last = called.split(".")[-1]
+            assert last not in {"write_text", "write_bytes", "warn", "perf_counter"}, path
 
 
-@each
-def test_files_are_written_by_the_disk_tier_alone(path):
-    writes = [called for called, _ in calls(path) if called.endswith((".tofile", ".write"))]
-    temporary = [called for called, _ in calls(path) if called.startswith("tempfile.")]
-    if name_of(path) == "strategies/storage/tiers.py":
-        assert len(writes) == len(temporary) == 1
-    else:
-        assert not writes + temporary
+def test_files_are_written_by_the_disk_tier_alone():
+    for path in STRATEGIES:
+        writes = [called for called, _ in calls(path) if called.endswith((".tofile", ".write"))]
+        temporary = [called for called, _ in calls(path) if called.startswith("tempfile.")]
+        expected = 1 if name_of(path) == "strategies/storage/tiers.py" else 0
+        assert len(writes) == len(temporary) == expected, path
 
 
-@pytest.mark.parametrize("path", PURE, ids=name_of)
-def test_plans_and_solvers_know_no_torch(path):
-    assert "torch" not in roots(path)
-    for name in imports(path):
-        if name.startswith("strategies"):
-            assert name == "strategies" or name.split(".")[1] in (*NUMBERS, "solvers")
+def test_the_folder_of_strategies_holds_strategies_only():
+    files = {path.stem for path in (ROOT / "strategies").glob("*.py")} - {"__init__"}
+    own = {c.__module__.partition(".")[2] for c in classes().values()}
+    assert files == own
 
 
-@pytest.mark.parametrize("path", REPORT, ids=name_of)
-def test_the_report_imports_no_torch(path):
-    assert not roots(path) & {"torch", "strategies"}
-    for name in imports(path):
-        if name.startswith("bench."):
-            parent = name.rsplit(".", 1)[0]
-            known = {module_of(p) for p in REPORT}
-            assert name in known or parent in known, f"{path} imports {name}"
+def run(code, *options):
+    return subprocess.run(
+        [sys.executable, *options, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_report_loads_no_torch():
-    modules = [module_of(path) for path in REPORT]
+    files = [*(ROOT / "bench/report").glob("*.py"), *(ROOT / "bench/store").glob("*.py")]
+    modules = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files)
     code = (
         "import importlib, sys\n"
         f"for name in {modules}: importlib.import_module(name)\n"
-        "assert {'torch', 'strategies'}.isdisjoint(sys.modules), sorted(sys.modules)\n"
-        "print(len(sys.modules))\n"
+        "print(sorted({'torch', 'strategies'} & sys.modules.keys()))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run(code)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > len(modules)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", ["bench", "bench.__main__"])
+def test_what_answers_at_once_loads_neither_torch_nor_pandas(module):
+    heavy = {"torch", "pandas", "matplotlib", "numpy", "scipy"}
+    done = run(f"import sys, {module}\nprint(sorted({heavy} & sys.modules.keys()))\n")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "[]\n"
 
 
 def test_strategies_load_neither_the_bench_nor_its_requirements():
     code = (
         "import sys, strategies\n"
         "strategies.get('offload(over=compressed(codec=int8, over=flash_checkpoint))')\n"
-        "heavy = {'bench', 'pandas', 'matplotlib', 'msgspec', 'rich', 'typer', 'transformers'}\n"
-        "print(sorted(heavy & sys.modules.keys()))\n"
+        f"print(sorted({REQUIREMENTS} & sys.modules.keys()))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(code, "-W", "error")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize(
-    "path", sorted([*STRATEGIES, *(ROOT / "bench").rglob("*.py")]), ids=name_of
-)
-def test_nothing_is_pickled(path):
-    assert not roots(path) & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
-    for called, node in calls(path):
-        if called.endswith("torch.load") or called == "torch.load":
-            assert {k.arg: ast.unparse(k.value) for k in node.keywords}["weights_only"] == "True"
+def test_nothing_is_pickled():
+    for path in SOURCES:
+        assert not set(roots(path)) & PICKLES, path
+        for called, node in calls(path):
+            if called.endswith("torch.load"):
+                given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert given["weights_only"] == "True", path

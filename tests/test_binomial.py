@@ -8,7 +8,7 @@ from models import CASES
 from test_rotor import nestings
 
 import strategies
-from strategies import plan as plans
+from strategies.schedules import plan as plans
 from strategies.solvers import binomial, recursive
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import strategies
-from bench.measure import blocks
-from bench.measure.blocks import GROUPS, StepTimes, with_times
-from strategies.modes import MODES
-from strategies.profile import BlockCost, ChainProfile, Mode
-from strategies.profiling.chain import profile_chain
+from bench.run import block_times
+from bench.run.block_times import GROUPS, StepTimes, with_times
+from strategies.execution.block_modes import MODES
+from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import ExampleStep
+from strategies.schedules.profile import BlockCost, ChainProfile, Mode
 
 NOW = types.SimpleNamespace(seconds=0.0)
 
@@ -24,7 +24,7 @@ def clock(monkeypatch):
     """Time passes when a block says so, and not otherwise."""
     NOW.seconds = 1000.0
     fake = types.SimpleNamespace(perf_counter=lambda: NOW.seconds)
-    monkeypatch.setattr(blocks, "time", fake)
+    monkeypatch.setattr(block_times, "time", fake)
 
 
 class Takes(torch.autograd.Function):
@@ -77,7 +77,7 @@ def measured(scales, rounds=2):
     step = ExampleStep(model, torch.ones(4, 8))
     chain = strategies.find_chain(model)
     profile = profile_chain(step, chain)
-    return profile, blocks.measure(step, chain, profile, rounds)
+    return profile, block_times.measure(step, chain, profile, rounds)
 
 
 def test_times_are_those_of_the_blocks():
@@ -117,7 +117,7 @@ def test_bytes_flops_and_the_model_stay_as_they_are(workload):
     chain = tiny.chain_of(step)
     profile = profile_chain(step, chain, modes=MODES, scratch=True)
     before = [(type(m), dict(vars(m))) for m in step.model.modules()]
-    found = blocks.measure(step, chain, profile, 1)
+    found = block_times.measure(step, chain, profile, 1)
     assert timeless(found) == timeless(profile)
     assert found.plain_step_s == 0  # the clock stood still
     assert [(type(m), dict(vars(m))) for m in step.model.modules()] == before
@@ -126,13 +126,13 @@ def test_bytes_flops_and_the_model_stay_as_they_are(workload):
 
 def test_every_kind_of_step_runs_in_every_round(monkeypatch):
     seen = []
-    real = blocks._timed
-    monkeypatch.setattr(blocks, "_timed", lambda *a: (seen.append(1), real(*a))[1])
+    real = block_times._timed
+    monkeypatch.setattr(block_times, "_timed", lambda *a: (seen.append(1), real(*a))[1])
     step = tiny.step("gpt-mini")
     chain = tiny.chain_of(step)
     profile = profile_chain(step, chain, modes=MODES)
     assert [mode.name for mode in profile.blocks[0].modes] == ["all", "core", "products"]
-    blocks.measure(step, chain, profile, 2)
+    block_times.measure(step, chain, profile, 2)
     assert len(seen) == 4 * (1 + 2)  # one round does not count
 
 

@@ -10,12 +10,13 @@ from torch import nn
 
 import strategies
 from bench.measure import gradients, memory
-from strategies import Unsupported, budget
-from strategies.cost import predict
-from strategies.plan import plain
+from strategies import Unsupported
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.step import ExampleStep
-from strategies.solvers import rotor
+from strategies.schedules import budget
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import plain
+from strategies.solvers import optimal
 
 SIZES = {
     "gpt-mini": {"dim": 64, "seq": 128, "batch": 4},
@@ -37,7 +38,7 @@ def profiled(workload):
 
 def budgets(profile):
     """Ten, from the smallest that fits to that of no checkpoints."""
-    low = rotor.smallest_bytes(profile)
+    low = optimal.smallest_bytes(profile)
     high = predict(profile, plain(len(profile.blocks))).peak_bytes
     return [low + (high - low) * n // 9 for n in TEN]
 
@@ -69,7 +70,7 @@ def test_the_measured_peak_is_within_the_budget(workload, number):
 @pytest.mark.parametrize("workload", SIZES)
 def test_more_memory_never_costs_more_time(workload):
     profile = profiled(workload)[1].profile
-    found = [rotor.solve(profile, budget_bytes).schedule for budget_bytes in budgets(profile)]
+    found = [optimal.solve(profile, budget_bytes).schedule for budget_bytes in budgets(profile)]
     times = [predict(profile, schedule).recompute_s for schedule in found]
     assert times[-1] == 0
     assert times == sorted(times, reverse=True)
@@ -78,7 +79,7 @@ def test_more_memory_never_costs_more_time(workload):
 @pytest.mark.parametrize("workload", SIZES)
 def test_too_little_names_the_smallest_that_is_enough(workload):
     made, chain = profiled(workload)
-    low = rotor.smallest_bytes(chain.profile)
+    low = optimal.smallest_bytes(chain.profile)
     with pytest.raises(Unsupported, match=f"the smallest budget that does is {low:,} bytes"):
         strategies.apply(made.model, "optimal", budget=str(low - 1), chain=chain)
     strategies.apply(made.model, "optimal", budget=str(low), chain=chain).undo()

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import tiny
 
-from bench import budgets, commands_budgets, studies
+from bench.cli import budgets as commands_budgets
 from bench.report import budgets as report
-from strategies.profiling.chain import profile_chain
+from bench.store import budgets as studies
+from bench.studies import budgets
+from strategies.profiling.profiler import profile_chain
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--layers", "4", "--seq", "32", "--dim", "32", "--batch", "2"]

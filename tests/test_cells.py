@@ -5,8 +5,9 @@ import pytest
 import tiny
 import torch
 
-from bench import devices, machine
-from bench.cells import Cell, checked, with_parameters
+from bench import devices
+from bench.cells import machine
+from bench.cells.cell import Cell, checked, with_parameters
 
 CELL = Cell(workload="mlp-chain", spec="every_k", threads=1)
 

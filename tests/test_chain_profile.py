@@ -14,11 +14,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
-from bench.worker import count_forwards
-from strategies.cost import predict
-from strategies.profile import BlockCost, Mode
-from strategies.profiling.chain import profile_chain
+from bench.measure.forwards import count_forwards
 from strategies.profiling.flops import count_flops
+from strategies.profiling.profiler import profile_chain
+from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import BlockCost, Mode
 
 FLAT = (
     "0 1 2 3 4 5",

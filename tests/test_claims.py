@@ -6,7 +6,7 @@ import re
 import pytest
 from test_report_factory import FLOP, UNIT, chain, gpt_options, make, options
 
-from bench import claims
+from bench.report import claims
 from bench.report.frame import build
 from bench.report.judges import CLOSE, NEAR, ORDER, combined, grade
 

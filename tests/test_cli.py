@@ -15,7 +15,11 @@ import tiny
 
 import bench
 from bench import __main__ as cli
-from bench import catalogue, devices, executor, progress, records, worker
+from bench import devices
+from bench.cli import catalogue, progress
+from bench.run import executor
+from bench.run.blank import blank
+from bench.store import records
 
 ROOT = Path(bench.__file__).resolve().parent.parent
 TINY = ("--device", "cpu", "--no-time", "--layers", "3", "--batch", "4", "--dim", "4")
@@ -57,7 +61,7 @@ def quick(monkeypatch):
 
     def run(cell, timeout_s=None):
         asked.append(cell)
-        return worker.blank(cell, "ok")
+        return blank(cell, "ok")
 
     monkeypatch.setattr(executor, "run", run)
     return asked
@@ -232,7 +236,7 @@ def test_records_are_stored_and_reused(call, quick, tmp_path):
 )
 def test_exit_codes(call, monkeypatch, status, code):
     """Out of memory and unsupported are answers; the others are failures."""
-    monkeypatch.setattr(executor, "run", lambda cell, _: worker.blank(cell, status, "why"))
+    monkeypatch.setattr(executor, "run", lambda cell, _: blank(cell, status, "why"))
     result = run(call, "--strategy", "none", "--format", "json")
     assert (result.code, result.lines[0]["status"]) == (code, status)
 
@@ -400,7 +404,7 @@ def test_compare_fails_on_a_regression(call, tmp_path):
 
 def test_a_line_a_cell(capsys):
     cell = tiny.cell("gpt-mini", "every_layer", {"attention": "flash"})
-    progress.print_line(3, 7, worker.blank(cell, "oom", "too large"))
+    progress.print_line(3, 7, blank(cell, "oom", "too large"))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "[3/7] gpt-mini L=6 flash every_layer: oom (too large)\n"
@@ -408,14 +412,14 @@ def test_a_line_a_cell(capsys):
 
 def test_outside_a_terminal_there_is_no_bar(capsys):
     with progress.reporter(1) as report:
-        report(1, 1, worker.blank(tiny.cell("mlp-chain"), "ok"))
+        report(1, 1, blank(tiny.cell("mlp-chain"), "ok"))
     assert capsys.readouterr().err == "[1/1] mlp-chain L=6 none: ok\n"
 
 
 def test_in_a_terminal_there_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress.reporter(2) as report:
-        report(2, 2, worker.blank(tiny.cell("mlp-chain"), "ok"))
+        report(2, 2, blank(tiny.cell("mlp-chain"), "ok"))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "2/2" in captured.err

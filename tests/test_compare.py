@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report_factory import make, options
 
-from bench import records
 from bench.report.compare import compare, load
 from bench.report.gate import GATED, parse
+from bench.store import records
 
 PEAK = "peak_allocated_bytes"
 

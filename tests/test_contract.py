@@ -16,8 +16,8 @@ from torch import nn
 
 import strategies
 from strategies import Unsupported
-from strategies.budget import Budgeted
-from strategies.registry import classes
+from strategies.contract.budgeted import Budgeted
+from strategies.contract.registry import classes
 
 # Of a tiny model parameters and their gradients are most, so there is little to save;
 # tests/test_budget.py has larger ones.

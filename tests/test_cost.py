@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from strategies import plan as plans
-from strategies.cost import predict
-from strategies.profile import BlockCost, ChainProfile, Mode
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import BlockCost, ChainProfile, Mode
 
 BLOCKS = (
     BlockCost(

@@ -28,9 +28,10 @@ from models import (
 from torch import nn
 
 import strategies
-from strategies import Unsupported, execute
-from strategies import plan as plans
-from strategies.contexts import FrozenStatistics
+from strategies import Unsupported
+from strategies.execution import groups
+from strategies.execution.contexts import FrozenStatistics
+from strategies.schedules import plan as plans
 
 ROWS = torch.linspace(-2, 2, 3 * WIDTH).view(3, WIDTH)
 
@@ -44,7 +45,7 @@ def check_plan(model, plan):
     """Same step as without a plan, and as many forwards as the plan says."""
     chain = strategies.find_chain(model)
     wanted = step(copy.deepcopy(model), ROWS)
-    undos = execute.install(chain, plan)
+    undos = groups.install(chain, plan)
     with counted(chain.blocks) as counts:
         found = step(model, ROWS)
     undo(undos)
@@ -75,7 +76,7 @@ def test_one_block():
     model = nn.ModuleList([Stage()])
     chain = strategies.Chain((model,), ("",), (model[0],), ("0",), ())
     for spec, count in (("every_layer", 2), ("every_k(k=2)", 2), ("sqrt", 1), ("none", 1)):
-        undos = execute.install(chain, strategies.get(spec).plan(chain))
+        undos = groups.install(chain, strategies.get(spec).plan(chain))
         with counted(list(chain.blocks)) as counts:
             chain.blocks[0](ROWS).sum().backward()
         undo(undos)
@@ -110,7 +111,7 @@ def test_any_plan_of_a_block_that_repeats(plan):
     model = Shared()
     block = model.h[0]
     wanted = step(copy.deepcopy(model), ROWS)
-    undos = execute.install(strategies.find_chain(model), plan)
+    undos = groups.install(strategies.find_chain(model), plan)
     with counted([block]) as counts:
         found = step(model, ROWS)
     undo(undos)
@@ -145,7 +146,7 @@ def test_any_plan_is_cut_between_containers(plan):
 def test_a_plan_must_fit_the_chain():
     chain = strategies.find_chain(chain_of(3))
     with pytest.raises(ValueError, match="blocks 0 to 2 once each"):
-        execute.install(chain, (0, 1))
+        groups.install(chain, (0, 1))
 
 
 # What a model may do with its blocks.
@@ -174,7 +175,7 @@ def test_a_container_stays_what_it_is():
 def test_blocks_that_are_kept_are_given_out_as_they_are():
     model = Loop()
     blocks = list(model.h)
-    undos = execute.install(strategies.find_chain(model), (0, (1, 2), 3, (4,)))
+    undos = groups.install(strategies.find_chain(model), (0, (1, 2), 3, (4,)))
     assert model.h[0] is blocks[0]
     assert model.h[3] is blocks[3]
     assert model.h[1] is not blocks[1]
@@ -232,11 +233,11 @@ def test_parts_of_a_list():
     reference.load_state_dict(model.state_dict())
     wanted = step(reference, ROWS)
     for text in ("[0 1 2] [3 4]", "[0 1] [2] 3 [4]"):
-        undos = execute.install(strategies.find_chain(model), plans.parse(text))
+        undos = groups.install(strategies.find_chain(model), plans.parse(text))
         assert_same(step(model, ROWS), wanted)
         undo(undos)
     # Nothing happens between the parts, so even a group across them may run.
-    undos = execute.install(strategies.find_chain(model), plans.parse("[0 1] [2 3] 4"))
+    undos = groups.install(strategies.find_chain(model), plans.parse("[0 1] [2 3] 4"))
     assert_same(step(model, ROWS), wanted)
 
 
@@ -302,7 +303,7 @@ def test_a_block_left_out_of_a_group():
         pytest.raises(Unsupported, match=r"\[0 1 2\].*straight to the next"),
     ):
         model(ROWS)
-    undos = execute.install(strategies.find_chain(model), ((0,), (1,), (2, 3, 4)))
+    undos = groups.install(strategies.find_chain(model), ((0,), (1,), (2, 3, 4)))
     wanted = step(copy.deepcopy(CASES["loop"].model()), ROWS)
     found = step(model, ROWS)
     assert found.gradients.keys() == wanted.gradients.keys()
@@ -480,7 +481,7 @@ def test_equal_arguments_that_require_gradients_are_refused():
     ],
 )
 def test_when_arguments_are_alike(one, other, alike):
-    assert execute._same(one, other) is alike
+    assert groups._same(one, other) is alike
 
 
 # Statistics, randomness, memory.
@@ -538,7 +539,7 @@ def test_dropout_is_the_same_again_whatever_is_drawn_between():
 def test_checkpoints_are_as_many_as_groups(checkpoints):
     model = CASES["loop"].model()
     for text, made in (("0 1 2 3 4", 0), ("[0 1] 2 [3] [4]", 3), ("[0 [1 2] 3] 4", 2)):
-        undos = execute.install(strategies.find_chain(model), plans.parse(text))
+        undos = groups.install(strategies.find_chain(model), plans.parse(text))
         checkpoints.clear()
         model(ROWS)
         assert len(checkpoints) == made

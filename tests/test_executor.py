@@ -12,8 +12,9 @@ import pytest
 import tiny
 import torch
 
-from bench import executor, records
-from bench.executor import Ending, classify_error, classify_exit
+from bench.run import executor
+from bench.run.executor import Ending, classify_error, classify_exit
+from bench.store import records
 from strategies import Unsupported
 
 # What two runs of one cell need not agree on.

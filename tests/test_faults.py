@@ -4,7 +4,7 @@ import planted
 import pytest
 import tiny
 
-from bench import executor
+from bench.run import executor
 
 FAULTS = {
     # spec: workload, reason

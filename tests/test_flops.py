@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import strategies
-from strategies import plan as plans
-from strategies.profiling.flops import FlopCounter, count_flops, flops_of, in_recompute
+from strategies.execution.dispatch import flops_of, in_recompute
+from strategies.profiling.flops import FlopCounter, count_flops
+from strategies.schedules import plan as plans
 
 N, D = 8, 8  # of tiny's mlp-chain
 MATMUL = 2 * N * D * D

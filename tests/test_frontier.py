@@ -14,12 +14,13 @@ import tiny
 from test_report_factory import gpt_options, make
 
 import strategies
-from bench import frontier, planning, sweep
 from bench.report import canvas, display
 from bench.report import frontier as report
-from strategies.budget import Budgeted
-from strategies.cost import predict
-from strategies.plan import plain
+from bench.run import planning, sweep
+from bench.studies import frontier
+from strategies.contract.budgeted import Budgeted
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import plain
 
 ROOT = Path(__file__).parent.parent
 SIM = "sim:l4-24gb"

@@ -13,17 +13,17 @@ from nested import crosses, namings, nestings, random_profile
 from test_budget import SIZES, measured_peak_bytes, profiled
 
 import strategies
-from bench import planning
-from bench.cells import Cell, checked
+from bench.cells.cell import Cell, checked
+from bench.devices import accelerators
 from bench.measure import gradients
-from bench.simulate import accelerators
+from bench.run import planning
 from bench.simulate import run as simulated
 from strategies import Unsupported
-from strategies import plan as plans
-from strategies.cost import predict
 from strategies.hybrid import rate
-from strategies.schedule import Schedule
-from strategies.solvers import hybrid, rotor
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.schedule import Schedule
+from strategies.solvers import hybrid, optimal
 
 SLOW, FAST = 1.0, 20.0  # bytes a second: a boundary of 10 bytes takes longer than a block, or less
 LINKS = (0.0, SLOW, 4.0, FAST, math.inf)
@@ -78,7 +78,7 @@ def check(profile, modes=1, budgets=3):
         added_s = added(profile, found.schedule, budget_bytes)
         assert found.bound_s <= useful_s + SLACK
         assert best_s - SLACK <= added_s
-        plain = rotor.solve(profile, budget_bytes)
+        plain = optimal.solve(profile, budget_bytes)
         assert plain is None or added_s <= predict(profile, plain.schedule).recompute_s
         tried += 1
         tight += added_s <= best_s + SLACK
@@ -133,7 +133,7 @@ def test_never_slower_than_optimal_or_a_heuristic_and_never_over_the_budget(
     profile = linked(seed, blocks, link, big=10**6, group_bytes=5056)
     budget_bytes = int(share * predict(profile, plans.plain(blocks)).peak_bytes)
     found = hybrid.solve(profile, budget_bytes, 100)
-    plain = rotor.solve(profile, budget_bytes)
+    plain = optimal.solve(profile, budget_bytes)
     others = list(hybrid.heuristics(profile)) + ([plain.schedule] if plain else [])
     judged = [predict(profile, schedule) for schedule in others]
     fitting = [p.recompute_s + p.stall_s for p in judged if p.peak_bytes <= budget_bytes]
@@ -158,11 +158,11 @@ def test_the_bound_is_below_the_best_however_coarse_the_slots(seed, blocks, slot
 
 def test_without_a_link_it_is_optimal():
     profile = linked(1, 6, 0.0)
-    for budget_bytes in range(rotor.smallest_bytes(profile), 400, 20):
-        found, plain = hybrid.solve(profile, budget_bytes), rotor.solve(profile, budget_bytes)
+    for budget_bytes in range(optimal.smallest_bytes(profile), 400, 20):
+        found, plain = hybrid.solve(profile, budget_bytes), optimal.solve(profile, budget_bytes)
         assert found.schedule.offloaded == frozenset()
         assert (found.schedule.plan, found.bound_s) == (plain.schedule.plan, plain.bound_s)
-    assert hybrid.smallest_bytes(profile) == rotor.smallest_bytes(profile)
+    assert hybrid.smallest_bytes(profile) == optimal.smallest_bytes(profile)
 
 
 # On real models.
@@ -198,7 +198,7 @@ def test_the_measured_peak_is_within_the_budget(workload, number):
 def test_too_little_names_the_smallest_that_is_enough(workload):
     made, chain = profiled(workload)
     low = hybrid.smallest_bytes(chain.profile)
-    assert low < rotor.smallest_bytes(chain.profile)
+    assert low < optimal.smallest_bytes(chain.profile)
     with pytest.raises(Unsupported, match=f"the smallest budget that does is {low:,} bytes"):
         strategies.apply(made.model, "hybrid", budget=str(low - 1), chain=chain)
 
@@ -220,7 +220,7 @@ def test_what_was_found_out_is_noted():
 
 def test_a_slower_link_never_makes_a_faster_step():
     _, chain = profiled("llama-mini")
-    budget = str(rotor.smallest_bytes(chain.profile))
+    budget = str(optimal.smallest_bytes(chain.profile))
     steps = []
     for link in ("1MB/s", "100MB/s", "10GB/s", "10TB/s"):
         strategy = strategies.get("hybrid", budget=budget, link=link)

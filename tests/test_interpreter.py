@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_operators import some_policy, without_random_states
 
-from bench.worker import count_forwards
-from strategies import execute, modes
-from strategies import plan as plans
-from strategies.cost import predict
-from strategies.profiling.chain import profile_chain
+from bench.measure.forwards import count_forwards
+from strategies.execution import block_modes, groups
 from strategies.profiling.flops import count_flops
-from strategies.schedule import ALL, Schedule
+from strategies.profiling.profiler import profile_chain
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.schedule import ALL, Schedule
 
 WORKLOADS = ("gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini")
 SIZES = {"dim": 32, "layers": 7}
@@ -26,7 +26,7 @@ LONG = {"seq": 64, "batch": 4}  # so that the peak is in the blocks
 def profiled(workload):
     options = SIZES | (LONG if "vit" not in workload else {"image": 32, "batch": 4})
     made = tiny.step(workload, **options)
-    profile = profile_chain(made, tiny.chain_of(made), modes=modes.MODES, operators=True)
+    profile = profile_chain(made, tiny.chain_of(made), modes=block_modes.MODES, operators=True)
     return made, without_random_states(profile)
 
 
@@ -64,8 +64,8 @@ def mode_of(rng, plan, index, block):
 def test_bytes_flops_and_counts_are_those_of_the_step(workload, seed):
     made, profile = profiled(workload)
     chain, schedule = tiny.chain_of(made), random_schedule(seed, profile)
-    undos = modes.install(chain, dict(enumerate(schedule.modes)))
-    undos += execute.install(chain, schedule.plan)
+    undos = block_modes.install(chain, dict(enumerate(schedule.modes)))
+    undos += groups.install(chain, schedule.plan)
     try:
         ledger = tiny.watch(made)
         flops = count_flops(made.forward, made.backward)

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import strategies
-from bench import machine
+from bench.cells import machine
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def test_the_same_code_has_the_same_hash(source):
     [
         "strategies/profiling/ledger.py",
         "bench/workloads/gpt.py",
-        "bench/worker.py",
-        "bench/training.py",
-        "strategies/execute.py",
-        "strategies/cost.py",
+        "bench/run/worker.py",
+        "bench/cells/training.py",
+        "strategies/execution/groups.py",
+        "strategies/schedules/interpreter.py",
         "strategies/storage/codecs.py",
     ],
 )
@@ -101,7 +101,9 @@ def test_what_every_measurement_runs_through_is_hashed(source, path):
     assert code_hash("sqrt") != before
 
 
-@pytest.mark.parametrize("path", ["bench/report/tables.py", "bench/claims.py", "bench/sweep.py"])
+@pytest.mark.parametrize(
+    "path", ["bench/report/tables.py", "bench/report/claims.py", "bench/run/sweep.py"]
+)
 def test_what_no_measurement_runs_through_is_not(source, path):
     before = code_hash("sqrt")
     (source / path).write_text("")
@@ -129,7 +131,7 @@ def test_strategies_differ_by_their_own_files():
 def test_a_layered_strategy_has_the_code_of_what_is_below():
     files = machine._own_files(strategies.get("offload(over=compressed(over=sqrt))"))
     names = {file.rpartition("/")[2] for file in files}
-    assert names == {"base.py", "offload.py", "compressed.py", "sqrt.py"}
+    assert names == {"strategy.py", "layered.py", "offload.py", "compressed.py", "sqrt.py"}
 
 
 # Commit.

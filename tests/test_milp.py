@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from nested import outcomes, random_profile
 
 import strategies
-from bench import executor
+from bench.run import executor
 from strategies import Unsupported
-from strategies import plan as plans
-from strategies.cost import predict
-from strategies.solvers import milp, rotor
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.solvers import milp, optimal
 
 
 def repeated_s(profile, found):
@@ -99,7 +99,7 @@ def test_two_solvers_agree(seed, blocks, modes, share):
     """Slots of one byte: nothing is rounded in the table either."""
     profile = random_profile(seed, blocks, modes)
     budget_bytes = int(share * predict(profile, plans.plain(blocks)).peak_bytes)
-    found, other = milp.solve(profile, budget_bytes), rotor.solve(profile, budget_bytes)
+    found, other = milp.solve(profile, budget_bytes), optimal.solve(profile, budget_bytes)
     assert repeated_s(profile, found) == repeated_s(profile, other)
     assert other is None or other.slot_bytes == 1
 
@@ -109,7 +109,7 @@ def test_two_solvers_agree(seed, blocks, modes, share):
 def test_coarse_slots_only_cost_time(seed, blocks, share):
     profile = random_profile(seed, blocks, 2, big=10**7, group_bytes=5056)
     budget_bytes = int(share * predict(profile, plans.plain(blocks)).peak_bytes)
-    found, other = milp.solve(profile, budget_bytes), rotor.solve(profile, budget_bytes, 60)
+    found, other = milp.solve(profile, budget_bytes), optimal.solve(profile, budget_bytes, 60)
     if other is not None:
         best_s = repeated_s(profile, found)
         assert other.bound_s <= best_s + 1e-9

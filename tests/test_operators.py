@@ -10,11 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.measure import gradients
 from bench.simulate import semantics
-from strategies import modes
-from strategies.cost import predict
-from strategies.operators import BlockOperators, Moment, Operator, keep
-from strategies.profiling.chain import profile_chain
-from strategies.schedule import Schedule
+from strategies.execution import block_modes
+from strategies.profiling.profiler import profile_chain
+from strategies.schedules.interpreter import predict
+from strategies.schedules.modes import BlockOperators, Moment, Operator, keep
+from strategies.schedules.schedule import Schedule
 
 WORKLOADS = ("gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini", "resnet-mini", "mlp-chain")
 SIZES = {"gpt-mini": {"seq": 64, "batch": 4}, "llama-mini": {"seq": 64, "batch": 4}}
@@ -75,7 +75,7 @@ def test_a_step_under_policies_peaks_as_predicted_with_the_same_gradient(workloa
     chain = tiny.chain_of(made)
     names = policies_of(profile, random.Random(share), share)
     reference = gradients.run(made, 0)
-    undos = modes.install(chain, names)
+    undos = block_modes.install(chain, names)
     ledger = tiny.watch(made)
     same = gradients.compare(reference, gradients.run(made, 0))
     while undos:

@@ -19,11 +19,11 @@ from test_chain_profile import SIZES, HeadKeepsItsOutput
 from torch import nn
 
 import strategies
-from strategies import execute
-from strategies import plan as plans
-from strategies.cost import predict
-from strategies.profiling.chain import profile_chain
-from strategies.schedule import Schedule
+from strategies.execution import groups
+from strategies.profiling.profiler import profile_chain
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.schedule import Schedule
 from strategies.storage import Disk, Overlapped, Storage, overlapped, tiers
 
 ROUNDS = range(12)
@@ -40,7 +40,7 @@ def profiled(workload):
 
 @contextlib.contextmanager
 def under(chain, schedule, tier):
-    undos = execute.install(chain, schedule.plan, Storage(tier=tier), schedule.offloaded)
+    undos = groups.install(chain, schedule.plan, Storage(tier=tier), schedule.offloaded)
     try:
         yield
     finally:
@@ -251,7 +251,7 @@ def put_under(model, folder):
     chain = strategies.find_chain(model)
     schedule = Schedule(((0,), (1,), (2,), (3,)), (), frozenset({0, 1, 2, 3}))
     tier = Overlapped(Disk(directory=str(folder)))
-    return execute.install(chain, schedule.plan, Storage(tier=tier), schedule.offloaded), tier
+    return groups.install(chain, schedule.plan, Storage(tier=tier), schedule.offloaded), tier
 
 
 def test_a_second_backward_and_then_no_files(tmp_path):

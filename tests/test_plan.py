@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import chain_of, nested_plans
 
 import strategies
-from strategies import plan as plans
+from strategies.schedules import plan as plans
 
 any_plan = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), nested_plans(0, n)))
 

@@ -9,11 +9,11 @@ import pytest
 import tiny
 import torch
 
-from bench import planning
+from bench.run import planning
 from bench.simulate.run import trace_cell
-from strategies import plan as plans
-from strategies.cost import predict
-from strategies.solvers import rotor
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.solvers import optimal
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--layers", "6", "--seq", "64", "--dim", "32", "--batch", "2"]
@@ -88,7 +88,7 @@ def test_the_simulated_peak_is_the_predicted_one():
     )
     profile = planning.profile_cell(simulated)
     none = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
-    found = rotor.solve(profile, int(0.8 * none))
+    found = optimal.solve(profile, int(0.8 * none))
 
     made = trace_cell(simulated)
     groups = sum(not isinstance(node, int) for node in made.schedule.plan)

@@ -9,13 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import strategies
-from strategies import Unsupported, modes, policies
-from strategies.operators import keep, kept_by
-from strategies.policies import OpPolicy, can_be_kept, is_random
-from strategies.profiling.chain import profile_chain
+from strategies import Unsupported
+from strategies.execution import block_modes, op_policies
+from strategies.execution.dispatch import can_be_kept, is_random
+from strategies.execution.op_policies import OpPolicy
 from strategies.profiling.ledger import Ledger
+from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import ExampleStep
-from strategies.schedule import Schedule
+from strategies.schedules.modes import keep, kept_by
+from strategies.schedules.schedule import Schedule
 
 aten = torch.ops.aten
 BATCH = torch.linspace(-1, 1, 16 * 8).view(16, 8)
@@ -53,7 +55,7 @@ class Stack(nn.Module):
 
 def under(model, name):
     blocks = dict(enumerate(model.blocks))
-    policies.install(blocks, dict.fromkeys(blocks, name))
+    op_policies.install(blocks, dict.fromkeys(blocks, name))
     return model
 
 
@@ -90,7 +92,7 @@ def test_what_is_kept_is_not_computed_again(name, again):
 
 
 def test_an_output_that_is_written_to_later_cannot_be_kept():
-    with pytest.raises(RuntimeError, match=policies.MUTATED):
+    with pytest.raises(RuntimeError, match=op_policies.MUTATED):
         step(under(Stack(inplace=True), "products"), BATCH)
     profile = profile_of(Stack(inplace=True), modes=["products"], operators=True)
     assert [mode.name for mode in profile.blocks[0].modes] == ["all"]
@@ -170,7 +172,7 @@ def test_names():
         assert kept_by(other) is None
     chain = strategies.find_chain(Stack())
     with pytest.raises(ValueError, match=r"a mode is one of all, core, products or keep\(2,5\)"):
-        modes.install(chain, {0: "everything"})
+        block_modes.install(chain, {0: "everything"})
 
 
 def test_a_mode_inside_a_group_is_refused():

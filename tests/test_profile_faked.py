@@ -13,9 +13,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
-from strategies.oom import is_out_of_memory
-from strategies.profiling import chain as profiling
+from strategies.profiling import profiler as profiling
 from strategies.profiling.ledger import unique_bytes
+from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.step import ExampleStep
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 # Sixteen blocks that keep 18 MB each; 256 MB are there on top of what the process has.
 TOO_LARGE = """
 import torch, strategies
-from bench.executor import _start_threads, limit_memory
+from bench.run.executor import _start_threads, limit_memory
 from torch import nn
 
 torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def test_only_running_out_of_memory_leads_to_fake_tensors(monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr("strategies.budget.profile_chain", fail)
+    monkeypatch.setattr("strategies.contract.budgeted.profile_chain", fail)
     with pytest.raises(RuntimeError, match="no such operator"):
         strategies.apply(Model(), "optimal", example=torch.zeros(2, 3, dtype=torch.long))
 
@@ -127,7 +127,7 @@ def test_an_accelerator_that_is_full_leads_to_fake_tensors(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return profiling.profile_chain(*arguments, **options)
 
-    monkeypatch.setattr("strategies.budget.profile_chain", full_once)
+    monkeypatch.setattr("strategies.contract.budgeted.profile_chain", full_once)
     applied = strategies.apply(
         Model(), "optimal", budget="100%", example=torch.zeros(2, 3, dtype=torch.long)
     )

@@ -11,16 +11,17 @@ import torch
 
 import strategies
 from bench import __main__ as cli
-from bench import profiling
-from bench.cells import Cell, checked
+from bench.cells.cell import Cell, checked
+from bench.cells.training import TrainingStep
+from bench.devices import accelerators
 from bench.measure import memory
-from bench.report import timeline
-from bench.simulate import accelerators
+from bench.report import display, timeline
 from bench.simulate.run import GRANULE_BYTES, parts_of, simulate, trace_cell
 from bench.simulate.tracer import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE, trace
-from bench.training import TrainingStep
+from bench.store.timeline import Total
+from bench.studies import timeline as profiling
 from strategies.profiling.ledger import unique_bytes
-from strategies.quiet import silenced
+from strategies.profiling.quiet import silenced
 
 OPTIONS = {"dim": 16, "heads": 2, "layers": 2, "seq": 16, "batch": 1}
 SIM = "sim:v100-16gb"
@@ -91,10 +92,10 @@ def test_step_ends_with_the_gradients(made):
 def test_paragraph_says_how_high_where_what_and_what_to_do(made):
     said, peak = made.paragraph(), made.timeline.peak
     assert "\n" not in said
-    assert f"peak is {timeline.sized(peak.size_bytes)}, at {peak.operator} in" in said
+    assert f"peak is {display.sized(peak.size_bytes)}, at {peak.operator} in" in said
     assert f"({peak.phase})" in said
-    assert f"parameters {timeline.sized(peak.by_category['parameters'])}" in said
-    assert f"The floor is {timeline.sized(made.facts['peak_floor_bytes'])}" in said
+    assert f"parameters {display.sized(peak.by_category['parameters'])}" in said
+    assert f"The floor is {display.sized(made.facts['peak_floor_bytes'])}" in said
     assert made.facts["advice"] in said
 
 
@@ -215,7 +216,7 @@ def test_kernels_scratch_is_what_the_allocator_has_beyond_tensors():
         allocated_ns=[0, 10 * at + 5, 10 * len(alive)],
         spans=[memory.Span(10 * at, 10 * at + 9, "aten::mm")],
     )
-    total = timeline.Total([0.0, 1.0, 2.0], recording.allocated)
+    total = Total([0.0, 1.0, 2.0], recording.allocated)
     peak = profiling._real_peak(recording, total)
     assert peak.by_category[profiling.SCRATCH] == 1000
     assert peak.size_bytes == alive[at] + 1000

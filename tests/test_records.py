@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report_factory import make
 
-from bench import records
+from bench.store import records
 
 RECORD = make("every_k", params={"k": 4}, step_s=[0.1, 0.2], notes=["a | b"], reason=None)
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from strategies import Strategy, registry
+from strategies import Strategy
 from strategies.compressed import Compressed
+from strategies.contract import registry
 from strategies.every_k import EveryK
 from strategies.offload import Offload
 from strategies.storage import CODECS
@@ -22,8 +23,8 @@ from strategies.storage import CODECS
 GRID = [strategy for cls in registry.classes().values() for strategy in cls.grid()]
 COOKED = '''
 import dataclasses
-from strategies.base import Strategy
-from strategies.plan import plain
+from strategies.contract.strategy import Strategy
+from strategies.schedules.plan import plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -293,7 +294,7 @@ def test_classes_that_a_file_imports_are_not_its_own(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "elsewhere", types.SimpleNamespace(Base=base))
     (folder / "cooked.py").write_text(
         "from elsewhere import Base\n"
-        "from strategies.base import Layered, Strategy\n"
+        "from strategies import Layered, Strategy\n"
         "from strategies.every_k import EveryK\n"
     )
     assert not {"base", "layered", "strategy"} & set(strategies.available())

@@ -3,7 +3,7 @@
 import hashlib
 import math
 
-from bench.records import Record, decode, encode
+from bench.store.records import Record, decode, encode
 
 UNIT = 2_097_152  # 2048 × 256 floats
 FLOP = 1_000_000

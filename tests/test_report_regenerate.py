@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from test_report_factory import chain, gpt_options, make
 
-from bench import records
-from bench.records import Record
 from bench.report import readme as readmes
 from bench.report import regenerate as module
 from bench.report.regenerate import regenerate
+from bench.store import records
+from bench.store.records import Record
 
 
 @pytest.fixture

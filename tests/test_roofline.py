@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.simulate import accelerators
+from bench.devices import accelerators
 from bench.simulate.roofline import (
     Operator,
     StepTime,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nested import nestings, outcomes, random_profile
 
-from strategies import plan as plans
-from strategies.cost import predict
-from strategies.solvers import rotor
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.solvers import optimal
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,12 +25,12 @@ def check(profile, modes, budgets=4):
     chosen = random.Random(0).sample(peaks, min(budgets, len(peaks)))
     for budget_bytes in {*chosen, peaks[0], peaks[-1]}:
         best_s = min(time for peak, time in known if peak <= budget_bytes)
-        found = rotor.solve(profile, budget_bytes)
+        found = optimal.solve(profile, budget_bytes)
         assert found.slot_bytes == 1
         assert predict(profile, found.schedule).recompute_s == best_s == found.bound_s
         assert predict(profile, found.schedule).peak_bytes <= budget_bytes
-    assert rotor.solve(profile, peaks[0] - 1) is None
-    assert rotor.smallest_bytes(profile) == peaks[0]
+    assert optimal.solve(profile, peaks[0] - 1) is None
+    assert optimal.smallest_bytes(profile) == peaks[0]
 
 
 def test_there_are_as_many_nestings_as_there_should_be():
@@ -66,8 +66,8 @@ def test_no_group_runs_across_a_border(seed):
 def test_never_slower_than_a_heuristic_and_never_over_the_budget(seed, blocks, modes, share):
     profile = random_profile(seed, blocks, modes, big=10**6, group_bytes=5056)
     budget_bytes = int(share * predict(profile, plans.plain(blocks)).peak_bytes)
-    found = rotor.solve(profile, budget_bytes, 100)
-    others = [predict(profile, plan) for plan in rotor.heuristics(profile)]
+    found = optimal.solve(profile, budget_bytes, 100)
+    others = [predict(profile, plan) for plan in optimal.heuristics(profile)]
     fitting = [p.recompute_s for p in others if p.peak_bytes <= budget_bytes]
     if found is None:
         assert not fitting
@@ -84,7 +84,7 @@ def test_the_bound_is_below_the_optimum_however_coarse_the_slots(seed, blocks, s
     known = list(outcomes(profile))
     budget_bytes = random.Random(seed).choice(known)[0]
     best_s = min(time for peak, time in known if peak <= budget_bytes)
-    found = rotor.solve(profile, budget_bytes, slots)
+    found = optimal.solve(profile, budget_bytes, slots)
     if found is not None:
         assert found.bound_s <= best_s <= predict(profile, found.schedule).recompute_s
 
@@ -92,7 +92,7 @@ def test_the_bound_is_below_the_optimum_however_coarse_the_slots(seed, blocks, s
 def test_a_budget_for_everything_repeats_nothing():
     profile = random_profile(1, 5)
     budget_bytes = predict(profile, plans.plain(5)).peak_bytes
-    found = rotor.solve(profile, budget_bytes)
+    found = optimal.solve(profile, budget_bytes)
     assert found.schedule.plan == plans.plain(5)
     assert found.bound_s == 0
 
@@ -100,8 +100,8 @@ def test_a_budget_for_everything_repeats_nothing():
 @pytest.mark.parametrize("what", ["head_working_bytes", "head_backward_working_bytes"])
 def test_what_no_plan_changes_must_fit(what):
     profile = dataclasses.replace(random_profile(1, 3), **{what: 10_000})
-    assert rotor.solve(profile, 9_000) is None
-    assert 10_000 < rotor.smallest_bytes(profile) < 10_400
+    assert optimal.solve(profile, 9_000) is None
+    assert 10_000 < optimal.smallest_bytes(profile) < 10_400
 
 
 def test_the_table_reads_nothing_beyond_its_arrays():
@@ -115,7 +115,7 @@ def test_the_table_reads_nothing_beyond_its_arrays():
 
 
 def test_long_chains_count_memory_more_coarsely():
-    counts = [rotor.slots_for(blocks) for blocks in (8, 96, 250, 1000)]
+    counts = [optimal.slots_for(blocks) for blocks in (8, 96, 250, 1000)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == 4000
     assert counts[1] >= 500

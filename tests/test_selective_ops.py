@@ -14,11 +14,11 @@ from test_budget import SIZES, measured_peak_bytes
 
 import strategies
 from bench.measure import gradients
-from strategies import plan as plans
-from strategies.cost import predict
-from strategies.operators import BlockOperators, Moment, Operator, keep
-from strategies.schedule import ALL, Schedule
-from strategies.solvers import ops, rotor
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.modes import BlockOperators, Moment, Operator, keep
+from strategies.schedules.schedule import ALL, Schedule
+from strategies.solvers import optimal, selective_ops
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,12 +92,12 @@ def test_as_good_as_the_best_of_all_choices(seed, blocks):
         *random.Random(seed).sample(peaks, min(4, len(peaks))),
     }:
         best_s = min(time for peak, time in known if peak <= budget_bytes)
-        found = ops.solve(profile, budget_bytes, 0.0)
+        found = selective_ops.solve(profile, budget_bytes, 0.0)
         predicted = predict(profile, found.schedule)
         assert predicted.peak_bytes <= budget_bytes
         assert predicted.recompute_s == best_s == pytest.approx(found.bound_s, abs=1e-9)
-    assert ops.solve(profile, peaks[0] - 1) is None
-    assert ops.smallest_bytes(profile) == peaks[0]
+    assert selective_ops.solve(profile, peaks[0] - 1) is None
+    assert selective_ops.smallest_bytes(profile) == peaks[0]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -106,7 +106,7 @@ def test_random_states_are_within_the_budget_and_the_bound_is_below_the_best(see
     known = list(outcomes(profile))
     budget_bytes = random.Random(seed).choice(known)[0]
     best_s = min(time for peak, time in known if peak <= budget_bytes)
-    found = ops.solve(profile, budget_bytes, 0.0)
+    found = selective_ops.solve(profile, budget_bytes, 0.0)
     if found is not None:
         predicted = predict(profile, found.schedule)
         assert predicted.peak_bytes <= budget_bytes
@@ -123,7 +123,7 @@ def profiled(workload):
 def test_the_measured_peak_is_within_the_budget(workload):
     made, chain = profiled(workload)
     profile = chain.profile
-    low = ops.smallest_bytes(profile)
+    low = selective_ops.smallest_bytes(profile)
     high = predict(profile, plans.plain(len(chain))).peak_bytes
     reference = gradients.run(made, 0)
     for part in (0.0, 0.15, 0.4, 0.75, 1.0):
@@ -138,7 +138,7 @@ def test_the_measured_peak_is_within_the_budget(workload):
 def test_it_is_faster_than_whole_blocks_alone_where_there_is_little_room():
     profile = profiled("gpt-mini")[1].profile
     every = predict(profile, plans.uniform(len(profile.blocks), 1))
-    found = ops.solve(profile, every.peak_bytes)
+    found = selective_ops.solve(profile, every.peak_bytes)
     assert predict(profile, found.schedule).recompute_s < every.recompute_s
 
 
@@ -173,8 +173,8 @@ def test_the_solver_says_nothing():
 def test_a_profile_without_operators_keeps_blocks_whole_or_not_at_all():
     profile = random_profile(3, 4)
     budget_bytes = predict(profile, plans.uniform(4, 1)).peak_bytes
-    found = ops.solve(profile, budget_bytes, 0.0)
+    found = selective_ops.solve(profile, budget_bytes, 0.0)
     assert not found.schedule.modes
     assert (
-        predict(profile, found.schedule).recompute_s >= rotor.solve(profile, budget_bytes).bound_s
+        predict(profile, found.schedule).recompute_s >= optimal.solve(profile, budget_bytes).bound_s
     )

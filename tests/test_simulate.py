@@ -25,8 +25,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import strategies
-from bench import worker, workloads
-from bench.simulate import accelerators, allocator
+from bench import workloads
+from bench.devices import accelerators
+from bench.run import worker
+from bench.simulate import allocator
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.run import GRANULE_BYTES, fit_in, simulate, trace_cell
 from bench.simulate.tracer import BACKWARD, FORWARD, Event, Life, Trace
@@ -194,7 +196,8 @@ def test_other_errors_of_a_model_are_its_own(add):
 
 SCRIPT = """
 import multiprocessing, sys
-from bench import __main__, executor, workloads
+from bench import __main__, workloads
+from bench.run import executor
 import simulated
 simulated.register(workloads._registry(), "branching", simulated.Branching)
 executor._context = lambda: multiprocessing.get_context("fork")  # the registry goes along

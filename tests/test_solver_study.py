@@ -7,15 +7,18 @@ import msgspec
 import pytest
 from test_report_factory import make
 
-from bench import records, solver_records, solver_study, synthetic
 from bench.__main__ import main
 from bench.report import readme as readmes
 from bench.report import solvers
 from bench.report.regenerate import regenerate
-from bench.solver_records import Study, Timing
-from strategies.cost import predict
-from strategies.plan import plain
-from strategies.solvers import rotor
+from bench.store import records
+from bench.store import solvers as solver_records
+from bench.store.solvers import Study, Timing
+from bench.studies import solvers as solver_study
+from bench.studies import synthetic
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import plain
+from strategies.solvers import optimal
 
 
 def timing(solver="optimal", blocks=4, **changes):
@@ -58,10 +61,10 @@ def made_up(**changes):
 
 def test_every_case_is_timed_anew(monkeypatch):
     monkeypatch.setattr(solver_study, "compile_time_s", lambda: 1.0)  # a second's work, as below
-    rotor.solve.cache_clear()
+    optimal.solve.cache_clear()
     found = solver_study.study(most_blocks=4)
     asked = [(t.solver, t.blocks, t.slots, t.default_slots) for t in found.timings]
-    default = rotor.slots_for(4)
+    default = optimal.slots_for(4)
     assert asked == [
         ("optimal", 4, 500, False),
         ("optimal", 4, default, True),
@@ -70,7 +73,7 @@ def test_every_case_is_timed_anew(monkeypatch):
     assert all(len(t.solve_s) == solver_study.MOST_REPEATS for t in found.timings)
     assert all(second > 0 for t in found.timings for second in t.solve_s)
     assert found.timings[2].gap_fraction == pytest.approx(0, abs=1e-6)
-    assert rotor.solve.cache_info().currsize == 0  # no repeat came from memory
+    assert optimal.solve.cache_info().currsize == 0  # no repeat came from memory
     assert solver_records.decode(solver_records.encode(found)) == found
 
 
@@ -89,7 +92,7 @@ def test_chains_are_seeded_and_begin_alike():
 def test_the_budget_is_one_that_something_fits_into(blocks):
     profile = synthetic.chain(blocks)
     none = predict(profile, plain(blocks)).peak_bytes
-    assert rotor.solve(profile, int(solver_study.BUDGET_FRACTION * none), 100) is not None
+    assert optimal.solve(profile, int(solver_study.BUDGET_FRACTION * none), 100) is not None
 
 
 def test_no_case_is_refused():

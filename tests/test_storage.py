@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import strategies
-from strategies import Unsupported, execute
-from strategies import plan as plans
+from strategies import Unsupported
+from strategies.execution.groups import install
+from strategies.schedules import plan as plans
 from strategies.storage import CODECS, TIERS, Device, Disk, Host, Storage, codecs, tiers
 from strategies.storage.auto import Auto
 
@@ -129,7 +130,7 @@ def stored(monkeypatch):
 def test_bytes_after_forward(text, storage, resting):
     plan = plans.parse(text)
     model = chain_of(5)
-    undos = execute.install(strategies.find_chain(model), plan, storage)
+    undos = install(strategies.find_chain(model), plan, storage)
     assert undos or text == "0 1 2 3 4"
     alive, loss = alive_after_forward(model, LINES)
     kept = sum(isinstance(node, int) for node in plan)
@@ -144,7 +145,7 @@ def test_bytes_after_forward(text, storage, resting):
 @given(nested_plans(0, BLOCKS))
 def test_bytes_after_forward_of_any_plan(plan):
     model = chain_of(BLOCKS)
-    execute.install(strategies.find_chain(model), plan)
+    install(strategies.find_chain(model), plan)
     alive, loss = alive_after_forward(model, LINES)
     free = not isinstance(plan[0], int)
     assert alive == 4 * N * (len(plan) - free)
@@ -434,7 +435,7 @@ def test_a_boundary_of_named_tensors_is_stored_whole(stored):
 
 def test_nested_boundaries_are_not_stored(stored):
     model = chain_of(4)
-    execute.install(strategies.find_chain(model), plans.parse("[[0 1] [2 3]]"), Storage(INT8))
+    install(strategies.find_chain(model), plans.parse("[[0 1] [2 3]]"), Storage(INT8))
     model(LINES).sum().backward()
     assert len(stored) == 1
 

@@ -12,9 +12,10 @@ from study_factory import CONTENDERS, MB, changed, contender, study
 from test_report_factory import gpt_options, make
 
 from bench import __main__ as cli
-from bench import records, studies
 from bench.report import budgets, canvas, display, figures, readme, regenerate, staircase
 from bench.report.frame import build
+from bench.store import budgets as studies
+from bench.store import records
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ import tiny
 
 import bench
 import strategies
-from bench import records, sweep, worker
+from bench.run import sweep
+from bench.run.blank import blank
+from bench.store import records
 
 ROOT = Path(bench.__file__).resolve().parent.parent
 # What two runs of one cell need not agree on.
@@ -40,7 +42,7 @@ class Measure:
         time.sleep(0.02)
         with self.lock:
             self.running -= 1
-        return worker.blank(cell, "ok")
+        return blank(cell, "ok")
 
 
 class Progress(list):
@@ -175,7 +177,7 @@ def test_a_record_is_on_disk_before_the_next_cell_starts(tmp_path):
 
     def measure(cell, timeout_s):
         seen.append(len(list(tmp_path.rglob("*.json"))))
-        return worker.blank(cell, "ok")
+        return blank(cell, "ok")
 
     run(cells("none", "every_layer", "sqrt", rounds=1), tmp_path, measure)
     assert seen == [0, 1, 2]
@@ -195,7 +197,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, rounds):
 
 def test_failures_are_records_too(tmp_path):
     def measure(cell, timeout_s):
-        return worker.blank(cell, "oom", f"no more than {timeout_s:g} s")
+        return blank(cell, "oom", f"no more than {timeout_s:g} s")
 
     (record,) = sweep.run(cells("none"), tmp_path, Progress(), timeout_s=7, measure=measure)
     assert (record.status, record.reason) == ("oom", "no more than 7 s")
@@ -207,7 +209,7 @@ def test_code_that_changes_meanwhile_does_not_lose_a_record(tmp_path):
     """A worker that sees other code than the sweep did writes another id."""
 
     def measure(cell, timeout_s):
-        return msgspec.structs.replace(worker.blank(cell, "ok"), cell_id="0123456789ab")
+        return msgspec.structs.replace(blank(cell, "ok"), cell_id="0123456789ab")
 
     (record,) = run(cells("none"), tmp_path, measure)
     assert record.cell_id == "0123456789ab"
@@ -217,7 +219,7 @@ def test_code_that_changes_meanwhile_does_not_lose_a_record(tmp_path):
 
 
 def path_of(cell, folder):
-    return records.path_of(worker.blank(cell), folder)
+    return records.path_of(blank(cell), folder)
 
 
 def stored(folder, *specs):

@@ -15,7 +15,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.legend import Legend
 
 from bench.report import canvas, timeline
-from bench.report.timeline import Heading, Peak, Phase, Timeline, Total, csv, render, sized, thin
+from bench.report.display import sized
+from bench.report.timeline import csv, render, thin
+from bench.store.timeline import Heading, Peak, Phase, Timeline, Total
 
 HEADING = Heading(
     title="gpt-mini, every_k(k=4): memory over one step",

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from bench import workloads
-from bench.training import TrainingStep, make_model, make_optimizer
+from bench.cells.training import TrainingStep, make_model, make_optimizer
 from strategies.profiling.ledger import unique_bytes
 
 

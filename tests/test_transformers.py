@@ -9,7 +9,7 @@ from torch import nn
 
 import strategies
 from strategies import Unsupported, find_chain
-from strategies.registry import classes
+from strategies.contract.registry import classes
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings(

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 import strategies
 from bench import __main__ as command_line
-from bench import validation
+from bench.cells.training import TrainingStep
 from bench.measure import memory
 from bench.simulate import allocator, semantics
 from bench.simulate.run import GRANULE_BYTES
-from bench.training import TrainingStep
-from bench.validation import Row, compare, planned_specs
-from strategies.quiet import silenced
+from bench.studies import validation
+from bench.studies.validation import Row, compare, planned_specs
+from strategies.profiling.quiet import silenced
 
 # Large enough that kernels' scratch memory is little beside the tensors.
 LARGE = {

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 import strategies
-from bench import worker
-from bench.records import Record
-from bench.training import TrainingStep
+from bench.cells.training import TrainingStep
+from bench.measure.forwards import count_forwards
+from bench.run import worker
+from bench.run.blank import blank
+from bench.store.records import Record
 
 # Fields that stay empty on a CPU without time.
 EMPTY = {"peak_reserved_bytes", "memory_limit_bytes", "modelled_step_s", "reason"}
@@ -23,7 +25,7 @@ def numbers(record, *names):
 
 def test_a_blank_record_describes_the_cell():
     cell = tiny.cell("gpt-mini", "every_k(k=3)", optimizer="sgd", seed=5)
-    record = worker.blank(cell, "timeout", "too slow")
+    record = blank(cell, "timeout", "too slow")
     assert (record.status, record.reason) == ("timeout", "too slow")
     assert (record.workload, record.strategy, record.spec) == (
         "gpt-mini",
@@ -190,7 +192,7 @@ def test_without_attention_the_reference_is_the_model_itself(kernels):
 def test_forwards_are_counted_and_left_alone():
     blocks = [nn.Linear(2, 2) for _ in range(3)]
     x = torch.ones(1, 2)
-    with worker.count_forwards(blocks) as counts:
+    with count_forwards(blocks) as counts:
         blocks[0](x)
         blocks[2](x)
         blocks[2](x)
@@ -201,14 +203,14 @@ def test_forwards_are_counted_and_left_alone():
 
 def test_a_block_that_is_used_twice_is_counted_once_a_call():
     block = nn.Linear(2, 2)
-    with worker.count_forwards([block, block]) as counts:
+    with count_forwards([block, block]) as counts:
         block(block(torch.ones(1, 2)))
     assert sum(counts) == 2
 
 
 def test_a_failing_forward_leaves_nothing_behind():
     block = nn.Linear(2, 2)
-    with pytest.raises(RuntimeError), worker.count_forwards([block]):
+    with pytest.raises(RuntimeError), count_forwards([block]):
         block(torch.ones(1, 5))
     assert "forward" not in block.__dict__
 

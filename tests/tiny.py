@@ -7,12 +7,13 @@ import gc
 import torch
 
 import strategies
-from bench import worker, workloads
-from bench.cells import Cell, checked
-from bench.training import TrainingStep
-from strategies import execute
-from strategies import plan as plans
+from bench import workloads
+from bench.cells.cell import Cell, checked
+from bench.cells.training import TrainingStep
+from bench.run import worker
+from strategies.execution import groups
 from strategies.profiling.ledger import Ledger
+from strategies.schedules import plan as plans
 
 CPU = torch.device("cpu")
 _TEXT = {"layers": 6, "dim": 16, "heads": 2, "seq": 16, "batch": 1}
@@ -61,7 +62,7 @@ def chain_of(step):
 def under(step, plan):
     """The step's model under a plan, written as text."""
     chain = chain_of(step)
-    undos = execute.install(chain, plans.parse(plan))
+    undos = groups.install(chain, plans.parse(plan))
     try:
         yield plans.split(plans.parse(plan), chain.borders)
     finally:

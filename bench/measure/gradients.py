@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.training import TrainingStep
+from bench.cells.training import TrainingStep
 
 _FLOOR = 1e-3
 # Running statistics that a compiler rounds in another order differ by 1e-6; updated twice, or not

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bench.cells.training import TrainingStep
+
 _ALLOCATORS = ("aten::empty", "aten::resize", "aten::new_empty", "aten::zeros")
 _MARK = "ckpt-bench: forward done"
 
@@ -165,3 +167,15 @@ def measure_accelerator(
         after_step_bytes=accelerator.memory.memory_allocated() - before,
         reserved_bytes=accelerator.memory.max_memory_reserved(),
     )
+
+
+def step_memory(step: TrainingStep) -> Memory:
+    """Bytes of one step that starts without gradients, by the device's allocator."""
+
+    def backward(loss: Tensor) -> None:
+        step.backward(loss)
+        step.update()
+
+    if step.device.type == "cpu":
+        return measure_cpu(step.forward, backward)
+    return measure_accelerator(step.forward, backward, step.drop_gradients)

@@ -13,7 +13,7 @@ from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import Row
 from bench.report.stats import LEVEL, RESAMPLES, Interval, paired_ratio
 from bench.report.tables import plain
-from bench.studies import Budget, Contender, Study
+from bench.store.budgets import Budget, Contender, Study
 
 Verdict = Literal["faster", "within noise", "slower", "same plan", "no rule fits"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)

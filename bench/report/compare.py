@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from bench.records import Record, decode
 from bench.report import display
 from bench.report.display import MISSING, cell, megabytes
 from bench.report.frame import label_of
 from bench.report.gate import GATED, Limit, Regression, parse, regression, value
 from bench.report.metrics import Metric
+from bench.store.records import Record, decode
 
 Key = str
 Cells = Mapping[Key, Record]

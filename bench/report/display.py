@@ -132,3 +132,12 @@ def options(row: Row, *, without: Sequence[str] = ()) -> str:
     """Workload options as ``batch=4, layers=8``, sorted."""
     chosen = sorted((k, v) for k, v in row["workload_options"].items() if k not in without)
     return ", ".join(f"{key}={value}" for key, value in chosen)
+
+
+def sized(count: float) -> str:
+    """Bytes as ``12.3 GB``, ``45.6 MB``, ``7.8 kB`` (powers of ten) or ``90 B``."""
+    unit, name = next(((u, n) for u, n in _UNITS if abs(count) >= u), (1.0, "B"))
+    return f"{count / unit:.{0 if unit == 1 else 1}f} {name}"
+
+
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench import solver_records
 from bench.report import canvas, display, growth, plane, solvers, staircase
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
-from bench.studies import Study
+from bench.store import solvers as solver_records
+from bench.store.budgets import Study
 
 
 def figures(

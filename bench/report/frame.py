@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from bench.records import Record
 from bench.report.metrics import (
     METRICS,
     modelled_step_over_none,
@@ -18,6 +17,7 @@ from bench.report.metrics import (
     saved_over_none,
     step_interval,
 )
+from bench.store.records import Record
 
 Row = dict[str, Any]
 

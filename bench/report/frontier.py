@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.records import Record
 from bench.report import canvas, display, plane
 from bench.report.display import Look
 from bench.report.frame import Row, build, rows
 from bench.report.tables import plain
+from bench.store.records import Record
 
 BUDGET = "budget"
 MEASURED = "measured"

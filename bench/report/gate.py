@@ -6,8 +6,8 @@ import dataclasses
 import math
 import re
 
-from bench.records import Record
 from bench.report.metrics import METRICS, Metric, step_interval
+from bench.store.records import Record
 
 # Those that one record suffices for; × none and prediction errors compare with something else.
 GATED = {

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-from bench.records import Record
 from bench.report.stats import Interval, paired_ratio
+from bench.store.records import Record
 
 Unit = Literal["bytes", "FLOPs", "ratio", "seconds"]
 Better = Literal["lower", "higher", "nearer 0", "neither"]

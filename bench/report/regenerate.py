@@ -16,12 +16,13 @@ from typing import TypeVar
 
 import pandas as pd
 
-from bench import claims, solver_records, studies
-from bench.records import RESULTS, Record, decode, read_all, write_atomically
-from bench.report import budgets, growth, modelled, solvers, tables
+from bench.report import budgets, claims, growth, modelled, solvers, tables
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
+from bench.store import budgets as studies
+from bench.store import solvers as solver_records
+from bench.store.records import RESULTS, Record, decode, read_all, write_atomically
 
 Read = TypeVar("Read")
 

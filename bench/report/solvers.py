@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from bench.report import canvas, display
 from bench.report.display import COLOURS, MARKERS, MISSING, cell
-from bench.solver_records import Study, Timing
+from bench.store.solvers import Study, Timing
 
 HEADER = (
     "Solver",

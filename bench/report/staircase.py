@@ -12,7 +12,7 @@ from bench.report.budgets import Line, heading, lines, ratio, rule
 from bench.report.display import MEGABYTE, Look
 from bench.report.frame import Row
 from bench.report.stats import LEVEL
-from bench.studies import Contender, Study
+from bench.store.budgets import Contender, Study
 
 OPTIMAL = "optimal"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -19,6 +18,8 @@ from matplotlib.markers import CARETDOWN
 from matplotlib.patches import Patch
 
 from bench.report import canvas
+from bench.report.display import sized
+from bench.store.timeline import Timeline
 
 # One colour a category, in every timeline. Wong (2011), with greys and Tol's indigo: what is there
 # all the time is grey or dark, what a strategy decides is vivid.
@@ -33,124 +34,27 @@ COLOURS = {
     "logits and loss": "#CC79A7",
     "temporaries": "#56B4E9",
 }
+
+
 PHASE_COLOURS = {
     "forward": "#DDDDDD",
     "recompute": "#F0E442",
     "backward": "#999999",
     "optimizer": "#444444",
 }
+
+
 ALLOCATOR_COLOUR, LIMIT_COLOUR = "#000000", "#AA0000"
+
 
 COLUMNS = 640
 """How finely a picture resolves its horizontal axis."""
 
+
 _HEADROOM = 1.12  # the strip of phases lies above the highest point
 _FAR = 2.0  # a limit further above the peak than this would flatten the picture
 _STRIP = 0.965
-
 Numbers = npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A stretch of the step, in units of the horizontal axis."""
-
-    name: str
-    begin: float
-    end: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Peak:
-    """The moment at which most bytes are alive.
-
-    Attributes:
-        position: on the horizontal axis.
-        size_bytes: alive; by the allocator's count, where there is one.
-        operator: that ran.
-        module: in whose forward or backward.
-        phase: of the step.
-        by_category: what makes it up.
-    """
-
-    position: float
-    size_bytes: int
-    operator: str
-    module: str
-    phase: str
-    by_category: Mapping[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Total:
-    """Bytes that an allocator had given out: each count holds until the next position."""
-
-    positions: Sequence[float]
-    size_bytes: Sequence[int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Heading:
-    """What a picture must say of itself.
-
-    Attributes:
-        title: what ran.
-        device: on what.
-        torch_version: with what.
-        date: when.
-        setting: options and precision.
-        modelled: whether the device was not there.
-    """
-
-    title: str
-    device: str
-    torch_version: str
-    date: str
-    setting: str
-    modelled: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Timeline:
-    """One step.
-
-    Attributes:
-        positions: rising; each count holds until the next one.
-        series: for each category, in the order of drawing from the bottom up, bytes alive.
-        phases: in order, without gaps.
-        axis: what ``positions`` count, as the name of a column of data: ``event``, ``time_ms``.
-        axis_label: the same for a reader.
-        heading: what ran, and where.
-        allocated: the allocator's own count, kernels' scratch included.
-        limit_bytes: the device's memory, where it is known.
-    """
-
-    positions: Sequence[float]
-    series: Mapping[str, Sequence[int]]
-    phases: Sequence[Phase]
-    peak: Peak
-    axis: str
-    axis_label: str
-    heading: Heading
-    allocated: Total | None = None
-    limit_bytes: int | None = None
-
-    @property
-    def totals(self) -> list[int]:
-        """Bytes alive in all categories."""
-        return [sum(counts) for counts in zip(*self.series.values(), strict=True)]
-
-
-def sized(count: float) -> str:
-    """Bytes as ``12.3 GB``, ``45.6 MB``, ``7.8 kB`` (powers of ten) or ``90 B``."""
-    unit, name = next(((u, n) for u, n in _UNITS if abs(count) >= u), (1.0, "B"))
-    return f"{count / unit:.{0 if unit == 1 else 1}f} {name}"
-
-
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-
-
-# Data.
 
 
 def csv(timeline: Timeline) -> str:
@@ -210,9 +114,6 @@ def thin(
     grouped = pd.Series(np.asarray(totals, dtype=np.float64)).groupby(column)
     last = np.flatnonzero(np.diff(column, append=columns))
     return np.union1d(np.append(grouped.idxmax().to_numpy(), 0), last).astype(np.intp)
-
-
-# Picture.
 
 
 def render(timeline: Timeline) -> dict[str, bytes]:

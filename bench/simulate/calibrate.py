@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from bench.cells import Cell
-from bench.simulate.accelerators import Accelerator
+from bench.cells.cell import Cell
+from bench.devices.accelerators import Accelerator
 from bench.simulate.run import trace_cell
 
 _REPEATS = 5

@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from bench.cells import Cell
-from bench.simulate import accelerators
+from bench.cells.cell import Cell
+from bench.devices import accelerators
 from bench.simulate.run import fit_in, trace_cell
 
 Axis = Literal["batch", "seq"]

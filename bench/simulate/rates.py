@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from bench.cells import Cell
-from bench.simulate import accelerators
-from bench.training import PURE
+from bench.cells.cell import Cell
+from bench.cells.training import PURE
+from bench.devices import accelerators
 from strategies.profiling.rates import Rates
 
 

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from bench.simulate.accelerators import Accelerator
+from bench.devices.accelerators import Accelerator
 
 
 @dataclass(frozen=True)

@@ -17,21 +17,22 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 import strategies
-from bench.cells import Cell
+from bench.cells.cell import Cell
+from bench.cells.training import TrainingStep, cast, make_model
+from bench.devices import accelerators
 from bench.measure.memory import resident_peak_bytes
-from bench.simulate import accelerators, allocator, semantics
+from bench.simulate import allocator, semantics
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.peak import describe_peak
 from bench.simulate.rates import rates_of
 from bench.simulate.roofline import step_time
 from bench.simulate.storage import simulated
 from bench.simulate.tracer import Parts, Trace, Tracer, trace
-from bench.training import TrainingStep, cast, make_model
 from strategies import profiling
-from strategies.apply import install
-from strategies.base import Unsupported
+from strategies.contract.apply import install
+from strategies.execution.errors import Unsupported
 from strategies.profiling.ledger import unique_bytes
-from strategies.schedule import Schedule
+from strategies.schedules.schedule import Schedule
 from strategies.storage import Overlapped, Storage
 
 GRANULE_BYTES = 512

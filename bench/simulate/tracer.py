@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
 from torch.utils._pytree import tree_leaves
 
 from bench.simulate.roofline import Operator, Transfer
-from strategies.profiling.flops import flops_of, in_recompute
+from strategies.execution.dispatch import flops_of, in_recompute
 from strategies.profiling.ledger import Ledger, traffic_bytes
 
 # Drawn from the bottom up in this order.

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from strategies.quiet import silenced
+from strategies.profiling.quiet import silenced
 
 _PREFIX = "ckpt-bench: "
 

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from strategies.profiling.flops import FlopCounter, in_recompute
+from strategies.execution.dispatch import in_recompute
+from strategies.profiling.flops import FlopCounter
 from strategies.profiling.rates import Rates
 
 

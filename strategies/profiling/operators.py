@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import SAC_IGNORED_OPS
 
-from strategies.chain import Chain
-from strategies.contexts import Pair
-from strategies.execute import Arguments, recompute, replace_forward
-from strategies.operators import BlockOperators, Moment, Operator
-from strategies.policies import can_be_kept, is_random, storage_key, tensors_in
+from strategies.execution.chain import Chain
+from strategies.execution.checkpoint import Arguments, recompute
+from strategies.execution.contexts import Pair
+from strategies.execution.dispatch import can_be_kept, is_random, storage_key, tensors_in
+from strategies.execution.undo import replace_forward
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.rates import Rates
 from strategies.profiling.step import Step
 from strategies.profiling.watched import Watched, after, watch_step
+from strategies.schedules.modes import BlockOperators, Moment, Operator
 
 Place = tuple[int, int]  # a block and an operator's number in it
 
@@ -190,7 +191,7 @@ def watch_operators(
     """The operators of every block; ``None`` where one block is in several places.
 
     Args:
-        step: as in `strategies.profiling.chain.profile_chain`.
+        step: as in `strategies.profiling.profiler.profile_chain`.
         chain: the blocks.
         rates: what times are taken from.
         trace: of a real CPU's allocator, to count kernels' scratch memory.

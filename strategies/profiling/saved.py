@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from strategies.base import Unsupported
-from strategies.chain import Chain
+from strategies.execution.chain import Chain
+from strategies.execution.errors import Unsupported
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.step import Step
 

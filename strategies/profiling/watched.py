@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from strategies.chain import Chain
-from strategies.operators import PS
+from strategies.execution.chain import Chain
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger, Mark
 from strategies.profiling.saved import hooks
 from strategies.profiling.step import Step
+from strategies.schedules.modes import PS
 
 
 @dataclasses.dataclass

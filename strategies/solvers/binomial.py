@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 
-from strategies.plan import Node, Plan
+from strategies.schedules.plan import Node, Plan
 
 
 def repetitions(n_blocks: int, slots: int) -> int:

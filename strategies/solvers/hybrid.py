@@ -31,12 +31,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from strategies import plan as plans
-from strategies.cost import Prediction, predict
-from strategies.profile import ChainProfile
-from strategies.schedule import ALL, Schedule
-from strategies.solvers import rotor
-from strategies.solvers.solution import Solution
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import Prediction, predict
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import ALL, Schedule
+from strategies.schedules.solution import Solution
+from strategies.solvers import optimal
 
 WEIGHTS = (1.0, 0.75, 0.5, 0.25)
 _WORK = 4e8  # table cells times choices in about a second, for each weight
@@ -97,7 +97,7 @@ class _Choice(NamedTuple):
 class _Solver:
     """The table for one weight, and schedules read from it."""
 
-    def __init__(self, inside: rotor.Solver, weight: float) -> None:
+    def __init__(self, inside: optimal.Solver, weight: float) -> None:
         from strategies.solvers import hybrid_table  # noqa: PLC0415 - compiles
 
         self.compiled, self.profile, self.inside = hybrid_table, inside.profile, inside
@@ -214,7 +214,7 @@ def slots_for(blocks: int) -> int:
 
 def heuristics(profile: ChainProfile) -> Iterator[Schedule]:
     """Plans that need no solver, with every boundary sent away, or every other."""
-    for plan in rotor.heuristics(profile):
+    for plan in optimal.heuristics(profile):
         starts = [plans.first(node) for node in plan if isinstance(node, tuple)]
         for offloaded in (starts, starts[1:], starts[::2], starts[1::2]):
             yield Schedule(plan, (), frozenset(offloaded))
@@ -243,11 +243,11 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     Returns:
         ``None`` if nothing was found that fits.
     """
-    plain = rotor.solve(profile, budget_bytes)
+    plain = optimal.solve(profile, budget_bytes)
     found = [] if plain is None else [dataclasses.replace(plain.schedule, offloaded=frozenset())]
-    if not profile.link_bytes_per_s or not rotor.fixed_terms_fit(profile, budget_bytes):
+    if not profile.link_bytes_per_s or not optimal.fixed_terms_fit(profile, budget_bytes):
         return Solution(found[0], plain.bound_s, plain.slot_bytes) if plain else None
-    inside = rotor.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
+    inside = optimal.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
     best = _best(profile, budget_bytes, [*found, *heuristics(profile)])
     bound_s = 0.0
     for weight in WEIGHTS if math.isfinite(profile.link_bytes_per_s) else WEIGHTS[:1]:
@@ -289,13 +289,13 @@ def _improved(
 @functools.lru_cache(maxsize=64)
 def smallest_bytes(profile: ChainProfile) -> int:
     """The smallest peak that a schedule was found for."""
-    peak_bytes = rotor.smallest_bytes(profile)
+    peak_bytes = optimal.smallest_bytes(profile)
     if not profile.link_bytes_per_s:
         return peak_bytes
     peaks = (predict(profile, schedule).peak_bytes for schedule in heuristics(profile))
     peak_bytes = min(peak_bytes, *peaks)
-    while rotor.fixed_terms_fit(profile, peak_bytes - 1):
-        inside = rotor.Solver(profile, peak_bytes - 1, slots_for(len(profile.blocks)))
+    while optimal.fixed_terms_fit(profile, peak_bytes - 1):
+        inside = optimal.Solver(profile, peak_bytes - 1, slots_for(len(profile.blocks)))
         schedule = _Solver(inside, WEIGHTS[0]).fitting(peak_bytes - 1)
         if schedule is None:
             break

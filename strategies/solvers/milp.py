@@ -19,11 +19,11 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from strategies.cost import predict
-from strategies.plan import Node, plain
-from strategies.profile import ChainProfile
-from strategies.schedule import ALL, Schedule
-from strategies.solvers.solution import Solution
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import Node, plain
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import ALL, Schedule
+from strategies.schedules.solution import Solution
 
 if TYPE_CHECKING:
     from strategies.solvers.milp_programme import Programme

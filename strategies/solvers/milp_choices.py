@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from strategies.profile import ChainProfile, Mode
+from strategies.schedules.profile import ChainProfile, Mode
 from strategies.solvers import highs
 from strategies.solvers.highs import total
 

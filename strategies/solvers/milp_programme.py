@@ -1,7 +1,7 @@
 """Time and bytes of `strategies.solvers.milp`. Imported on first use: brings HiGHS.
 
-Bytes are those of the interpreter (`strategies.cost`), step by step; indices and expressions are
-those of `milp_choices`.
+Bytes are those of the interpreter (`schedules.interpreter`), step by step; indices and
+expressions are those of `milp_choices`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from strategies.profile import ChainProfile
+from strategies.schedules.profile import ChainProfile
 from strategies.solvers.highs import total
 from strategies.solvers.milp_choices import Choices
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strategies.plan import Node, Plan
+from strategies.schedules.plan import Node, Plan
 
 
 def nested(n_blocks: int, branching: int = 2) -> Plan:

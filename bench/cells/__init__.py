@@ -1,0 +1,1 @@
+"""A cell: what is measured, on which machine, by which training step."""

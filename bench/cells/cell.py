@@ -1,0 +1,149 @@
+"""A cell: workload × strategy × device, and how to measure it. Plain data, JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import torch
+
+import strategies
+from bench import devices, workloads
+from bench.cells import machine
+from bench.cells.training import OPTIMIZERS, PRECISIONS
+from bench.devices import accelerators
+from bench.workloads.base import Workload
+
+SIMULATED = "sim:"
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One measurement to make.
+
+    Attributes:
+        workload: its name.
+        options: the workload's options that differ from its defaults.
+        spec: the strategy's specification.
+        device: ``cpu``, ``cuda`` …
+        precision: see `bench.cells.training.PRECISIONS`.
+        optimizer: see `bench.cells.training.OPTIMIZERS`.
+        rounds: timed rounds; 0 measures no time.
+        warmup: untimed rounds before.
+        seed: of the step's random numbers.
+        threads: PyTorch's intra-op threads.
+        memory_limit_bytes: of the process's data on a CPU; ``None`` for no limit.
+    """
+
+    workload: str
+    options: dict[str, Any] = {}
+    spec: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    optimizer: str = "none"
+    rounds: int = 5
+    warmup: int = 1
+    seed: int = 0
+    threads: int = 0
+    memory_limit_bytes: int | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the device is modelled."""
+        return self.device.startswith(SIMULATED)
+
+    @property
+    def machine_id(self) -> str:
+        """Where the record belongs: what is modelled is the same on every machine."""
+        return "simulated" if self.simulated else machine.machine_id()
+
+    def make_workload(self) -> Workload:
+        """The workload with its options."""
+        return workloads.get(self.workload, **self.options)
+
+    def make_strategy(self) -> strategies.Strategy:
+        """The strategy with its parameters."""
+        return strategies.get(self.spec)
+
+    def cell_id(self) -> str:
+        """Twelve hex digits over all that decides the measurement, code and torch included."""
+        strategy = self.make_strategy()
+        decisive = {
+            **msgspec.to_builtins(self),
+            "options": self.make_workload().options(),
+            "spec": strategy.spec(),
+            "torch": str(torch.__version__),
+            "code": machine.code_hash(strategy, simulated=self.simulated),
+            "machine": self.machine_id,
+        }
+        text = msgspec.json.encode(decisive, order="sorted")
+        return hashlib.sha256(text).hexdigest()[:12]
+
+
+def with_parameters(specs: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
+    """Each specification with those of the parameters that its strategy has.
+
+    Raises:
+        ValueError: a parameter that none of them has, or an impossible value.
+    """
+    known = [{f.name for f in dataclasses.fields(strategies.get(spec))} for spec in specs]
+    for name in parameters:
+        if not any(name in names for names in known):
+            strategies.get(specs[0], **{name: parameters[name]})  # raises, and says what is valid
+    return [
+        strategies.get(spec, **{k: v for k, v in parameters.items() if k in names}).spec()
+        for spec, names in zip(specs, known, strict=True)
+    ]
+
+
+def checked(cell: Cell) -> Cell:
+    """The cell with its workload options, strategy and device checked, and threads filled in.
+
+    Raises:
+        ValueError: one of them is unknown or impossible; says what is valid.
+    """
+    workload = cell.make_workload()
+    spec = cell.make_strategy().spec()
+    _check("precision", cell.precision, PRECISIONS)
+    _check("optimizer", cell.optimizer, OPTIMIZERS)
+    device = _checked_device(cell)
+    for name in ("rounds", "warmup", "threads"):
+        if getattr(cell, name) < 0:
+            raise ValueError(f"{name} must be at least 0, not {getattr(cell, name)}")
+    _check_memory_limit(cell)
+    defaults = workloads.get(cell.workload).options()
+    options = {k: v for k, v in workload.options().items() if v != defaults[k]}
+    cell = msgspec.structs.replace(cell, options=options, spec=spec, device=device)
+    if cell.simulated:  # what is modelled depends on no thread, and has no rounds
+        return msgspec.structs.replace(cell, threads=1, rounds=0, warmup=0)
+    return msgspec.structs.replace(cell, threads=cell.threads or torch.get_num_threads())
+
+
+def _checked_device(cell: Cell) -> str:
+    """The device's name in full."""
+    if cell.simulated:
+        if cell.precision == "fp16-gradscaler":
+            raise ValueError(
+                "a simulated gradient has no values to scale; use precision fp16 or bf16-autocast"
+            )
+        return accelerators.get(cell.device).spec_text
+    device = devices.get(cell.device)
+    if cell.precision == "fp16-gradscaler" and device.type == "cpu":
+        raise ValueError("fp16-gradscaler needs an accelerator; on cpu use fp32 or bf16-autocast")
+    return cell.device
+
+
+def _check_memory_limit(cell: Cell) -> None:
+    if cell.memory_limit_bytes is None:
+        return
+    if cell.memory_limit_bytes < 0:
+        raise ValueError(f"the memory limit must be at least 0, not {cell.memory_limit_bytes}")
+    if cell.device != "cpu":
+        raise ValueError(f"only a cpu cell takes a memory limit, not one on {cell.device}")
+
+
+def _check(what: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"{what} must be one of {', '.join(valid)}, not {value!r}")

@@ -1,0 +1,122 @@
+"""``python -m bench budgets``: are budgets kept, what do they cost, and would a rule do better?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli import flags
+from bench.cli.flags import Format
+from bench.store import budgets as studies
+from bench.store import records
+
+if TYPE_CHECKING:
+    from bench.cells.cell import Cell
+
+# One step takes 0.1 to 0.4 s on two cores: a chain with attention core as a mode, one with grouped
+# queries, one of images, and one of unlike blocks in four containers.
+WORKLOADS: dict[str, dict[str, Any]] = {
+    "gpt-mini": {},
+    "llama-mini": {},
+    "vit-mini": {"layers": 8, "dim": 192, "image": 128},
+    "resnet50": {"dim": 32, "batch": 12, "image": 96},
+}
+ROUNDS = 9
+TIMEOUT_S = 1800.0
+
+
+def budgets(  # noqa: PLR0917 - one parameter a flag
+    workload: Annotated[
+        list[str] | None, typer.Option(help=f"May be repeated; default: {', '.join(WORKLOADS)}.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = ROUNDS,
+    options: flags.Options = None,
+    layers: flags.Layers = None,
+    seq: flags.Seq = None,
+    batch: flags.Batch = None,
+    dim: flags.Dim = None,
+    precision: flags.Precision = "fp32",
+    optimizer: flags.Optimizer = "none",
+    seed: flags.Seed = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds for one workload.")] = TIMEOUT_S,
+    results: flags.ResultsOption = records.RESULTS,
+    output: flags.FormatOption = Format.md,
+) -> None:
+    """Measure `optimal` at ten budgets beside every plan that a rule gives; write table and figure.
+
+    Each workload runs in a process of its own and ends as one file under budgets/ in the results.
+    """
+    given = flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim)
+    wanted = [
+        cell_of(
+            name,
+            {**WORKLOADS.get(name, {}), **given},
+            device=device,
+            precision=precision,
+            optimizer=optimizer,
+            rounds=rounds,
+            seed=seed,
+        )
+        for name in dict.fromkeys(workload or WORKLOADS)
+    ]
+    found = [study for cell in wanted if (study := measured(cell, timeout, results)) is not None]
+    if found:
+        _show(found, results, output)
+    if len(found) < len(wanted):
+        raise typer.Exit(1)
+
+
+def cell_of(workload: str, options: dict[str, Any], *, device: str, **fields: Any) -> Cell:
+    """What to study, checked.
+
+    Raises:
+        ValueError: an unknown or impossible part of it, a simulated device, or no rounds.
+    """
+    from bench import devices
+    from bench.cells.cell import Cell, checked
+
+    where = device or devices.default()
+    made = Cell(workload=workload, options=options, spec="none", device=where, **fields)
+    if made.simulated:
+        raise ValueError(f"budgets are measured, and {device} is not here; see `frontier`")
+    if made.rounds < 1:
+        raise ValueError(f"a budget study needs at least 1 round, not {made.rounds}")
+    return checked(made)
+
+
+def measured(cell: Cell, timeout_s: float, results: Path) -> studies.Study | None:
+    """The study of a cell, stored; ``None``, with a sentence on stderr, if it came to nothing."""
+    import msgspec
+
+    from bench.run import executor
+    from bench.studies import budgets as bench
+
+    _say(f"{cell.workload}: profile, {bench.BUDGETS} budgets, {cell.rounds} rounds …")
+    answer = executor.in_process(bench.work, msgspec.json.encode(cell), timeout_s)
+    if isinstance(answer, executor.Ending):
+        _say(f"{cell.workload}: {answer.status}: {answer.reason}")
+        return None
+    study = studies.decode(answer)
+    _say(f"{cell.workload}: {study.duration_s:.0f} s; wrote {studies.write(study, results)}")
+    return study
+
+
+def _show(found: list[studies.Study], results: Path, output: Format) -> None:
+    from bench.report import budgets as report
+    from bench.report import regenerate
+
+    regenerate.regenerate(results, regenerate.readme_of(results))
+    if output is Format.json:
+        for study in found:
+            typer.echo(studies.encode_line(study))
+    else:
+        text = report.csv(found) if output is Format.csv else report.markdown(found)
+        typer.echo(text, nl=False)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)  # noqa: T201

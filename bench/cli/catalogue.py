@@ -1,0 +1,53 @@
+"""What there is to choose from, as plain rows for ``python -m bench list``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from bench import devices, workloads
+from bench.devices import accelerators
+from strategies.contract.registry import classes
+
+Row = dict[str, Any]
+
+
+def strategy_rows() -> list[Row]:
+    """Every strategy: name, parameters with their defaults, what it does."""
+    return [
+        {
+            "name": name,
+            "parameters": {f.name: f.default for f in dataclasses.fields(cls)},
+            "grid": [point.spec() for point in cls.grid()],
+            "summary": _first_sentence(cls),
+        }
+        for name, cls in classes().items()
+    ]
+
+
+def _first_sentence(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def workload_rows() -> list[Row]:
+    """Every workload: name, scale, options with their defaults, what it is."""
+    found = [workloads.get(name) for name in workloads.available()]
+    return [
+        {"name": w.name, "scale": w.scale, "options": w.options(), "summary": w.summary}
+        for w in found
+    ]
+
+
+def device_rows() -> list[Row]:
+    """Every device of this machine, then every device that can be simulated."""
+    default = devices.default()
+    real = [
+        {"name": name, "description": what, "modelled": False, "default": name == default}
+        for name, what in devices.available().items()
+    ]
+    simulated = [
+        {"name": a.spec_text, "description": a.product, "modelled": True, "default": False}
+        for a in accelerators.catalogue().values()
+    ]
+    return real + simulated

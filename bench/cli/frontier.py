@@ -1,0 +1,88 @@
+"""``python -m bench frontier``: everything that can be done about one workload, in one picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli import flags
+from bench.cli.flags import Format
+from bench.cli.profile import slug
+from bench.cli.progress import reporter
+from bench.store import records
+
+if TYPE_CHECKING:
+    from bench.store.records import Record
+
+OUT = Path("frontier")
+
+
+def frontier(  # noqa: PLR0917 - one parameter a flag
+    workload: flags.Workload,
+    device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
+    budgets: Annotated[int, typer.Option(help="Of each strategy that keeps one.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Timed rounds, on a real device.")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder for the PNG, SVG and CSV.")] = OUT,
+    results: Annotated[
+        Path | None, typer.Option(help="Keep the records here, and reuse them; default: --out.")
+    ] = None,
+    options: flags.Options = None,
+    layers: flags.Layers = None,
+    seq: flags.Seq = None,
+    batch: flags.Batch = None,
+    dim: flags.Dim = None,
+    precision: flags.Precision = "fp32",
+    optimizer: flags.Optimizer = "none",
+    seed: flags.Seed = 0,
+    custom: flags.Custom = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
+    output: flags.FormatOption = Format.md,
+) -> None:
+    """Draw the whole front of memory and time for one workload.
+
+    Every strategy's grid, and every budgeted strategy at budgets from its smallest to what `none`
+    needs. Modelled on any device; on a real one measured as well.
+    """
+    from bench import devices
+    from bench.cells.cell import Cell, checked
+    from bench.run import sweep
+    from bench.studies import frontier as bench
+
+    if budgets < 1:
+        raise ValueError(f"a front needs at least 1 budget, not {budgets}")
+    base = checked(
+        Cell(
+            workload=workload,
+            options=flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim),
+            spec="none",
+            device=flags.device_name(device, flags.pairs(custom, "--sim")) or devices.default(),
+            precision=precision,
+            optimizer=optimizer,
+            rounds=rounds,
+            seed=seed,
+        )
+    )
+    wanted = bench.cells_of(base, budgets)
+    with reporter(len(wanted)) as progress:
+        found = sweep.run(wanted, results or out, progress, timeout_s=timeout)
+    show(found, out, f"frontier-{slug(workload)}-{slug(base.device)}", output)
+
+
+def show(found: list[Record], out: Path, name: str, output: Format) -> None:
+    """Write the files and print the front."""
+    from bench.report import frontier as report
+
+    made = report.rows_of(found)
+    paths = {out / f"{name}.{kind}": data for kind, data in report.render(made).items()}
+    for path, data in paths.items():
+        records.write_atomically(path, data)
+        print(f"wrote {path}", file=sys.stderr)  # noqa: T201
+    if output is Format.json:
+        facts: dict[str, Any] = {"files": list(map(str, paths)), "rows": report.as_dicts(made)}
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        typer.echo((report.csv if output is Format.csv else report.markdown)(made), nl=False)

@@ -1,0 +1,156 @@
+"""``run``, ``sweep`` and ``validate``: commands that measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from bench.cli import flags
+from bench.cli.flags import Format, FormatOption, ResultsOption
+from bench.cli.printing import print_records, print_rows, show
+from bench.cli.progress import reporter
+from bench.store import records
+from bench.store.records import Record
+
+if TYPE_CHECKING:
+    from bench.cells.cell import Cell
+
+
+FAILED = ("mismatch", "crash", "timeout")
+
+
+def run(  # noqa: PLR0917 - one parameter a flag
+    workload: flags.Workload,
+    strategy: Annotated[
+        list[str], typer.Option(help="Name, or name(parameter=value); may be repeated.")
+    ],
+    device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Memory, FLOPs, gradients.")] = False,
+    parameters: flags.Parameters = None,
+    options: flags.Options = None,
+    layers: flags.Layers = None,
+    seq: flags.Seq = None,
+    batch: flags.Batch = None,
+    dim: flags.Dim = None,
+    precision: flags.Precision = "fp32",
+    optimizer: flags.Optimizer = "none",
+    seed: flags.Seed = 0,
+    custom: flags.Custom = None,
+    fit: Annotated[
+        str, typer.Option(help="batch or seq: find the largest that fits a simulated device.")
+    ] = "",
+    memory_limit_mb: Annotated[
+        int | None, typer.Option(help="Let a CPU cell allocate no more (MB = 10⁶ bytes).")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
+    results: Annotated[
+        Path | None, typer.Option(help="Store the records here, and reuse those that are.")
+    ] = None,
+    output: FormatOption = Format.md,
+) -> None:
+    """Measure strategies on one workload, each in a process of its own."""
+    from bench import devices
+    from bench.cells.cell import Cell, checked, with_parameters
+    from bench.run import executor, sweep
+
+    chosen = flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim)
+    where = flags.device_name(device, flags.pairs(custom, "--sim")) or devices.default()
+    wanted = [
+        checked(
+            Cell(
+                workload=workload,
+                options=chosen,
+                spec=spec,
+                device=where,
+                precision=precision,
+                optimizer=optimizer,
+                rounds=0 if no_time else rounds,
+                seed=seed,
+                memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
+            )
+        )
+        for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
+    ]
+    if fit:
+        wanted = [fitted(cell, fit) for cell in wanted]
+    with reporter(len(wanted)) as progress:
+        if results:
+            found = sweep.run(wanted, results, progress, timeout_s=timeout)
+            if output is Format.json:
+                print_records(found, output)
+        else:
+            found = []
+            for number, cell in enumerate(wanted, 1):
+                found.append(executor.run(cell, timeout))
+                progress(number, len(wanted), found[-1])
+                if output is Format.json:
+                    print_records(found[-1:], output)
+    if output is not Format.json:
+        show(found, output, fit)
+    finish(found)
+
+
+def sweep(
+    suite: Annotated[
+        str, typer.Option("--suite", "--profile", help="smoke, quick, full or simulated.")
+    ] = "quick",
+    device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
+    results: ResultsOption = records.RESULTS,
+) -> None:
+    """Measure a whole suite, write tables and figures, print the table.
+
+    Interrupted, it resumes where it stopped. The README's table is written where it belongs, to
+    the results that are kept with it.
+    """
+    from bench import devices
+    from bench.report import regenerate
+    from bench.run import sweep
+
+    wanted = sweep.cells_of(suite, device or devices.default())
+    with reporter(len(wanted)) as progress:
+        found = sweep.run(wanted, results, progress, timeout_s=timeout)
+    regenerate.regenerate(results, regenerate.readme_of(results))
+    timed = [record for record in found if record.step_s]
+    print_records(timed or found, Format.md)
+    finish(found)
+
+
+def validate(
+    device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
+    workload: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    output: FormatOption = Format.md,
+) -> None:
+    """Simulate and run the same cells side by side; exit 1 if tensor bytes differ."""
+    from bench import devices
+    from bench.studies import validation
+
+    chosen = tuple(workload or validation.WORKLOADS)
+    found = list(validation.rows(device or devices.default(), chosen))
+    print_rows(validation.as_dicts(found), output)
+    if any(row.tensor_peak_error or row.after_forward_error for row in found):
+        raise typer.Exit(1)
+
+
+def fitted(cell: Cell, axis: str) -> Cell:
+    """The cell at the largest size that fits; as it is where nothing does or it cannot run."""
+    from bench.simulate.fit import STEP, Axis, largest, sized
+    from strategies import Unsupported
+
+    if axis not in STEP:
+        raise ValueError(f"--fit takes {' or '.join(STEP)}, not {axis!r}")
+    chosen = cast("Axis", axis)
+    try:
+        return largest(cell, chosen) or sized(cell, chosen, STEP[axis])
+    except Unsupported:
+        return cell
+
+
+def finish(found: Sequence[Record]) -> None:
+    """Exit 1 if a cell failed in a way that is no answer."""
+    if any(record.status in FAILED for record in found):
+        raise typer.Exit(1)

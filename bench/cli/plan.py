@@ -1,0 +1,196 @@
+"""``python -m bench plan``: the best plan for a budget, what it costs, and its neighbours."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli import flags
+
+if TYPE_CHECKING:
+    from strategies.contract.budgeted import Budgeted
+    from strategies.schedules.profile import ChainProfile
+    from strategies.schedules.solution import Solution
+
+STEPS = 40  # budgets between the smallest and none that are looked at for neighbours
+FEW_STEPS = 12  # the same where one budget takes long
+
+
+class Format(enum.StrEnum):
+    """How to print."""
+
+    text = "text"
+    json = "json"
+
+
+def plan(  # noqa: PLR0917 - one parameter a flag
+    workload: flags.Workload,
+    budget: Annotated[str, typer.Option(help="8GB, 8GiB, bytes, or 50% of what none needs.")],
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda …, or a simulated one: sim:h100-80gb.")
+    ] = "cpu",
+    strategy: Annotated[
+        str, typer.Option(help="optimal, hybrid, selective_ops, milp or another with a budget.")
+    ] = "optimal",
+    options: flags.Options = None,
+    layers: flags.Layers = None,
+    seq: flags.Seq = None,
+    batch: flags.Batch = None,
+    dim: flags.Dim = None,
+    precision: flags.Precision = "fp32",
+    optimizer: flags.Optimizer = "none",
+    seed: flags.Seed = 0,
+    custom: flags.Custom = None,
+    modelled: flags.Modelled = False,
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
+) -> None:
+    """Find the fastest plan whose predicted peak is within a budget; say how good it is.
+
+    Profiles the chain on the device, its block times measured, or on fake tensors for a simulated
+    one; nothing is stored.
+    """
+    from bench.cells.cell import Cell, checked
+    from bench.run import planning
+    from strategies.schedules import budget as budgets
+
+    chosen = planning.budgeted(strategy, budget)
+    cell = checked(
+        Cell(
+            workload=workload,
+            options=flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim),
+            spec=chosen.spec(),
+            device=flags.device_name(device, flags.pairs(custom, "--sim")),
+            precision=precision,
+            optimizer=optimizer,
+            rounds=0,
+            seed=seed,
+        )
+    )
+    profile = planning.profile_cell(cell, measured=not modelled, strategy=chosen)
+    budget_bytes = budgets.resolve(budget, profile)
+    found = chosen.solution(profile, budget_bytes)
+    if found is None:
+        smallest_bytes = chosen.smallest_bytes(profile)
+        raise ValueError(
+            f"nothing fits into {budget_bytes:,} bytes; the smallest budget that does is"
+            f" {smallest_bytes:,} bytes"
+        )
+    facts = {
+        "workload": workload,
+        "device": cell.device,
+        "modelled": cell.simulated,
+        "times": planning.times_of(cell, measured=not modelled),
+        "strategy": chosen.name(),
+        "among": chosen.among,
+        "budget_bytes": budget_bytes,
+        **facts_of(profile, found, budget_bytes),
+        **neighbours(profile, chosen, found),
+    }
+    lines = [json.dumps(facts, indent=2, ensure_ascii=False)]
+    typer.echo("\n".join(lines if output is Format.json else sentences(facts)))
+
+
+def facts_of(profile: ChainProfile, found: Solution, budget_bytes: int) -> dict[str, Any]:
+    """What the plan costs, and how far it is from the bound."""
+    from strategies.schedules import plan as plans
+    from strategies.schedules.budget import gap_of
+    from strategies.schedules.interpreter import predict
+
+    predicted = predict(profile, found.schedule)
+    none = predict(profile, plans.plain(len(profile.blocks)))
+    return {
+        "plan": found.schedule.render(),
+        "predicted_peak_bytes": predicted.peak_bytes,
+        "none_peak_bytes": none.peak_bytes,
+        "used_fraction": predicted.peak_bytes / budget_bytes,
+        "peak_phase": predicted.peak_phase,
+        "step_ratio": predicted.step_s / none.step_s,
+        "gap_fraction": gap_of(profile, found),
+        "slot_bytes": found.slot_bytes,
+    }
+
+
+def neighbours(profile: ChainProfile, strategy: Budgeted, found: Solution) -> dict[str, Any]:
+    """The next plan that is cheaper, and the next that is smaller."""
+    from strategies.schedules.interpreter import predict
+
+    here = predict(profile, found.schedule)
+    others = sorted(_frontier(profile, strategy), key=lambda item: item["predicted_peak_bytes"])
+    slack_s = 1e-9 * here.step_s
+    cheaper = [o for o in others if o["step_s"] < here.step_s - slack_s]
+    smaller = [o for o in others if o["predicted_peak_bytes"] < here.peak_bytes]
+    return {
+        "next_cheaper": cheaper[0] if cheaper else None,
+        "next_smaller": smaller[-1] if smaller else None,
+    }
+
+
+def _frontier(profile: ChainProfile, strategy: Budgeted) -> Iterator[dict[str, Any]]:
+    """The best plans at evenly spaced budgets, from the smallest that fits to that of none."""
+    from bench.run.planning import budgets_between
+    from strategies.schedules import plan as plans
+    from strategies.schedules.interpreter import predict
+
+    low = strategy.smallest_bytes(profile)
+    high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
+    quick, steps = _quicker(profile, strategy)
+    for budget_bytes in budgets_between(low, high, steps + 1):
+        found = quick.solution(profile, budget_bytes)
+        if found is not None:
+            predicted = predict(profile, found.schedule)
+            yield {
+                "plan": found.schedule.render(),
+                "predicted_peak_bytes": predicted.peak_bytes,
+                "step_s": predicted.step_s,
+                "step_ratio": predicted.step_s / profile.plain_step_s,
+            }
+
+
+def _quicker(profile: ChainProfile, strategy: Budgeted) -> tuple[Budgeted, int]:
+    """`optimal` with coarser memory, or another as it is; and how many budgets to try."""
+    from strategies.optimal import Optimal
+    from strategies.solvers import optimal
+
+    if not isinstance(strategy, Optimal):
+        return strategy, FEW_STEPS
+    slots = strategy.slots or min(500, optimal.slots_for(len(profile.blocks)))
+    return dataclasses.replace(strategy, slots=slots), STEPS
+
+
+def sentences(facts: dict[str, Any]) -> Iterator[str]:
+    """The same for people."""
+    none = facts["none_peak_bytes"]
+    yield facts["plan"]
+    yield (
+        f"{facts['workload']} on {facts['device']}: predicted peak"
+        f" {_mb(facts['predicted_peak_bytes'])} of a budget of {_mb(facts['budget_bytes'])}"
+        f" ({facts['used_fraction']:.1%}), {facts['predicted_peak_bytes'] / none:.2f}× none;"
+        f" reached in {facts['peak_phase']}."
+    )
+    yield (
+        f"Step time by {facts['times']} block times: {facts['step_ratio']:.3f}× none; no"
+        f" {facts['among']} within the budget is faster by more than {facts['gap_fraction']:.2%} of"
+        f" a step (memory counted {_counted(facts['slot_bytes'])})."
+    )
+    for name, what in (("next_cheaper", "cheaper"), ("next_smaller", "smaller")):
+        other = facts[name]
+        if other is None:
+            yield f"No plan is {what}."
+        else:
+            yield (
+                f"The next {what} plan peaks at {_mb(other['predicted_peak_bytes'])} and takes"
+                f" {other['step_ratio']:.3f}× none: {other['plan']}"
+            )
+
+
+def _counted(slot_bytes: int) -> str:
+    return "to the byte" if slot_bytes == 1 else f"in {slot_bytes:,} bytes"
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,63 @@
+"""How commands print rows and records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from bench.cli.flags import Format
+from bench.store import records
+from bench.store.records import Record
+
+
+def print_rows(rows: Sequence[dict[str, Any]], output: Format) -> None:
+    """Plain rows as JSON, CSV or Markdown."""
+    import pandas as pd
+
+    if output is Format.json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    frame = pd.DataFrame(rows)
+    if output is Format.csv:
+        typer.echo(frame.to_csv(index=False), nl=False)
+    else:
+        typer.echo(frame.map(lambda v: str(v).replace("|", "\\|")).to_markdown(index=False))
+
+
+def print_records(found: Sequence[Record], output: Format) -> None:
+    """Records: JSON lines, the CSV of the trade-off table, or the table itself."""
+    if output is Format.json:
+        for record in found:
+            typer.echo(records.encode_line(record))
+        return
+    from bench.report import frame as frames
+    from bench.report import tables
+
+    frame = frames.build(found)
+    if output is Format.csv:
+        typer.echo(tables.tradeoff_csv(frame), nl=False)
+        return
+    typer.echo(tables.tradeoff(frame), nl=False)
+
+
+def show(found: Sequence[Record], output: Format, fit: str) -> None:
+    """The trade-off table; of a search for what fits, one line a strategy."""
+    if not fit:
+        print_records(found, output)
+        return
+    rows = [
+        {
+            "strategy": record.spec,
+            f"largest {fit}": record.workload_options[fit] if record.status == "ok" else 0,
+            "peak_allocated_bytes": record.peak_allocated_bytes,
+            "peak_reserved_bytes": record.peak_reserved_bytes,
+            "modelled_step_s": record.modelled_step_s,
+            "status": record.status,
+            "reason": record.reason or "",
+        }
+        for record in found
+    ]
+    print_rows(rows, output)

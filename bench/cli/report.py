@@ -1,0 +1,61 @@
+"""``tables``, ``claims`` and ``compare``: commands that read records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.flags import Format, FormatOption, ResultsOption
+from bench.cli.printing import print_rows
+from bench.store import budgets, records
+
+
+def tables(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 if stale.")
+    ] = False,
+    readme: Annotated[Path, typer.Option(help="File with the table's markers.")] = Path(
+        "README.md"
+    ),
+    results: ResultsOption = records.RESULTS,
+) -> None:
+    """Regenerate every table and figure from the stored records."""
+    from bench.report import regenerate
+
+    if not any((results / name).is_dir() for name in ("raw", budgets.FOLDER)):
+        raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
+    lines = regenerate.regenerate(results, readme if readme.exists() else None, check=check)
+    for line in lines:
+        typer.echo(line)
+    if check and lines:
+        raise typer.Exit(1)
+
+
+def claims(output: FormatOption = Format.md, results: ResultsOption = records.RESULTS) -> None:
+    """Judge the textbook's claims by the stored records."""
+    from bench.report import claims as ledger
+    from bench.report import frame as frames
+
+    frame = frames.build(records.read_all(results))
+    if output is Format.csv:
+        print_rows(ledger.data(frame), output)
+    else:
+        typer.echo((ledger.as_json if output is Format.json else ledger.markdown)(frame), nl=False)
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="A record, a folder of records, or JSON lines.")],
+    after: Annotated[Path, typer.Argument(help="The same, to compare with it.")],
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="metric:limit, as peak_allocated_bytes:1%.")
+    ] = None,
+) -> None:
+    """Compare two sets of records; exit 1 if one of the limits is exceeded."""
+    from bench.report import compare as comparison
+
+    result = comparison.compare(before, after, fail_on or [])
+    typer.echo(result.markdown(), nl=False)
+    if result.regressions:
+        raise typer.Exit(1)

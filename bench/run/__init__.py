@@ -1,0 +1,1 @@
+"""One cell, one process; and sweeps of them."""

@@ -1,0 +1,200 @@
+"""Which cells, in which order; skips those that have a record, so an interrupted sweep resumes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.cells.cell import Cell, checked
+from bench.run import executor
+from bench.run.blank import blank
+from bench.store import records
+from bench.store.records import Record
+from strategies.contract.budgeted import Budgeted
+from strategies.contract.layered import Layered
+from strategies.contract.registry import classes
+
+DEPTHS = (4, 8, 16, 32, 64)
+
+# Small enough that 64 layers of every strategy take seconds, large enough that activations, not
+# parameters, decide the exponent.
+DEPTH_SERIES: dict[str, dict[str, Any]] = {
+    "mlp-chain": {"dim": 64, "batch": 1024},
+    "gpt-mini": {"dim": 64, "heads": 2, "seq": 128, "batch": 2},
+}
+FULL_WORKLOADS = ("gpt-mini-dropout", "llama-mini", "vit-b16", "resnet50", "gpt2-small")
+
+SIMULATED_SERIES = (
+    ("gpt3-175b", "sim:h100-80gb", "fp16"),
+    ("gpt2-xl", "sim:rtx4090-24gb", "bf16-autocast"),
+    ("llama3-8b", "sim:a100-80gb", "bf16"),
+    ("llama3-70b", "sim:b200", "bf16"),
+    ("vit-h14", "sim:l4-24gb", "bf16-autocast"),
+)
+
+Report = Callable[[int, int, Record], None]
+"""Is told how many cells are done, of how many, and the newest record."""
+
+PROFILES = ("smoke", "quick", "full", "simulated")
+
+
+def cells_of(profile: str, device: str) -> list[Cell]:
+    """The cells of a profile, checked.
+
+    Raises:
+        ValueError: an unknown profile or device.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+    if profile == "simulated":
+        cells = _simulated_cells()
+    elif profile == "smoke":  # every strategy once, where a step takes milliseconds
+        cells = _tradeoff("mlp-chain", device, 3)
+    else:
+        cells = _measured_cells(profile, device)
+    return list({c.cell_id(): c for c in map(checked, cells)}.values())
+
+
+def _measured_cells(profile: str, device: str) -> Iterator[Cell]:
+    """Those of ``quick``, and the rest of ``full``."""
+    rounds = 5 if profile == "quick" else 15
+    for name in ("gpt-mini", "mlp-chain"):
+        yield from _tradeoff(name, device, rounds)
+    yield from _depth_cells(device)
+    if profile == "full":
+        for name in FULL_WORKLOADS:
+            yield from _tradeoff(name, device, 5)
+        yield from _precision_cells(device)
+
+
+def every_spec() -> list[str]:
+    """Every point of every strategy's grid, ``none`` first."""
+    specs = [point.spec() for cls in classes().values() for point in cls.grid()]
+    return sorted(specs, key=lambda spec: (spec != "none", spec))
+
+
+def depth_specs() -> list[str]:
+    """Every strategy, but of layered ones the default only: storage is a constant factor.
+
+    Not compiled ones: 64 layers take minutes to compile, and a fraction of what grows grows as it
+    does.
+    """
+    points = [
+        point
+        for cls in classes().values()
+        if not issubclass(cls, Budgeted)  # a share of what grows grows as it does
+        and not cls.compiled
+        for point in ((cls(),) if issubclass(cls, Layered) else cls.grid())
+    ]
+    return sorted((point.spec() for point in points), key=lambda spec: (spec != "none", spec))
+
+
+def _tradeoff(workload: str, device: str, rounds: int) -> Iterator[Cell]:
+    """All strategies on one workload, timed; and flash attention with and without checkpoints."""
+    for spec in every_spec():
+        yield Cell(workload=workload, spec=spec, device=device, rounds=rounds)
+    cell = Cell(workload=workload, spec="none", device=device, rounds=rounds)
+    if cell.make_workload().options().get("attention") == "math":
+        yield msgspec.structs.replace(cell, options={"attention": "flash"})
+
+
+def _depth_cells(device: str) -> Iterator[Cell]:
+    """Memory against depth: every strategy, no time."""
+    for workload, options in DEPTH_SERIES.items():
+        for layers in DEPTHS:
+            for spec in depth_specs():
+                sized = {**options, "layers": layers}
+                yield Cell(workload=workload, options=sized, spec=spec, device=device, rounds=0)
+
+
+def _simulated_cells() -> Iterator[Cell]:
+    """Every strategy at sizes that no machine here could hold."""
+    for workload, device, precision in SIMULATED_SERIES:
+        for cell in _tradeoff(workload, device, 0):
+            yield msgspec.structs.replace(cell, precision=precision)
+    workload, device, precision = SIMULATED_SERIES[0]
+    for layers in (12, 24, 48):  # what the simulator itself costs, against the number of blocks
+        options = {"layers": layers}
+        for spec in ("none", "every_layer"):
+            yield Cell(
+                workload=workload, options=options, spec=spec, device=device, precision=precision
+            )
+
+
+def _precision_cells(device: str) -> Iterator[Cell]:
+    """Mixed precision and an optimizer in the step."""
+    for spec in every_spec():
+        for precision, optimizer in (("bf16-autocast", "none"), ("fp32", "adamw")):
+            yield Cell(
+                workload="gpt-mini",
+                spec=spec,
+                device=device,
+                precision=precision,
+                optimizer=optimizer,
+                rounds=3,
+            )
+
+
+def run(
+    cells: Sequence[Cell],
+    results: Path,
+    progress: Report,
+    *,
+    timeout_s: float = executor.TIMEOUT_S,
+    measure: Callable[[Cell, float], Record] = executor.run,
+) -> list[Record]:
+    """Measure what has no record yet; every record is on disk before the next cell starts.
+
+    Timed cells run alone. The others run two at a time: bytes, FLOPs and gradients do not depend
+    on what else the machine does.
+
+    Returns:
+        The records of ``cells``, found and new, in the order of ``cells``.
+    """
+    found: dict[int, Record] = {}  # by place in ``cells``
+    for place, cell in enumerate(cells):
+        record = existing(cell, results)
+        if record is not None:
+            found[place] = record
+            progress(len(found), len(cells), record)
+    todo = {place: cell for place, cell in enumerate(cells) if place not in found}
+    for place, record in _measured(todo, timeout_s, measure):
+        records.write(record, results)
+        found[place] = record
+        progress(len(found), len(cells), record)
+    return [found[place] for place in range(len(cells))]
+
+
+def existing(cell: Cell, results: Path) -> Record | None:
+    """The cell's record on disk, if there is one that can be trusted."""
+    wanted = blank(cell)
+    path = records.path_of(wanted, results)
+    record = records.read(path) if path.exists() else None
+    if record is not None and record.cell_id != wanted.cell_id:
+        records.set_aside(path, f"it holds cell {record.cell_id}")
+        return None
+    return record
+
+
+def _measured(
+    cells: Mapping[int, Cell], timeout_s: float, measure: Callable[[Cell, float], Record]
+) -> Iterator[tuple[int, Record]]:
+    for place, cell in cells.items():
+        if cell.rounds:
+            yield place, measure(cell, timeout_s)
+    with concurrent.futures.ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        futures = {
+            pool.submit(measure, cell, timeout_s): place
+            for place, cell in cells.items()
+            if not cell.rounds
+        }
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

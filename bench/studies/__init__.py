@@ -1,0 +1,1 @@
+"""Questions that take many cells, or a look inside one."""

@@ -1,0 +1,216 @@
+"""The budget study of one workload: is a budget kept, what does it cost, and can a rule do better?
+
+Ten budgets, from the smallest that any plan fits into to what a step without checkpoints needs.
+For each the plan of `optimal`, made from measured block times; against it every plan that a rule
+gives. Peaks by the allocator, gradients against `none`, and steps of all contenders interleaved in
+the same rounds. Runs in this process; `bench.run.executor` gives it one of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import platform
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import msgspec
+import torch
+
+import strategies
+from bench.cells import machine
+from bench.cells.cell import Cell
+from bench.cells.training import TrainingStep
+from bench.measure import gradients, memory
+from bench.measure.time import Switch, interleave
+from bench.run import planning
+from bench.run.blank import device_name
+from bench.run.block_times import ROUNDS as PROFILE_ROUNDS
+from bench.store.budgets import BlockTimes, Budget, Contender, Study, encode
+from strategies.contract.apply import install
+from strategies.profiling.ledger import unique_bytes
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import BlockCost, ChainProfile
+from strategies.schedules.schedule import ALL, Schedule
+from strategies.schedules.solution import Solution
+from strategies.solvers import optimal as rotor
+
+BUDGETS = 10
+
+
+def work(payload: bytes) -> bytes:
+    """The study of a cell, both as JSON."""
+    return encode(study(msgspec.json.decode(payload, type=Cell)))
+
+
+def study(cell: Cell) -> Study:
+    """Study one workload.
+
+    Args:
+        cell: checked; of a real device. Its strategy is of no interest.
+
+    Raises:
+        strategies.Unsupported: the model is no chain.
+    """
+    started_at, started = datetime.now(UTC), time.perf_counter()
+    torch.set_num_threads(cell.threads)
+    step = planning.build_step(cell)
+    chain = strategies.find_chain(step.model, step.workload.blocks)
+    profile = planning.profile_step(step, chain)
+    solved = dict(solutions(profile))
+    entrants = contenders(chain, [found.schedule for found in solved.values()])
+    bench = _Bench(cell, step, chain, profile)
+    commit, dirty = machine.commit()
+    return Study(
+        workload=step.workload.name,
+        workload_options=step.workload.options(),
+        device=cell.device,
+        device_name=device_name(cell),
+        precision=cell.precision,
+        optimizer=cell.optimizer,
+        blocks=[_block_times(block) for block in profile.blocks],
+        fixed_s=profile.fixed_s,
+        contenders=bench.measured(entrants),
+        budgets=[
+            _budget(budget_bytes, found, list(entrants).index(found.schedule), profile)
+            for budget_bytes, found in solved.items()
+        ],
+        profile_rounds=PROFILE_ROUNDS,
+        rounds=cell.rounds,
+        warmup=cell.warmup,
+        seed=cell.seed,
+        torch_version=str(torch.__version__),
+        python_version=platform.python_version(),
+        threads=cell.threads,
+        machine_id=machine.machine_id(),
+        machine=machine.facts(),
+        commit=commit,
+        dirty=dirty,
+        started_at_utc=started_at.isoformat(timespec="seconds"),
+        duration_s=round(time.perf_counter() - started, 3),
+    )
+
+
+def solutions(profile: ChainProfile, count: int = BUDGETS) -> Iterator[tuple[int, Solution]]:
+    """Budgets in bytes, from the smallest that can be kept to `none`'s peak, each with its plan."""
+    none = predict(profile, plans.plain(len(profile.blocks)))
+    low_bytes = rotor.smallest_bytes(profile)
+    for budget_bytes in planning.budgets_between(low_bytes, none.peak_bytes, count):
+        found = rotor.solve(profile, budget_bytes)
+        assert found is not None, budget_bytes
+        yield budget_bytes, found
+
+
+def heuristics(count: int) -> list[str]:
+    """The rules that need no profile, as specifications; `none` first."""
+    return [
+        "none",
+        "every_layer",
+        *(f"every_k(k={k})" for k in range(2, count + 1)),
+        "sqrt",
+        "recursive",
+    ]
+
+
+def contenders(chain: strategies.Chain, optimal: list[Schedule]) -> dict[Schedule, list[str]]:
+    """Distinct schedules, `none` first, each with the rules that give it; optimal ones last."""
+    found: dict[Schedule, list[str]] = {}
+    for spec in heuristics(len(chain)):
+        schedule = strategies.get(spec).schedule(chain).split(chain.borders)
+        found.setdefault(schedule, []).append(spec)
+    for schedule in optimal:
+        found.setdefault(schedule, [])
+    return found
+
+
+def _block_times(block: BlockCost) -> BlockTimes:
+    return BlockTimes(
+        forward_s=block.forward_s,
+        backward_s=block.backward_s,
+        last_recompute_s=block.last_recompute_s,
+        mode_recompute_s={m.name: m.recompute_s for m in block.modes if m.name != ALL},
+    )
+
+
+def _budget(budget_bytes: int, found: Solution, contender: int, profile: ChainProfile) -> Budget:
+    return Budget(
+        budget_bytes=budget_bytes,
+        contender=contender,
+        bound_step_s=profile.plain_step_s + found.bound_s,
+        slot_bytes=found.slot_bytes,
+    )
+
+
+@dataclasses.dataclass
+class _Bench:
+    """The workload's model on the bench."""
+
+    cell: Cell
+    step: TrainingStep
+    chain: strategies.Chain
+    profile: ChainProfile
+
+    def measured(self, entrants: dict[Schedule, list[str]]) -> list[Contender]:
+        """Gradients of all schedules, then memory, then time: an optimizer changes the weights."""
+        equal = self._gradients(list(entrants))
+        found = [
+            self._contender(schedule, specs, grads_bitwise_equal=equal[schedule])
+            for schedule, specs in entrants.items()
+        ]
+        seconds = self._seconds({schedule.render(): schedule for schedule in entrants})
+        return [msgspec.structs.replace(one, step_s=seconds[one.plan]) for one in found]
+
+    def _gradients(self, schedules: list[Schedule]) -> dict[Schedule, bool]:
+        """Whether loss, gradients, buffers and random state are those of the model as it is."""
+        reference = gradients.run(self.step, self.cell.seed)
+        equal = {}
+        for schedule in schedules:
+            with self._under(schedule):
+                outcome = gradients.run(self.step, self.cell.seed)
+            equal[schedule] = gradients.compare(reference, outcome).problem(exact=True) is None
+        return equal
+
+    def _contender(
+        self, schedule: Schedule, specs: list[str], *, grads_bitwise_equal: bool
+    ) -> Contender:
+        """What is predicted of a schedule, and its peak by the allocator."""
+        prediction = predict(self.profile, schedule)
+        self.step.drop_gradients()
+        resident_bytes = unique_bytes(self.step.resident_tensors())
+        with self._under(schedule):
+            peak_bytes = resident_bytes + memory.step_memory(self.step).peak_bytes
+        return Contender(
+            plan=schedule.render(),
+            heuristics=specs,
+            predicted_peak_bytes=prediction.peak_bytes,
+            predicted_step_s=prediction.step_s,
+            peak_allocated_bytes=peak_bytes,
+            grads_bitwise_equal=grads_bitwise_equal,
+        )
+
+    def _seconds(self, schedules: dict[str, Schedule]) -> dict[str, list[float]]:
+        """Raw seconds of each, in each round."""
+        switches = {name: self._switch(schedule) for name, schedule in schedules.items()}
+        gc.collect()
+        interleave(switches, self.cell.warmup, self.step.device)
+        return interleave(switches, self.cell.rounds, self.step.device)
+
+    @contextlib.contextmanager
+    def _under(self, schedule: Schedule) -> Iterator[None]:
+        undos = install(self.step.model, strategies.get("none"), self.chain, schedule, None)
+        try:
+            yield
+        finally:
+            while undos:
+                undos.pop()()
+
+    def _switch(self, schedule: Schedule) -> Switch:
+        @contextlib.contextmanager
+        def switch() -> Iterator[Callable[[], None]]:
+            with self._under(schedule):
+                yield self.step
+
+        return switch

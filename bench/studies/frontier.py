@@ -1,0 +1,67 @@
+"""Which cells the memory–time front of one workload is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import msgspec
+
+import strategies
+from bench.cells.cell import Cell, checked
+from bench.run import planning, sweep
+from strategies import Unsupported
+from strategies.contract.budgeted import Budgeted
+from strategies.contract.registry import classes
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import plain
+
+
+def cells_of(base: Cell, count: int) -> list[Cell]:
+    """Every strategy's grid, and every budgeted strategy at so many budgets.
+
+    Args:
+        base: checked; its strategy is of no interest.
+        count: budgets, from the smallest that the strategy can keep to the peak of `none`.
+    """
+    specs = [spec for spec in sweep.every_spec() if not isinstance(strategies.get(spec), Budgeted)]
+    for cls in budgeted():
+        specs += _at_budgets(cls, base, count)
+    return [checked(msgspec.structs.replace(base, spec=spec)) for spec in dict.fromkeys(specs)]
+
+
+def budgeted() -> Iterator[type[Budgeted]]:
+    """The strategies that keep a budget, but for those that only rename another one."""
+    found = [cls for cls in classes().values() if issubclass(cls, Budgeted)]
+    for cls in found:
+        if not any(_renames(cls, other) for other in found):
+            yield cls
+
+
+def _renames(cls: type[Budgeted], other: type[Budgeted]) -> bool:
+    """Whether ``cls`` plans as ``other`` does: all that decides a plan is inherited from it."""
+    own = {"solve", "smallest_bytes", "schedule", "plan", "profiled", "storage", "install", "modes"}
+    inherits = cls is not other and issubclass(cls, other)
+    return inherits and not own & {name for c in _between(cls, other) for name in vars(c)}
+
+
+def _between(cls: type, other: type) -> Iterator[type]:
+    """``cls`` and what it inherits from before it comes to ``other``."""
+    for one in cls.__mro__:
+        if one is other:
+            return
+        yield one
+
+
+def _at_budgets(cls: type[Budgeted], base: Cell, count: int) -> list[str]:
+    """Specifications of a strategy; its default alone where it cannot be planned: that says why."""
+    strategy = cls()
+    cell = msgspec.structs.replace(base, spec=strategy.spec())
+    try:
+        profile = planning.profile_for(cell, strategy)
+        low_bytes = strategy.smallest_bytes(profile)
+    except Unsupported:
+        return [strategy.spec()]
+    high_bytes = predict(profile, plain(len(profile.blocks))).peak_bytes
+    budgets = planning.budgets_between(low_bytes, max(low_bytes, high_bytes), count)
+    return [dataclasses.replace(strategy, budget=str(budget)).spec() for budget in budgets]

@@ -1,0 +1,161 @@
+"""Simulated against real, side by side, on whatever device is here.
+
+On a CPU the same operators are simulated and run: tensor bytes must agree to the byte, and the
+allocator's peak, which includes kernels' scratch memory, must be close. On an accelerator the
+simulation of its kernels is compared with the allocator's own statistics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import strategies
+from bench.cells.cell import Cell, checked
+from bench.cells.training import TrainingStep
+from bench.measure import memory
+from bench.run.sweep import every_spec
+from bench.simulate import allocator
+from bench.simulate.run import (
+    GRANULE_BYTES,
+    Simulation,
+    parts_of,
+    trace_cell,
+    warm_optimizer,
+)
+from bench.simulate.tracer import Trace, Tracer, trace
+from strategies.profiling.quiet import silenced
+
+# Small enough to run everywhere, and between them: dropout, batch norm, GQA, convolutions.
+WORKLOADS = ("mlp-chain", "gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini", "resnet-mini")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One cell, simulated and real, in bytes.
+
+    Attributes:
+        tensor_peak_error: simulated minus real, at the level of tensors; ``None`` where real
+            tensors were not traced.
+        after_forward_error: the same when forward is done.
+        allocator_peak_bytes: what the device's allocator says.
+        allocator_error: simulated peak minus the allocator's, relative to the allocator's.
+        scratch: operator at the allocator's peak, whose scratch memory tensors do not show.
+    """
+
+    workload: str
+    strategy: str
+    simulated_peak_bytes: int
+    simulated_after_forward_bytes: int
+    tensor_peak_error: int | None
+    after_forward_error: int | None
+    allocator_peak_bytes: int
+    allocator_error: float
+    reserved_error: float | None
+    scratch: str | None
+
+
+def planned_specs() -> list[str]:
+    """Every strategy whose plan is the same, simulated or real.
+
+    Not those that ask for costs, nor those that a compiler runs, which are not simulated.
+    """
+    found = {spec: strategies.get(spec) for spec in every_spec()}
+    return [spec for spec, s in found.items() if not s.needs_profile and not s.compiled]
+
+
+def rows(device: str, workloads: tuple[str, ...] = WORKLOADS) -> Iterator[Row]:
+    """Every strategy on every workload that it supports.
+
+    Args:
+        device: real; ``cpu``, ``cuda`` …
+        workloads: by name.
+    """
+    for workload in workloads:
+        for spec in planned_specs():
+            cell = checked(Cell(workload=workload, spec=spec, device=device, rounds=0))
+            try:
+                yield compare(cell)
+            except strategies.Unsupported:
+                continue
+
+
+def compare(cell: Cell) -> Row:
+    """Simulate one cell, run it, and compare.
+
+    Raises:
+        strategies.Unsupported: the strategy cannot run here.
+    """
+    torch.set_num_threads(cell.threads)
+    on_cpu = cell.device == "cpu"
+    simulated = trace_cell(cell, as_cuda=not on_cpu)
+    step = TrainingStep.build(
+        cell.make_workload(), torch.device(cell.device), cell.precision, cell.optimizer
+    )
+    warm_optimizer(step)
+    with strategies.apply(step.model, cell.spec, blocks=step.workload.blocks) as applied:
+        real = real_trace(step, applied.chain) if on_cpu else None
+        step.drop_gradients()
+        taken = _allocated(step)
+    return _row(cell, simulated, real, taken)
+
+
+def real_trace(step: TrainingStep, chain: strategies.Chain) -> Trace:
+    """What the simulation must equal: the same step on real tensors."""
+    return trace(Tracer(step.model, chain.blocks), parts_of(step, as_cuda=False))
+
+
+def _allocated(step: TrainingStep) -> memory.Memory:
+    def backward(loss: Tensor) -> None:
+        step.backward(loss)
+        step.update()
+
+    if step.device.type == "cpu":
+        with silenced():
+            return memory.measure_cpu(step.forward, backward)
+    return memory.measure_accelerator(step.forward, backward, step.drop_gradients)
+
+
+def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Memory) -> Row:
+    granule = 1 if real else GRANULE_BYTES
+    made = simulated.trace
+    peaks = allocator.replay((event.life, event.delta_bytes) for event in made.events)
+    peak_bytes = peak_of(made, granule)
+    # What was there before is the same on both sides; the device's allocator rounds it up, too.
+    allocator_peak_bytes = made.resident_bytes(granule) + taken.peak_bytes
+    reserved = taken.reserved_bytes
+    return Row(
+        workload=cell.workload,
+        strategy=cell.spec,
+        simulated_peak_bytes=peak_bytes,
+        simulated_after_forward_bytes=made.after_forward_bytes(granule),
+        tensor_peak_error=peak_bytes - peak_of(real) if real else None,
+        after_forward_error=(
+            made.after_forward_bytes() - real.after_forward_bytes() if real else None
+        ),
+        allocator_peak_bytes=allocator_peak_bytes,
+        allocator_error=peak_bytes / allocator_peak_bytes - 1,
+        reserved_error=peaks.peak_reserved_bytes / reserved - 1 if reserved else None,
+        scratch=taken.peak_operator,
+    )
+
+
+def peak_of(made: Trace, round_to: int = 1) -> int:
+    """Most bytes alive at once."""
+    return max(made.alive_bytes(round_to))
+
+
+def as_dicts(found: list[Row]) -> list[dict[str, Any]]:
+    """For printing; relative errors in per cent."""
+    table = []
+    for row in found:
+        line = dataclasses.asdict(row)
+        line["allocator_error"] = f"{100 * row.allocator_error:+.2f} %"
+        reserved = row.reserved_error
+        line["reserved_error"] = "" if reserved is None else f"{100 * reserved:+.2f} %"
+        table.append(line)
+    return table

@@ -1,0 +1,132 @@
+"""Budgets, in bytes or as a share, and the strategies that keep one."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from strategies.contract.strategy import Strategy
+from strategies.execution.block_modes import MODES
+from strategies.execution.chain import Chain
+from strategies.execution.errors import Unsupported
+from strategies.profiling.profiler import profile_chain
+from strategies.profiling.step import Step
+from strategies.schedules.budget import counted, gap_of, parse, resolve
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import Plan
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import Schedule
+from strategies.schedules.solution import Solution
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budgeted(Strategy, abc.ABC):
+    """A strategy that keeps the peak of a step within a budget.
+
+    It needs to know what the blocks cost: `strategies.apply` takes an ``example`` batch for it, or
+    a profile made before.
+
+    Attributes:
+        budget: of the *peak*, everything included: ``8GB``, ``8GiB``, bytes, or a share of what
+            the step needs without checkpoints: ``50%``.
+    """
+
+    textbook_memory: ClassVar[str | None] = "a budget"
+    needs_profile: ClassVar[bool] = True
+    shown: ClassVar[tuple[str, ...]] = ("budget",)
+    modes: ClassVar[tuple[str, ...]] = MODES
+    """Op policies that the profile is to know."""
+    operators: ClassVar[bool] = False
+    """Whether the profile is to list each block's operators."""
+    among: ClassVar[str] = "nested plan"
+    """What the solver chooses from, and its bound is of."""
+
+    budget: str = "50%"
+
+    def __post_init__(self) -> None:
+        parse(self.budget)
+
+    def profiled(self, chain: Chain, step: Step) -> Chain:
+        """The chain with its profile."""
+        if chain.profile is not None:
+            return chain
+        try:
+            profile = profile_chain(
+                step, chain, modes=self.modes, operators=self.operators, scratch=True
+            )
+        except Unsupported as error:
+            raise Unsupported(f"{self.spec()}: {error}") from error
+        return dataclasses.replace(chain, profile=profile)
+
+    @abc.abstractmethod
+    def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
+        """The fastest schedule that this strategy finds within a budget, if there is one."""
+
+    @abc.abstractmethod
+    def smallest_bytes(self, profile: ChainProfile) -> int:
+        """The smallest budget that `solution` can keep."""
+
+    def profile_of(self, chain: Chain) -> ChainProfile:
+        """What this strategy plans by: the chain's profile.
+
+        Raises:
+            ValueError: it has none.
+        """
+        return known(chain, self)
+
+    def schedule(self, chain: Chain) -> Schedule:
+        """The schedule for this budget.
+
+        Raises:
+            ValueError: the chain has no profile.
+            Unsupported: nothing fits; names the smallest budget that does.
+        """
+        return self._solved(self.profile_of(chain)).schedule
+
+    def _solved(self, profile: ChainProfile) -> Solution:
+        budget_bytes = resolve(self.budget, profile)
+        found = self.solution(profile, budget_bytes)
+        if found is None:
+            smallest_bytes = self.smallest_bytes(profile)
+            raise Unsupported(
+                f"{self.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
+                f" that does is {smallest_bytes:,} bytes"
+            )
+        return found
+
+    def plan(self, chain: Chain) -> Plan:
+        """The plan of the schedule."""
+        return self.schedule(chain).plan
+
+    def notes(self, chain: Chain) -> Sequence[str]:
+        """How much of the budget is used, and how far from the proven bound the schedule is."""
+        profile = self.profile_of(chain)
+        found, budget_bytes = self._solved(profile), resolve(self.budget, profile)
+        peak_bytes = predict(profile, found.schedule).peak_bytes
+        used = f"{peak_bytes:,} bytes ({peak_bytes / budget_bytes:.1%})"
+        if profile.faked:
+            used += (
+                "; profiled on fake tensors, for the step does not fit without checkpoints: scratch"
+            )
+            used += " memory of kernels comes on top"
+        gap = f"no {self.among} is faster by more than {gap_of(profile, found):.2%} of a step"
+        return (
+            f"budget {budget_bytes:,} bytes; predicted peak {used}",
+            f"{gap} (memory counted {counted(found)})",
+        )
+
+
+def known(chain: Chain, strategy: Strategy) -> ChainProfile:
+    """The chain's profile.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if chain.profile is None:
+        raise ValueError(
+            f"{strategy.spec()} needs to know what the blocks cost; give an example:"
+            f" strategies.apply(model, {strategy.name()!r}, example=batch)"
+        )
+    return chain.profile

@@ -1,0 +1,137 @@
+"""Finds strategies: the files of the folder `strategies`, and entry points of distributions."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from strategies.contract.strategy import Strategy
+
+ENTRY_POINTS = "ckpt_bench.strategies"
+
+
+@functools.cache
+def classes() -> Mapping[str, type[Strategy]]:
+    """Every strategy by name, in alphabetical order; looked for once in a process.
+
+    Raises:
+        RuntimeError: two of them have the same name.
+    """
+    found: dict[str, type[Strategy]] = {}
+    for cls in [*_own(), *_foreign()]:
+        name = cls.name()
+        other = found.setdefault(name, cls)
+        if other is not cls:
+            raise RuntimeError(
+                f"two strategies are named {name!r}: {other.__module__} and {cls.__module__}"
+            )
+    return types.MappingProxyType(dict(sorted(found.items())))
+
+
+def _own() -> list[type[Strategy]]:
+    found = []
+    folder = importlib.import_module("strategies").__path__  # which imports this module
+    files = (info for info in pkgutil.iter_modules(folder, "strategies.") if not info.ispkg)
+    for info in files:
+        module = importlib.import_module(info.name)
+        found += [v for v in vars(module).values() if _is_strategy_of(v, info.name)]
+    return found
+
+
+def _is_strategy_of(value: object, module: str) -> bool:
+    is_class = isinstance(value, type) and issubclass(value, Strategy)
+    return is_class and value.__module__ == module and not inspect.isabstract(value)
+
+
+def _foreign() -> list[type[Strategy]]:
+    found = []
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        cls = entry.load()
+        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
+            raise TypeError(f"entry point {entry.name!r} ({entry.value}) is not a Strategy class")
+        found.append(cls)
+    return found
+
+
+def available() -> tuple[str, ...]:
+    """Names of all strategies."""
+    return tuple(classes())
+
+
+def get(spec: str | Strategy, **params: Any) -> Strategy:
+    """A strategy from its name or its specification.
+
+    Args:
+        spec: ``"sqrt"``, ``"every_k(k=4)"``, ``"offload(over=compressed(codec=int8))"``.
+        params: parameters by name; they win over those in ``spec``.
+
+    Raises:
+        ValueError: an unknown name or parameter, or an impossible value; says what is valid.
+    """
+    if isinstance(spec, Strategy):
+        return _make(type(spec), {**spec.params(), **params}) if params else spec
+    name, written = _parse(spec)
+    known = classes()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown strategy {name!r}{hint}; there are {', '.join(known)}")
+    return _make(known[name], {**written, **params})
+
+
+def _parse(spec: str) -> tuple[str, dict[str, Any]]:
+    problem = f"cannot read strategy {spec!r}; write a name, or name(parameter=value, …)"
+    try:
+        tree = ast.parse(spec.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(problem) from error
+    if isinstance(tree, ast.Name):
+        return tree.id, {}
+    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
+        raise ValueError(problem)
+    return tree.func.id, {str(k.arg): _value(k.value, problem) for k in tree.keywords}
+
+
+def _value(node: ast.expr, problem: str) -> Any:
+    if isinstance(node, (ast.Name, ast.Call)):
+        return ast.unparse(node)  # a word, or the specification of the strategy below
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError) as error:
+        raise ValueError(problem) from error
+
+
+def _make(cls: type[Strategy], params: dict[str, Any]) -> Strategy:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key, value in params.items():
+        if key not in fields:
+            has = f"it has {', '.join(fields)}" if fields else "it has none"
+            raise ValueError(f"strategy {cls.name()!r} has no parameter {key!r}; {has}")
+        params[key] = _coerce(cls, fields[key], value)
+    return cls(**params)
+
+
+def _coerce(cls: type[Strategy], field: dataclasses.Field[Any], value: Any) -> Any:
+    """``value`` as the field's own type; text (from a command line) is read as a literal."""
+    wanted = type(field.default)
+    if wanted is not str and isinstance(value, str):
+        # What is no literal stays text; the type check below says so.
+        with contextlib.suppress(ValueError, TypeError, SyntaxError):
+            value = ast.literal_eval(value)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if field.default is not None and type(value) is not wanted:
+        raise ValueError(
+            f"{cls.name()}: {field.name} must be of type {wanted.__name__}, not {value!r}"
+        )
+    return value

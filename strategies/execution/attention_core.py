@@ -1,0 +1,115 @@
+"""Finds attention inside blocks, and checkpoints softmax(QKᵀ)V alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from strategies.execution.checkpoint import checkpoint_module, recompute
+from strategies.execution.errors import Unsupported
+from strategies.execution.undo import Undo, replace_forward
+
+NO_NORM = r"(?<!norm_)(?<!ln_)"
+ATTENTION = re.compile(rf"^(self_?)?(attn|attention)(_?\d+)?$|{NO_NORM}attention$", re.IGNORECASE)
+_CORE = re.compile(r"^(attention)?_?core$|core_?attention|dot_?product_?attention", re.IGNORECASE)
+
+
+def install(blocks: Sequence[nn.Module], asker: str) -> list[Undo]:
+    """Put softmax(QKᵀ)V of every block under a checkpoint.
+
+    Args:
+        blocks: whose attention is meant.
+        asker: the specification of the strategy, for the refusal.
+
+    Raises:
+        Unsupported: the blocks hold no attention.
+    """
+    cores = list(sub_modules(blocks, _CORE))
+    if cores:
+        return [checkpoint_module(core) for core in cores]
+    attentions = expected(blocks, asker, "attention", ATTENTION)
+    return [replace_forward(m, _WithCheckpointedCore(m, asker)) for m in attentions]
+
+
+def expected(
+    blocks: Sequence[nn.Module], asker: str, what: str, *patterns: re.Pattern[str]
+) -> list[nn.Module]:
+    """The sub-modules that must be there.
+
+    Raises:
+        Unsupported: there are none.
+    """
+    modules = list(sub_modules(blocks, *patterns))
+    if not modules:
+        raise Unsupported(f"{asker}: no {what} sub-module in the blocks (by name or class)")
+    return modules
+
+
+def sub_modules(blocks: Sequence[nn.Module], *patterns: re.Pattern[str]) -> Iterator[nn.Module]:
+    """Sub-modules whose name or class matches, the outermost only, each once."""
+    seen: set[int] = set()
+    for block in blocks:
+        for module in _inside(block, patterns):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+
+
+def _inside(module: nn.Module, patterns: Sequence[re.Pattern[str]]) -> Iterator[nn.Module]:
+    for name, child in module.named_children():
+        if any(p.search(name) or p.search(type(child).__name__) for p in patterns):
+            yield child
+        else:
+            yield from _inside(child, patterns)
+
+
+class _CheckpointedCore(TorchFunctionMode):
+    """Checkpoints each call of scaled dot-product attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Everything else passes."""
+        if func is F.scaled_dot_product_attention:
+            self.calls += 1
+            return recompute(func, (), args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+class _WithCheckpointedCore:
+    """Stands in for an attention module's ``forward``.
+
+    Raises:
+        Unsupported: the module computes attention in another way.
+    """
+
+    def __init__(self, module: nn.Module, asker: str) -> None:
+        self.asker = asker
+        self.kind = type(module).__name__
+        self.original: Callable[..., Any] = module.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.original(*args, **kwargs)
+        with _CheckpointedCore() as mode:
+            output = self.original(*args, **kwargs)
+        if not mode.calls:
+            raise Unsupported(
+                f"{self.asker}: {self.kind} calls no"
+                " scaled_dot_product_attention and has no core module"
+            )
+        return output

@@ -1,0 +1,72 @@
+"""Op policies of single blocks: ways to run a block that keep a part of what autograd would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from strategies.execution import attention_core, op_policies
+from strategies.execution.chain import Chain
+from strategies.execution.errors import Unsupported
+from strategies.execution.undo import Undo
+from strategies.schedules.schedule import ALL
+
+CORE = "core"
+MODES = (CORE, op_policies.PRODUCTS)
+"""Op policies that a budgeted strategy tries: ``core`` recomputes softmax(QKᵀ)V alone, ``products``
+all but matrix products."""
+
+
+def supporting(chain: Chain, name: str) -> list[int]:
+    """The blocks that can run under an op policy (all of them ran before, in mode ``all``)."""
+    return [index for index in range(len(chain)) if _runs(chain, index, name)]
+
+
+def _runs(chain: Chain, index: int, name: str) -> bool:
+    if len({id(block) for block in chain.blocks}) < len(chain):
+        return False  # one block in several places has one forward
+    try:
+        undos = install(chain, {index: name})
+    except Unsupported:
+        return False
+    while undos:
+        undos.pop()()
+    return True
+
+
+def install(chain: Chain, names: Mapping[int, str]) -> list[Undo]:
+    """Make blocks run under op policies.
+
+    Args:
+        chain: the model's blocks.
+        names: op policies by block; ``all`` changes nothing.
+
+    Returns:
+        How to undo it, to be run in reverse.
+
+    Raises:
+        ValueError: an unknown name.
+        Unsupported: a block cannot run so.
+    """
+    for name in names.values():
+        if name not in (ALL, CORE) and not op_policies.is_policy(name):
+            known = ", ".join((ALL, *MODES))
+            raise ValueError(f"a mode is one of {known} or keep(2,5), not {name!r}")
+    undos = _install_cores(chain, [index for index, name in names.items() if name == CORE])
+    others = {index: name for index, name in names.items() if op_policies.is_policy(name)}
+    undos += op_policies.install({index: chain.blocks[index] for index in others}, others)
+    return undos
+
+
+def _install_cores(chain: Chain, indices: Sequence[int]) -> list[Undo]:
+    if not indices:
+        return []
+    blocks = [chain.blocks[index] for index in indices]
+    return attention_core.install(blocks, CORE)
+
+
+def keeps_output(block: nn.Module) -> bool:
+    """Whether the block's op policy kept its very output, the last time that it ran."""
+    forward = block.__dict__.get("forward")
+    return isinstance(forward, op_policies.PolicyForward) and forward.keeps_output

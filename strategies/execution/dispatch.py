@@ -1,0 +1,78 @@
+"""Facts about operators, as PyTorch's dispatcher shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+_DROPOUT = ("dropout_p", "p")
+
+
+def can_be_kept(func: Any) -> bool:
+    """Whether an operator's output is its own: no view, and nothing written in place."""
+    return not (func.is_view or func._schema.is_mutable)
+
+
+def is_random(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call draws random numbers; attention without dropout does not."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
+    return all((defaults | given).get(name, 1.0) != 0 for name in _DROPOUT)
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Every tensor in nested values."""
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def storage_key(tensor: Tensor) -> int:
+    """What tells a storage from every other one that is alive."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+_aten = torch.ops.aten
+
+
+def _cpu_flash(args: tuple[Any, ...]) -> int:
+    query, key, value = args[:3]
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+def _cpu_flash_backward(args: tuple[Any, ...]) -> int:
+    grad, query, key, value = args[:4]
+    return int(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))
+
+
+# PyTorch 2.13 has formulas for the CUDA flash kernels, not for the CPU's own; the work is the same.
+_CPU_FLASH: dict[Any, Callable[[tuple[Any, ...]], int]] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _cpu_flash,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_flash_backward,
+}
+
+
+def flops_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Floating-point operations of one operator call (a multiply-add is two)."""
+    packet = getattr(func, "_overloadpacket", None)
+    if packet in _CPU_FLASH:
+        return _CPU_FLASH[packet](args)
+    formula = flop_registry.get(packet)
+    return int(formula(*args, **kwargs, out_val=out)) if formula else 0
+
+
+def is_product(func: Any) -> bool:
+    """Whether an operator is one that FLOPs are counted of: products, convolutions, attention."""
+    packet = getattr(func, "_overloadpacket", None)
+    return packet in _CPU_FLASH or packet in flop_registry
+
+
+def in_recompute() -> bool:
+    """Whether forward work is being repeated: inside backward, but with gradients recorded."""
+    return bool(torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled())

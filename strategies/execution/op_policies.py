@@ -1,0 +1,156 @@
+"""Op policies: which operators' outputs a block keeps when everything else is recomputed.
+
+Built on PyTorch's selective checkpointing (``create_selective_checkpoint_contexts``). A kept output
+is never wrong, whatever the policy names: views are recomputed with their base, operators that
+write in place run again, and an output that is written to later is refused by PyTorch itself. Of
+random operators, one that ran again after a kept one would draw other numbers, and is refused here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    create_selective_checkpoint_contexts,
+)
+
+from strategies.execution.checkpoint import Arguments, recompute
+from strategies.execution.contexts import Pair
+from strategies.execution.dispatch import (
+    can_be_kept,
+    is_product,
+    is_random,
+    storage_key,
+    tensors_in,
+)
+from strategies.execution.errors import Unsupported
+from strategies.execution.undo import Undo, replace_forward
+from strategies.schedules.modes import kept_by
+
+PRODUCTS = "products"
+"""Matrix products, convolutions and attention are kept; all else is recomputed."""
+
+
+MUTATED = "has been mutated"
+"""In PyTorch's refusal of a kept output that was written to."""
+
+
+def is_policy(name: str) -> bool:
+    """Whether a mode of that name is an op policy."""
+    return name == PRODUCTS or kept_by(name) is not None
+
+
+def install(blocks: Mapping[int, nn.Module], names: Mapping[int, str]) -> list[Undo]:
+    """Make blocks run under op policies.
+
+    Args:
+        blocks: by index.
+        names: a policy for each of them.
+
+    Returns:
+        How to undo it, to be run in reverse.
+    """
+    return [
+        replace_forward(block, PolicyForward(block, names[index]))
+        for index, block in blocks.items()
+    ]
+
+
+class PolicyForward:
+    """Stands in for a block's ``forward`` and runs it under a checkpoint with an op policy.
+
+    Attributes:
+        keeps_output: whether the last call kept the output of the block itself.
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name = module, name
+        self.original: Callable[..., Any] = module.forward
+        self.keeps_output = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own ``forward``."""
+        given = Arguments.of(self.original, args, kwargs)
+        policy = OpPolicy(self.name)
+        call = given.bind(self.original)
+        output = recompute(call, [self.module], given.args, given.kwargs, policy.contexts)
+        self.keeps_output = not policy.kept.isdisjoint(map(storage_key, tensors_in(output)))
+        return output
+
+
+class OpPolicy:
+    """The policy of one call of a block.
+
+    Attributes:
+        name: ``products`` or ``keep(…)``.
+        kept: the storages kept.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.products = name == PRODUCTS
+        self.positions = kept_by(name) or frozenset()
+        self.kept: set[int] = set()
+        self.decisions: list[CheckpointPolicy] = []
+        self.asked_again = 0
+        self.random_kept = False
+
+    def contexts(self) -> Pair:
+        """Of forward and of recompute."""
+        forward, again = create_selective_checkpoint_contexts(self)
+        return forward, _Once(again)
+
+    def __call__(
+        self, context: SelectiveCheckpointContext, func: Any, *args: Any, **kwargs: Any
+    ) -> CheckpointPolicy:
+        """Decide in forward; the same in recompute, where older versions of PyTorch ask again."""
+        if context.is_recompute:
+            self.asked_again += 1
+            return self.decisions[self.asked_again - 1]
+        kept = self._keeps(func, args, kwargs)
+        if kept:
+            output = getattr(context, "op_output", None)
+            self.kept |= {storage_key(tensor) for tensor in tensors_in(output)}
+        policy = CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
+        self.decisions.append(policy)
+        return policy
+
+    def _keeps(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        random = is_random(func, args, kwargs)
+        if self.products:
+            return is_product(func) and not random
+        chosen = len(self.decisions) in self.positions and can_be_kept(func)
+        if random and self.random_kept and not chosen:
+            raise Unsupported(
+                f"the block's operators are not those that were profiled: {func} draws random"
+                " numbers after one whose output is kept, and would draw others when it runs again"
+            )
+        self.random_kept |= random and chosen
+        return chosen
+
+
+class _Once:
+    """A context the first time; nothing after that.
+
+    Selective checkpointing gives kept outputs away in the first recompute, so that they are freed
+    in time, and refuses a second one. In a graph that is retained, the second recompute runs every
+    operator again, random ones too, and in order: from the state that the checkpoint kept, they
+    draw the numbers of forward.
+    """
+
+    def __init__(self, context: AbstractContextManager[Any]) -> None:
+        self.contexts = [context]
+        self.entered: list[AbstractContextManager[Any]] = []
+
+    def __enter__(self) -> None:
+        context = self.contexts.pop() if self.contexts else contextlib.nullcontext()
+        context.__enter__()
+        self.entered.append(context)
+
+    def __exit__(self, *exception: Any) -> bool | None:
+        return self.entered.pop().__exit__(*exception)

@@ -1,0 +1,58 @@
+"""Changes to modules that can be undone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import nn
+
+
+class Undo(Protocol):
+    """Puts one thing back as it was. An object, not a closure, so that a model can be copied."""
+
+    def __call__(self) -> None:
+        """Put it back."""
+
+
+@dataclasses.dataclass
+class RestoreAttribute(Undo):
+    """Puts back an instance attribute, or its absence."""
+
+    owner: Any
+    name: str
+    existed: bool
+    value: Any
+
+    @classmethod
+    def of(cls, owner: Any, name: str) -> RestoreAttribute:
+        """Remember ``owner.name`` as it is on the instance now."""
+        return cls(owner, name, name in owner.__dict__, owner.__dict__.get(name))
+
+    def __call__(self) -> None:
+        """Put it back."""
+        if self.existed:
+            self.owner.__dict__[self.name] = self.value
+        else:
+            self.owner.__dict__.pop(self.name, None)
+
+
+@dataclasses.dataclass
+class RestoreClass(Undo):
+    """Puts back a container's class."""
+
+    container: nn.Module
+    cls: type[nn.Module]
+
+    def __call__(self) -> None:
+        """Put it back."""
+        self.container.__class__ = self.cls
+        self.container.__dict__.pop("ckpt_members", None)
+
+
+def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
+    """Give this one instance another ``forward``; returns how to undo it."""
+    undo = RestoreAttribute.of(module, "forward")
+    module.__dict__["forward"] = forward
+    return undo

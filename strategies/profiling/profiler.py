@@ -1,0 +1,246 @@
+"""Profiles a chain: what each block costs, by watching passes of the model.
+
+1. A forward that lists what autograd saves, and for which block.
+2. A step as the model is: what a block holds, needs and computes when it runs normally.
+3. A step with every block in a recompute group of its own: what recompute needs.
+4. The first two again for every op policy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from torch._subclasses.fake_tensor import FakeTensor
+
+from strategies.execution import block_modes as modes_of
+from strategies.execution import groups, op_policies
+from strategies.execution.chain import Chain
+from strategies.execution.errors import Unsupported
+from strategies.execution.undo import Undo
+from strategies.profiling.allocator import AllocatorTrace
+from strategies.profiling.ledger import Ledger
+from strategies.profiling.operators import watch_operators
+from strategies.profiling.rates import Rates, nominal
+from strategies.profiling.saved import Kept, Saved, watch_saved
+from strategies.profiling.step import Step
+from strategies.profiling.watched import Watched, after, watch_step
+from strategies.schedules import plan as plans
+from strategies.schedules.profile import BlockCost, ChainProfile, Mode
+from strategies.schedules.schedule import ALL
+
+
+def profile_chain(
+    step: Step,
+    chain: Chain,
+    *,
+    rates: Rates | None = None,
+    modes: Sequence[str] = (),
+    assigned: Sequence[Mapping[int, str]] = (),
+    operators: bool = False,
+    scratch: bool = False,
+) -> ChainProfile:
+    """The profile of ``step``'s model, whose blocks are ``chain``.
+
+    Args:
+        step: runs on any device, fake tensors included; its model is under no plan. Its gradients
+            are dropped; see `strategies.profiling.step.preserved`.
+        chain: the blocks; each must run once, in order.
+        rates: what the operators' times are taken from; default: the step's own, or else round
+            figures of the device.
+        modes: op policies to profile besides ``all`` (`execution.block_modes`), those that no
+            block can run in left out.
+        assigned: further op policies, by block; each mapping is watched in one go.
+        operators: list each block's operators, too.
+        scratch: on a real CPU, working bytes include the scratch memory of kernels, as its
+            allocator saw them; elsewhere they are tensors alone.
+
+    Raises:
+        Unsupported: a block runs more than once, or out of order, in one forward.
+    """
+    rates = rates or getattr(step, "rates", None) or nominal(step.device)
+    how = How(rates, scratch and _is_real_cpu(step))
+    saved = watch_saved(step, chain)
+    normal = how.watch(step, chain)
+    with installed(lambda: groups.install(chain, plans.uniform(len(chain), 1))):
+        recomputed = how.watch(step, chain)
+    everywhere = [dict.fromkeys(modes_of.supporting(chain, name), name) for name in modes]
+    others = [_watch_modes(step, chain, names, how) for names in (*everywhere, *assigned)]
+    listed = watch_operators(step, chain, how.rates, how.trace()) if operators else None
+    gradients = _gradient_bytes(chain)
+    blocks = []
+    for index in range(len(chain)):
+        found = {ALL: _mode(ALL, saved.blocks[index], normal, index)}
+        for watched in others:
+            if watched is not None and index in watched.names:
+                name = watched.names[index]
+                found[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
+        sizes = (saved.blocks[index].output_bytes, gradients[index])
+        steps = (normal, recomputed)
+        cost = _block_cost(tuple(found.values()), *sizes, steps, index)
+        blocks.append(dataclasses.replace(cost, operators=listed[index]) if listed else cost)
+    profile = _assemble(tuple(blocks), normal, saved, chain.borders)
+    return dataclasses.replace(profile, link_bytes_per_s=how.rates.link_bytes_per_s)
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What to watch a step with."""
+
+    rates: Rates
+    scratch: bool
+
+    def watch(self, step: Step, chain: Chain) -> Watched:
+        """One step."""
+        return watch_step(step, chain, Ledger(self.rates), self.trace())
+
+    def trace(self) -> AllocatorTrace | None:
+        """What sees scratch memory, where anything does."""
+        return AllocatorTrace() if self.scratch else None
+
+
+def _is_real_cpu(step: Step) -> bool:
+    fake = any(isinstance(tensor, FakeTensor) for tensor in step.resident_tensors())
+    return step.device.type == "cpu" and not fake
+
+
+@dataclasses.dataclass
+class _ModesWatched:
+    """The two passes under op policies, by block."""
+
+    names: Mapping[int, str]
+    saved: Saved
+    step: Watched
+
+
+def _watch_modes(
+    step: Step, chain: Chain, names: Mapping[int, str], how: How
+) -> _ModesWatched | None:
+    """``None`` where the blocks cannot run so, which some find out only when they run."""
+    if not names:
+        return None
+    with contextlib.suppress(Unsupported), installed(lambda: modes_of.install(chain, names)):
+        try:
+            saved = watch_saved(step, chain)
+            watched = how.watch(step, chain)
+        except RuntimeError as error:
+            if op_policies.MUTATED in str(error):
+                return None
+            raise
+        for index in names:
+            saved.blocks[index].keeps_output |= modes_of.keeps_output(chain.blocks[index])
+        return _ModesWatched(names, saved, watched)
+    return None
+
+
+@contextlib.contextmanager
+def installed(install: Callable[[], list[Undo]]) -> Iterator[None]:
+    """Something installed, and undone at the end."""
+    undos = install()
+    try:
+        yield
+    finally:
+        while undos:
+            undos.pop()()
+
+
+def _mode(name: str, kept: Kept, watched: Watched, index: int) -> Mode:
+    enter, leave = f"enter {index}", f"leave {index}"
+    begin, end = f"backward {index}", after(index)
+    gained_bytes = watched.gained_bytes(enter, leave) - kept.output_bytes
+    return Mode(
+        name=name,
+        # An op policy keeps tensors in a place of its own, which no hook of autograd sees.
+        saved_bytes=kept.saved_bytes if name == ALL else gained_bytes + watched.group_bytes,
+        keeps_input=kept.keeps_input,
+        keeps_output=kept.keeps_output,
+        forward_working_bytes=watched.working_bytes(enter, leave),
+        backward_working_bytes=watched.working_bytes(begin, end),
+        backward_flops=watched.flops(begin, end),
+        recompute_flops=watched.recompute_flops(begin, end),
+        recompute_s=watched.recompute_s(begin, end),
+    )
+
+
+def _block_cost(
+    modes: tuple[Mode, ...],
+    output_bytes: int,
+    gradient_bytes: int,
+    steps: tuple[Watched, Watched],
+    index: int,
+) -> BlockCost:
+    normal, recomputed = steps
+    enter, leave = f"enter {index}", f"leave {index}"
+    begin, end = f"backward {index}", after(index)
+    return BlockCost(
+        modes=modes,
+        output_bytes=output_bytes,
+        unsaved_working_bytes=recomputed.working_bytes(enter, leave),
+        recompute_working_bytes=recomputed.working_bytes(begin, end),
+        gradient_bytes=gradient_bytes,
+        forward_flops=normal.flops(enter, leave),
+        last_recompute_flops=recomputed.recompute_flops(begin, end),
+        forward_s=normal.seconds(enter, leave),
+        backward_s=max(0.0, normal.seconds(begin, end) - normal.recompute_s(begin, end)),
+        last_recompute_s=recomputed.recompute_s(begin, end),
+    )
+
+
+def _gradient_bytes(chain: Chain) -> list[int]:
+    """Bytes of parameter gradients that each block's backward creates; backward runs in reverse."""
+    seen: set[int] = set()
+    sizes = []
+    for block in reversed(chain.blocks):
+        new = [p for p in block.parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in new}
+        sizes.append(sum(p.numel() * p.element_size() for p in new))
+    return sizes[::-1]
+
+
+def _assemble(
+    blocks: tuple[BlockCost, ...], normal: Watched, saved: Saved, borders: tuple[int, ...]
+) -> ChainProfile:
+    input_bytes, tail_keeps_input = saved.input_bytes, saved.tail_keeps_input
+    every = [block.modes[0] for block in blocks]
+    last = len(blocks)
+    enter, leave, done = normal.at("enter 0"), normal.at(f"leave {last - 1}"), "forward done"
+    head_saved_bytes = enter.alive_bytes - normal.resident_bytes - input_bytes
+    kept_bytes = _kept_bytes(blocks, saved)
+    handed_on = blocks[-1].output_bytes * (not every[-1].keeps_output)
+    # Alive when a plain run reaches the tail, and when it ends, but for what the tail keeps.
+    at_tail = enter.alive_bytes - input_bytes + kept_bytes + handed_on
+    at_end = at_tail - handed_on * (not tail_keeps_input)
+    begin = f"backward {last - 1}"
+    tail_saved_bytes = normal.at(done).alive_bytes - at_end
+    before_blocks = at_tail - handed_on + blocks[-1].output_bytes  # its gradient in its place
+    return ChainProfile(
+        blocks=blocks,
+        input_bytes=input_bytes,
+        resident_bytes=normal.resident_bytes,
+        head_saved_bytes=head_saved_bytes + normal.untracked_bytes(),
+        head_working_bytes=normal.working_bytes("start", "enter 0"),
+        head_backward_working_bytes=normal.working_bytes("backward of the head", "end"),
+        tail_saved_bytes=tail_saved_bytes,
+        tail_keeps_input=tail_keeps_input,
+        tail_working_bytes=normal.working_bytes(leave.name, done) + leave.alive_bytes - at_tail,
+        tail_backward_working_bytes=normal.working_bytes(done, begin),
+        tail_gradient_bytes=normal.at(begin).alive_bytes - before_blocks,
+        group_bytes=normal.group_bytes,
+        update_working_bytes=normal.working_bytes("end", "updated"),
+        borders=borders,
+        head_keeps_output=saved.head_keeps_output,
+        fixed_s=normal.seconds("start", "updated")
+        - normal.recompute_s("start", "updated")
+        - sum(block.forward_s + block.backward_s for block in blocks),
+    )
+
+
+def _kept_bytes(blocks: tuple[BlockCost, ...], saved: Saved) -> int:
+    """Held for the blocks when all ran normally: saved tensors, and boundaries that are kept."""
+    sizes = [saved.input_bytes, *(block.output_bytes for block in blocks)]
+    every = [block.modes[0] for block in blocks]
+    kept = {i for i, mode in enumerate(every) if mode.keeps_input}
+    kept |= {i + 1 for i, mode in enumerate(every) if mode.keeps_output}
+    kept |= {0} if saved.head_keeps_output else set()
+    return sum(mode.saved_bytes for mode in every) + sum(sizes[i] for i in kept)

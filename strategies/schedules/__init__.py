@@ -1,0 +1,1 @@
+"""What a plan is: pure data and its interpreter. No torch."""

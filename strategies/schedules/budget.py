@@ -1,0 +1,59 @@
+"""Budgets, in bytes or as a share, and how well a solution keeps one. No torch."""
+
+from __future__ import annotations
+
+import re
+
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import plain
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.solution import Solution
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)},
+    **{f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)},
+}
+
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*$")
+
+
+def parse(text: str) -> float | int:
+    """A budget: bytes as an integer, or a share of what ``none`` needs as a fraction.
+
+    Args:
+        text: ``8GB`` (10⁹ bytes), ``8GiB`` (2³⁰), ``1234567``, or ``50%``.
+
+    Raises:
+        ValueError: none of these, or nothing left to use.
+    """
+    stripped = text.strip()
+    match = _SIZE.match(stripped.removesuffix("%"))
+    share = stripped.endswith("%")
+    unit = match.group(2).upper() if match else "?"
+    if match is None or unit not in _UNITS or (share and unit) or float(match.group(1)) <= 0:
+        raise ValueError(f"a budget is written as 8GB, 8GiB, 123456 or 50%, not {text!r}")
+    value = float(match.group(1))
+    return value / 100 if share else int(value * _UNITS[unit])
+
+
+def resolve(text: str, profile: ChainProfile) -> int:
+    """A budget in bytes; a share is of the predicted peak of a step without checkpoints."""
+    value = parse(text)
+    if isinstance(value, int):
+        return value
+    none = predict(profile, plain(len(profile.blocks)))
+    return int(value * none.peak_bytes)
+
+
+def gap_of(profile: ChainProfile, found: Solution) -> float:
+    """How much longer a step takes under a solution than its bound, as a share of the bound."""
+    bound_s = profile.plain_step_s + found.bound_s
+    return predict(profile, found.schedule).step_s / bound_s - 1
+
+
+def counted(found: Solution) -> str:
+    """How finely memory was counted, in words."""
+    return "to the byte" if found.slot_bytes == 1 else f"in {found.slot_bytes:,} bytes"

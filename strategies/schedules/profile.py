@@ -1,0 +1,121 @@
+"""The chain profile: what each block of a model costs, as data. Pure Python, no torch.
+
+Made by `strategies.profiling` (or by hand, in tests); read by the plan interpreter
+(`strategies.schedules.interpreter`) and by the solvers (`strategies.solvers`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from strategies.schedules.modes import BlockOperators, Mode, kept_by
+
+__all__ = ["BlockCost", "ChainProfile", "Mode"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockCost:
+    """One block, as profiled. *Working* bytes are the most alive above the bytes at the start.
+
+    Attributes:
+        modes: ways to run it; the first is ``all``.
+        output_bytes: the boundary that the block hands on.
+        unsaved_working_bytes: during a forward inside a checkpoint, which keeps nothing.
+        recompute_working_bytes: during recompute and backward of a group of this block alone.
+        gradient_bytes: parameter gradients that its backward creates.
+        forward_flops: of one forward.
+        last_recompute_flops: of a recompute that stops at the block's last saved tensor.
+        forward_s: time of one forward.
+        backward_s: time of one backward in mode ``all``, repeated work not counted.
+        last_recompute_s: time of a recompute that stops at the block's last saved tensor.
+        operators: what the block's operators cost, for solvers that choose among them.
+    """
+
+    modes: tuple[Mode, ...]
+    output_bytes: int
+    unsaved_working_bytes: int
+    recompute_working_bytes: int
+    gradient_bytes: int
+    forward_flops: int
+    last_recompute_flops: int
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    last_recompute_s: float = 0.0
+    operators: BlockOperators | None = None
+
+    def mode(self, name: str) -> Mode:
+        """The mode of that name; of ``keep(…)``, worked out from the operators.
+
+        Raises:
+            ValueError: the block has none.
+        """
+        for mode in self.modes:
+            if mode.name == name:
+                return mode
+        if self.operators is not None and self.operators.valid(kept_by(name)):
+            return self.operators.mode(name)
+        known = ", ".join(mode.name for mode in self.modes)
+        raise ValueError(f"the block has no mode {name!r}; it has {known}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChainProfile:
+    """A chain of blocks between a head and a tail.
+
+    Attributes:
+        blocks: in order.
+        input_bytes: the boundary that the head hands to block 0.
+        resident_bytes: alive before the step and throughout: parameters, buffers, batch, optimizer.
+        head_saved_bytes: kept by the head between forward and backward.
+        head_working_bytes: most alive during the head's forward.
+        head_backward_working_bytes: most alive during the head's backward, above its start.
+        tail_saved_bytes: kept by tail and loss when forward ends.
+        tail_keeps_input: the tail keeps the last boundary.
+        tail_working_bytes: most alive during the tail's forward, above its start.
+        tail_backward_working_bytes: most alive during the tail's backward, above its start.
+        tail_gradient_bytes: parameter gradients alive when the tail's backward ends.
+        group_bytes: what each recompute group keeps besides its input (random state).
+        update_working_bytes: most alive during the optimizer's update, above its start.
+        borders: blocks that no recompute group may run across (first of another container).
+        fixed_s: time of head, tail, loss and optimizer, forward and backward together.
+        head_keeps_output: boundary 0 is alive whatever the blocks do: the head saved it, or it is
+            the batch itself.
+        link_bytes_per_s: between the device and where boundaries are offloaded, each way.
+            Infinite: transfers take no time. 0: there is no link, and a boundary that were to
+            leave would never arrive.
+        faked: profiled on fake tensors, for the step does not fit as it is: no scratch memory.
+    """
+
+    blocks: tuple[BlockCost, ...]
+    input_bytes: int
+    resident_bytes: int
+    head_saved_bytes: int
+    head_working_bytes: int
+    head_backward_working_bytes: int
+    tail_saved_bytes: int
+    tail_keeps_input: bool
+    tail_working_bytes: int
+    tail_backward_working_bytes: int
+    tail_gradient_bytes: int
+    group_bytes: int = 0
+    update_working_bytes: int = 0
+    borders: tuple[int, ...] = ()
+    fixed_s: float = 0.0
+    head_keeps_output: bool = False
+    link_bytes_per_s: float = 0.0
+    faked: bool = False
+
+    def boundary_bytes(self, index: int) -> int:
+        """The boundary that block ``index`` reads (``len(blocks)``: that the tail reads)."""
+        return self.blocks[index - 1].output_bytes if index else self.input_bytes
+
+    def transfer_s(self, index: int) -> float:
+        """Time of boundary ``index`` on the link, one way."""
+        size_bytes = self.boundary_bytes(index)
+        return size_bytes / self.link_bytes_per_s if self.link_bytes_per_s else math.inf
+
+    @property
+    def plain_step_s(self) -> float:
+        """Time of a step without recomputation."""
+        return self.fixed_s + sum(block.forward_s + block.backward_s for block in self.blocks)

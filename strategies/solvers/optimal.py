@@ -1,0 +1,304 @@
+"""The fastest nested plan within a budget, by dynamic programming over a heterogeneous chain.
+
+Beaumont, Eyraud-Dubois, Herrmann, Joly and Shilova 2019 («Optimal checkpointing for heterogeneous
+chains», arXiv 1911.13214, «rotor»), their three options for a block being ours: *store everything*
+is a bare block, *store its input only* begins a recompute group, *store nothing* is a block inside
+one. As in Rockmate (Zhao et al. 2023, arXiv 2307.01236) a bare block has several modes, with a time
+and bytes each; in a group it runs in the first (see `strategies.schedules.schedule`).
+
+A stretch of blocks s … t is run forward and backward with m bytes left above what earlier blocks
+hold. Either s runs bare in a mode, and what it saves is taken from m for the rest; or s … k are a
+group: only boundary k + 1 is taken from m for the rest, and afterwards the stretch s … k is run
+again within m. The tail is block L. What is alive by position alone (gradients of parameters and of
+the boundary at hand) is part of each step's need, so that the recurrence is exact: it is that of
+`strategies.schedules.interpreter`, block by block.
+
+Memory is counted in slots. Sizes are rounded *down*, so that the table's value is a proven lower
+bound on the time of every nested plan within the budget. A schedule taken from the table is judged
+by the interpreter, with a smaller and smaller start, until its real peak is within the budget:
+rounding can cost time, but never breaks the budget.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import Plan
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import ALL, Schedule
+from strategies.schedules.solution import Solution
+from strategies.solvers import recursive
+
+_WORK = 1e9  # table cells times choices in about a second: what bounds the slots
+_MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
+
+
+class Numbers(NamedTuple):
+    """A chain in slots and seconds, as the compiled table reads it. Arrays are by block or by mode.
+
+    Attributes:
+        forward_s: of each block.
+        last_s: repeating the last block of a group.
+        around: [L + 1] alive by position while a stretch that ends there runs forward.
+        mode_begin: [L + 1] where each block's modes begin.
+        mode_forward: needed above that in forward.
+        mode_backward: [2, modes] needed for backward, by whether boundary s is held elsewhere.
+        mode_taken: [2, modes] what the rest has less.
+        mode_holds: whether the block keeps its output.
+        mode_s: time repeated inside the block.
+        last_need: [2, L + 1] of the last block of a group, and of the tail.
+        unsaved_first: needed by a forward that keeps nothing, of the first block of a group.
+        unsaved_next: of another one.
+        group_taken: what the rest has less after a group that ends here.
+        group_own: what a group keeps besides its input.
+        reach: the last block that a group may hold that begins here.
+    """
+
+    forward_s: Any
+    last_s: Any
+    around: Any
+    mode_begin: Any
+    mode_forward: Any
+    mode_backward: Any
+    mode_taken: Any
+    mode_holds: Any
+    mode_s: Any
+    last_need: Any
+    unsaved_first: Any
+    unsaved_next: Any
+    group_taken: Any
+    group_own: int
+    reach: Any
+
+
+def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
+    """``profile`` in slots, all rounded down."""
+    blocks, count = profile.blocks, len(profile.blocks)
+    size = [profile.boundary_bytes(i) for i in range(count + 1)]
+    behind = [profile.tail_gradient_bytes] * count  # gradients of the parameters after each block
+    for i in range(count - 2, -1, -1):
+        behind[i] = behind[i + 1] + blocks[i + 1].gradient_bytes
+    around = [size[i + 1] + behind[i] for i in range(count)]
+    modes = [(i, mode) for i, block in enumerate(blocks) for mode in block.modes]
+    freed = [size[i] * (not mode.keeps_input) for i, mode in modes]
+    kept = [mode.saved_bytes + size[i + 1] * mode.keeps_output for i, mode in modes]
+    back = [
+        bytes_ + around[i] + mode.backward_working_bytes
+        for bytes_, (i, mode) in zip(kept, modes, strict=True)
+    ]
+    taken = [mode.saved_bytes + size[i + 1] for i, mode in modes]
+    last = [around[i] + block.recompute_working_bytes for i, block in enumerate(blocks)]
+    released = [size[i] * (not block.modes[0].keeps_input) for i, block in enumerate(blocks)]
+    tail, tail_free = _tail_needs(profile)
+
+    def slots(values: list[int]) -> Any:
+        return np.array([value // slot_bytes for value in values], dtype=np.int64)
+
+    def without(values: list[int], less: list[int]) -> Any:
+        free = [value - freed_bytes for value, freed_bytes in zip(values, less, strict=True)]
+        return np.stack([slots(free), slots(values)])
+
+    own = profile.group_bytes
+    return Numbers(
+        forward_s=np.array([block.forward_s for block in blocks]),
+        last_s=np.array([block.last_recompute_s for block in blocks]),
+        around=slots([*around, 0]),
+        mode_begin=np.cumsum([0, *(len(block.modes) for block in blocks)]),
+        mode_forward=slots([mode.forward_working_bytes for _, mode in modes]),
+        mode_backward=without(back, freed),
+        mode_taken=without(taken, freed),
+        mode_holds=np.array([int(mode.keeps_output) for _, mode in modes]),
+        mode_s=np.array([mode.recompute_s for _, mode in modes]),
+        last_need=without([*last, tail], [*released, tail - tail_free]),
+        unsaved_first=slots([block.unsaved_working_bytes + own for block in blocks]),
+        unsaved_next=slots([b.unsaved_working_bytes + own + size[i] for i, b in enumerate(blocks)]),
+        group_taken=slots([own + size[i + 1] for i in range(count)]),
+        group_own=own // slot_bytes,
+        reach=np.array([_reach(profile, i) for i in range(count)]),
+    )
+
+
+def _tail_needs(profile: ChainProfile) -> tuple[int, int]:
+    """Of the tail, if the last boundary is held elsewhere, and if not."""
+    last_bytes = profile.boundary_bytes(len(profile.blocks))
+    backward = profile.tail_saved_bytes + profile.tail_backward_working_bytes
+    freed = 0 if profile.tail_keeps_input else last_bytes
+    forward = profile.tail_working_bytes
+    return max(forward, backward), max(forward, backward - freed)
+
+
+def _reach(profile: ChainProfile, begin: int) -> int:
+    later = [border for border in profile.borders if border > begin]
+    return min([len(profile.blocks), *later]) - 1
+
+
+class Solver:
+    """The table for one profile and budget, and schedules read from it."""
+
+    def __init__(self, profile: ChainProfile, budget_bytes: int, slots: int) -> None:
+        from strategies.solvers import optimal_table  # noqa: PLC0415 - compiles
+
+        self.profile = profile
+        count = len(profile.blocks)
+        total_bytes = max(1, budget_bytes - profile.resident_bytes - profile.head_saved_bytes)
+        self.slot_bytes = -(-total_bytes // slots)
+        self.slots = -(-total_bytes // self.slot_bytes)
+        room_bytes = max(0, total_bytes - profile.input_bytes)
+        self.start = -(-room_bytes // self.slot_bytes)
+        self.numbers = numbers_of(profile, self.slot_bytes)
+        keeps = all(mode.keeps_input for block in profile.blocks for mode in block.modes)
+        planes = 1 if keeps and profile.tail_keeps_input else 2
+        self.held = int(profile.head_keeps_output) * (planes - 1)
+        self.table = optimal_table.empty(planes, count, self.slots)
+        optimal_table.fill(self.table, self.numbers)
+
+    def bound_s(self) -> float:
+        """The table's value for the whole budget."""
+        return float(self.table[self.held, 0, len(self.profile.blocks), self.start])
+
+    def fitting(self, budget_bytes: int) -> Schedule | None:
+        """The first schedule whose real peak is within the budget, from the largest start down."""
+        row = self.table[self.held, 0, len(self.profile.blocks)]
+        low, high, best = int(np.argmax(np.isfinite(row))), self.start, None
+        if not np.isfinite(row[high]):
+            return None
+        while low <= high:
+            middle = high if high == self.start else (low + high) // 2
+            schedule = self.schedule(middle)
+            if predict(self.profile, schedule).peak_bytes <= budget_bytes:
+                low, best = middle + 1, schedule
+            else:
+                high = middle - 1
+        return best
+
+    def schedule(self, slots: int) -> Schedule:
+        """Read the choices for a start of ``slots``."""
+        modes = [ALL] * len(self.profile.blocks)
+        nodes = tuple(self.nodes(self.held, 0, len(self.profile.blocks), slots, modes))
+        return Schedule(nodes, () if set(modes) == {ALL} else tuple(modes))
+
+    def nodes(self, held: int, begin: int, end: int, slots: int, modes: list[str]) -> Iterator[Any]:
+        """The nodes of a stretch with ``slots`` left, its modes written into ``modes``."""
+        count = len(self.profile.blocks)
+        while begin < end:
+            kind, which = self._choice(held, begin, end, slots)
+            if kind == "bare":
+                modes[begin] = self.mode_name(begin, which)
+                yield begin
+                slots = min(slots - int(self.numbers.mode_taken[held, which]), self.slots)
+                held = min(int(self.numbers.mode_holds[which]), self.table.shape[0] - 1)
+                begin += 1
+            else:
+                inside = self.table.shape[0] - 1
+                own = slots - self.numbers.group_own
+                yield tuple(self.nodes(inside, begin, which, own, modes))
+                slots, held, begin = slots - int(self.numbers.group_taken[which]), 0, which + 1
+        if begin < count:
+            yield begin
+
+    def mode_name(self, block: int, mode: int) -> str:
+        """Of a mode by its place among all blocks' modes."""
+        return self.profile.blocks[block].modes[mode - int(self.numbers.mode_begin[block])].name
+
+    def _choice(self, held: int, begin: int, end: int, slots: int) -> tuple[str, int]:
+        """The choice that the table's value came from: the cheapest, worked out again."""
+        found = [*self._bare_costs(held, begin, end, slots), *self._group_costs(begin, end, slots)]
+        _, kind, which = min(found, key=lambda choice: choice[0])
+        return kind, which
+
+    def _bare_costs(
+        self, held: int, begin: int, end: int, slots: int
+    ) -> Iterator[tuple[float, str, int]]:
+        n, count = self.numbers, len(self.profile.blocks)
+        repeated = 0.0 if end == count else n.forward_s[begin]
+        modes = n.mode_begin[begin + 1] if end == count else n.mode_begin[begin] + 1
+        for mode in range(n.mode_begin[begin], modes):
+            need = max(n.around[end] + n.mode_forward[mode], n.mode_backward[held, mode])
+            taken = n.mode_taken[held, mode]
+            if slots >= max(need, taken):
+                plane = min(int(n.mode_holds[mode]), self.table.shape[0] - 1)
+                rest = self.table[plane, begin + 1, end, min(slots - taken, self.slots)]
+                yield float(rest) + repeated + n.mode_s[mode], "bare", mode
+
+    def _group_costs(self, begin: int, end: int, slots: int) -> Iterator[tuple[float, str, int]]:
+        """The cheapest group that fits, and of those the shortest; all lengths at once."""
+        n, count, inside = self.numbers, len(self.profile.blocks), self.table.shape[0] - 1
+        ends = np.arange(begin, min(end, n.reach[begin] + 1))
+        working = np.where(ends == begin, n.unsaved_first[ends], n.unsaved_next[ends])
+        need = np.maximum.accumulate(working) + n.around[end]
+        fits = slots >= np.maximum(np.maximum(need, n.group_taken[ends]), n.group_own)
+        if fits.any():
+            repeated, ends = np.cumsum(n.forward_s[ends])[fits], ends[fits]
+            rest = self.table[0, ends + 1, end, slots - n.group_taken[ends]].astype(float)
+            own = self.table[inside, begin, ends, slots - n.group_own].astype(float)
+            costs = rest + own + repeated * (end < count)
+            best = int(np.argmin(costs))
+            yield float(costs[best]), "group", int(ends[best])
+
+
+def slots_for(blocks: int) -> int:
+    """As many slots as take about a second: thousands for short chains, but 100 at least."""
+    return int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, 6 * _WORK / max(1, blocks) ** 3)))
+
+
+def heuristics(profile: ChainProfile) -> Iterator[Plan]:
+    """The plans that need no solver: none, groups of k, halves of halves."""
+    count = len(profile.blocks)
+    yield plans.plain(count)
+    for size in range(1, count + 1):
+        for keep_last in (False, True):
+            plan = plans.uniform(count, size, keep_last=keep_last)
+            yield plans.split(plan, profile.borders)
+    yield plans.split(recursive.nested(count), profile.borders)
+
+
+@functools.lru_cache(maxsize=64)
+def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution | None:
+    """The fastest schedule whose predicted peak is within a budget.
+
+    Never slower, by the profile's times, than a heuristic plan that fits.
+
+    Args:
+        profile: with times.
+        budget_bytes: of the peak, everything included.
+        slots: how finely memory is counted; 0: as finely as takes about a second.
+
+    Returns:
+        ``None`` if nothing was found that fits.
+    """
+    if not fixed_terms_fit(profile, budget_bytes):
+        return None
+    solver = Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
+    found = [solver.fitting(budget_bytes), *map(Schedule, heuristics(profile))]
+    judged = [(predict(profile, schedule), schedule) for schedule in found if schedule is not None]
+    fitting = [(p, schedule) for p, schedule in judged if p.peak_bytes <= budget_bytes]
+    if not fitting:
+        return None
+    best, schedule = min(fitting, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
+    bound_s = min(best.recompute_s, solver.bound_s())
+    return Solution(schedule, bound_s, solver.slot_bytes)
+
+
+def fixed_terms_fit(profile: ChainProfile, budget_bytes: int) -> bool:
+    """Whether head and update leave room, which no plan changes."""
+    gradients = profile.tail_gradient_bytes + sum(b.gradient_bytes for b in profile.blocks)
+    head = profile.head_saved_bytes + profile.input_bytes + profile.head_backward_working_bytes
+    needs = (profile.head_working_bytes, gradients + head)
+    return profile.resident_bytes + max(needs) <= budget_bytes
+
+
+@functools.lru_cache(maxsize=64)
+def smallest_bytes(profile: ChainProfile) -> int:
+    """The smallest peak that `solve` finds a schedule for."""
+    peak_bytes = min(predict(profile, plan).peak_bytes for plan in heuristics(profile))
+    while True:
+        found = solve(profile, peak_bytes - 1)
+        if found is None:
+            return peak_bytes
+        peak_bytes = predict(profile, found.schedule).peak_bytes
