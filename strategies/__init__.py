@@ -11,9 +11,11 @@ A strategy is one file in this folder; everything else has a folder of its own.
 
 from __future__ import annotations
 
-from strategies.contract.apply import Applied, apply, profiled, undo
+from strategies.contract.apply import apply, undo
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.layered import Layered
+from strategies.contract.prepared import Applied, Prepared, prepare
+from strategies.contract.profiled import profiled
 from strategies.contract.registry import available, get
 from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain, find_chain
@@ -28,6 +30,7 @@ __all__ = [
     "Chain",
     "Layered",
     "Plan",
+    "Prepared",
     "Schedule",
     "Strategy",
     "Unsupported",
@@ -36,6 +39,7 @@ __all__ = [
     "find_chain",
     "get",
     "plan",
+    "prepare",
     "profiled",
     "undo",
 ]

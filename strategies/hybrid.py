@@ -12,9 +12,9 @@ from torch import nn
 from strategies.contract.budgeted import Budgeted
 from strategies.execution.chain import Chain
 from strategies.schedules import budget as budgets
-from strategies.schedules.interpreter import predict
+from strategies.schedules.budget import Answer
+from strategies.schedules.interpreter import Prediction
 from strategies.schedules.profile import ChainProfile
-from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 from strategies.storage import Overlapped, Storage
 from strategies.storage.auto import check, no_other_place, tier_of
@@ -40,7 +40,7 @@ class Hybrid(Budgeted):
     among: ClassVar[str] = "such schedule"
 
     link: str = AUTO
-    tier: str = "auto"
+    tier: str = AUTO
     directory: str = ""
 
     def __post_init__(self) -> None:
@@ -60,6 +60,8 @@ class Hybrid(Budgeted):
     def profile_of(self, chain: Chain) -> ChainProfile:
         """The chain's profile with this strategy's link."""
         profile = super().profile_of(chain)
+        if self.tier != AUTO:
+            profile = dataclasses.replace(profile, link_tier=self.tier)
         if self.link == AUTO:
             return profile
         return dataclasses.replace(profile, link_bytes_per_s=rate(self.link))
@@ -76,10 +78,10 @@ class Hybrid(Budgeted):
 
         return hybrid.smallest_bytes(profile)
 
-    def notes(self, chain: Chain) -> Sequence[str]:
+    def remarks(self, answer: Answer) -> Sequence[str]:
         """How much of the budget is used, what crosses the link, and how far the bound is."""
-        used, gap = super().notes(chain)
-        return used, traffic(self.profile_of(chain), self.schedule(chain)), gap
+        used, gap = super().remarks(answer)
+        return used, traffic(answer.profile, answer.prediction), gap
 
     @classmethod
     def grid(cls) -> Sequence[Hybrid]:
@@ -104,9 +106,8 @@ def rate(text: str) -> int:
     return value
 
 
-def traffic(profile: ChainProfile, schedule: Schedule) -> str:
+def traffic(profile: ChainProfile, predicted: Prediction) -> str:
     """What crosses the link in a step, and whether compute waits for it."""
-    predicted = predict(profile, schedule)
     if not predicted.link_bytes:
         return "nothing crosses the link"
     crossed = f"{predicted.link_bytes:,} bytes cross the link both ways taken together"

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from strategies.contract.budgeted import Budgeted
+from strategies.contract.strategy import Planned
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.profiling.step import Step
 from strategies.schedules.profile import ChainProfile
-from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 
 
@@ -35,7 +35,7 @@ class Milp(Budgeted):
         self._check(chain)
         return super().profiled(chain, step)
 
-    def schedule(self, chain: Chain) -> Schedule:
+    def planned(self, chain: Chain) -> Planned:
         """The schedule for this budget.
 
         Raises:
@@ -44,7 +44,7 @@ class Milp(Budgeted):
                 does.
         """
         self._check(chain)
-        return super().schedule(chain)
+        return super().planned(chain)
 
     def _check(self, chain: Chain) -> None:
         from strategies.solvers import milp  # noqa: PLC0415 - only where it is used

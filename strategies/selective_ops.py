@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from strategies.contract.budgeted import Budgeted
-from strategies.execution.chain import Chain
+from strategies.schedules.budget import Answer
 from strategies.schedules.modes import kept_by
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
@@ -41,9 +41,9 @@ class SelectiveOps(Budgeted):
 
         return selective_ops.smallest_bytes(profile)
 
-    def notes(self, chain: Chain) -> Sequence[str]:
+    def remarks(self, answer: Answer) -> Sequence[str]:
         """Further, which operators each policy keeps."""
-        return (*super().notes(chain), *_kept_names(self.profile_of(chain), self.schedule(chain)))
+        return (*super().remarks(answer), *_kept_names(answer.profile, answer.schedule))
 
     @classmethod
     def grid(cls) -> Sequence[SelectiveOps]:

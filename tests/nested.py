@@ -6,7 +6,8 @@ import random
 
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
-from strategies.schedules.profile import BlockCost, ChainProfile, Mode
+from strategies.schedules.modes import Mode
+from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import Schedule
 
 NAMES = ("all", "core", "products")

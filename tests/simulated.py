@@ -13,8 +13,10 @@ from torch import Tensor, nn
 import strategies
 from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
+from bench.simulate import run
 from bench.simulate.run import Simulation, trace_cell, warm_optimizer
 from bench.simulate.tracer import Life, Trace
+from bench.store.parts import merged
 from bench.studies import validation
 from bench.workloads.base import Batch, Workload
 
@@ -118,3 +120,8 @@ class Branching(nn.Module):
         if x.sum() > 0:  # this line is to be named
             x = x / 2
         return self.linear(x)
+
+
+def simulate(cell: Cell) -> dict[str, object]:
+    """The fields of a simulated cell's record."""
+    return merged(*run.simulate(cell))

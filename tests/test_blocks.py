@@ -14,7 +14,8 @@ from bench.run.block_times import GROUPS, StepTimes, with_times
 from strategies.execution.block_modes import MODES
 from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import ExampleStep
-from strategies.schedules.profile import BlockCost, ChainProfile, Mode
+from strategies.schedules.modes import Mode
+from strategies.schedules.profile import BlockCost, ChainProfile
 
 NOW = types.SimpleNamespace(seconds=0.0)
 

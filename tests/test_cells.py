@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from bench import devices
-from bench.cells import machine
+from bench.cells import machine, sources
 from bench.cells.cell import Cell, checked, with_parameters
 
 CELL = Cell(workload="mlp-chain", spec="every_k", threads=1)
@@ -107,10 +107,10 @@ def test_the_id_is_of_the_meaning_not_of_the_words():
     assert len(CELL.cell_id()) == 12
 
 
-@pytest.mark.parametrize("what", ["code_hash", "machine_id"])
-def test_the_id_changes_with_code_and_machine(monkeypatch, what):
+@pytest.mark.parametrize(("owner", "what"), [(sources, "code_hash"), (machine, "machine_id")])
+def test_the_id_changes_with_code_and_machine(monkeypatch, owner, what):
     before = CELL.cell_id()
-    monkeypatch.setattr(machine, what, lambda *_, **__: "another")
+    monkeypatch.setattr(owner, what, lambda *_, **__: "another")
     assert CELL.cell_id() != before
 
 

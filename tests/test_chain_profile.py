@@ -18,7 +18,8 @@ from bench.measure.forwards import count_forwards
 from strategies.profiling.flops import count_flops
 from strategies.profiling.profiler import profile_chain
 from strategies.schedules.interpreter import predict
-from strategies.schedules.profile import BlockCost, Mode
+from strategies.schedules.modes import Mode
+from strategies.schedules.profile import BlockCost
 
 FLAT = (
     "0 1 2 3 4 5",

@@ -7,7 +7,7 @@ from test_report_factory import make, options
 
 from bench.report.compare import compare, load
 from bench.report.gate import GATED, parse
-from bench.store import records
+from bench.store import parts, records
 
 PEAK = "peak_allocated_bytes"
 
@@ -70,7 +70,7 @@ def test_step_time_fails_only_beyond_threshold_and_noise(write):
     assert not gate(write, slower, before, "step_ratio:10%").regressions
 
 
-@pytest.mark.parametrize("status", [s for s in records.STATUSES if s != "ok"])
+@pytest.mark.parametrize("status", [s for s in parts.STATUSES if s != "ok"])
 def test_a_cell_that_no_longer_ends_well_is_a_regression(write, status):
     broken = make("sqrt", status=status, reason="it | broke")
     found = gate(write, make("sqrt"), broken, f"{PEAK}:99%")

@@ -253,7 +253,7 @@ def test_a_record_says_what_it_led_to():
     found = tiny.measure("llama-mini", f"hybrid(budget='{low + 4096}')", SIZES["llama-mini"])
     assert found.status == "ok"
     assert found.grads_bitwise_equal
-    assert "@host" in found.plan
+    assert "@disk" in found.plan
     assert found.peak_allocated_bytes <= found.predicted_peak_bytes <= low + 4096
     assert found.recompute_flops == found.predicted_recompute_flops
     # An attention keeps a plain number besides; see test_chain_profile.
@@ -274,14 +274,16 @@ def test_a_simulated_step_is_the_predicted_one(share):
     budget_bytes = int(low + share * (high - low))
     cell = checked(Cell(spec=f"hybrid(budget='{budget_bytes}')", rounds=0, **spec))
     made = simulated.trace_cell(cell)
-    assert made.chain.profile == profile
+    assert made.prepared.chain.profile == profile
     states = dataclasses.replace(profile, group_bytes=0)  # no fake tensor holds a random state
-    prediction = predict(states, made.schedule)
-    inner_bytes = profile.group_bytes * made.schedule.modes.count("core")  # theirs, likewise
+    prediction = predict(states, made.prepared.schedule)
+    inner_bytes = profile.group_bytes * made.prepared.schedule.modes.count(
+        "core"
+    )  # theirs, likewise
     after_bytes = made.trace.after_forward_bytes()
     assert after_bytes == prediction.after_forward_bytes - inner_bytes
     assert 0 <= prediction.peak_bytes - max(made.trace.alive_bytes()) <= inner_bytes
     if not share:
-        assert made.schedule.offloaded
+        assert made.prepared.schedule.offloaded
     step_s = made.step_s(accelerators.get("sim:h100-80gb"))
     assert step_s == pytest.approx(prediction.step_s, rel=1e-6)

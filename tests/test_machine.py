@@ -2,39 +2,22 @@
 
 import platform
 import re
-import shutil
 import subprocess
 
 import pytest
 
-import strategies
 from bench.cells import machine
 
 
 @pytest.fixture
 def fresh():
     """Forget what was found out once, before and after."""
-    cached = (machine.facts, machine.machine_id, machine.commit, machine._core_digest)
+    cached = (machine.facts, machine.machine_id, machine.commit)
     for function in cached:
         function.cache_clear()
     yield
     for function in cached:
         function.cache_clear()
-
-
-def code_hash(spec, **options):
-    machine._core_digest.cache_clear()
-    return machine.code_hash(strategies.get(spec), **options)
-
-
-@pytest.fixture
-def source(tmp_path, monkeypatch, fresh):
-    """A copy of the source tree that may be changed."""
-    for folder in ("bench", "strategies"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(machine.ROOT / folder, tmp_path / folder, ignore=ignore)
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-    return tmp_path
 
 
 # Machine.
@@ -73,65 +56,6 @@ def test_the_machines_name_is_of_its_hardware(monkeypatch, fresh, change, same):
     more = {k: facts[k] + v if same and k == "memory_bytes" else v for k, v in change.items()}
     monkeypatch.setattr(machine, "facts", lambda: {**facts, **more})
     assert (machine.machine_id() == before) is same
-
-
-# Code.
-
-
-def test_the_same_code_has_the_same_hash(source):
-    assert code_hash("sqrt") == code_hash("sqrt")
-    assert re.fullmatch("[0-9a-f]{12}", code_hash("sqrt"))
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "strategies/profiling/ledger.py",
-        "bench/workloads/gpt.py",
-        "bench/run/worker.py",
-        "bench/cells/training.py",
-        "strategies/execution/groups.py",
-        "strategies/schedules/interpreter.py",
-        "strategies/storage/codecs.py",
-    ],
-)
-def test_what_every_measurement_runs_through_is_hashed(source, path):
-    before = code_hash("sqrt")
-    (source / path).write_text((source / path).read_text() + "\n")
-    assert code_hash("sqrt") != before
-
-
-@pytest.mark.parametrize(
-    "path", ["bench/report/tables.py", "bench/report/claims.py", "bench/run/sweep.py"]
-)
-def test_what_no_measurement_runs_through_is_not(source, path):
-    before = code_hash("sqrt")
-    (source / path).write_text("")
-    assert code_hash("sqrt") == before
-
-
-def test_a_new_file_of_the_core_is_hashed(source):
-    before = code_hash("sqrt")
-    (source / "bench/workloads/new.py").write_text("WORKLOADS = ()\n")
-    assert code_hash("sqrt") != before
-
-
-def test_a_new_strategy_makes_no_old_record_stale(source):
-    before = code_hash("sqrt")
-    (source / "strategies/new.py").write_text("")
-    assert code_hash("sqrt") == before
-
-
-def test_strategies_differ_by_their_own_files():
-    hashes = [code_hash(name) for name in strategies.available()]
-    assert len(set(hashes)) == len(hashes)
-    assert code_hash("every_k(k=2)") == code_hash("every_k(k=8)")
-
-
-def test_a_layered_strategy_has_the_code_of_what_is_below():
-    files = machine._own_files(strategies.get("offload(over=compressed(over=sqrt))"))
-    names = {file.rpartition("/")[2] for file in files}
-    assert names == {"strategy.py", "layered.py", "offload.py", "compressed.py", "sqrt.py"}
 
 
 # Commit.

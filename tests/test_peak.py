@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
-from simulated import TINY, cell, simulated, simulation
+from simulated import TINY, cell, simulate, simulated, simulation
 
 from bench.simulate.peak import advice, describe_peak, floor, peak_event
-from bench.simulate.run import simulate
 from bench.simulate.tracer import BACKWARD, OPTIMIZER, TAIL
 
 CANNOT = "checkpointing or offloading whole blocks cannot lower this peak"
@@ -20,12 +20,12 @@ DEEP = {"layers": 8, "seq": 64}
 
 def described(workload, spec="none", **given):
     made = simulation(workload, spec, **given)
-    return made.trace, describe_peak(made.trace, made.chain.names)
+    return made.trace, msgspec.structs.asdict(describe_peak(made.trace, made.blocks))
 
 
 def floor_of(workload, spec="none", **given):
     made = simulation(workload, spec, **given)
-    return floor(made.trace, made.chain.names)
+    return floor(made.trace, made.blocks)
 
 
 @pytest.mark.parametrize("spec", ["none", "sqrt", "offload"])

@@ -91,10 +91,10 @@ def test_the_simulated_peak_is_the_predicted_one():
     found = optimal.solve(profile, int(0.8 * none))
 
     made = trace_cell(simulated)
-    groups = sum(not isinstance(node, int) for node in made.schedule.plan)
+    groups = sum(not isinstance(node, int) for node in made.prepared.schedule.plan)
     assert groups
     peak_bytes = max(made.trace.alive_bytes())
-    predicted = predict(profile, made.schedule).peak_bytes
+    predicted = predict(profile, made.prepared.schedule).peak_bytes
     assert found is not None
     assert abs(predicted - peak_bytes) <= profile.group_bytes * len(profile.blocks)
 

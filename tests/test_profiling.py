@@ -8,6 +8,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from simulated import simulate
 
 import strategies
 from bench import __main__ as cli
@@ -16,7 +17,7 @@ from bench.cells.training import TrainingStep
 from bench.devices import accelerators
 from bench.measure import memory
 from bench.report import display, timeline
-from bench.simulate.run import GRANULE_BYTES, parts_of, simulate, trace_cell
+from bench.simulate.run import GRANULE_BYTES, parts_of, trace_cell
 from bench.simulate.tracer import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE, trace
 from bench.store.timeline import Total
 from bench.studies import timeline as profiling

@@ -2,13 +2,14 @@
 
 import json
 import os
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_report_factory import make
 
-from bench.store import records
+from bench.store import json_store, parts, records
 
 RECORD = make("every_k", params={"k": 4}, step_s=[0.1, 0.2], notes=["a | b"], reason=None)
 
@@ -48,7 +49,7 @@ def test_foreign_bytes_are_refused(data):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"schema_version": 99}, "schema version 99; this program reads 1"),
+        ({"schema_version": 99}, "schema version 99; this program reads 1, 2"),
         ({"surprise": 1}, "surprise"),
         ({"status": "fine"}, "status"),
         ({"peak_allocated_bytes": "much"}, "peak_allocated_bytes"),
@@ -98,7 +99,7 @@ def test_killed_half_way_keeps_the_old_and_no_temporary(tmp_path, monkeypatch, o
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(KeyboardInterrupt):
-        records.write_atomically(path, b"new")
+        json_store.write_atomically(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ([] if old is None else ["a.json"])
     assert old is None or path.read_bytes() == old
 
@@ -116,3 +117,65 @@ def test_temporary_files_are_no_records(tmp_path):
 
 def test_no_folder_has_no_records(tmp_path):
     assert list(records.read_all(tmp_path / "nowhere")) == []
+
+
+def fields_of(record=RECORD, **changes):
+    return json.loads(records.encode(record)) | changes
+
+
+@pytest.mark.parametrize(
+    ("device", "storage", "tier"),
+    [
+        ("cpu", "raw on auto, overlapped", "disk"),
+        ("cpu", "raw on disk, overlapped", "disk"),
+        ("cuda", "raw on disk, overlapped", "disk"),
+        ("cuda", "raw on auto, overlapped", "host"),
+        ("sim:h100-80gb", "raw on host, overlapped", "host"),
+    ],
+)
+def test_a_record_of_version_1_is_migrated(tmp_path, device, storage, tier):
+    old = fields_of(schema_version=1, device=device, storage=storage, plan="[0]@host 1 [2 3]@host")
+    record = records.decode(json.dumps(old).encode())
+    assert record.schema_version == records.SCHEMA_VERSION == 2
+    assert record.plan == f"[0]@{tier} 1 [2 3]@{tier}"
+    assert records.decode(records.encode(record)) == record
+
+
+def test_a_damaged_record_of_version_1_is_no_record():
+    old = fields_of(schema_version=1, surprise=1)
+    with pytest.raises(ValueError, match=r"not a record of schema 2: .*surprise"):
+        records.decode(json.dumps(old).encode())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_newer_schema_is_refused_by_name_and_left_alone(tmp_path):
+    path = records.write(RECORD, tmp_path)
+    path.write_text(json.dumps(fields_of(schema_version=3)))
+    before = path.read_bytes()
+    with pytest.raises(json_store.UnknownVersionError, match=rf"{path.name}: schema version 3; "):
+        list(records.read_all(tmp_path))
+    assert path.read_bytes() == before
+
+
+PARTS = parts.Part.__subclasses__()
+
+
+def test_parts_have_the_fields_of_the_record_and_their_types():
+    assert len(PARTS) > 8
+    kinds = get_type_hints(records.Record)
+    for part in PARTS:
+        for name, kind in get_type_hints(part).items():
+            allowed = set(get_args(kinds[name])) or {kinds[name]}
+            own = (
+                {kind}
+                if get_origin(kind) in (dict, list, Literal)
+                else set(get_args(kind)) or {kind}
+            )
+            assert own <= allowed | {kinds[name]}, (part, name)
+
+
+def test_two_parts_cannot_say_the_same():
+    part = parts.Missing(grads_missing=["a"])
+    assert RECORD.with_parts(part).grads_missing == ["a"]
+    with pytest.raises(TypeError, match="two parts of a record have the field grads_missing"):
+        RECORD.with_parts(part, part)

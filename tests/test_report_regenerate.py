@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from test_report_factory import chain, gpt_options, make
@@ -10,7 +11,7 @@ from test_report_factory import chain, gpt_options, make
 from bench.report import readme as readmes
 from bench.report import regenerate as module
 from bench.report.regenerate import regenerate
-from bench.store import records
+from bench.store import parts, records
 from bench.store.records import Record
 
 
@@ -190,7 +191,7 @@ def documented():
 def test_results_readme_documents_every_field_in_order():
     assert [row[0] for row in documented()] == list(Record.__struct_fields__)
     for name, kind, _, meaning in documented():
-        optional = "None" in str(Record.__annotations__[name])
+        optional = "None" in str(get_type_hints(Record)[name])
         assert ("null" in kind) == optional, name
         assert meaning, name
 
@@ -205,7 +206,7 @@ def test_documented_units_agree_with_names():
 
 def test_documented_statuses_are_those_of_the_schema():
     [meaning] = [row[3] for row in documented() if row[0] == "status"]
-    assert re.findall(r"`(\w+)`", meaning)[: len(records.STATUSES)] == list(records.STATUSES)
+    assert re.findall(r"`(\w+)`", meaning)[: len(parts.STATUSES)] == list(parts.STATUSES)
 
 
 def test_suffixes_cover_what_is_rendered(results):

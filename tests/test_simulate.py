@@ -19,6 +19,7 @@ from simulated import (
     cell,
     kept_bytes,
     register,
+    simulate,
     simulation,
 )
 from torch import nn
@@ -30,8 +31,9 @@ from bench.devices import accelerators
 from bench.run import worker
 from bench.simulate import allocator
 from bench.simulate.errors import NeedsValueError
-from bench.simulate.run import GRANULE_BYTES, fit_in, simulate, trace_cell
+from bench.simulate.run import GRANULE_BYTES, fit_in, trace_cell
 from bench.simulate.tracer import BACKWARD, FORWARD, Event, Life, Trace
+from bench.store.parts import Fit
 from strategies.storage import Disk
 
 LAYERS = TINY["gpt-mini"]["layers"]
@@ -253,15 +255,15 @@ def test_fragmentation_can_run_out_of_memory():
     """
     trace = made_of(4, "0", 1, 1, 1, 1, "1", "3", 2)
     found = fit_in(trace, 5 * GIB)
-    assert found["status"] == "oom"
-    assert found["peak_allocated_bytes"] == 4 * GIB
-    assert found["peak_reserved_bytes"] == 6 * GIB
-    assert stated(found["reason"]) == [
+    assert found.status == "oom"
+    assert found.peak_allocated_bytes == 4 * GIB
+    assert found.peak_reserved_bytes == 6 * GIB
+    assert stated(found.reason) == [
         pytest.approx(6 * GIB / 1e9, abs=0.005),
         pytest.approx(5 * GIB / 1e9, abs=0.005),
         pytest.approx(GIB / 1e9, abs=0.005),
     ]
-    fits = {"peak_allocated_bytes": 4 * GIB, "peak_reserved_bytes": 6 * GIB, "status": "ok"}
+    fits = Fit(status="ok", peak_allocated_bytes=4 * GIB, peak_reserved_bytes=6 * GIB)
     assert fit_in(trace, 6 * GIB) == fits
 
 
@@ -269,18 +271,14 @@ def test_cache_is_given_back_before_memory_runs_out():
     """3 GiB come after 2 were freed: they need not be there together, and what is kept is 3."""
     trace = made_of(2, "0", 3)
     found = fit_in(trace, 3 * GIB)
-    assert found == {
-        "peak_allocated_bytes": 3 * GIB,
-        "peak_reserved_bytes": 3 * GIB,
-        "status": "ok",
-    }
-    assert fit_in(trace, 10 * GIB)["peak_reserved_bytes"] == 5 * GIB
+    assert found == Fit(status="ok", peak_allocated_bytes=3 * GIB, peak_reserved_bytes=3 * GIB)
+    assert fit_in(trace, 10 * GIB).peak_reserved_bytes == 5 * GIB
 
 
 def test_little_is_missing():
     """Not «0.00 GB missing»."""
     found = fit_in(made_of(4), 4 * GIB - 2**20)
-    assert stated(found["reason"])[2] == pytest.approx(2**20 / 1e9, rel=0.01)
+    assert stated(found.reason)[2] == pytest.approx(2**20 / 1e9, rel=0.01)
 
 
 @pytest.mark.parametrize("spec", ["none", "every_layer", "compressed(codec=int4)"])
@@ -289,25 +287,25 @@ def test_what_fits_exactly(spec):
     allocated = max(trace.alive_bytes(GRANULE_BYTES))
     free = allocator.replay([(e.life, e.delta_bytes) for e in trace.events])
     assert free.peak_reserved_bytes >= allocated
-    expected = {
-        "peak_allocated_bytes": allocated,
-        "peak_reserved_bytes": free.peak_reserved_bytes,
-        "status": "ok",
-    }
+    expected = Fit(
+        status="ok",
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=free.peak_reserved_bytes,
+    )
     assert fit_in(trace, free.peak_reserved_bytes) == expected
     refused = fit_in(trace, allocated - 1)
-    assert refused.pop("reason")
-    assert refused == {**expected, "status": "oom"}
+    assert refused.reason
+    assert refused == msgspec.structs.replace(expected, status="oom", reason=refused.reason)
 
 
 def test_what_is_said_to_be_missing_is_missing():
     """Grown by what is missing again and again, a device fits it, at no more than it reserves."""
     trace = simulation("gpt-mini", "none", batch=16, dim=64).trace
-    most = fit_in(trace, 2**40)["peak_reserved_bytes"]
+    most = fit_in(trace, 2**40).peak_reserved_bytes
     memory = max(trace.alive_bytes()) // 2
     tries = 0
-    while (found := fit_in(trace, memory))["status"] == "oom":
-        missing = stated(found["reason"])[2] * 1e9
+    while (found := fit_in(trace, memory)).status == "oom":
+        missing = stated(found.reason)[2] * 1e9
         assert missing > 0
         memory += missing * 1.01  # it is rounded to three digits
         tries += 1
@@ -322,7 +320,7 @@ def test_large_model_on_small_devices():
     memory = accelerators.get("l4-24gb").memory_bytes
     needed, available, missing = stated(small["reason"])
     assert (small["status"], large["status"]) == ("oom", "ok")
-    assert "reason" not in large
+    assert large["reason"] is None
     assert available == round(memory / 1e9, 2)
     assert needed == pytest.approx(available + missing, rel=0.01)
     assert missing * 1e9 == pytest.approx(small["peak_allocated_bytes"] - memory, rel=0.01)
@@ -423,7 +421,7 @@ def test_record_carries_the_notes_of_the_strategy():
     spec = "every_k(k=8)"
     found = simulate(cell("mlp-chain", spec))
     made = simulation("mlp-chain", spec)
-    assert found["notes"] == list(strategies.get(spec).notes(made.chain)) != []
+    assert found["notes"] == list(strategies.get(spec).notes(made.prepared.chain)) != []
 
 
 def test_worker_makes_a_record():

@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from study_factory import CONTENDERS, MB, changed, contender, study
@@ -239,7 +240,7 @@ def test_results_readme_documents_every_field_in_order():
     for rows, struct in zip(found, studies.STRUCTS, strict=True):
         assert [row[0] for row in rows] == list(struct.__struct_fields__)
         for name, kind, unit, meaning in rows:
-            assert ("null" in kind) == ("None" in str(struct.__annotations__[name])), name
+            assert ("null" in kind) == ("None" in str(get_type_hints(struct)[name])), name
             ends = {"_bytes": "bytes", "_s": "seconds"}
             assert unit == next((u for e, u in ends.items() if name.endswith(e)), ""), name
             assert meaning

@@ -58,7 +58,7 @@ def _quick_collections():
 @pytest.fixture
 def tensors_only(monkeypatch):
     """Leaves the allocator out."""
-    monkeypatch.setattr(memory, "measure_cpu", lambda *_: memory.Memory(1, 1, 1))
+    monkeypatch.setattr(memory, "measure_cpu", lambda *_: memory.Memory(1, 1))
 
 
 def on_cpu(workload, spec, **given):

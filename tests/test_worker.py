@@ -229,7 +229,9 @@ def test_the_model_is_as_before_after_measuring():
     cell = tiny.cell("resnet-mini", "every_layer")
     step = worker._build(cell)
     state = {name: value.clone() for name, value in step.model.state_dict().items()}
-    bench = worker._Bench(cell, step, strategies.find_chain(step.model, step.workload.blocks))
+    bench = worker._Bench(
+        cell, step, strategies.prepare(step.model, cell.spec, blocks=step.workload.blocks)
+    )
     for measure in (bench.gradients, bench.predicted, bench.memory, bench.flops):
         measure()
         assert all(p.grad is None for p in step.model.parameters()), measure.__name__

@@ -12,7 +12,7 @@ import torch
 
 import strategies
 from bench import devices, workloads
-from bench.cells import machine
+from bench.cells import machine, sources
 from bench.cells.training import OPTIMIZERS, PRECISIONS
 from bench.devices import accelerators
 from bench.workloads.base import Workload
@@ -75,7 +75,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
             "options": self.make_workload().options(),
             "spec": strategy.spec(),
             "torch": str(torch.__version__),
-            "code": machine.code_hash(strategy, simulated=self.simulated),
+            "code": sources.code_hash(strategy, self.make_workload()),
             "machine": self.machine_id,
         }
         text = msgspec.json.encode(decisive, order="sorted")

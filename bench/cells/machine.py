@@ -1,4 +1,4 @@
-"""What ran: hardware, software, commit, and hashes of the code that decides a measurement."""
+"""Where and with what something is measured: hardware, software, commit."""
 
 from __future__ import annotations
 
@@ -8,34 +8,18 @@ import os
 import platform
 import re
 import subprocess
-import sys
-from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import psutil
 import torch
 
 from bench import devices
-from strategies.contract.layered import Layered
-from strategies.contract.strategy import Strategy
+from bench.store.json_store import Provenance
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# What every measurement runs through. A strategy's own file is added for its cells only, so that
-# a new strategy makes no old record stale.
-_CORE = (
-    "bench/cells/training.py",
-    "bench/devices",
-    "bench/measure",
-    "bench/run/worker.py",
-    "bench/workloads",
-    "strategies/contract",
-    "strategies/execution",
-    "strategies/profiling",
-    "strategies/schedules",
-    "strategies/storage",
-)
-_SIMULATOR = ("bench/simulate",)
 
 
 @functools.cache
@@ -90,31 +74,18 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def code_hash(strategy: Strategy, *, simulated: bool = False) -> str:
-    """Twelve hex digits over the code that decides this strategy's measurements."""
-    digest = hashlib.sha256(_core_digest(_SIMULATOR if simulated else ()))
-    for path in _own_files(strategy):
-        digest.update(Path(path).read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _own_files(strategy: Strategy) -> list[str]:
-    classes = [c for c in type(strategy).__mro__ if issubclass(c, Strategy)]
-    files = {str(sys.modules[c.__module__].__file__) for c in classes}
-    below = _own_files(strategy.below()) if isinstance(strategy, Layered) else []
-    return sorted(files | set(below))
-
-
-@functools.cache
-def _core_digest(more: tuple[str, ...]) -> bytes:
-    digest = hashlib.sha256()
-    for path in _core_files(_CORE + more):
-        digest.update(str(path.relative_to(ROOT)).encode())
-        digest.update(path.read_bytes())
-    return digest.digest()
-
-
-def _core_files(names: Iterable[str]) -> list[Path]:
-    roots = [ROOT / name for name in names]
-    found = [p for root in roots for p in ([root] if root.is_file() else root.rglob("*"))]
-    return sorted(p for p in found if p.suffix in (".py", ".json"))
+def provenance(schema_version: int, seed: int) -> dict[str, Any]:
+    """The fields of `Provenance` as of now, for what is about to be measured."""
+    head, dirty = commit()
+    known = Provenance(
+        schema_version=schema_version,
+        seed=seed,
+        torch_version=str(torch.__version__),
+        python_version=platform.python_version(),
+        machine_id=machine_id(),
+        machine=facts(),
+        commit=head,
+        dirty=dirty,
+        started_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return msgspec.structs.asdict(known)

@@ -11,7 +11,7 @@ import typer
 from bench.cli import flags
 from bench.cli.flags import Format
 from bench.store import budgets as studies
-from bench.store import records
+from bench.store.json_store import RESULTS
 
 if TYPE_CHECKING:
     from bench.cells.cell import Cell
@@ -43,7 +43,7 @@ def budgets(  # noqa: PLR0917 - one parameter a flag
     optimizer: flags.Optimizer = "none",
     seed: flags.Seed = 0,
     timeout: Annotated[float, typer.Option(help="Seconds for one workload.")] = TIMEOUT_S,
-    results: flags.ResultsOption = records.RESULTS,
+    results: flags.ResultsOption = RESULTS,
     output: flags.FormatOption = Format.md,
 ) -> None:
     """Measure `optimal` at ten budgets beside every plan that a rule gives; write table and figure.

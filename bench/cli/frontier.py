@@ -13,7 +13,7 @@ from bench.cli import flags
 from bench.cli.flags import Format
 from bench.cli.profile import slug
 from bench.cli.progress import reporter
-from bench.store import records
+from bench.store.json_store import write_atomically
 
 if TYPE_CHECKING:
     from bench.store.records import Record
@@ -79,7 +79,7 @@ def show(found: list[Record], out: Path, name: str, output: Format) -> None:
     made = report.rows_of(found)
     paths = {out / f"{name}.{kind}": data for kind, data in report.render(made).items()}
     for path, data in paths.items():
-        records.write_atomically(path, data)
+        write_atomically(path, data)
         print(f"wrote {path}", file=sys.stderr)  # noqa: T201
     if output is Format.json:
         facts: dict[str, Any] = {"files": list(map(str, paths)), "rows": report.as_dicts(made)}

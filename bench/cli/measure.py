@@ -12,7 +12,7 @@ from bench.cli import flags
 from bench.cli.flags import Format, FormatOption, ResultsOption
 from bench.cli.printing import print_records, print_rows, show
 from bench.cli.progress import reporter
-from bench.store import records
+from bench.store.json_store import RESULTS
 from bench.store.records import Record
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def sweep(
     ] = "quick",
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
-    results: ResultsOption = records.RESULTS,
+    results: ResultsOption = RESULTS,
 ) -> None:
     """Measure a whole suite, write tables and figures, print the table.
 

@@ -14,8 +14,8 @@ from bench.cli import flags
 
 if TYPE_CHECKING:
     from strategies.contract.budgeted import Budgeted
+    from strategies.schedules.budget import Answer
     from strategies.schedules.profile import ChainProfile
-    from strategies.schedules.solution import Solution
 
 STEPS = 40  # budgets between the smallest and none that are looked at for neighbours
 FEW_STEPS = 12  # the same where one budget takes long
@@ -73,13 +73,14 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     )
     profile = planning.profile_cell(cell, measured=not modelled, strategy=chosen)
     budget_bytes = budgets.resolve(budget, profile)
-    found = chosen.solution(profile, budget_bytes)
-    if found is None:
+    solution = chosen.solution(profile, budget_bytes)
+    if solution is None:
         smallest_bytes = chosen.smallest_bytes(profile)
         raise ValueError(
             f"nothing fits into {budget_bytes:,} bytes; the smallest budget that does is"
             f" {smallest_bytes:,} bytes"
         )
+    answer = budgets.Answer.of(profile, budget_bytes, solution)
     facts = {
         "workload": workload,
         "device": cell.device,
@@ -88,39 +89,37 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         "strategy": chosen.name(),
         "among": chosen.among,
         "budget_bytes": budget_bytes,
-        **facts_of(profile, found, budget_bytes),
-        **neighbours(profile, chosen, found),
+        **facts_of(answer),
+        **neighbours(answer, chosen),
     }
     lines = [json.dumps(facts, indent=2, ensure_ascii=False)]
     typer.echo("\n".join(lines if output is Format.json else sentences(facts)))
 
 
-def facts_of(profile: ChainProfile, found: Solution, budget_bytes: int) -> dict[str, Any]:
+def facts_of(answer: Answer) -> dict[str, Any]:
     """What the plan costs, and how far it is from the bound."""
     from strategies.schedules import plan as plans
-    from strategies.schedules.budget import gap_of
     from strategies.schedules.interpreter import predict
 
-    predicted = predict(profile, found.schedule)
-    none = predict(profile, plans.plain(len(profile.blocks)))
+    predicted = answer.prediction
+    none = predict(answer.profile, plans.plain(len(answer.profile.blocks)))
     return {
-        "plan": found.schedule.render(),
+        "plan": answer.schedule.render(),
         "predicted_peak_bytes": predicted.peak_bytes,
         "none_peak_bytes": none.peak_bytes,
-        "used_fraction": predicted.peak_bytes / budget_bytes,
+        "used_fraction": predicted.peak_bytes / answer.budget_bytes,
         "peak_phase": predicted.peak_phase,
         "step_ratio": predicted.step_s / none.step_s,
-        "gap_fraction": gap_of(profile, found),
-        "slot_bytes": found.slot_bytes,
+        "gap_fraction": answer.gap_fraction,
+        "slot_bytes": answer.solution.slot_bytes,
     }
 
 
-def neighbours(profile: ChainProfile, strategy: Budgeted, found: Solution) -> dict[str, Any]:
+def neighbours(answer: Answer, strategy: Budgeted) -> dict[str, Any]:
     """The next plan that is cheaper, and the next that is smaller."""
-    from strategies.schedules.interpreter import predict
-
-    here = predict(profile, found.schedule)
-    others = sorted(_frontier(profile, strategy), key=lambda item: item["predicted_peak_bytes"])
+    here = answer.prediction
+    frontier = _frontier(answer.profile, strategy)
+    others = sorted(frontier, key=lambda item: item["predicted_peak_bytes"])
     slack_s = 1e-9 * here.step_s
     cheaper = [o for o in others if o["step_s"] < here.step_s - slack_s]
     smaller = [o for o in others if o["predicted_peak_bytes"] < here.peak_bytes]
@@ -164,6 +163,8 @@ def _quicker(profile: ChainProfile, strategy: Budgeted) -> tuple[Budgeted, int]:
 
 def sentences(facts: dict[str, Any]) -> Iterator[str]:
     """The same for people."""
+    from strategies.schedules.budget import counted
+
     none = facts["none_peak_bytes"]
     yield facts["plan"]
     yield (
@@ -175,7 +176,7 @@ def sentences(facts: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Step time by {facts['times']} block times: {facts['step_ratio']:.3f}× none; no"
         f" {facts['among']} within the budget is faster by more than {facts['gap_fraction']:.2%} of"
-        f" a step (memory counted {_counted(facts['slot_bytes'])})."
+        f" a step (memory counted {counted(facts['slot_bytes'])})."
     )
     for name, what in (("next_cheaper", "cheaper"), ("next_smaller", "smaller")):
         other = facts[name]
@@ -186,10 +187,6 @@ def sentences(facts: dict[str, Any]) -> Iterator[str]:
                 f"The next {what} plan peaks at {_mb(other['predicted_peak_bytes'])} and takes"
                 f" {other['step_ratio']:.3f}× none: {other['plan']}"
             )
-
-
-def _counted(slot_bytes: int) -> str:
-    return "to the byte" if slot_bytes == 1 else f"in {slot_bytes:,} bytes"
 
 
 def _mb(size_bytes: int) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli import flags
-from bench.store import records
+from bench.store.json_store import write_atomically
 
 if TYPE_CHECKING:
     from bench.cells.cell import Cell
@@ -126,5 +126,5 @@ def write(timeline: Timeline, folder: Path, name: str) -> list[Path]:
     files = {**drawing.render(timeline), "csv": drawing.csv(timeline).encode()}
     paths = {folder / f"{name}.{kind}": data for kind, data in files.items()}
     for path, data in paths.items():
-        records.write_atomically(path, data)
+        write_atomically(path, data)
     return list(paths)

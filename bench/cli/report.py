@@ -10,6 +10,7 @@ import typer
 from bench.cli.flags import Format, FormatOption, ResultsOption
 from bench.cli.printing import print_rows
 from bench.store import budgets, records
+from bench.store.json_store import RESULTS
 
 
 def tables(
@@ -19,7 +20,7 @@ def tables(
     readme: Annotated[Path, typer.Option(help="File with the table's markers.")] = Path(
         "README.md"
     ),
-    results: ResultsOption = records.RESULTS,
+    results: ResultsOption = RESULTS,
 ) -> None:
     """Regenerate every table and figure from the stored records."""
     from bench.report import regenerate
@@ -33,7 +34,7 @@ def tables(
         raise typer.Exit(1)
 
 
-def claims(output: FormatOption = Format.md, results: ResultsOption = records.RESULTS) -> None:
+def claims(output: FormatOption = Format.md, results: ResultsOption = RESULTS) -> None:
     """Judge the textbook's claims by the stored records."""
     from bench.report import claims as ledger
     from bench.report import frame as frames

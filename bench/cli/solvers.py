@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.store import records
 from bench.store import solvers as solver_records
+from bench.store.json_store import RESULTS
 
 if TYPE_CHECKING:
     from bench.store.solvers import Timing
@@ -20,7 +20,7 @@ def solvers(
     seed: Annotated[int, typer.Option(help="Of the synthetic chains.")] = 0,
     results: Annotated[
         Path, typer.Option("--results", help="The folder to store the study in.")
-    ] = records.RESULTS,
+    ] = RESULTS,
 ) -> None:
     """Time the solvers on synthetic chains of unlike blocks, and store the raw seconds.
 

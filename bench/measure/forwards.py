@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from strategies.execution.undo import replace_forward
+from strategies.execution.undo import replace_forward, undo_all
 
 
 @contextlib.contextmanager
@@ -24,8 +24,7 @@ def count_forwards(blocks: Sequence[nn.Module]) -> Iterator[list[int]]:
     try:
         yield counts
     finally:
-        while undos:
-            undos.pop()()
+        undo_all(undos)
 
 
 @dataclasses.dataclass

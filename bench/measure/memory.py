@@ -26,14 +26,12 @@ class Memory:
     Attributes:
         peak_bytes: most allocated at once, kernels' own scratch included.
         after_forward_bytes: allocated when forward was done.
-        after_step_bytes: allocated when the step was done: the gradients.
         reserved_bytes: most held by the allocator; ``None`` where it does not say.
         peak_operator: that ran at the peak; ``None`` where it is not known.
     """
 
     peak_bytes: int
     after_forward_bytes: int
-    after_step_bytes: int
     reserved_bytes: int | None = None
     peak_operator: str | None = None
 
@@ -126,7 +124,7 @@ def replay(events: list[Event], mark_ns: int) -> Memory:
         peak = max(peak, alive)
         if event.time_ns <= mark_ns:
             after_forward = alive
-    return Memory(peak, after_forward, alive)
+    return Memory(peak, after_forward)
 
 
 def resident_peak_bytes() -> int | None:
@@ -164,7 +162,6 @@ def measure_accelerator(
     return Memory(
         peak_bytes=accelerator.memory.max_memory_allocated() - before,
         after_forward_bytes=after_forward - before,
-        after_step_bytes=accelerator.memory.memory_allocated() - before,
         reserved_bytes=accelerator.memory.max_memory_reserved(),
     )
 

@@ -22,7 +22,8 @@ from bench.report.figures import figures
 from bench.report.frame import build
 from bench.store import budgets as studies
 from bench.store import solvers as solver_records
-from bench.store.records import RESULTS, Record, decode, read_all, write_atomically
+from bench.store.json_store import RESULTS, write_atomically
+from bench.store.records import Record, decode, read_all
 
 Read = TypeVar("Read")
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 from datetime import UTC, datetime
 
 import torch
 
 from bench import devices
-from bench.cells import machine
+from bench.cells import machine, sources
 from bench.cells.cell import Cell
 from bench.devices import accelerators
-from bench.store.records import Record, Status
+from bench.store.parts import Status
+from bench.store.records import SCHEMA_VERSION, Record
 
 
 def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Record:
     """The record of a cell of which only the description is known."""
     strategy = cell.make_strategy()
     workload = cell.make_workload()
-    commit, dirty = machine.commit()
     return Record(
+        **machine.provenance(SCHEMA_VERSION, cell.seed) | {"machine_id": cell.machine_id},
         workload=workload.name,
         workload_options=workload.options(),
         strategy=strategy.name(),
@@ -36,17 +36,9 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
         exact=strategy.exact,
         textbook_memory=strategy.textbook_memory,
         textbook_compute=strategy.textbook_compute,
-        seed=cell.seed,
-        torch_version=str(torch.__version__),
-        python_version=platform.python_version(),
         threads=cell.threads,
-        machine_id=cell.machine_id,
-        machine=machine.facts(),
-        commit=commit,
-        dirty=dirty,
-        code_hash=machine.code_hash(strategy, simulated=cell.simulated),
+        code_hash=sources.code_hash(strategy, workload),
         cell_id=cell.cell_id(),
-        started_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 

@@ -20,8 +20,7 @@ from bench.measure.time import Switch, interleave, synchronize
 from strategies.execution import block_modes as modes_of
 from strategies.execution.chain import Chain
 from strategies.execution.groups import install
-from strategies.execution.undo import Undo
-from strategies.profiling.profiler import installed
+from strategies.execution.undo import Undo, installed
 from strategies.profiling.saved import hooks
 from strategies.profiling.step import Step
 from strategies.schedules import plan as plans

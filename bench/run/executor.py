@@ -21,7 +21,8 @@ from bench.cells.cell import Cell
 from bench.run import worker
 from bench.run.blank import blank
 from bench.simulate.errors import NeedsValueError
-from bench.store.records import Record, Status, decode
+from bench.store.parts import Status
+from bench.store.records import Record, decode
 from strategies import Unsupported
 from strategies.profiling.oom import is_out_of_memory
 

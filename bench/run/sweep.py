@@ -14,6 +14,7 @@ from bench.cells.cell import Cell, checked
 from bench.run import executor
 from bench.run.blank import blank
 from bench.store import records
+from bench.store.json_store import set_aside
 from bench.store.records import Record
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.layered import Layered
@@ -176,7 +177,7 @@ def existing(cell: Cell, results: Path) -> Record | None:
     path = records.path_of(wanted, results)
     record = records.read(path) if path.exists() else None
     if record is not None and record.cell_id != wanted.cell_id:
-        records.set_aside(path, f"it holds cell {record.cell_id}")
+        set_aside(path, f"it holds cell {record.cell_id}")
         return None
     return record
 

@@ -1,7 +1,8 @@
 """One cell, measured in this process. `bench.run.executor` gives it a process of its own.
 
 Order: gradients first (a wrong strategy has no other figures worth reading), then memory, then
-FLOPs, then time; each in a pass of its own, so that no instrument slows a timed step.
+FLOPs, then time; each in a pass of its own, so that no instrument slows a timed step. Each pass
+says what it found as a part of the record (`bench.store.parts`).
 """
 
 from __future__ import annotations
@@ -25,11 +26,24 @@ from bench.measure.forwards import count_forwards
 from bench.measure.memory import step_memory
 from bench.measure.time import interleave
 from bench.run.blank import blank
+from bench.store.parts import (
+    Decision,
+    Ending,
+    GradientCheck,
+    ModelBytes,
+    ModelledTimes,
+    Part,
+    Peak,
+    Predicted,
+    StepFlops,
+    StepTimes,
+)
 from bench.store.records import Record
+from strategies.execution.undo import installed
 from strategies.profiling.flops import count_flops
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.profiler import profile_chain
-from strategies.schedules.interpreter import Prediction, predict
+from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import ALL
 
 
@@ -40,35 +54,38 @@ def measure(cell: Cell) -> Record:
         strategies.Unsupported: the strategy cannot run on this workload or device.
     """
     started = time.perf_counter()
-    record = blank(cell)
+    record = blank(cell).with_parts(*_parts(cell))
+    duration_s = round(time.perf_counter() - started, 3)
+    return msgspec.structs.replace(record, duration_s=duration_s)
+
+
+def _parts(cell: Cell) -> list[Part]:
     if cell.simulated:
         from bench.simulate.run import simulate  # noqa: PLC0415 - real cells do without
 
-        found = simulate(cell)
-    else:
-        found = _measured(cell)
-    duration_s = round(time.perf_counter() - started, 3)
-    return msgspec.structs.replace(record, duration_s=duration_s, **found)
+        return simulate(cell)
+    return _measured(cell)
 
 
-def _measured(cell: Cell) -> dict[str, Any]:
+def _measured(cell: Cell) -> list[Part]:
     torch.set_num_threads(cell.threads)
     step = _build(cell)
-    blocks = step.workload.blocks
-    chain = strategies.profiled(step.model, cell.spec, step, blocks=blocks)
-    bench = _Bench(cell, step, chain)
-    with bench.applied() as applied:
-        described = bench.describe(applied)
-    found: dict[str, Any] = {**described, **bench.gradients()}
-    found |= bench.predicted()
-    found |= bench.memory()
-    found |= bench.flops()
-    found |= bench.time()
-    reason = found.pop("problem")
-    return {**found, "reason": reason, "status": "mismatch" if reason else "ok"}
+    chain = strategies.profiled(step.model, cell.spec, step, blocks=step.workload.blocks)
+    bench = _Bench(cell, step, strategies.prepare(step.model, cell.spec, chain=chain))
+    ending, check = bench.gradients()
+    return [
+        bench.decision(),
+        ending,
+        check,
+        bench.predicted(),
+        *bench.memory(),
+        bench.flops(),
+        bench.time(),
+        bench.modelled(),
+    ]
 
 
-def _build(cell: Cell, **options: Any) -> TrainingStep:
+def _build(cell: Cell, **options: str) -> TrainingStep:
     workload = cell.make_workload().with_options(**options)
     device = torch.device(cell.device)
     return TrainingStep.build(workload, device, cell.precision, cell.optimizer)
@@ -76,127 +93,133 @@ def _build(cell: Cell, **options: Any) -> TrainingStep:
 
 @dataclasses.dataclass
 class _Bench:
-    """A cell's model on the bench; every method is one pass and returns record fields."""
+    """A cell's model on the bench; every method is one pass and returns a part of the record."""
 
     cell: Cell
     step: TrainingStep
-    chain: strategies.Chain
+    prepared: strategies.Prepared
 
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[strategies.Applied]:
-        """The model under the cell's strategy."""
-        strategy = self.cell.make_strategy()
-        with strategies.apply(self.step.model, strategy, chain=self.chain) as applied:
-            yield applied
-
-    def describe(self, applied: strategies.Applied) -> dict[str, Any]:
+    def decision(self) -> Decision:
         """What the strategy does to this model."""
+        prepared = self.prepared
         kernel = getattr(self.step.workload, "attention", None)
-        return {
-            "plan": None if applied.strategy.compiled else applied.schedule.render(),
-            "storage": str(applied.storage) if applied.storage else None,
-            "attention_kernel": applied.attention_kernel or kernel,
-            "notes": list(applied.notes),
-        }
+        return Decision(
+            plan=None if prepared.strategy.compiled else prepared.schedule.render(),
+            storage=str(prepared.storage) if prepared.storage else None,
+            attention_kernel=prepared.attention_kernel or kernel,
+            notes=list(prepared.notes),
+        )
 
-    def gradients(self) -> dict[str, Any]:
+    def gradients(self) -> tuple[Ending, GradientCheck]:
         """The strategy's step against the model as it is, from the same seed."""
         reference = gradients.run(self.step, self.cell.seed)
-        with self.applied() as applied:
+        with self.prepared.apply() as applied:
             chosen = applied.strategy
             outcome = gradients.run(self.step, self.cell.seed)
         result = gradients.compare(reference, outcome)
-        return {
-            "problem": result.problem(exact=chosen.exact, compiled=chosen.compiled),
-            "loss": outcome.loss.item(),
-            "reference_loss": reference.loss.item(),
-            "grads_bitwise_equal": result.bitwise_equal,
-            "grad_max_rel_err": result.max_rel_err,
-            "grad_min_cosine": result.min_cosine,
-            "grads_missing": result.missing,
-            "buffers_equal": result.buffers_equal,
-            "rng_restored": result.random_state_equal,
-        }
+        problem = result.problem(exact=chosen.exact, compiled=chosen.compiled)
+        check = GradientCheck(
+            loss=outcome.loss.item(),
+            reference_loss=reference.loss.item(),
+            grads_bitwise_equal=result.bitwise_equal,
+            grad_max_rel_err=result.max_rel_err,
+            grad_min_cosine=result.min_cosine,
+            grads_missing=result.missing,
+            buffers_equal=result.buffers_equal,
+            rng_restored=result.random_state_equal,
+        )
+        return Ending(status="mismatch" if problem else "ok", reason=problem), check
 
-    def predicted(self) -> dict[str, Any]:
+    def predicted(self) -> Predicted:
         """What the plan interpreter says, from a profile of the blocks as the strategy has them.
 
         Kernels and sub-modules are the strategy's; the plan and its storage are interpreted. What a
         compiler recomputes follows no plan.
         """
-        strategy = self.cell.make_strategy()
-        if strategy.compiled:
-            return {}
-        undos = list(strategy.install(self.step.model, self.chain))
-        schedule = strategy.schedule(self.chain).split(self.chain.borders)
-        names = {index: name for index, name in enumerate(schedule.modes) if name != ALL}
-        try:
-            profile = profile_chain(self.step, self.chain, assigned=[names], scratch=True)
-        finally:
-            while undos:
-                undos.pop()()
-        prediction = predict(profile, schedule, self._resting_bytes(strategy))
-        return _prediction_fields(prediction)
+        prepared, model = self.prepared, self.step.model
+        if prepared.strategy.compiled:
+            return Predicted()
+        modes = enumerate(prepared.schedule.modes)
+        names = {index: name for index, name in modes if name != ALL}
+        with installed(lambda: prepared.strategy.install(model, prepared.chain)):
+            profile = profile_chain(self.step, prepared.chain, assigned=[names], scratch=True)
+        prediction = predict(profile, prepared.schedule, self._resting_bytes())
+        return Predicted(
+            predicted_peak_bytes=prediction.peak_bytes,
+            predicted_saved_after_forward_bytes=prediction.saved_bytes,
+            predicted_recompute_flops=prediction.recompute_flops,
+        )
 
-    def _resting_bytes(self, strategy: strategies.Strategy) -> list[int] | None:
-        storage = strategy.storage()
-        if storage is None:
+    def _resting_bytes(self) -> list[int] | None:
+        storage = self.prepared.storage
+        if storage is None or self.prepared.stored is not None:
             return None
-        return [storage.device_bytes(b) for b in _boundaries(self.step, self.chain)]
+        boundaries = _boundaries(self.step, self.prepared.chain)
+        return [storage.device_bytes(boundary) for boundary in boundaries]
 
-    def memory(self) -> dict[str, Any]:
+    def memory(self) -> tuple[Peak, ModelBytes]:
         """Peak and after-forward bytes, by the allocator."""
         step = self.step
         if self.cell.optimizer != "none":
             step()  # the optimizer's state exists from its first step
         step.drop_gradients()
         resident_bytes = unique_bytes(step.resident_tensors())
-        with self.applied():
+        with self.prepared.apply():
             taken = step_memory(step)
             parameters = list(step.model.parameters())
             gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
         step.drop_gradients()
-        return {
-            "peak_allocated_bytes": resident_bytes + taken.peak_bytes,
-            "peak_operator": taken.peak_operator,
-            "peak_reserved_bytes": taken.reserved_bytes,
-            "after_forward_allocated_bytes": resident_bytes + taken.after_forward_bytes,
-            "saved_after_forward_bytes": taken.after_forward_bytes,
-            "parameter_bytes": unique_bytes(parameters),
-            "buffer_bytes": unique_bytes(step.model.buffers()),
-            "batch_bytes": unique_bytes(step.batch),
-            "gradient_bytes": gradient_bytes,
-            "optimizer_bytes": unique_bytes(step.optimizer_tensors()),
-            "resident_peak_bytes": memory.resident_peak_bytes(),
-        }
+        peak = Peak(
+            peak_allocated_bytes=resident_bytes + taken.peak_bytes,
+            peak_reserved_bytes=taken.reserved_bytes,
+            peak_operator=taken.peak_operator,
+        )
+        return peak, ModelBytes(
+            after_forward_allocated_bytes=resident_bytes + taken.after_forward_bytes,
+            saved_after_forward_bytes=taken.after_forward_bytes,
+            parameter_bytes=unique_bytes(parameters),
+            buffer_bytes=unique_bytes(step.model.buffers()),
+            batch_bytes=unique_bytes(step.batch),
+            gradient_bytes=gradient_bytes,
+            optimizer_bytes=unique_bytes(step.optimizer_tensors()),
+            resident_peak_bytes=memory.resident_peak_bytes(),
+        )
 
-    def flops(self) -> dict[str, Any]:
+    def flops(self) -> StepFlops:
         """FLOPs by counting, and how often each block ran forward."""
-        if self.cell.make_strategy().compiled:
+        if self.prepared.strategy.compiled:
             return self._compiled_flops()
-        with count_forwards(self.chain.blocks) as counts, self.applied():
+        with count_forwards(self.prepared.chain.blocks) as counts, self.prepared.apply():
             flops = count_flops(self.step.forward, self.step.backward)
         self.step.drop_gradients()
-        return {**dataclasses.asdict(flops), "block_forwards": list(counts)}
+        return StepFlops(
+            forward_flops=flops.forward_flops,
+            step_flops=flops.step_flops,
+            recompute_flops=flops.recompute_flops,
+            block_forwards=list(counts),
+        )
 
-    def _compiled_flops(self) -> dict[str, Any]:
+    def _compiled_flops(self) -> StepFlops:
         """FLOPs where forward work in backward looks like any other: recompute is the surplus.
 
         The reference is ``none`` on the same model, in the same way.
         """
-        if not self.cell.make_strategy().counted:
-            return {}
+        if not self.prepared.strategy.counted:
+            return StepFlops()
         none = count_flops(self.step.forward, self.step.backward)
-        with self.applied():
+        with self.prepared.apply():
             flops = count_flops(self.step.forward, self.step.backward)
         self.step.drop_gradients()
-        surplus = flops.step_flops - none.step_flops
-        return dataclasses.asdict(flops) | {"recompute_flops": surplus}
+        return StepFlops(
+            forward_flops=flops.forward_flops,
+            step_flops=flops.step_flops,
+            recompute_flops=flops.step_flops - none.step_flops,
+        )
 
-    def time(self) -> dict[str, Any]:
+    def time(self) -> StepTimes:
         """Raw seconds, interleaved with ``none`` (with math attention, if there is a choice)."""
         if not self.cell.rounds:
-            return {}
+            return StepTimes()
         reference = self._reference_step()
 
         @contextlib.contextmanager
@@ -205,47 +228,39 @@ class _Bench:
 
         @contextlib.contextmanager
         def strategy() -> Iterator[Callable[[], None]]:
-            with self.applied():
+            with self.prepared.apply():
                 yield self.step
 
         gc.collect()
         contenders = {"none": none, "strategy": strategy}
         warmup = interleave(contenders, self.cell.warmup, self.step.device)
         seconds = interleave(contenders, self.cell.rounds, self.step.device)
-        return {
-            **self._modelled(),
-            "step_s": seconds["strategy"],
-            "none_step_s": seconds["none"],
-            "warmup_step_s": warmup["strategy"],
-        }
+        return StepTimes(
+            step_s=seconds["strategy"],
+            none_step_s=seconds["none"],
+            warmup_step_s=warmup["strategy"],
+        )
 
-    def _modelled(self) -> dict[str, Any]:
+    def modelled(self) -> ModelledTimes:
         """What the roofline of this CPU says, to be judged by what was measured."""
-        if self.step.device.type != "cpu" or self.cell.make_strategy().compiled:
-            return {}
+        timed = self.cell.rounds and self.step.device.type == "cpu"
+        if not timed or self.prepared.strategy.compiled:
+            return ModelledTimes()
         from bench.simulate import calibrate  # noqa: PLC0415 - untimed cells do without
 
         options = dict(self.cell.options)
         if "attention" in options:
             options["attention"] = "math"
         none = msgspec.structs.replace(self.cell, spec="none", options=options)
-        return {
-            "modelled_step_s": calibrate.modelled_cpu_step_s(self.cell),
-            "modelled_none_step_s": calibrate.modelled_cpu_step_s(none),
-        }
+        return ModelledTimes(
+            modelled_step_s=calibrate.modelled_cpu_step_s(self.cell),
+            modelled_none_step_s=calibrate.modelled_cpu_step_s(none),
+        )
 
     def _reference_step(self) -> TrainingStep:
         if getattr(self.step.workload, "attention", "math") == "math":
             return self.step
         return _build(self.cell, attention="math")
-
-
-def _prediction_fields(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "predicted_peak_bytes": prediction.peak_bytes,
-        "predicted_saved_after_forward_bytes": prediction.saved_bytes,
-        "predicted_recompute_flops": prediction.recompute_flops,
-    }
 
 
 def _boundaries(step: TrainingStep, chain: strategies.Chain) -> list[Tensor]:

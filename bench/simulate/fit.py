@@ -40,7 +40,7 @@ def largest(cell: Cell, axis: Axis) -> Cell | None:
 
     def fits(steps: int) -> bool:
         probe = sized(cell, axis, steps * STEP[axis])
-        return bool(fit_in(trace_cell(probe).trace, memory_bytes)["status"] == "ok")
+        return fit_in(trace_cell(probe).trace, memory_bytes).status == "ok"
 
     found = bisect(fits, LIMIT // STEP[axis])
     return sized(cell, axis, found * STEP[axis]) if found else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from bench.simulate.tracer import Life, Trace
+from bench.store.parts import PeakMakeUp
 
 # What a plan or a storage can put elsewhere: everything that is held for a later backward.
 MOVABLE = ("boundary activations", "saved tensors", "recomputed activations")
@@ -19,8 +19,8 @@ def peak_event(trace: Trace) -> int:
     return max(range(len(alive)), key=alive.__getitem__)
 
 
-def describe_peak(trace: Trace, blocks: Sequence[str]) -> dict[str, Any]:
-    """Record fields: phase, module and operator at the peak, its make-up, its floor, advice.
+def describe_peak(trace: Trace, blocks: Sequence[str]) -> PeakMakeUp:
+    """Phase, module and operator at the peak, its make-up, its floor, advice.
 
     Args:
         trace: of one step.
@@ -30,14 +30,14 @@ def describe_peak(trace: Trace, blocks: Sequence[str]) -> dict[str, Any]:
     event = trace.events[index]
     parts = trace.by_category(index)
     floor_bytes, where = floor(trace, blocks)
-    return {
-        "peak_phase": event.phase,
-        "peak_module": event.module or "model",
-        "peak_operator": event.operator,
-        "peak_by_category": parts,
-        "peak_floor_bytes": floor_bytes,
-        "advice": advice(sum(parts.values()), floor_bytes, where, parts),
-    }
+    return PeakMakeUp(
+        peak_phase=event.phase,
+        peak_module=event.module or "model",
+        peak_operator=event.operator,
+        peak_by_category=parts,
+        peak_floor_bytes=floor_bytes,
+        advice=advice(sum(parts.values()), floor_bytes, where, parts),
+    )
 
 
 def floor(trace: Trace, blocks: Sequence[str]) -> tuple[int, str]:

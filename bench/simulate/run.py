@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
@@ -28,12 +29,20 @@ from bench.simulate.rates import rates_of
 from bench.simulate.roofline import step_time
 from bench.simulate.storage import simulated
 from bench.simulate.tracer import Parts, Trace, Tracer, trace
+from bench.store.parts import (
+    Decision,
+    Fit,
+    Missing,
+    ModelBytes,
+    ModelledTimes,
+    Part,
+    Status,
+    StepFlops,
+)
 from strategies import profiling
-from strategies.contract.apply import install
 from strategies.execution.errors import Unsupported
+from strategies.execution.undo import installed
 from strategies.profiling.ledger import unique_bytes
-from strategies.schedules.schedule import Schedule
-from strategies.storage import Overlapped, Storage
 
 GRANULE_BYTES = 512
 """CUDA's caching allocator rounds every request up to a multiple of this."""
@@ -52,26 +61,24 @@ class Simulation:
     Attributes:
         trace: of the step.
         step: on fake tensors.
-        schedule: as executed.
-        storage: as simulated.
-        chain: the blocks.
+        prepared: the strategy, its storage as simulated.
         missing: parameters that got no gradient.
-        attention_kernel: the strategy's choice, or else the workload's.
-        notes: the strategy's, on this chain.
     """
 
     trace: Trace
     step: TrainingStep
-    schedule: Schedule
-    storage: Storage | None
-    chain: strategies.Chain
+    prepared: strategies.Prepared
     missing: list[str]
-    attention_kernel: str | None
-    notes: list[str]
+
+    @property
+    def blocks(self) -> Sequence[str]:
+        """Dotted paths of the blocks."""
+        return self.prepared.chain.names
 
     def step_s(self, device: accelerators.Accelerator) -> float:
         """Time of the step by a roofline; overlapped transfers run as the executor started them."""
-        noted = self.storage is not None and isinstance(self.storage.tier, Overlapped)
+        storage = self.prepared.storage
+        noted = storage is not None and not storage.everywhere
         return step_time(self.trace.work, self.trace.transfers, device, prefetch=not noted).step_s
 
 
@@ -130,31 +137,30 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
 
 
 def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool) -> Simulation:
-    model = step.model
-    reason = strategy.unsupported(model, torch.device("cuda" if as_cuda else "cpu"))
+    model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
+    with semantics.cuda() if as_cuda else semantics.cpu():
+        chain = _chain(strategy, step, device)
+    prepared = strategies.prepare(model, strategy, chain=chain, device=device)
+    tracer = Tracer(model, chain.blocks)
+    prepared = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
+    with installed(prepared.install):
+        traced = trace(tracer, parts_of(step, as_cuda=as_cuda))
+        missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    return Simulation(traced, step, prepared, missing)
+
+
+def _chain(
+    strategy: strategies.Strategy, step: TrainingStep, device: torch.device
+) -> strategies.Chain:
+    """The chain as the strategy needs to know it; a strategy that cannot run is not profiled for.
+
+    Raises:
+        Unsupported: it cannot.
+    """
+    reason = strategy.unsupported(step.model, device)
     if reason:
         raise Unsupported(f"{strategy.spec()}: {reason}")
-    with semantics.cuda() if as_cuda else semantics.cpu():
-        chain = strategies.profiled(model, strategy, step, blocks=step.workload.blocks)
-    tracer = Tracer(model, chain.blocks)
-    storage = simulated(strategy.storage(), tracer)
-    schedule = strategy.schedule(chain).split(chain.borders)
-    undos = install(model, strategy, chain, schedule, storage)
-    made = trace(tracer, parts_of(step, as_cuda=as_cuda))
-    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    while undos:
-        undos.pop()()
-    return Simulation(
-        trace=made,
-        step=step,
-        schedule=schedule,
-        storage=storage,
-        chain=chain,
-        missing=missing,
-        attention_kernel=strategy.attention_kernel(model)
-        or getattr(step.workload, "attention", None),
-        notes=list(strategy.notes(chain)),
-    )
+    return strategies.profiled(step.model, strategy, step, blocks=step.workload.blocks)
 
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
@@ -189,67 +195,82 @@ def user_line(error: BaseException) -> str:
     return f"{frame.filename}:{frame.lineno} ({frame.line})"
 
 
-def simulate(cell: Cell) -> dict[str, Any]:
-    """Record fields of a simulated cell."""
+def simulate(cell: Cell) -> list[Part]:
+    """The parts of a simulated cell's record."""
     device = accelerators.get(cell.device)
-    made = trace_cell(cell)
-    fields = _fields(made)
-    fields |= describe_peak(made.trace, made.chain.names)
-    fields["modelled_step_s"] = made.step_s(device)
-    fields["resident_peak_bytes"] = resident_peak_bytes()
-    fields |= fit_in(made.trace, device.memory_bytes)
-    if made.missing:
-        fields |= {"status": "mismatch", "reason": f"no gradient for {', '.join(made.missing)}"}
-    return fields
+    simulation = trace_cell(cell)
+    fit = fit_in(simulation.trace, device.memory_bytes)
+    if simulation.missing:
+        reason = f"no gradient for {', '.join(simulation.missing)}"
+        fit = msgspec.structs.replace(fit, status="mismatch", reason=reason)
+    return [
+        _decision(simulation),
+        Missing(grads_missing=simulation.missing),
+        fit,
+        describe_peak(simulation.trace, simulation.blocks),
+        ModelledTimes(modelled_step_s=simulation.step_s(device)),
+        _model_bytes(simulation),
+        _flops(simulation.trace),
+    ]
 
 
-def fit_in(made: Trace, memory_bytes: int) -> dict[str, Any]:
-    """Record fields of the caching allocator: status, reason, peaks.
+def fit_in(recorded: Trace, memory_bytes: int) -> Fit:
+    """What the caching allocator says: status, reason, peaks.
 
     A step that does not fit is replayed without a limit, to say how much is missing: the real
     allocator gives its cache back before it gives up, so only what it could not give back counts.
     """
-    events = [(event.life, event.delta_bytes) for event in made.events]
-    peak_bytes = max(made.alive_bytes(GRANULE_BYTES))
+    events = [(event.life, event.delta_bytes) for event in recorded.events]
+    peak_bytes = max(recorded.alive_bytes(GRANULE_BYTES))
+    status: Status = "ok"
+    reason = None
     try:
         peaks = allocator.replay(events, memory_bytes)
     except allocator.OutOfMemoryError as error:
-        peaks = allocator.replay(events)
+        status, peaks = "oom", allocator.replay(events)
         missing_bytes = max(peak_bytes - memory_bytes, error.missing_bytes)
         reason = (
             f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
             f" {missing_bytes / 1e9:.3g} GB missing"
         )
-        return _allocator_fields(peak_bytes, peaks) | {"status": "oom", "reason": reason}
-    return _allocator_fields(peak_bytes, peaks) | {"status": "ok"}
+    return Fit(
+        status=status,
+        reason=reason,
+        peak_allocated_bytes=peak_bytes,
+        peak_reserved_bytes=peaks.peak_reserved_bytes,
+    )
 
 
-def _allocator_fields(peak_bytes: int, peaks: allocator.AllocatorPeaks) -> dict[str, Any]:
-    return {
-        "peak_allocated_bytes": peak_bytes,
-        "peak_reserved_bytes": peaks.peak_reserved_bytes,
-    }
+def _decision(simulation: Simulation) -> Decision:
+    prepared, workload = simulation.prepared, simulation.step.workload
+    return Decision(
+        plan=prepared.schedule.render(),
+        storage=str(prepared.storage) if prepared.storage else None,
+        attention_kernel=prepared.attention_kernel or getattr(workload, "attention", None),
+        notes=list(prepared.notes),
+    )
 
 
-def _fields(made: Simulation) -> dict[str, Any]:
-    step, recorded = made.step, made.trace
+def _model_bytes(simulation: Simulation) -> ModelBytes:
+    step, recorded = simulation.step, simulation.trace
     parameters = list(step.model.parameters())
     resident = residents(step)
     resident_bytes = unique_bytes(tensor for tensors in resident.values() for tensor in tensors)
-    return {
-        "plan": made.schedule.render(),
-        "storage": str(made.storage) if made.storage else None,
-        "attention_kernel": made.attention_kernel,
-        "notes": made.notes,
-        "grads_missing": made.missing,
-        "after_forward_allocated_bytes": recorded.after_forward_bytes(GRANULE_BYTES),
-        "saved_after_forward_bytes": recorded.after_forward_bytes() - resident_bytes,
-        "parameter_bytes": unique_bytes(parameters),
-        "buffer_bytes": unique_bytes(step.model.buffers()),
-        "batch_bytes": unique_bytes(step.batch),
-        "gradient_bytes": unique_bytes([p.grad for p in parameters if p.grad is not None]),
-        "optimizer_bytes": unique_bytes(resident["optimizer state"]),
-        "forward_flops": recorded.forward_flops,
-        "step_flops": recorded.step_flops,
-        "recompute_flops": recorded.recompute_flops,
-    }
+    return ModelBytes(
+        after_forward_allocated_bytes=recorded.after_forward_bytes(GRANULE_BYTES),
+        saved_after_forward_bytes=recorded.after_forward_bytes() - resident_bytes,
+        parameter_bytes=unique_bytes(parameters),
+        buffer_bytes=unique_bytes(step.model.buffers()),
+        batch_bytes=unique_bytes(step.batch),
+        gradient_bytes=unique_bytes([p.grad for p in parameters if p.grad is not None]),
+        optimizer_bytes=unique_bytes(resident["optimizer state"]),
+        resident_peak_bytes=resident_peak_bytes(),
+    )
+
+
+def _flops(recorded: Trace) -> StepFlops:
+    return StepFlops(
+        forward_flops=recorded.forward_flops,
+        step_flops=recorded.step_flops,
+        recompute_flops=recorded.recompute_flops,
+    )

@@ -1,21 +1,16 @@
 """The budget study: everything measured about one workload at a number of budgets.
 
-One strict JSON file a workload and machine, beside the records, under the same rules: written
-atomically, set aside when it is torn, refused when it is foreign. Raw bytes and seconds; ratios,
-intervals and verdicts are derived by `bench.report.budgets`.
-
-This module imports no torch, so that the report can be made on a machine without it.
+One JSON file a workload and machine. Raw bytes and seconds; ratios, intervals and verdicts are
+derived by `bench.report.budgets`. Imports no torch, so that the report can be made without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench.store.records import RESULTS, set_aside, write_atomically
+from bench.store.json_store import JsonStore, Provenance
 
 SCHEMA_VERSION = 1
 FOLDER = "budgets"
@@ -51,7 +46,7 @@ class BlockTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     mode_recompute_s: dict[str, float] = {}
 
 
-class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Study(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One workload on one machine. The first contender is `none`.
 
     Field by field documentation: ``results/README.md``; a test holds the two together.
@@ -70,52 +65,14 @@ class Study(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fixed_s: float
     contenders: list[Contender]
     budgets: list[Budget]
-    # Where, when, with what.
+    # How.
     profile_rounds: int
     rounds: int
     warmup: int
-    seed: int
-    torch_version: str
-    python_version: str
     threads: int
-    machine_id: str
-    machine: dict[str, str | int | float]
-    commit: str | None
-    dirty: bool | None
-    started_at_utc: str
-    duration_s: float
 
 
 STRUCTS: tuple[type[msgspec.Struct], ...] = (Study, BlockTimes, Contender, Budget)
-
-
-def encode(study: Study) -> bytes:
-    """JSON, two-space indented, keys in the order of the schema, newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(study), indent=2) + b"\n"
-
-
-def encode_line(study: Study) -> str:
-    """The study on one line, for ``--format json``."""
-    return msgspec.json.encode(study).decode()
-
-
-def decode(data: bytes) -> Study:
-    """Parse one study strictly.
-
-    Raises:
-        ValueError: truncated, not a study, an unknown field, another schema version, a contender
-            that is not there, or contenders with unequal numbers of rounds.
-    """
-    try:
-        study = msgspec.json.decode(data, type=Study)
-    except msgspec.DecodeError as error:  # ValidationError is a subclass
-        raise ValueError(f"not a budget study of schema {SCHEMA_VERSION}: {error}") from error
-    if study.schema_version != SCHEMA_VERSION:
-        raise ValueError(
-            f"schema version {study.schema_version}; this program reads {SCHEMA_VERSION}"
-        )
-    _check(study)
-    return study
 
 
 def _check(study: Study) -> None:
@@ -127,28 +84,19 @@ def _check(study: Study) -> None:
         raise ValueError(f"every contender of a budget study has {study.rounds} timed rounds")
 
 
-def path_of(study: Study, results: Path = RESULTS) -> Path:
-    """``<results>/budgets/<machine>/<workload>.json``; off the CPU the device is in the name."""
+def _name(study: Study) -> str:
+    """Off the CPU the device is in the name."""
     name = study.workload if study.device == "cpu" else f"{study.workload}-{study.device}"
-    return results / FOLDER / study.machine_id / f"{name}.json"
+    return f"{study.machine_id}/{name}.json"
 
 
-def write(study: Study, results: Path = RESULTS) -> Path:
-    """Store a study atomically, in place of an earlier one; returns where."""
-    path = path_of(study, results)
-    write_atomically(path, encode(study))
-    return path
-
-
-def paths(results: Path = RESULTS) -> list[Path]:
-    """Where studies are, in order."""
-    return sorted((results / FOLDER).rglob("*.json"))
-
-
-def read_all(results: Path = RESULTS) -> Iterator[Study]:
-    """Every study, in path order; files that are none are set aside with a warning."""
-    for path in paths(results):
-        try:
-            yield decode(path.read_bytes())
-        except ValueError as error:
-            set_aside(path, str(error))
+STORE = JsonStore(
+    kind=Study,
+    noun="budget study",
+    folder=FOLDER,
+    name=_name,
+    version=SCHEMA_VERSION,
+    check=_check,
+)
+encode, encode_line, decode = STORE.encode, STORE.encode_line, STORE.decode
+path_of, write, paths, read_all = STORE.path_of, STORE.write, STORE.paths, STORE.read_all

@@ -1,31 +1,21 @@
-"""The record: everything known about one cell's run, failures included.
-
-One JSON file a cell. Writing is atomic (temporary file, fsync, rename), so a killed run leaves
-either the whole record or none. Reading refuses what it does not understand: a truncated or
-foreign file is *set aside* under a name that says so, and reported, never trusted.
+"""The record: everything known about one cell's run, failures included; one JSON file a cell.
 
 This module imports no torch, so that the report can be made on a machine without it.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 
-SCHEMA_VERSION = 1
-RESULTS = Path("results")
+from bench.store.json_store import Fields, JsonStore, Provenance
+from bench.store.parts import Part, Status, merged
 
-Status = Literal["ok", "oom", "timeout", "crash", "unsupported", "mismatch"]
-STATUSES: tuple[str, ...] = get_args(Status)
+SCHEMA_VERSION = 2
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One cell. ``None`` means *not measured*; the field notes say why in ``reason``.
 
     Field by field documentation: ``results/README.md``; a test holds the two together.
@@ -47,7 +37,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # How it ended.
     status: Status
     reason: str | None = None
-    notes: list[str] = []
+    notes: list[str] = msgspec.field(default_factory=list)
     # What the strategy is.
     exact: bool
     plan: str | None = None
@@ -72,13 +62,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     peak_phase: str | None = None
     peak_module: str | None = None
     peak_operator: str | None = None
-    peak_by_category: dict[str, int] = {}
+    peak_by_category: dict[str, int] = msgspec.field(default_factory=dict)
     peak_floor_bytes: int | None = None
     advice: str | None = None
     # Time: raw seconds, one per interleaved round, in round order.
-    step_s: list[float] = []
-    none_step_s: list[float] = []
-    warmup_step_s: list[float] = []
+    step_s: list[float] = msgspec.field(default_factory=list)
+    none_step_s: list[float] = msgspec.field(default_factory=list)
+    warmup_step_s: list[float] = msgspec.field(default_factory=list)
     modelled_step_s: float | None = None
     modelled_none_step_s: float | None = None
     # Compute.
@@ -86,112 +76,56 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     step_flops: int | None = None
     recompute_flops: int | None = None
     predicted_recompute_flops: int | None = None
-    block_forwards: list[int] = []
+    block_forwards: list[int] = msgspec.field(default_factory=list)
     # Gradients, against `none` with math attention off or on as the workload says.
     loss: float | None = None
     reference_loss: float | None = None
     grads_bitwise_equal: bool | None = None
     grad_max_rel_err: float | None = None
     grad_min_cosine: float | None = None
-    grads_missing: list[str] = []
+    grads_missing: list[str] = msgspec.field(default_factory=list)
     buffers_equal: bool | None = None
     rng_restored: bool | None = None
-    # Where, when, with what.
-    seed: int = 0
-    torch_version: str
-    python_version: str
+    # With what, besides.
     threads: int
-    machine_id: str
-    machine: dict[str, str | int | float]
-    commit: str | None
-    dirty: bool | None
     code_hash: str
     cell_id: str
-    started_at_utc: str
-    duration_s: float | None = None
+
+    def with_parts(self, *parts: Part) -> Record:
+        """The record with what passes found out.
+
+        Raises:
+            TypeError: a field that no record has, or that two parts have.
+        """
+        return msgspec.structs.replace(self, **merged(*parts))
 
 
-def encode(record: Record) -> bytes:
-    """JSON, two-space indented, keys in the order of the schema, newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+def _name(record: Record) -> str:
+    return f"{record.machine_id}/{record.workload}/{record.strategy}-{record.cell_id}.json"
 
 
-def encode_line(record: Record) -> str:
-    """The record on one line, for ``--format json``."""
-    return msgspec.json.encode(record).decode()
+def _name_the_tier(fields: Fields) -> Fields:
+    """Version 1 printed ``@host`` wherever a boundary went, also where that was a disk."""
+    plan, storage = fields.get("plan"), fields.get("storage") or ""
+    on_disk = "disk" in storage or ("auto" in storage and fields.get("device") == "cpu")
+    if plan and on_disk:
+        fields = {**fields, "plan": plan.replace("@host", "@disk")}
+    return fields
 
 
-def decode(data: bytes) -> Record:
-    """Parse one record strictly.
-
-    Raises:
-        ValueError: truncated, not a record, an unknown field, or another schema version.
-    """
-    try:
-        record = msgspec.json.decode(data, type=Record)
-    except msgspec.DecodeError as error:  # ValidationError is a subclass
-        raise ValueError(f"not a record of schema {SCHEMA_VERSION}: {error}") from error
-    if record.schema_version != SCHEMA_VERSION:
-        raise ValueError(
-            f"schema version {record.schema_version}; this program reads {SCHEMA_VERSION}"
-        )
-    return record
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would keep a shared results folder unreadable
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def path_of(record: Record, results: Path = RESULTS) -> Path:
-    """``<results>/raw/<machine>/<workload>/<strategy>-<cell id>.json``."""
-    folder = results / "raw" / record.machine_id / record.workload
-    return folder / f"{record.strategy}-{record.cell_id}.json"
-
-
-def write(record: Record, results: Path = RESULTS) -> Path:
-    """Store one record atomically; returns where."""
-    path = path_of(record, results)
-    write_atomically(path, encode(record))
-    return path
-
-
-def set_aside(path: Path, reason: str) -> Path:
-    """Rename an untrustworthy file to ``<name>.set-aside`` and warn; nothing is deleted."""
-    target = path.with_name(path.name + ".set-aside")
-    count = 1
-    while target.exists():
-        count += 1
-        target = path.with_name(f"{path.name}.set-aside-{count}")
-    path.rename(target)
-    warnings.warn(f"{path}: {reason}; set aside as {target.name}", UserWarning, stacklevel=2)
-    return target
-
-
-def read(path: Path) -> Record | None:
-    """The record at ``path``, or ``None`` after setting the file aside with a warning."""
-    try:
-        return decode(path.read_bytes())
-    except ValueError as error:
-        set_aside(path, str(error))
-        return None
-
-
-def read_all(results: Path = RESULTS) -> Iterator[Record]:
-    """Every record under ``<results>/raw``, in path order."""
-    for path in sorted((results / "raw").rglob("*.json")):
-        record = read(path)
-        if record is not None:
-            yield record
+STORE = JsonStore(
+    kind=Record,
+    noun="record",
+    folder="raw",
+    name=_name,
+    version=SCHEMA_VERSION,
+    migrations={1: _name_the_tier},
+)
+encode, encode_line, decode = STORE.encode, STORE.encode_line, STORE.decode
+path_of, write, paths, read, read_all = (
+    STORE.path_of,
+    STORE.write,
+    STORE.paths,
+    STORE.read,
+    STORE.read_all,
+)

@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import platform
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 import msgspec
 import torch
@@ -28,8 +26,8 @@ from bench.measure.time import Switch, interleave
 from bench.run import planning
 from bench.run.blank import device_name
 from bench.run.block_times import ROUNDS as PROFILE_ROUNDS
-from bench.store.budgets import BlockTimes, Budget, Contender, Study, encode
-from strategies.contract.apply import install
+from bench.store.budgets import SCHEMA_VERSION, BlockTimes, Budget, Contender, Study, encode
+from strategies.execution.undo import installed
 from strategies.profiling.ledger import unique_bytes
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
@@ -55,16 +53,17 @@ def study(cell: Cell) -> Study:
     Raises:
         strategies.Unsupported: the model is no chain.
     """
-    started_at, started = datetime.now(UTC), time.perf_counter()
+    provenance = machine.provenance(SCHEMA_VERSION, cell.seed)
+    started = time.perf_counter()
     torch.set_num_threads(cell.threads)
     step = planning.build_step(cell)
-    chain = strategies.find_chain(step.model, step.workload.blocks)
-    profile = planning.profile_step(step, chain)
+    none = strategies.prepare(step.model, "none", blocks=step.workload.blocks)
+    profile = planning.profile_step(step, none.chain)
     solved = dict(solutions(profile))
-    entrants = contenders(chain, [found.schedule for found in solved.values()])
-    bench = _Bench(cell, step, chain, profile)
-    commit, dirty = machine.commit()
+    entrants = contenders(none, [solution.schedule for solution in solved.values()])
+    measured = _Bench(cell, step, none, profile).measured(entrants)
     return Study(
+        **provenance | {"duration_s": round(time.perf_counter() - started, 3)},
         workload=step.workload.name,
         workload_options=step.workload.options(),
         device=cell.device,
@@ -73,24 +72,15 @@ def study(cell: Cell) -> Study:
         optimizer=cell.optimizer,
         blocks=[_block_times(block) for block in profile.blocks],
         fixed_s=profile.fixed_s,
-        contenders=bench.measured(entrants),
+        contenders=measured,
         budgets=[
-            _budget(budget_bytes, found, list(entrants).index(found.schedule), profile)
-            for budget_bytes, found in solved.items()
+            _budget(budget_bytes, solution, list(entrants).index(solution.schedule), profile)
+            for budget_bytes, solution in solved.items()
         ],
         profile_rounds=PROFILE_ROUNDS,
         rounds=cell.rounds,
         warmup=cell.warmup,
-        seed=cell.seed,
-        torch_version=str(torch.__version__),
-        python_version=platform.python_version(),
         threads=cell.threads,
-        machine_id=machine.machine_id(),
-        machine=machine.facts(),
-        commit=commit,
-        dirty=dirty,
-        started_at_utc=started_at.isoformat(timespec="seconds"),
-        duration_s=round(time.perf_counter() - started, 3),
     )
 
 
@@ -115,11 +105,11 @@ def heuristics(count: int) -> list[str]:
     ]
 
 
-def contenders(chain: strategies.Chain, optimal: list[Schedule]) -> dict[Schedule, list[str]]:
+def contenders(none: strategies.Prepared, optimal: list[Schedule]) -> dict[Schedule, list[str]]:
     """Distinct schedules, `none` first, each with the rules that give it; optimal ones last."""
     found: dict[Schedule, list[str]] = {}
-    for spec in heuristics(len(chain)):
-        schedule = strategies.get(spec).schedule(chain).split(chain.borders)
+    for spec in heuristics(len(none.chain)):
+        schedule = strategies.prepare(none.model, spec, chain=none.chain).schedule
         found.setdefault(schedule, []).append(spec)
     for schedule in optimal:
         found.setdefault(schedule, [])
@@ -150,7 +140,7 @@ class _Bench:
 
     cell: Cell
     step: TrainingStep
-    chain: strategies.Chain
+    none: strategies.Prepared
     profile: ChainProfile
 
     def measured(self, entrants: dict[Schedule, list[str]]) -> list[Contender]:
@@ -198,14 +188,8 @@ class _Bench:
         interleave(switches, self.cell.warmup, self.step.device)
         return interleave(switches, self.cell.rounds, self.step.device)
 
-    @contextlib.contextmanager
-    def _under(self, schedule: Schedule) -> Iterator[None]:
-        undos = install(self.step.model, strategies.get("none"), self.chain, schedule, None)
-        try:
-            yield
-        finally:
-            while undos:
-                undos.pop()()
+    def _under(self, schedule: Schedule) -> contextlib.AbstractContextManager[None]:
+        return installed(dataclasses.replace(self.none, schedule=schedule).install)
 
     def _switch(self, schedule: Schedule) -> Switch:
         @contextlib.contextmanager

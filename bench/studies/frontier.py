@@ -13,6 +13,7 @@ from bench.run import planning, sweep
 from strategies import Unsupported
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.registry import classes
+from strategies.contract.strategy import Strategy
 from strategies.schedules.interpreter import predict
 from strategies.schedules.plan import plain
 
@@ -40,9 +41,10 @@ def budgeted() -> Iterator[type[Budgeted]]:
 
 def _renames(cls: type[Budgeted], other: type[Budgeted]) -> bool:
     """Whether ``cls`` plans as ``other`` does: all that decides a plan is inherited from it."""
-    own = {"solve", "smallest_bytes", "schedule", "plan", "profiled", "storage", "install", "modes"}
+    decisive = {*vars(Strategy), *vars(Budgeted)}
     inherits = cls is not other and issubclass(cls, other)
-    return inherits and not own & {name for c in _between(cls, other) for name in vars(c)}
+    own = {name for c in _between(cls, other) for name in vars(c) if not name.startswith("_")}
+    return inherits and not own & decisive
 
 
 def _between(cls: type, other: type) -> Iterator[type]:

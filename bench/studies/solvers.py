@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -13,12 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-import torch
-
 from bench.cells import machine
-from bench.store.solvers import Study, Timing
+from bench.store.solvers import SCHEMA_VERSION, Study, Timing
 from bench.studies import synthetic
-from strategies.schedules.budget import gap_of
+from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
 from strategies.schedules.plan import plain
 from strategies.schedules.profile import ChainProfile
@@ -62,26 +58,18 @@ def study(
     cases = [case for case in CASES if case.blocks <= most_blocks]
     if not cases:
         raise ValueError(f"the shortest chain has {min(c.blocks for c in CASES)} blocks")
-    commit, dirty = machine.commit()  # before the sources can change under a long run
-    began, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    provenance = machine.provenance(SCHEMA_VERSION, seed)  # before sources can change under a run
+    started = time.perf_counter()
     compile_s = compile_time_s()
     timings = list(_timed(cases, seed, progress))
     return Study(
-        seed=seed,
+        **provenance | {"duration_s": time.perf_counter() - started},
         modes=synthetic.MODES,
         budget_fraction=BUDGET_FRACTION,
         timings=timings,
         compile_s=compile_s,
-        torch_version=str(torch.__version__),
-        python_version=platform.python_version(),
         numba_version=importlib.metadata.version("numba"),
         highspy_version=importlib.metadata.version("highspy"),
-        machine_id=machine.machine_id(),
-        machine=machine.facts(),
-        commit=commit,
-        dirty=dirty,
-        started_at_utc=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        duration_s=time.perf_counter() - started,
     )
 
 
@@ -108,7 +96,7 @@ def warm_up() -> None:
 def compile_time_s() -> float:
     """Seconds to compile the table, in a process that finds nothing compiled."""
     code = (
-        "import time; from bench import solver_study as s; t = time.perf_counter(); s.warm_up();"
+        "import time; from bench.studies import solvers as s; t = time.perf_counter(); s.warm_up();"
         "u = time.perf_counter(); s.warm_up(); print(2 * u - t - time.perf_counter())"
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -139,8 +127,14 @@ def time_case(case: Case, seed: int = 0) -> Timing:
         slots=None if case.solver == "milp" else case.slots or optimal.slots_for(case.blocks),
         default_slots=default,
         solve_s=seconds,
-        gap_fraction=None if found is None else gap_of(profile, found),
+        gap_fraction=_gap_fraction(profile, budget_bytes, found),
     )
+
+
+def _gap_fraction(
+    profile: ChainProfile, budget_bytes: int, solution: Solution | None
+) -> float | None:
+    return None if solution is None else Answer.of(profile, budget_bytes, solution).gap_fraction
 
 
 def _solve(case: Case, profile: ChainProfile, budget_bytes: int) -> Solution | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from strategies.schedules.profile import BlockCost, ChainProfile, Mode
+from strategies.schedules.modes import Mode
+from strategies.schedules.profile import BlockCost, ChainProfile
 
 MODES = 2
 

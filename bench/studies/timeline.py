@@ -30,6 +30,7 @@ from bench.report.display import sized
 from bench.simulate.peak import advice, floor, peak_event
 from bench.simulate.run import GRANULE_BYTES, fit_in, parts_of, trace_cell
 from bench.simulate.tracer import BACKWARD, FORWARD, Event, Trace, Tracer, trace
+from bench.store.parts import merged
 from bench.store.timeline import Heading, Peak, Phase, Timeline, Total
 from strategies.profiling.quiet import silenced
 
@@ -154,8 +155,8 @@ def _simulated(cell: Cell) -> Profile:
         heading=_heading(cell, f"{cell.device} ({device.product})"),
         limit_bytes=device.memory_bytes,
     )
-    facts = _facts(cell, timeline, step, made.chain.names)
-    return Profile(timeline, facts | fit_in(made.trace, device.memory_bytes))
+    facts = _facts(cell, timeline, step, made.blocks)
+    return Profile(timeline, facts | merged(fit_in(made.trace, device.memory_bytes)))
 
 
 def rounded(made: Trace, granule_bytes: int) -> Trace:

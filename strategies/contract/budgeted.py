@@ -7,14 +7,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from strategies.contract.strategy import Strategy
+from strategies.contract.strategy import Planned, Strategy
 from strategies.execution.block_modes import MODES
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import Step
-from strategies.schedules.budget import counted, gap_of, parse, resolve
-from strategies.schedules.interpreter import predict
+from strategies.schedules.budget import Answer, counted, parse, resolve
 from strategies.schedules.plan import Plan
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
@@ -76,45 +75,52 @@ class Budgeted(Strategy, abc.ABC):
         """
         return known(chain, self)
 
-    def schedule(self, chain: Chain) -> Schedule:
-        """The schedule for this budget.
+    def planned(self, chain: Chain) -> Planned:
+        """The schedule for this budget, and how good it is.
 
         Raises:
             ValueError: the chain has no profile.
             Unsupported: nothing fits; names the smallest budget that does.
         """
-        return self._solved(self.profile_of(chain)).schedule
+        answer = self._answer(self.profile_of(chain))
+        return Planned(answer.schedule, tuple(self.remarks(answer)), answer.prediction)
 
-    def _solved(self, profile: ChainProfile) -> Solution:
+    def schedule(self, chain: Chain) -> Schedule:
+        """The schedule for this budget; see `planned`."""
+        return self.planned(chain).schedule
+
+    def plan(self, chain: Chain) -> Plan:
+        """The plan of the schedule."""
+        return self.planned(chain).schedule.plan
+
+    def notes(self, chain: Chain) -> Sequence[str]:
+        """See `remarks`."""
+        return self.planned(chain).notes
+
+    def _answer(self, profile: ChainProfile) -> Answer:
         budget_bytes = resolve(self.budget, profile)
-        found = self.solution(profile, budget_bytes)
-        if found is None:
+        solution = self.solution(profile, budget_bytes)
+        if solution is None:
             smallest_bytes = self.smallest_bytes(profile)
             raise Unsupported(
                 f"{self.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
                 f" that does is {smallest_bytes:,} bytes"
             )
-        return found
+        return Answer.of(profile, budget_bytes, solution)
 
-    def plan(self, chain: Chain) -> Plan:
-        """The plan of the schedule."""
-        return self.schedule(chain).plan
-
-    def notes(self, chain: Chain) -> Sequence[str]:
+    def remarks(self, answer: Answer) -> Sequence[str]:
         """How much of the budget is used, and how far from the proven bound the schedule is."""
-        profile = self.profile_of(chain)
-        found, budget_bytes = self._solved(profile), resolve(self.budget, profile)
-        peak_bytes = predict(profile, found.schedule).peak_bytes
-        used = f"{peak_bytes:,} bytes ({peak_bytes / budget_bytes:.1%})"
-        if profile.faked:
+        peak_bytes = answer.prediction.peak_bytes
+        used = f"{peak_bytes:,} bytes ({peak_bytes / answer.budget_bytes:.1%})"
+        if answer.profile.faked:
             used += (
                 "; profiled on fake tensors, for the step does not fit without checkpoints: scratch"
             )
             used += " memory of kernels comes on top"
-        gap = f"no {self.among} is faster by more than {gap_of(profile, found):.2%} of a step"
+        gap = f"no {self.among} is faster by more than {answer.gap_fraction:.2%} of a step"
         return (
-            f"budget {budget_bytes:,} bytes; predicted peak {used}",
-            f"{gap} (memory counted {counted(found)})",
+            f"budget {answer.budget_bytes:,} bytes; predicted peak {used}",
+            f"{gap} (memory counted {counted(answer.solution.slot_bytes)})",
         )
 
 

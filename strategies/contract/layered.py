@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-
-import torch
-from torch import nn
+from typing import Any
 
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
-from strategies.execution.chain import Chain
-from strategies.execution.undo import Undo
-from strategies.profiling.step import Step
-from strategies.schedules.plan import Plan
-from strategies.schedules.schedule import Schedule
-from strategies.storage import Storage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +14,8 @@ class Layered(Strategy):
     """A strategy laid over the plan of another: how to keep, not what to keep.
 
     ``over`` is the specification of the strategy below, so that they compose:
-    ``offload(over=compressed(codec=int8, over=sqrt))``.
+    ``offload(over=compressed(codec=int8, over=sqrt))``. What a subclass does not define itself is
+    the answer of the strategy below.
     """
 
     over: str = "every_layer"
@@ -35,39 +27,21 @@ class Layered(Strategy):
         """The strategy that ``over`` names."""
         return get(self.over)
 
-    @property
-    def exact(self) -> bool:
-        """As exact as the strategy below."""
-        return self.below().exact
 
-    def plan(self, chain: Chain) -> Plan:
-        """The plan of the strategy below."""
-        return self.below().plan(chain)
+@dataclasses.dataclass(frozen=True)
+class _Below:
+    """An attribute or a method of the strategy below; of the class itself, the contract's own."""
 
-    def schedule(self, chain: Chain) -> Schedule:
-        """The schedule of the strategy below."""
-        return self.below().schedule(chain)
+    name: str
 
-    def profiled(self, chain: Chain, step: Step) -> Chain:
-        """What the strategy below needs to know."""
-        return self.below().profiled(chain, step)
+    def __get__(self, strategy: Layered | None, owner: type[Layered]) -> Any:
+        return getattr(Strategy if strategy is None else strategy.below(), self.name)
 
-    def storage(self) -> Storage | None:
-        """The storage of the strategy below."""
-        return self.below().storage()
 
-    def unsupported(self, model: nn.Module, device: torch.device) -> str | None:
-        """What the strategy below cannot do, this one cannot either."""
-        return self.below().unsupported(model, device)
+def contract() -> list[str]:
+    """All that a strategy does: the public names that `Strategy` itself defines."""
+    return [name for name in vars(Strategy) if not name.startswith("_")]
 
-    def notes(self, chain: Chain) -> Sequence[str]:
-        """The notes of the strategy below."""
-        return self.below().notes(chain)
 
-    def attention_kernel(self, model: nn.Module) -> str | None:
-        """The kernel of the strategy below."""
-        return self.below().attention_kernel(model)
-
-    def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:
-        """What the strategy below installs."""
-        return self.below().install(model, chain)
+for _name in contract():  # one rule, so that nothing is forgotten
+    setattr(Layered, _name, _Below(_name))

@@ -9,7 +9,7 @@ from torch import nn
 from strategies.execution import attention_core, op_policies
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
-from strategies.execution.undo import Undo
+from strategies.execution.undo import Undo, undo_all
 from strategies.schedules.schedule import ALL
 
 CORE = "core"
@@ -30,8 +30,7 @@ def _runs(chain: Chain, index: int, name: str) -> bool:
         undos = install(chain, {index: name})
     except Unsupported:
         return False
-    while undos:
-        undos.pop()()
+    undo_all(undos)
     return True
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -26,7 +25,6 @@ class Chain:
         borders: index of the first block of every container but the first; no recompute group
             may run across one.
         profile: what the blocks cost, for strategies that need to know.
-        operators: what each block does, for strategies that need to know.
     """
 
     containers: tuple[Container, ...]
@@ -35,7 +33,6 @@ class Chain:
     names: tuple[str, ...]
     borders: tuple[int, ...]
     profile: ChainProfile | None = None
-    operators: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return len(self.blocks)

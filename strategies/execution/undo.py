@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from torch import nn
@@ -14,6 +15,32 @@ class Undo(Protocol):
 
     def __call__(self) -> None:
         """Put it back."""
+
+
+def undo_all(undos: list[Undo]) -> None:
+    """Put everything back, the last change first; the list is empty afterwards."""
+    while undos:
+        undos.pop()()
+
+
+@contextlib.contextmanager
+def undone_on_error(undos: list[Undo]) -> Iterator[None]:
+    """What has been changed so far is put back if a later change fails."""
+    try:
+        yield
+    except BaseException:
+        undo_all(undos)
+        raise
+
+
+@contextlib.contextmanager
+def installed(install: Callable[[], Iterable[Undo]]) -> Iterator[None]:
+    """Something installed, and undone at the end."""
+    undos = list(install())
+    try:
+        yield
+    finally:
+        undo_all(undos)
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -18,7 +18,7 @@ from strategies.execution import block_modes as modes_of
 from strategies.execution import groups, op_policies
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
-from strategies.execution.undo import Undo
+from strategies.execution.undo import installed
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.operators import watch_operators
@@ -27,7 +27,8 @@ from strategies.profiling.saved import Kept, Saved, watch_saved
 from strategies.profiling.step import Step
 from strategies.profiling.watched import Watched, after, watch_step
 from strategies.schedules import plan as plans
-from strategies.schedules.profile import BlockCost, ChainProfile, Mode
+from strategies.schedules.modes import Mode
+from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL
 
 
@@ -81,7 +82,10 @@ def profile_chain(
         cost = _block_cost(tuple(found.values()), *sizes, steps, index)
         blocks.append(dataclasses.replace(cost, operators=listed[index]) if listed else cost)
     profile = _assemble(tuple(blocks), normal, saved, chain.borders)
-    return dataclasses.replace(profile, link_bytes_per_s=how.rates.link_bytes_per_s)
+    rates = how.rates
+    return dataclasses.replace(
+        profile, link_bytes_per_s=rates.link_bytes_per_s, link_tier=rates.link_tier
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,17 +136,6 @@ def _watch_modes(
             saved.blocks[index].keeps_output |= modes_of.keeps_output(chain.blocks[index])
         return _ModesWatched(names, saved, watched)
     return None
-
-
-@contextlib.contextmanager
-def installed(install: Callable[[], list[Undo]]) -> Iterator[None]:
-    """Something installed, and undone at the end."""
-    undos = install()
-    try:
-        yield
-    finally:
-        while undos:
-            undos.pop()()
 
 
 def _mode(name: str, kept: Kept, watched: Watched, index: int) -> Mode:

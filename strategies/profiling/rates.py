@@ -15,13 +15,15 @@ class Rates:
         flops_per_s: of dense products in the model's dtype.
         bytes_per_s: to and from device memory.
         launch_s: fixed cost of an operator.
-        link_bytes_per_s: between device and host, each way.
+        link_bytes_per_s: between the device and the tier where boundaries rest, each way.
+        link_tier: that tier: ``host``, or ``disk`` from a CPU.
     """
 
     flops_per_s: float
     bytes_per_s: float
     launch_s: float = 0.0
     link_bytes_per_s: float = 25e9
+    link_tier: str = "host"
 
     def operator_s(self, flops: int, moved_bytes: int) -> float:
         """Seconds of one operator: its launch, then the slower of arithmetic and traffic."""
@@ -31,7 +33,13 @@ class Rates:
 # Round figures of a kind of device, good for weighing one recomputation against another. Whoever
 # knows the device better gives its own (`bench plan` takes them from the catalogue, or measures).
 NOMINAL = {
-    "cpu": Rates(flops_per_s=150e9, bytes_per_s=15e9, launch_s=2e-6, link_bytes_per_s=1e9),
+    "cpu": Rates(
+        flops_per_s=150e9,
+        bytes_per_s=15e9,
+        launch_s=2e-6,
+        link_bytes_per_s=1e9,
+        link_tier="disk",
+    ),
     "accelerator": Rates(flops_per_s=300e12, bytes_per_s=2e12, launch_s=4e-6),
 }
 

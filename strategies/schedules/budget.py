@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
-from strategies.schedules.interpreter import predict
+from strategies.schedules.interpreter import Prediction, predict
 from strategies.schedules.plan import plain
 from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 
 _UNITS = {
@@ -48,12 +50,39 @@ def resolve(text: str, profile: ChainProfile) -> int:
     return int(value * none.peak_bytes)
 
 
-def gap_of(profile: ChainProfile, found: Solution) -> float:
-    """How much longer a step takes under a solution than its bound, as a share of the bound."""
-    bound_s = profile.plain_step_s + found.bound_s
-    return predict(profile, found.schedule).step_s / bound_s - 1
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a solver answered for a budget, interpreted once.
+
+    Attributes:
+        profile: that it planned by.
+        budget_bytes: of the peak.
+        solution: its schedule, and the bound.
+        prediction: what that schedule costs.
+    """
+
+    profile: ChainProfile
+    budget_bytes: int
+    solution: Solution
+    prediction: Prediction
+
+    @classmethod
+    def of(cls, profile: ChainProfile, budget_bytes: int, solution: Solution) -> Answer:
+        """Interpret a solution."""
+        return cls(profile, budget_bytes, solution, predict(profile, solution.schedule))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The solution's."""
+        return self.solution.schedule
+
+    @property
+    def gap_fraction(self) -> float:
+        """How much longer a step takes than by the proven bound, as a share of the bound."""
+        bound_s = self.profile.plain_step_s + self.solution.bound_s
+        return self.prediction.step_s / bound_s - 1
 
 
-def counted(found: Solution) -> str:
+def counted(slot_bytes: int) -> str:
     """How finely memory was counted, in words."""
-    return "to the byte" if found.slot_bytes == 1 else f"in {found.slot_bytes:,} bytes"
+    return "to the byte" if slot_bytes == 1 else f"in {slot_bytes:,} bytes"

@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from strategies.schedules.link import Link
+from strategies.schedules.modes import Mode
 from strategies.schedules.plan import Node, Plan, first, forward_counts, leaves
-from strategies.schedules.profile import ChainProfile, Mode
+from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 
 
@@ -54,14 +55,13 @@ def predict(
         profile: see `ChainProfile`.
         schedule: for ``len(profile.blocks)`` blocks; or a plan alone.
         resting_bytes: bytes on the device of each boundary while it waits as the input of a
-            top-level group (compressed or offloaded); default: as it is. A schedule that says
-            itself what is offloaded has the last word: its other boundaries stay as they are.
+            top-level group (compressed or offloaded); default: as it is.
     """
     if not isinstance(schedule, Schedule):
         schedule = Schedule(schedule)
     plan = schedule.plan
     resting = [profile.boundary_bytes(index) for index in range(len(profile.blocks))]
-    if resting_bytes is not None and schedule.offloaded is None:
+    if resting_bytes is not None:
         resting = list(resting_bytes)
     machine = _Machine(profile, resting, schedule)
     machine.forward(plan)
@@ -89,7 +89,7 @@ class _Machine:
         self.alive_bytes = profile.resident_bytes
         self.peak_bytes, self.peak_phase = self.alive_bytes, "start"
         self.recompute_flops, self.recompute_s = 0, 0.0
-        self.link = Link(profile, schedule.offloaded or frozenset())
+        self.link = Link(profile, schedule.offloaded)
         self.holders = [0] * (len(profile.blocks) + 1)
 
     def mode(self, index: int) -> Mode:
@@ -198,7 +198,7 @@ class _Machine:
 
     def leaves_device(self, boundary: int) -> bool:
         """Whether the schedule sends it over the link."""
-        return boundary in (self.schedule.offloaded or ())
+        return boundary in self.schedule.offloaded
 
     def save(self, index: int) -> None:
         """A normal forward: what autograd needs is held from here on."""

@@ -10,8 +10,7 @@ import dataclasses
 import math
 
 from strategies.schedules.modes import BlockOperators, Mode, kept_by
-
-__all__ = ["BlockCost", "ChainProfile", "Mode"]
+from strategies.schedules.schedule import HOST
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +83,7 @@ class ChainProfile:
         link_bytes_per_s: between the device and where boundaries are offloaded, each way.
             Infinite: transfers take no time. 0: there is no link, and a boundary that were to
             leave would never arrive.
+        link_tier: what is at the other end of it: ``host`` or ``disk``.
         faked: profiled on fake tensors, for the step does not fit as it is: no scratch memory.
     """
 
@@ -104,6 +104,7 @@ class ChainProfile:
     fixed_s: float = 0.0
     head_keeps_output: bool = False
     link_bytes_per_s: float = 0.0
+    link_tier: str = HOST
     faked: bool = False
 
     def boundary_bytes(self, index: int) -> int:

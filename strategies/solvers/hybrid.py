@@ -22,7 +22,6 @@ the block before keeps besides, for that frees nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -145,7 +144,7 @@ class _Solver:
             slots = min(slots - choice.taken, self.inside.slots)
             road, held, begin = choice.road, choice.held, choice.end
         names = () if set(modes) == {ALL} else tuple(modes)
-        return Schedule(tuple(nodes), names, frozenset(offloaded))
+        return Schedule(tuple(nodes), names, frozenset(offloaded), self.profile.link_tier)
 
     def _node(self, choice: _Choice, begin: int, slots: int, modes: list[str]) -> Any:
         if choice.mode >= 0:
@@ -217,16 +216,15 @@ def heuristics(profile: ChainProfile) -> Iterator[Schedule]:
     for plan in optimal.heuristics(profile):
         starts = [plans.first(node) for node in plan if isinstance(node, tuple)]
         for offloaded in (starts, starts[1:], starts[::2], starts[1::2]):
-            yield Schedule(plan, (), frozenset(offloaded))
+            yield Schedule(plan, (), frozenset(offloaded), profile.link_tier)
 
 
 def neighbours(profile: ChainProfile, schedule: Schedule) -> Iterator[Schedule]:
     """The same plan with one boundary more, or less, on the device."""
-    offloaded = schedule.offloaded or frozenset()
     for node in schedule.plan:
         if isinstance(node, tuple) and (plans.first(node) or not profile.head_keeps_output):
-            changed = offloaded ^ {plans.first(node)}
-            yield dataclasses.replace(schedule, offloaded=changed)
+            changed = schedule.offloaded ^ {plans.first(node)}
+            yield Schedule(schedule.plan, schedule.modes, changed, profile.link_tier)
 
 
 @functools.lru_cache(maxsize=64)
@@ -244,7 +242,7 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
         ``None`` if nothing was found that fits.
     """
     plain = optimal.solve(profile, budget_bytes)
-    found = [] if plain is None else [dataclasses.replace(plain.schedule, offloaded=frozenset())]
+    found = [] if plain is None else [plain.schedule]
     if not profile.link_bytes_per_s or not optimal.fixed_terms_fit(profile, budget_bytes):
         return Solution(found[0], plain.bound_s, plain.slot_bytes) if plain else None
     inside = optimal.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from strategies.schedules.profile import ChainProfile, Mode
+from strategies.schedules.modes import Mode
+from strategies.schedules.profile import ChainProfile
 from strategies.solvers import highs
 from strategies.solvers.highs import total
 

@@ -39,6 +39,11 @@ class Storage:
     def __str__(self) -> str:
         return f"{self.codec.name} on {self.tier}"
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether every top-level group's boundary rests here, or those that a schedule names."""
+        return not isinstance(self.tier, Overlapped)
+
     @contextlib.contextmanager
     def keep(self, boundary: Sequence[Any]) -> Iterator[None]:
         """While active, tensors that autograd saves and that share ``boundary``'s memory rest here.

@@ -1,0 +1,124 @@
+"""Hashes of the code that decides a measurement: all that it imports, found by reading the imports.
+
+Every file that a cell's process can come to is hashed: the import closure of where it enters, of
+its strategy and of its workload, imports inside functions included. Strategies and workloads are
+looked up by name, so the files of others, which are loaded too, decide nothing here: a new one
+makes no old record stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bench.cells import machine
+from bench.workloads.base import Workload
+from strategies.contract.layered import Layered
+from strategies.contract.registry import get
+from strategies.contract.strategy import Strategy
+
+ENTRY = "bench.run.executor"
+"""The module that gives every cell its process."""
+REFERENCE = "none"
+"""What every cell is compared with."""
+
+Folders = tuple[tuple[str, Path], ...]
+
+
+def code_hash(strategy: Strategy, workload: Workload) -> str:
+    """Twelve hex digits over the code that decides a strategy's measurements on a workload."""
+    chosen = (get(REFERENCE), strategy)
+    own = [name for one in chosen for name in _strategy_modules(one)]
+    modules = (ENTRY, *_modules_of(type(workload)), *own)
+    folders = tuple(sorted({(name.partition(".")[0], _folder(name)) for name in modules}))
+    return _digest(tuple(sorted(set(modules))), folders)
+
+
+def _strategy_modules(strategy: Strategy) -> list[str]:
+    below = _strategy_modules(strategy.below()) if isinstance(strategy, Layered) else []
+    return [*_modules_of(type(strategy)), *below]
+
+
+def _modules_of(cls: type) -> list[str]:
+    """Where a class and its bases are defined, the standard library aside."""
+    names = {base.__module__ for base in cls.__mro__}
+    return [name for name in names if name.partition(".")[0] not in sys.stdlib_module_names]
+
+
+def _folder(module: str) -> Path:
+    """Where a module's top-level package lies; of this project: where its sources are."""
+    top = module.partition(".")[0]
+    if top in _own_packages():
+        return machine.ROOT
+    file = Path(str(sys.modules[top].__file__))
+    return file.parents[1] if file.name == "__init__.py" else file.parent
+
+
+def _own_packages() -> set[str]:
+    return {__name__.partition(".")[0], Strategy.__module__.partition(".")[0]}
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(modules: tuple[str, ...], folders: Folders) -> str:
+    digest = hashlib.sha256()
+    for name, path in decisive_files(modules, folders).items():
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def decisive_files(modules: Iterable[str], folders: Folders) -> dict[str, Path]:
+    """The import closure of ``modules``, and data that lies beside it, by name, sorted.
+
+    Args:
+        modules: dotted names to begin with.
+        folders: top-level packages to follow, and where they lie; others are not followed.
+    """
+    where, files = dict(folders), dict[str, Path]()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        path = _file_of(name, where)
+        if path is not None and str(path) not in files:
+            files[str(path)] = path
+            waiting += [name.rpartition(".")[0], *_imports(path.read_bytes())]
+    sources = [*files.values()]
+    data = {str(path): path for source in sources for path in _data_beside(source)}
+    return {_relative(path, where): path for path in sorted({*sources, *data.values()})}
+
+
+def _relative(path: Path, where: dict[str, Path]) -> str:
+    roots = [root for root in where.values() if path.is_relative_to(root)]
+    return path.relative_to(roots[0]).as_posix()
+
+
+def _file_of(module: str, where: dict[str, Path]) -> Path | None:
+    root = where.get(module.partition(".")[0])
+    if root is None:
+        return None
+    path = root.joinpath(*module.split("."))
+    choices = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+    return next((choice for choice in choices if choice.is_file()), None)
+
+
+@functools.lru_cache(maxsize=512)
+def _imports(source: bytes) -> tuple[str, ...]:
+    """Full names of all that a file imports; of ``from a import b`` both ``a`` and ``a.b``."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)
+
+
+def _data_beside(source: Path) -> Iterator[Path]:
+    """Files that are no code, in the folder of a package that is hashed."""
+    if source.name == "__init__.py":
+        for path in source.parent.iterdir():
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                yield path

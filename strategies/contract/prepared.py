@@ -1,0 +1,190 @@
+"""All that is known about a model and a strategy before the model is touched, made once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strategies.contract import caches
+from strategies.contract.profiled import profiled
+from strategies.contract.registry import get
+from strategies.contract.strategy import Strategy
+from strategies.execution import block_modes, groups
+from strategies.execution.chain import Chain
+from strategies.execution.errors import Unsupported
+from strategies.execution.undo import Undo, undo_all, undone_on_error
+from strategies.profiling.step import ExampleStep, detached
+from strategies.schedules.interpreter import Prediction
+from strategies.schedules.plan import Plan
+from strategies.schedules.schedule import Schedule
+from strategies.storage import Storage
+
+MARK = "ckpt_applied"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A strategy worked out for a model, which is as it was.
+
+    Attributes:
+        model: the same object that was given.
+        strategy: with its parameters.
+        chain: the blocks, and what is known about them.
+        schedule: what is kept and what is recomputed, as it will be executed.
+        storage: how boundaries rest, or ``None`` for as they are.
+        attention_kernel: the kernel that the strategy chooses, if it chooses one.
+        notes: what a user should know about these parameters on this model.
+        prediction: what the schedule costs, where the strategy knows what the blocks cost.
+    """
+
+    model: nn.Module
+    strategy: Strategy
+    chain: Chain
+    schedule: Schedule
+    storage: Storage | None
+    attention_kernel: str | None
+    notes: Sequence[str]
+    prediction: Prediction | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule's plan."""
+        return self.schedule.plan
+
+    @property
+    def stored(self) -> frozenset[int] | None:
+        """The boundaries that rest in the storage, by the block that reads them; ``None``: all."""
+        named = self.storage is not None and not self.storage.everywhere
+        return self.schedule.offloaded if named or self.schedule.offloaded else None
+
+    def install(self) -> list[Undo]:
+        """Kernels and sub-modules, op policies, and the plan; returns how to undo them."""
+        undos: list[Undo] = []
+        with undone_on_error(undos):
+            undos += self.strategy.install(self.model, self.chain)
+            undos += block_modes.install(self.chain, dict(enumerate(self.schedule.modes)))
+            undos += groups.install(self.chain, self.plan, self.storage, self.stored)
+            if undos:
+                undos += caches.turn_off(self.model)
+        return undos
+
+    def apply(self) -> Applied:
+        """Put the model under the strategy.
+
+        Raises:
+            ValueError: it is under one already.
+        """
+        check_bare(self.model)
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(Prepared)}
+        applied = Applied(**parts, undos=self.install())
+        self.model.__dict__[MARK] = applied
+        return applied
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied(Prepared):
+    """A model under a strategy. As a context manager, undoes itself at the end."""
+
+    undos: list[Undo] = dataclasses.field(default_factory=list, repr=False)
+
+    def undo(self) -> nn.Module:
+        """Put the model back as it was; a second call does nothing."""
+        undo_all(self.undos)
+        self.model.__dict__.pop(MARK, None)
+        return self.model
+
+    def __enter__(self) -> Applied:
+        """The handle itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Undo."""
+        self.undo()
+
+
+def prepare(
+    model: nn.Module,
+    strategy: str | Strategy,
+    *,
+    blocks: str | Sequence[str] | None = None,
+    example: Any = None,
+    loss: Callable[[Any], Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    chain: Chain | None = None,
+    device: torch.device | None = None,
+    **params: Any,
+) -> Prepared:
+    """Work out what ``strategy`` will do to ``model``, and leave the model as it is.
+
+    Args:
+        model: see `strategies.apply`, also for the other arguments.
+        strategy: a name, a specification, or a `Strategy`.
+        blocks: dotted path(s) of the container(s) of blocks.
+        example: a batch.
+        loss: of the model's output.
+        optimizer: whose state counts into a budget.
+        chain: instead of ``blocks`` and ``example``.
+        device: that the model is to run on; default: where it is.
+        params: the strategy's parameters.
+
+    Raises:
+        ValueError: unknown strategy or parameter, or the model is under a strategy already.
+        Unsupported: the strategy cannot run on this model or its device.
+    """
+    chosen = get(strategy, **params)
+    check_bare(model)
+    reason = chosen.unsupported(model, device or device_of(model))
+    if reason:
+        raise Unsupported(f"{chosen.spec()}: {reason}")
+    if chain is None:
+        step = None if example is None else ExampleStep(model, detached(example), loss, optimizer)
+        chain = profiled(model, chosen, step, blocks=blocks)
+    return _prepared(model, chosen, chain)
+
+
+def _prepared(model: nn.Module, strategy: Strategy, chain: Chain) -> Prepared:
+    planned, storage = strategy.planned(chain), strategy.storage()
+    schedule, notes = planned.schedule.split(chain.borders), list(planned.notes)
+    nothing = all(isinstance(node, int) for node in schedule.plan)
+    if storage and storage.everywhere and nothing:
+        notes.append(f"the plan keeps no boundaries apart, so nothing rests as {storage}")
+    return Prepared(
+        model=model,
+        strategy=strategy,
+        chain=chain,
+        schedule=schedule,
+        storage=storage,
+        attention_kernel=strategy.attention_kernel(model),
+        notes=notes,
+        prediction=planned.prediction,
+    )
+
+
+def check_bare(model: nn.Module) -> None:
+    """Refuse a model that is under a strategy.
+
+    Raises:
+        ValueError: it is, or a part of it.
+    """
+    for module in model.modules():
+        if MARK in module.__dict__:
+            current = module.__dict__[MARK].strategy.spec()
+            raise ValueError(
+                f"the model is under {current} already; call strategies.undo(model) first"
+            )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,0 +1,63 @@
+"""A model's chain with what a strategy needs to know about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Sequence
+
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from strategies.contract import caches
+from strategies.contract.registry import get
+from strategies.contract.strategy import Strategy
+from strategies.execution.chain import Chain, find_chain
+from strategies.execution.undo import installed
+from strategies.profiling.oom import is_out_of_memory
+from strategies.profiling.step import ExampleStep, Step, preserved
+
+
+def profiled(
+    model: nn.Module,
+    strategy: str | Strategy,
+    step: Step | None,
+    *,
+    blocks: str | Sequence[str] | None = None,
+) -> Chain:
+    """The chain of ``model`` with what ``strategy`` needs to know about it.
+
+    Args:
+        model: under no strategy.
+        strategy: as in `apply`.
+        step: a step of the model, for strategies that need one.
+        blocks: as in `apply`.
+    """
+    chain = find_chain(model, blocks)
+    if step is None:
+        return chain
+    with installed(lambda: caches.turn_off(model)), preserved(model):
+        return _profiled(chain, get(strategy), step, blocks)
+
+
+def _profiled(
+    chain: Chain, strategy: Strategy, step: Step, blocks: str | Sequence[str] | None
+) -> Chain:
+    """The chain, profiled on the step; on fake tensors if the step does not fit as it is.
+
+    That is why a budget is asked for, after all. Fake tensors have the same bytes, but no kernels
+    run, so that their scratch memory is not seen.
+    """
+    try:
+        return strategy.profiled(chain, step)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(step, ExampleStep) or not is_out_of_memory(error):
+            raise
+    step.drop_gradients()
+    gc.collect()  # the step that failed left its graph in cycles of hooks
+    mode = FakeTensorMode()
+    fake = step.faked(mode)
+    with mode:
+        found = strategy.profiled(find_chain(fake.model, blocks), fake)
+    assert found.profile is not None
+    return dataclasses.replace(chain, profile=dataclasses.replace(found.profile, faked=True))

@@ -1,0 +1,98 @@
+"""A schedule is one value: what is printed reads back as what was solved."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies.schedules import plan as plans
+from strategies.schedules.modes import keep
+from strategies.schedules.schedule import ALL, HOST, Schedule
+
+MODES = [ALL, "core", "products", keep([3]), keep([2, 5, 31])]
+
+
+@st.composite
+def nodes(draw, indices, depth=0):
+    """A random nested plan over consecutive blocks."""
+    found, begin = [], 0
+    while begin < len(indices):
+        end = draw(st.integers(begin + 1, len(indices)))
+        part = indices[begin:end]
+        if depth < 3 and draw(st.booleans()):
+            found.append(draw(nodes(part, depth + 1)))
+        else:
+            found += part
+        begin = end
+    return tuple(found)
+
+
+@st.composite
+def schedules(draw):
+    plan = draw(nodes(list(range(draw(st.integers(1, 9))))))
+    bare = {node for node in plan if isinstance(node, int)}
+    count = sum(1 for node in plan for _ in plans.leaves(node))
+    modes = tuple(draw(st.sampled_from(MODES)) if i in bare else ALL for i in range(count))
+    starts = [plans.first(node) for node in plan if isinstance(node, tuple)]
+    offloaded = draw(st.frozensets(st.sampled_from(starts))) if starts else frozenset()
+    return Schedule(plan, modes, offloaded, draw(st.sampled_from(["host", "disk"])))
+
+
+@given(schedules())
+def test_what_is_printed_is_read_back(schedule):
+    assert Schedule.parse(schedule.render()) == schedule
+    assert Schedule.parse(schedule.render()).render() == schedule.render()
+    assert hash(Schedule.parse(schedule.render())) == hash(schedule)
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("0 1 2", Schedule((0, 1, 2))),
+        ("0:core 1 [2 3]", Schedule((0, 1, (2, 3)), ("core", ALL, ALL, ALL))),
+        ("[0]@host 1", Schedule(((0,), 1), (), frozenset({0}))),
+        ("[0] [1]@disk", Schedule(((0,), (1,)), (), frozenset({1}), "disk")),
+        ("[[0] 1]@disk 2:keep(3,31)", Schedule(
+            (((0,), 1), 2), (ALL, ALL, "keep(3,31)"), frozenset({0}), "disk"
+        )),
+    ],
+)  # fmt: skip
+def test_texts(text, schedule):
+    assert Schedule.parse(text) == schedule
+    assert schedule.render() == text
+    assert Schedule.parse(f"  {text.replace(' ', '   ')} ") == schedule
+
+
+def test_equal_schedules_are_equal_values():
+    assert Schedule((0, 1), (ALL, ALL)) == Schedule((0, 1))
+    assert Schedule(((0,), 1), (), frozenset(), "disk") == Schedule(((0,), 1))
+    assert Schedule(((0,), 1)).tier == HOST
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 [1", "a bracket is not closed in schedule '0 [1'"),
+        ("0] 1", "a bracket closes what none opened"),
+        ("0 2", "must list the blocks 0 to 1 once each, in order"),
+        ("0 []", "holds an empty recompute group"),
+        ("[0 [1]@host] 2", "@host follows no top-level group"),
+        ("[0]@host [1]@disk", "a schedule has one tier, not disk and host"),
+        ("[0:core 1]", "block 0 is in a recompute group and runs in mode all, not core"),
+        ("0core", "a schedule holds blocks, brackets, :modes and @tiers"),
+        ("0 x", "not 'x'"),
+        ("0@host", "not '0@host'"),
+    ],
+)
+def test_what_is_no_schedule_is_refused(text, message):
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        Schedule.parse(text)
+
+
+def test_a_schedule_has_a_mode_for_every_block():
+    with pytest.raises(ValueError, match="1 modes for 2 blocks"):
+        Schedule((0, 1), ("core",))
+
+
+def test_only_top_level_groups_leave():
+    with pytest.raises(ValueError, match="block 1 begins no top-level group"):
+        Schedule(((0, 1), 2), (), frozenset({0, 1}))
