@@ -107,8 +107,8 @@ def test_what_no_plan_changes_must_fit(what):
 def test_the_table_reads_nothing_beyond_its_arrays():
     """Compiled, it would read whatever lies there; interpreted, it raises."""
     code = (
-        "from nested import random_profile; from strategies.solvers import rotor\n"
-        "assert rotor.solve(random_profile(1, 4, 2), 10_000, 50).schedule"
+        "from nested import random_profile; from strategies.solvers import optimal\n"
+        "assert optimal.solve(random_profile(1, 4, 2), 10_000, 50).schedule"
     )
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": "tests"}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
