@@ -5,7 +5,7 @@ import math
 
 import pytest
 from models import CASES
-from test_rotor import nestings
+from nested import nestings
 
 import strategies
 from strategies.schedules import plan as plans

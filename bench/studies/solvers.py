@@ -19,7 +19,7 @@ from strategies.schedules.interpreter import predict
 from strategies.schedules.plan import plain
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.solution import Solution
-from strategies.solvers import milp, optimal, optimal_table
+from strategies.solvers import milp, optimal, optimal_numbers, optimal_table
 
 MOST_REPEATS, FEWEST_REPEATS = 5, 3
 ENOUGH_S = 30.0  # after this only the fewest repeats are made
@@ -86,7 +86,7 @@ def _timed(
 def warm_up() -> None:
     """Compile, or load what was compiled; and load the other solver."""
     profile = synthetic.chain(1)
-    numbers = optimal.numbers_of(profile, 2**20)
+    numbers = optimal_numbers.numbers_of(profile, 2**20)
     table = optimal_table.empty(1, 1, 1)
     for dtype in ("float64", "float32"):  # of short and of long chains
         optimal_table.fill(table.astype(dtype), numbers)

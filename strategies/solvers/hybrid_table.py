@@ -21,7 +21,7 @@ class Task(NamedTuple):
 
     Attributes:
         inside: the table of `rotor`, for what groups hold.
-        numbers: a `rotor.Numbers`.
+        numbers: an `optimal_numbers.Numbers`.
         roads: a `hybrid.Roads`.
         weight: what a second of repeated work counts for while a transfer overlaps with it.
     """

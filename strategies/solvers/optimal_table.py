@@ -22,7 +22,7 @@ def fill(table: Any, numbers: Any) -> None:
 
     Args:
         table: [planes, L + 1, L + 1, slots + 1], of any content; what is below its diagonal stays.
-        numbers: a `rotor.Numbers`.
+        numbers: an `optimal_numbers.Numbers`.
     """
     planes, blocks, width = table.shape[0], numbers.forward_s.shape[0], table.shape[3]
     behind = np.empty((blocks + 1, width), table.dtype)  # table[0, :, end], side by side
@@ -75,7 +75,7 @@ def _groups(rows: Any, numbers: Any, begin: int, end: int) -> None:
     Args:
         rows: ``row`` [slots + 1], which is lowered; ``inside`` [L + 1, slots + 1], the table's
             value of begin … last; ``behind`` [L + 1, slots + 1], that of last + 1 … end.
-        numbers: a `rotor.Numbers`.
+        numbers: an `optimal_numbers.Numbers`.
         begin: s.
         end: t.
     """
