@@ -1,0 +1,254 @@
+"""The machine of `strategies.schedules.interpreter`: which bytes are held, step by step."""
+
+from __future__ import annotations
+
+from strategies.schedules.link import Link
+from strategies.schedules.modes import Mode
+from strategies.schedules.plan import Node, Plan, first, leaves
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import Schedule
+
+
+class Machine:
+    """Bytes held, step by step."""
+
+    def __init__(self, profile: ChainProfile, resting: list[int], schedule: Schedule) -> None:
+        self.profile, self.resting, self.schedule = profile, resting, schedule
+        self.alive_bytes = profile.resident_bytes
+        self.peak_bytes, self.peak_phase = self.alive_bytes, "start"
+        self.recompute_flops, self.recompute_s = 0, 0.0
+        self.link = Link(profile, schedule.offloaded)
+        self.holders = [0] * (len(profile.blocks) + 1)
+
+    def mode(self, index: int) -> Mode:
+        """How a block runs that runs so that its backward can follow."""
+        return self.profile.blocks[index].mode(self.schedule.mode(index))
+
+    def visit(self, working_bytes: int, phase: str) -> None:
+        """Something needs ``working_bytes`` above what is alive."""
+        if self.alive_bytes + working_bytes > self.peak_bytes:
+            self.peak_bytes, self.peak_phase = self.alive_bytes + working_bytes, phase
+
+    def hold(self, boundary: int) -> None:
+        """One more reason for a boundary to be alive."""
+        if not self.holders[boundary]:
+            self.alive_bytes += self.profile.boundary_bytes(boundary)
+        self.holders[boundary] += 1
+
+    def drop(self, boundary: int) -> None:
+        """One reason less."""
+        self.holders[boundary] -= 1
+        assert self.holders[boundary] >= 0
+        if not self.holders[boundary]:
+            self.alive_bytes -= self.profile.boundary_bytes(boundary)
+
+    def repeat_for(self, seconds: float) -> None:
+        """Work done again takes time."""
+        self.recompute_s += seconds
+        self.link.compute(seconds)
+
+    # The link.
+
+    def land(self) -> None:
+        """Nothing leaves any more."""
+        if self.link.leaving is not None:
+            self.link.wait()
+            self.drop(self.link.leaving)
+            self.link.leaving = None
+
+    def send(self, boundary: int) -> None:
+        """A boundary leaves; until it is gone it is held."""
+        self.land()
+        self.hold(boundary)
+        self.link.leaving = boundary
+        self.link.start(boundary)
+
+    def call_for(self, boundary: int) -> None:
+        """A boundary comes; there is room for it from now on."""
+        self.alive_bytes += self.profile.boundary_bytes(boundary)
+        self.link.called_for = boundary
+        self.link.start(boundary)
+
+    def fetch(self, boundary: int) -> None:
+        """A boundary is there, and the one that left before it is called for."""
+        if self.link.called_for != boundary:
+            self.call_for(boundary)
+        self.link.wait()
+        if boundary in self.link.earlier:
+            self.call_for(self.link.earlier[boundary])
+
+    # Forward.
+
+    def forward(self, plan: Plan) -> None:
+        """Head, blocks, tail and loss."""
+        profile = self.profile
+        self.visit(profile.head_working_bytes, "head")
+        self.alive_bytes += profile.head_saved_bytes
+        self.hold(0)
+        if profile.head_keeps_output:
+            self.hold(0)
+        for node in plan:
+            self.run(node, top=True)
+            self.link.compute(sum(profile.blocks[index].forward_s for index in leaves(node)))
+        self.land()
+        last = len(profile.blocks)
+        self.visit(profile.tail_working_bytes, "tail")
+        self.alive_bytes += profile.tail_saved_bytes
+        if profile.tail_keeps_input:
+            self.hold(last)
+        self.drop(last)
+
+    def run(self, node: Node, *, top: bool = False) -> None:
+        """Run a node under its own plan; the caller holds its input, and then its output."""
+        if isinstance(node, int):
+            self.save(node)
+            self.drop(node)
+            return
+        if top:
+            self.keep_input(node)
+        else:
+            self.hold(first(node))
+        self.run_unsaved(node)
+
+    def keep_input(self, group: tuple[Node, ...]) -> None:
+        """A top-level group's boundary rests, and so do the random states of all its groups.
+
+        The graph of this forward is the one that backward walks: inner groups' too.
+        """
+        begin = first(group)
+        if self.leaves_device(begin):
+            self.send(begin)
+        elif self.resting[begin] == self.profile.boundary_bytes(begin):
+            self.hold(begin)  # as it is: the boundary itself
+        else:
+            self.alive_bytes += self.resting[begin]
+        self.alive_bytes += self.profile.group_bytes * groups_in(group)
+
+    def leaves_device(self, boundary: int) -> bool:
+        """Whether the schedule sends it over the link."""
+        return boundary in self.schedule.offloaded
+
+    def save(self, index: int) -> None:
+        """A normal forward: what autograd needs is held from here on."""
+        mode = self.mode(index)
+        self.visit(mode.forward_working_bytes, f"forward {index}")
+        self.alive_bytes += mode.saved_bytes
+        self.hold(index + 1)
+        if mode.keeps_input:
+            self.hold(index)
+        if mode.keeps_output:
+            self.hold(index + 1)
+
+    def run_unsaved(self, node: Node) -> None:
+        """A forward inside a checkpoint: only the boundary that is handed on is held."""
+        for index in leaves(node):
+            block = self.profile.blocks[index]
+            self.visit(block.unsaved_working_bytes, f"forward {index}")
+            self.hold(index + 1)
+            self.drop(index)
+
+    # Backward. The gradient of the boundary at hand is counted in ``alive_bytes``.
+
+    def backward(self, plan: Plan) -> None:
+        """Tail, blocks in reverse, head."""
+        profile, last = self.profile, len(self.profile.blocks)
+        self.visit(profile.tail_backward_working_bytes, "backward of the tail")
+        self.alive_bytes -= profile.tail_saved_bytes
+        if profile.tail_keeps_input:
+            self.drop(last)
+        self.alive_bytes += profile.tail_gradient_bytes + profile.boundary_bytes(last)
+        for node in reversed(plan):
+            self.unwind(node, top=True)
+        self.visit(profile.head_backward_working_bytes, "backward of the head")
+        if profile.head_keeps_output:
+            self.drop(0)
+        self.alive_bytes += -profile.boundary_bytes(0) - profile.head_saved_bytes
+        self.visit(profile.update_working_bytes, "update")
+
+    def unwind(self, node: Node, *, top: bool = False) -> None:
+        """Backward of a node that ran under its own plan."""
+        if isinstance(node, int):
+            self.backward_of(node)
+            return
+        begin = first(node)
+        if top and self.leaves_device(begin):
+            self.fetch(begin)
+            self.recompute_copy(node)
+        elif top and self.resting[begin] != self.profile.boundary_bytes(begin):
+            self.alive_bytes += self.profile.boundary_bytes(begin)  # beside its resting form
+            self.recompute_copy(node)
+            self.alive_bytes -= self.resting[begin]
+        else:
+            self.recompute(node)
+            self.drop(begin)
+        self.alive_bytes -= self.profile.group_bytes
+
+    def recompute_copy(self, group: tuple[Node, ...]) -> None:
+        """Recompute from a copy of the boundary: whoever holds the original holds it besides."""
+        begin = first(group)
+        others, self.holders[begin] = self.holders[begin], 1
+        self.recompute(group)
+        self.drop(begin)
+        self.holders[begin] = others
+
+    def recompute(self, group: tuple[Node, ...]) -> None:
+        """Run a group again, keeping what its plan keeps, then unwind it."""
+        self.hold(first(group))
+        # Meanwhile the random state of now is kept too, and inner groups keep theirs once more.
+        states_bytes = self.profile.group_bytes * (groups_in(group) - (len(group) == 1))
+        self.alive_bytes += states_bytes
+        for child in group[:-1]:
+            self.repeat(child)
+            self.run(child)
+        self.visit(0, f"recompute {first(group)}")
+        if isinstance(group[-1], int):
+            self.last_of_group(group[-1])
+            self.alive_bytes -= states_bytes
+        else:
+            self.alive_bytes -= states_bytes
+            self.unwind(group[-1])
+        for child in reversed(group[:-1]):
+            self.unwind(child)
+
+    def repeat(self, node: Node) -> None:
+        """Count a node's forward once more."""
+        for index in leaves(node):
+            self.recompute_flops += self.profile.blocks[index].forward_flops
+            self.repeat_for(self.profile.blocks[index].forward_s)
+
+    def last_of_group(self, index: int) -> None:
+        """Recompute that stops early, with its backward: profiled as one, its input aside."""
+        block = self.profile.blocks[index]
+        if not block.modes[0].keeps_input:
+            self.drop(index)
+        self.visit(block.recompute_working_bytes, f"recompute {index}")
+        if block.modes[0].keeps_input:
+            self.drop(index)
+        self.recompute_flops += block.last_recompute_flops
+        self.repeat_for(block.last_recompute_s)
+        self.pass_gradient(index)
+
+    def backward_of(self, index: int) -> None:
+        """Backward of a block whose tensors are held."""
+        mode = self.mode(index)
+        self.visit(mode.backward_working_bytes, f"backward {index}")
+        self.recompute_flops += mode.recompute_flops
+        self.repeat_for(mode.recompute_s)
+        self.alive_bytes -= mode.saved_bytes
+        if mode.keeps_output:
+            self.drop(index + 1)
+        if mode.keeps_input:
+            self.drop(index)
+        self.pass_gradient(index)
+
+    def pass_gradient(self, index: int) -> None:
+        """The gradient of the output gives way to that of the input, and the parameters'."""
+        profile = self.profile
+        self.link.compute(profile.blocks[index].backward_s)
+        self.alive_bytes += profile.blocks[index].gradient_bytes
+        self.alive_bytes += profile.boundary_bytes(index) - profile.boundary_bytes(index + 1)
+
+
+def groups_in(node: Node) -> int:
+    """How many recompute groups a node is and holds."""
+    return 0 if isinstance(node, int) else 1 + sum(map(groups_in, node))
