@@ -29,7 +29,7 @@ from torch import nn
 
 import strategies
 from strategies import Unsupported
-from strategies.execution import groups
+from strategies.execution import groups, segments
 from strategies.execution.contexts import FrozenStatistics
 from strategies.schedules import plan as plans
 
@@ -481,7 +481,7 @@ def test_equal_arguments_that_require_gradients_are_refused():
     ],
 )
 def test_when_arguments_are_alike(one, other, alike):
-    assert groups._same(one, other) is alike
+    assert segments._same(one, other) is alike
 
 
 # Statistics, randomness, memory.
