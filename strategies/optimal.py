@@ -33,13 +33,13 @@ class Optimal(Budgeted):
             raise ValueError(f"optimal: slots must be at least 0, not {self.slots}")
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
-        """See `rotor.solve`."""
+        """See `strategies.solvers.optimal.solve`."""
         from strategies.solvers import optimal  # noqa: PLC0415 - brings a compiler
 
         return optimal.solve(profile, budget_bytes, self.slots)
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
-        """See `rotor.smallest_bytes`."""
+        """See `strategies.solvers.optimal.smallest_bytes`."""
         from strategies.solvers import optimal  # noqa: PLC0415 - as above
 
         return optimal.smallest_bytes(profile)

@@ -34,7 +34,7 @@ from strategies.schedules.interpreter import predict
 from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
-from strategies.solvers import optimal as rotor
+from strategies.solvers import optimal
 
 BUDGETS = 10
 
@@ -87,9 +87,9 @@ def study(cell: Cell) -> Study:
 def solutions(profile: ChainProfile, count: int = BUDGETS) -> Iterator[tuple[int, Solution]]:
     """Budgets in bytes, from the smallest that can be kept to `none`'s peak, each with its plan."""
     none = predict(profile, plans.plain(len(profile.blocks)))
-    low_bytes = rotor.smallest_bytes(profile)
+    low_bytes = optimal.smallest_bytes(profile)
     for budget_bytes in planning.budgets_between(low_bytes, none.peak_bytes, count):
-        found = rotor.solve(profile, budget_bytes)
+        found = optimal.solve(profile, budget_bytes)
         assert found is not None, budget_bytes
         yield budget_bytes, found
 

@@ -11,8 +11,8 @@ of a group that follows a boundary on the road, forward has its bytes free, and 
 While boundary p comes back, work R is repeated beside backward B; the stretch takes max(R, x − B)
 for a transfer of x. The table must add, so it counts w R + (1 − w) (x − B), which is never more,
 for several weights w: the largest value is a proven lower bound. Of the table's schedules, those of
-`optimal`, and simple ones, the interpreter picks the fastest within the budget; single boundaries are
-then kept or sent as long as that helps. For w = 1 the table is exact where the link never makes
+`optimal`, and simple ones, the interpreter picks the fastest within the budget; single boundaries
+are then kept or sent as long as that helps. For w = 1 the table is exact where the link never makes
 backward wait; otherwise there may be a gap, and it is reported.
 
 Memory is counted in slots, needs rounded down and what is freed up, so that rounding never lifts

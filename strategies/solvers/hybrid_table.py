@@ -20,9 +20,9 @@ class Task(NamedTuple):
     """What to fill a table from.
 
     Attributes:
-        inside: the table of `rotor`, for what groups hold.
+        inside: the table of `optimal`, for what groups hold.
         numbers: an `optimal_numbers.Numbers`.
-        roads: a `hybrid.Roads`.
+        roads: a `hybrid_numbers.Roads`.
         weight: what a second of repeated work counts for while a transfer overlaps with it.
     """
 

@@ -5,7 +5,7 @@ of block t, ``runs[t, i]`` says that block i runs forward in it, and what is kep
 stage is a variable too. Two things are added. A kept boundary and a block's own saved tensors are
 kept apart, since a block of PyTorch holds more than its output; and what is kept stays until its
 backward (the paper's schedules may drop it earlier and make it again), for that is what nested
-checkpoints can run. So the optimum is that of `rotor`, by other means, and byte-exact: no slots.
+checkpoints can run. So the optimum is that of `optimal`, by other means, and byte-exact: no slots.
 
 Bytes are counted in the largest size that divides all of them, with room for half of one. A chain
 whose sizes differ by more than nine digits leaves the solver's tolerance more than that: a schedule

@@ -1,7 +1,7 @@
 """The table of `strategies.solvers.optimal`, compiled. Imported on first use: numba takes a second.
 
 ``table[h, s, t, m]`` is the least time to repeat for blocks s … t with m slots of memory left above
-what earlier blocks hold; h = 1 if somebody else holds boundary s. See `rotor` for the recurrences.
+what earlier blocks hold; h = 1 if somebody else holds boundary s. The recurrences: see `optimal`.
 
 Nearly all of the work is in `_groups`, three loops over blocks around one over slots. Its result
 does not depend on h, so that it is done once for both; and what it reads lies side by side in
