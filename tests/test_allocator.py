@@ -1,5 +1,6 @@
 """The allocator's model against its documented rules, by hand and against a naive second one."""
 
+import itertools
 import random
 
 import pytest
@@ -8,21 +9,31 @@ from hypothesis import strategies as st
 
 from bench.simulate.allocator import (
     AllocatorPeaks,
-    Block,
     CachingAllocator,
     OutOfMemoryError,
-    Segment,
     replay,
 )
 
 MIB = 2**20
 
 
+def segments(allocator):
+    """The blocks of each segment that is held, both in order of address."""
+    return [list(chain(first)) for first in allocator._first_blocks.values()]
+
+
+def chain(block):
+    """A block and those after it in its segment."""
+    while block is not None:
+        yield block
+        block = block.after
+
+
 def layout(allocator):
     """Size of each block of each segment in MiB, negative if it is free."""
     return [
-        [(-1 if block.is_free else 1) * block.size_bytes / MIB for block in segment.blocks]
-        for segment in allocator.segments
+        [(-1 if block.is_free else 1) * block.size_bytes / MIB for block in blocks]
+        for blocks in segments(allocator)
     ]
 
 
@@ -217,15 +228,14 @@ def test_after_out_of_memory_it_goes_on():
     assert allocator.reserved_bytes == 20 * MIB
 
 
-def test_segments_name_their_addresses():
+def test_blocks_name_their_addresses():
     allocator = CachingAllocator()
     allocator.allocate(16 * MIB)
     allocator.allocate(512)
-    rest = Block(16 * MIB + 512, 2 * MIB - 512, is_free=True)
-    assert allocator.segments == (
-        Segment(0, 16 * MIB, (Block(0, 16 * MIB, is_free=False),)),
-        Segment(16 * MIB, 2 * MIB, (Block(16 * MIB, 512, is_free=False), rest)),
-    )
+    assert [[block.address for block in blocks] for blocks in segments(allocator)] == [
+        [0],
+        [16 * MIB, 16 * MIB + 512],
+    ]
 
 
 class Naive:
@@ -308,8 +318,8 @@ def test_equals_the_naive_one(unit_bytes, capacity_bytes):
     allocator = CachingAllocator(capacity_bytes)
     for one, other in zip(drive(naive, actions), drive(allocator, actions), strict=True):
         assert (one is None) == (other is None)
-        found = [b for segment in allocator.segments for b in segment.blocks]
-        assert [[b.address, b.size_bytes, b.is_free] for b in found] == [
+        blocks = itertools.chain(*segments(allocator))
+        assert [[b.address, b.size_bytes, b.is_free] for b in blocks] == [
             [address, size, free] for address, size, _, free, _ in naive.blocks
         ]
 
@@ -317,17 +327,15 @@ def test_equals_the_naive_one(unit_bytes, capacity_bytes):
 def check(allocator):
     """What must hold at every moment."""
     end = 0
-    for segment in allocator.segments:
-        assert segment.address >= end
-        end = segment.address
-        for block in segment.blocks:
+    for blocks in segments(allocator):
+        assert blocks[0].address >= end
+        end = blocks[0].address
+        for block in blocks:
             assert block.address == end
             assert block.size_bytes > 0
             end += block.size_bytes
-        assert end == segment.address + segment.size_bytes
-        neighbours = zip(segment.blocks, segment.blocks[1:], strict=False)
-        assert not any(one.is_free and other.is_free for one, other in neighbours)
-    blocks = [block for segment in allocator.segments for block in segment.blocks]
+        assert not any(one.is_free and other.is_free for one, other in itertools.pairwise(blocks))
+    blocks = [block for blocks in segments(allocator) for block in blocks]
     assert sum(b.size_bytes for b in blocks) == allocator.reserved_bytes
     assert sum(b.size_bytes for b in blocks if not b.is_free) == allocator.allocated_bytes
     assert allocator.requested_bytes <= allocator.allocated_bytes <= allocator.reserved_bytes
@@ -356,7 +364,7 @@ def test_invariants(actions):
         allocator.free(handle)
     check(allocator)
     assert (allocator.requested_bytes, allocator.allocated_bytes) == (0, 0)
-    assert all(len(segment.blocks) == 1 for segment in allocator.segments)
+    assert all(len(blocks) == 1 for blocks in segments(allocator))
 
 
 def test_replay_by_hand():

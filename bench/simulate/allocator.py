@@ -14,7 +14,7 @@ the driver puts a segment (here always above all earlier ones, which matters for
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -74,24 +74,6 @@ class OutOfMemoryError(RuntimeError):
         self.allocated_bytes = allocated_bytes
         self.reserved_bytes = reserved_bytes
         self.capacity_bytes = capacity_bytes
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a segment."""
-
-    address: int
-    size_bytes: int
-    is_free: bool
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Memory held from the device in one piece; its blocks tile it in order of address."""
-
-    address: int
-    size_bytes: int
-    blocks: tuple[Block, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -208,11 +190,6 @@ class CachingAllocator:
             self.allocated_bytes -= block.size_bytes
             _give_back(block)
 
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """All that is held, in order of address."""
-        return tuple(_segment(first) for first in self._first_blocks.values())
-
     def _take(self, size_bytes: int, stream: int) -> _Block:
         rounded_bytes = round_up(size_bytes, GRANULE_BYTES)
         key = rounded_bytes <= SMALL_BYTES, stream
@@ -288,17 +265,6 @@ def _merge(front: _Block, back: _Block) -> _Block:
         back.after.before = front
     back.is_free = False
     return front
-
-
-def _segment(first: _Block) -> Segment:
-    blocks = tuple(Block(b.address, b.size_bytes, b.is_free) for b in _chain(first))
-    return Segment(first.address, sum(block.size_bytes for block in blocks), blocks)
-
-
-def _chain(block: _Block | None) -> Iterator[_Block]:
-    while block is not None:
-        yield block
-        block = block.after
 
 
 @dataclass(frozen=True)
