@@ -7,12 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.simulate.allocator import (
-    AllocatorPeaks,
-    CachingAllocator,
-    OutOfMemoryError,
-    replay,
-)
+from bench.simulate.allocator import CachingAllocator, OutOfMemoryError
+from bench.simulate.replay import AllocatorPeaks, replay
 
 MIB = 2**20
 

@@ -29,8 +29,8 @@ import strategies
 from bench import workloads
 from bench.devices import accelerators
 from bench.run import worker
-from bench.simulate import allocator
 from bench.simulate.errors import NeedsValueError
+from bench.simulate.replay import replay
 from bench.simulate.run import GRANULE_BYTES, fit_in, trace_cell
 from bench.simulate.tracer import BACKWARD, FORWARD, Event, Life, Trace
 from bench.store.parts import Fit
@@ -285,7 +285,7 @@ def test_little_is_missing():
 def test_what_fits_exactly(spec):
     trace = simulation("gpt-mini", spec).trace
     allocated = max(trace.alive_bytes(GRANULE_BYTES))
-    free = allocator.replay([(e.life, e.delta_bytes) for e in trace.events])
+    free = replay([(e.life, e.delta_bytes) for e in trace.events])
     assert free.peak_reserved_bytes >= allocated
     expected = Fit(
         status="ok",

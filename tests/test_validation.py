@@ -17,7 +17,8 @@ import strategies
 from bench import __main__ as command_line
 from bench.cells.training import TrainingStep
 from bench.measure import memory
-from bench.simulate import allocator, semantics
+from bench.simulate import semantics
+from bench.simulate.replay import replay
 from bench.simulate.run import GRANULE_BYTES
 from bench.studies import validation
 from bench.studies.validation import Row, compare, planned_specs
@@ -217,7 +218,7 @@ def test_accelerator_is_compared_with_its_kernels(monkeypatch, spec, excess):
     trace = simulation("gpt-mini-dropout", spec).trace
     resident = trace.resident_bytes(GRANULE_BYTES)
     peak = max(trace.alive_bytes(GRANULE_BYTES))
-    peaks = allocator.replay((e.life, e.delta_bytes) for e in trace.events)
+    peaks = replay((e.life, e.delta_bytes) for e in trace.events)
     before = 2**20 + resident
     Statistics(monkeypatch, before, before + peak - resident + excess, 4 * 2**20)
     row = compare(elsewhere("gpt-mini-dropout", spec))

@@ -13,24 +13,21 @@ the driver puts a segment (here always above all earlier ones, which matters for
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from bench.simulate.free_blocks import (
+    GRANULE_BYTES,
+    MIB,
+    SMALL_BYTES,
+    Block,
+    Pool,
+    give_back,
+    round_up,
+    split,
+)
 
-_MIB = 2**20
-
-GRANULE_BYTES = 512
-SMALL_BYTES = _MIB
-SMALL_SEGMENT_BYTES = 2 * _MIB
-OWN_SEGMENT_BYTES = 10 * _MIB
-LARGE_SEGMENT_BYTES = 20 * _MIB
-LARGE_GRANULE_BYTES = 2 * _MIB
-
-
-def round_up(size_bytes: int, multiple_bytes: int) -> int:
-    """The smallest multiple that is not less."""
-    return -(-size_bytes // multiple_bytes) * multiple_bytes
+SMALL_SEGMENT_BYTES = 2 * MIB
+OWN_SEGMENT_BYTES = 10 * MIB
+LARGE_SEGMENT_BYTES = 20 * MIB
+LARGE_GRANULE_BYTES = 2 * MIB
 
 
 def segment_bytes(block_bytes: int) -> int:
@@ -76,57 +73,6 @@ class OutOfMemoryError(RuntimeError):
         self.capacity_bytes = capacity_bytes
 
 
-@dataclass(slots=True, eq=False)
-class _Block:
-    """A block while the allocator runs; ``is_free`` is false for one that merged into another."""
-
-    address: int
-    size_bytes: int
-    pool: _Pool
-    requested_bytes: int = 0
-    is_free: bool = False
-    before: _Block | None = None
-    after: _Block | None = None
-
-    def __lt__(self, other: _Block) -> bool:
-        return self.address < other.address
-
-
-class _Pool:
-    """The free blocks of one size class on one stream.
-
-    Blocks of one size form a heap by address. Merging leaves outdated entries behind, which are
-    dropped when they come up.
-    """
-
-    def __init__(self, *, is_small: bool) -> None:
-        self.smallest_rest_bytes = GRANULE_BYTES if is_small else SMALL_BYTES + 1
-        self._sizes: list[int] = []
-        self._heaps: dict[int, list[_Block]] = {}
-
-    def add(self, block: _Block) -> None:
-        block.is_free = True
-        heap = self._heaps.get(block.size_bytes)
-        if heap is None:
-            heap = self._heaps[block.size_bytes] = []
-            insort(self._sizes, block.size_bytes)
-        heappush(heap, block)
-
-    def take(self, size_bytes: int) -> _Block | None:
-        """Best fit: the smallest block that is large enough, the lowest address first."""
-        index = bisect_left(self._sizes, size_bytes)
-        while index < len(self._sizes):
-            size = self._sizes[index]
-            heap = self._heaps[size]
-            while heap:
-                block = heappop(heap)
-                if block.is_free and block.size_bytes == size:
-                    block.is_free = False
-                    return block
-            del self._sizes[index], self._heaps[size]
-        return None
-
-
 class CachingAllocator:
     """Serves requests as the CUDA caching allocator would.
 
@@ -149,9 +95,9 @@ class CachingAllocator:
         self.allocated_bytes = self.peak_allocated_bytes = 0
         self.reserved_bytes = self.peak_reserved_bytes = 0
         self.releases = 0
-        self._pools: dict[tuple[bool, int], _Pool] = {}
-        self._first_blocks: dict[int, _Block] = {}  # of each segment, by its address
-        self._used: dict[int, _Block | None] = {}
+        self._pools: dict[tuple[bool, int], Pool] = {}
+        self._first_blocks: dict[int, Block] = {}  # of each segment, by its address
+        self._used: dict[int, Block | None] = {}
         self._next_handle = 0
         self._next_address = 0
 
@@ -188,15 +134,15 @@ class CachingAllocator:
         if block is not None:
             self.requested_bytes -= block.requested_bytes
             self.allocated_bytes -= block.size_bytes
-            _give_back(block)
+            give_back(block)
 
-    def _take(self, size_bytes: int, stream: int) -> _Block:
+    def _take(self, size_bytes: int, stream: int) -> Block:
         rounded_bytes = round_up(size_bytes, GRANULE_BYTES)
         key = rounded_bytes <= SMALL_BYTES, stream
-        pool = self._pools.get(key) or self._pools.setdefault(key, _Pool(is_small=key[0]))
+        pool = self._pools.get(key) or self._pools.setdefault(key, Pool(is_small=key[0]))
         block = pool.take(rounded_bytes) or self._reserve(rounded_bytes, size_bytes, pool)
         if block.size_bytes - rounded_bytes >= pool.smallest_rest_bytes:
-            _split(block, rounded_bytes)
+            split(block, rounded_bytes)
         block.requested_bytes = size_bytes
         self.requested_bytes += size_bytes
         self.allocated_bytes += block.size_bytes
@@ -204,7 +150,7 @@ class CachingAllocator:
         self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
         return block
 
-    def _reserve(self, rounded_bytes: int, size_bytes: int, pool: _Pool) -> _Block:
+    def _reserve(self, rounded_bytes: int, size_bytes: int, pool: Pool) -> Block:
         wanted_bytes = segment_bytes(rounded_bytes)
         if self._missing_bytes(wanted_bytes) > 0:
             self._release()
@@ -215,7 +161,7 @@ class CachingAllocator:
             raise OutOfMemoryError(
                 size_bytes, missing_bytes, allocated_bytes, reserved_bytes, self.capacity_bytes
             )
-        block = _Block(self._next_address, wanted_bytes, pool)
+        block = Block(self._next_address, wanted_bytes, pool)
         self._first_blocks[block.address] = block
         self._next_address += wanted_bytes
         self.reserved_bytes += wanted_bytes
@@ -235,90 +181,3 @@ class CachingAllocator:
                 first.is_free = False
                 self.reserved_bytes -= first.size_bytes
                 del self._first_blocks[address]
-
-
-def _split(block: _Block, size_bytes: int) -> None:
-    """Cut ``block`` to ``size_bytes``; the rest becomes free."""
-    rest_bytes = block.size_bytes - size_bytes
-    rest = _Block(block.address + size_bytes, rest_bytes, block.pool)
-    rest.before, rest.after = block, block.after
-    if block.after is not None:
-        block.after.before = rest
-    block.after = rest
-    block.size_bytes = size_bytes
-    block.pool.add(rest)
-
-
-def _give_back(block: _Block) -> None:
-    """Merge with free neighbours, then make it free."""
-    if block.after is not None and block.after.is_free:
-        _merge(block, block.after)
-    if block.before is not None and block.before.is_free:
-        block = _merge(block.before, block)
-    block.pool.add(block)
-
-
-def _merge(front: _Block, back: _Block) -> _Block:
-    front.size_bytes += back.size_bytes
-    front.after = back.after
-    if back.after is not None:
-        back.after.before = front
-    back.is_free = False
-    return front
-
-
-@dataclass(frozen=True)
-class AllocatorPeaks:
-    """What a sequence of births and deaths needed.
-
-    Attributes:
-        peak_requested_bytes: most bytes alive.
-        peak_allocated_bytes: most bytes in blocks in use.
-        peak_reserved_bytes: most bytes held from the device.
-        allocated_bytes: in use at the end.
-        reserved_bytes: held at the end.
-        releases: how often all that was cached had to be given back.
-    """
-
-    peak_requested_bytes: int
-    peak_allocated_bytes: int
-    peak_reserved_bytes: int
-    allocated_bytes: int
-    reserved_bytes: int
-    releases: int
-
-
-def replay(events: Iterable[tuple[int, int]], capacity_bytes: int | None = None) -> AllocatorPeaks:
-    """Let the allocator serve a sequence of events.
-
-    Args:
-        events: a storage and how many bytes it adds: positive when it is born, negative, and as
-            many, when it dies. After that its number may be used again. A change of 0 is ignored.
-        capacity_bytes: of the device; ``None``: no limit.
-
-    Raises:
-        OutOfMemoryError: it does not fit.
-        ValueError: a storage dies that is not alive, or with another size, or is born twice.
-    """
-    allocator = CachingAllocator(capacity_bytes)
-    alive: dict[int, tuple[int, int]] = {}
-    for storage, delta_bytes in events:
-        if delta_bytes > 0:
-            if storage in alive:
-                raise ValueError(f"storage {storage} is born twice")
-            alive[storage] = allocator.allocate(delta_bytes), delta_bytes
-        elif delta_bytes < 0:
-            handle, size_bytes = alive.pop(storage, (-1, 0))
-            if size_bytes != -delta_bytes:
-                raise ValueError(
-                    f"storage {storage} of {size_bytes} bytes dies with {-delta_bytes}"
-                )
-            allocator.free(handle)
-    return AllocatorPeaks(
-        peak_requested_bytes=allocator.peak_requested_bytes,
-        peak_allocated_bytes=allocator.peak_allocated_bytes,
-        peak_reserved_bytes=allocator.peak_reserved_bytes,
-        allocated_bytes=allocator.allocated_bytes,
-        reserved_bytes=allocator.reserved_bytes,
-        releases=allocator.releases,
-    )

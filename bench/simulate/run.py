@@ -22,10 +22,12 @@ from bench.cells.cell import Cell
 from bench.cells.training import TrainingStep, cast, make_model
 from bench.devices import accelerators
 from bench.measure.memory import resident_peak_bytes
-from bench.simulate import allocator, semantics
+from bench.simulate import semantics
+from bench.simulate.allocator import OutOfMemoryError
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.peak import describe_peak
 from bench.simulate.rates import rates_of
+from bench.simulate.replay import replay
 from bench.simulate.roofline import step_time
 from bench.simulate.storage import simulated
 from bench.simulate.tracer import Parts, Trace, Tracer, trace
@@ -225,9 +227,9 @@ def fit_in(recorded: Trace, memory_bytes: int) -> Fit:
     status: Status = "ok"
     reason = None
     try:
-        peaks = allocator.replay(events, memory_bytes)
-    except allocator.OutOfMemoryError as error:
-        status, peaks = "oom", allocator.replay(events)
+        peaks = replay(events, memory_bytes)
+    except OutOfMemoryError as error:
+        status, peaks = "oom", replay(events)
         missing_bytes = max(peak_bytes - memory_bytes, error.missing_bytes)
         reason = (
             f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"

@@ -19,7 +19,7 @@ from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
 from bench.run.sweep import every_spec
-from bench.simulate import allocator
+from bench.simulate.replay import replay
 from bench.simulate.run import (
     GRANULE_BYTES,
     Simulation,
@@ -123,7 +123,7 @@ def _allocated(step: TrainingStep) -> memory.Memory:
 def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Memory) -> Row:
     granule = 1 if real else GRANULE_BYTES
     made = simulated.trace
-    peaks = allocator.replay((event.life, event.delta_bytes) for event in made.events)
+    peaks = replay((event.life, event.delta_bytes) for event in made.events)
     peak_bytes = peak_of(made, granule)
     # What was there before is the same on both sides; the device's allocator rounds it up, too.
     allocator_peak_bytes = made.resident_bytes(granule) + taken.peak_bytes
