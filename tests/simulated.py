@@ -15,7 +15,7 @@ from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.simulate import run
 from bench.simulate.run import Simulation, trace_cell, warm_optimizer
-from bench.simulate.tracer import Life, Trace
+from bench.simulate.trace import Life, Trace
 from bench.store.parts import merged
 from bench.studies import validation
 from bench.workloads.base import Batch, Workload

@@ -7,7 +7,7 @@ import pytest
 from simulated import TINY, cell, simulate, simulated, simulation
 
 from bench.simulate.peak import advice, describe_peak, floor, peak_event
-from bench.simulate.tracer import BACKWARD, OPTIMIZER, TAIL
+from bench.simulate.trace import BACKWARD, OPTIMIZER, TAIL
 
 CANNOT = "checkpointing or offloading whole blocks cannot lower this peak"
 COULD = "checkpointing or offloading more blocks could lower this peak"

@@ -18,7 +18,8 @@ from bench.devices import accelerators
 from bench.measure import memory
 from bench.report import display, timeline
 from bench.simulate.run import GRANULE_BYTES, parts_of, trace_cell
-from bench.simulate.tracer import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE, trace
+from bench.simulate.trace import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE
+from bench.simulate.traced_step import trace
 from bench.store.timeline import Total
 from bench.studies import timeline as profiling
 from strategies.profiling.ledger import unique_bytes

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.simulate import semantics
-from bench.simulate.tracer import FORWARD, RECOMPUTE
+from bench.simulate.trace import FORWARD, RECOMPUTE
 
 HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [torch.float32, *HALVES]

@@ -32,7 +32,7 @@ from bench.run import worker
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.replay import replay
 from bench.simulate.run import GRANULE_BYTES, fit_in, trace_cell
-from bench.simulate.tracer import BACKWARD, FORWARD, Event, Life, Trace
+from bench.simulate.trace import BACKWARD, FORWARD, Event, Life, Trace
 from bench.store.parts import Fit
 from strategies.storage import Disk
 

@@ -9,14 +9,7 @@ import pytest
 from simulated import TINY, after_forward, cell, kept, kept_bytes, real, simulated, simulation
 
 from bench.simulate.run import trace_cell
-from bench.simulate.tracer import (
-    BACKWARD,
-    CATEGORIES,
-    FORWARD,
-    OPTIMIZER,
-    RECOMPUTE,
-    TAIL,
-)
+from bench.simulate.trace import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE, TAIL
 
 CASES = {
     "none": ("gpt-mini", "none", {}),

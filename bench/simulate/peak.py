@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from bench.simulate.tracer import Life, Trace
+from bench.simulate.trace import Life, Trace
 from bench.store.parts import PeakMakeUp
 
 # What a plan or a storage can put elsewhere: everything that is held for a later backward.

@@ -30,7 +30,9 @@ from bench.simulate.rates import rates_of
 from bench.simulate.replay import replay
 from bench.simulate.roofline import step_time
 from bench.simulate.storage import simulated
-from bench.simulate.tracer import Parts, Trace, Tracer, trace
+from bench.simulate.trace import Trace
+from bench.simulate.traced_step import Parts, trace
+from bench.simulate.tracer import Tracer
 from bench.store.parts import (
     Decision,
     Fit,

@@ -1,14 +1,11 @@
-"""A step's memory in full: every storage's life, what it is, and which operator made it.
+"""Writes down a step's memory as it runs, on real and on fake tensors alike.
 
-The same on real and on fake tensors. Categories are decided when the step is over, because only
-then is it known what a storage was for.
+What the step is, and what its storages were for: see `bench.simulate.traced_step`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,114 +17,9 @@ from torch.nn.modules.module import (
 from torch.utils._pytree import tree_leaves
 
 from bench.simulate.roofline import Operator, Transfer
+from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Event, Life
 from strategies.execution.dispatch import flops_of, in_recompute
 from strategies.profiling.ledger import Ledger, traffic_bytes
-
-# Drawn from the bottom up in this order.
-CATEGORIES = (
-    "parameters",
-    "optimizer state",
-    "gradients",
-    "batch",
-    "boundary activations",
-    "saved tensors",
-    "recomputed activations",
-    "logits and loss",
-    "temporaries",
-)
-
-FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
-TAIL = "loss"
-"""Stands for the module where backward is not yet in any block."""
-
-
-@dataclasses.dataclass
-class Life:
-    """One storage.
-
-    Attributes:
-        size_bytes: as requested.
-        phase: in which it was born.
-        operator: that made it (empty: it was there before).
-        module: in whose forward, or in the backward of which block.
-        category: one of `CATEGORIES`.
-        born: index of the event.
-        died: index of the event; ``None`` while it lives.
-    """
-
-    size_bytes: int
-    phase: str
-    operator: str
-    module: str
-    category: str = "temporaries"
-    born: int = 0
-    died: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """A birth or a death."""
-
-    life: int
-    delta_bytes: int
-    phase: str
-    operator: str
-    module: str
-
-
-@dataclasses.dataclass
-class Trace:
-    """One step.
-
-    Attributes:
-        resident_events: how many events tell of what was there before.
-        forward_events: how many events came before forward was done.
-    """
-
-    lives: list[Life]
-    events: list[Event]
-    work: list[Operator]
-    transfers: list[Transfer]
-    resident_events: int
-    forward_events: int
-    forward_flops: int
-    step_flops: int
-    recompute_flops: int
-
-    def alive_bytes(self, round_to: int = 1) -> list[int]:
-        """Bytes alive after each event, each storage rounded up to a multiple of ``round_to``."""
-        total, found = 0, []
-        for event in self.events:
-            size = -(-abs(event.delta_bytes) // round_to) * round_to
-            total += size if event.delta_bytes > 0 else -size
-            found.append(total)
-        return found
-
-    def after_forward_bytes(self, round_to: int = 1) -> int:
-        """Bytes alive when forward was done, resident ones included."""
-        return self.alive_bytes(round_to)[self.forward_events - 1]
-
-    def resident_bytes(self, round_to: int = 1) -> int:
-        """Bytes alive before the step."""
-        return self.alive_bytes(round_to)[self.resident_events - 1]
-
-    def by_category(self, event: int) -> dict[str, int]:
-        """Bytes alive after ``event``, by category."""
-        found: Counter[str] = Counter()
-        for life in self.lives:
-            if life.born <= event and (life.died is None or life.died > event):
-                found[life.category] += life.size_bytes
-        return {name: found[name] for name in CATEGORIES if found[name]}
-
-    def series(self) -> dict[str, list[int]]:
-        """For each category, bytes alive after each event."""
-        totals = dict.fromkeys(CATEGORIES, 0)
-        found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
-        for event in self.events:
-            totals[self.lives[event.life].category] += event.delta_bytes
-            for name in CATEGORIES:
-                found[name].append(totals[name])
-        return found
 
 
 class Tracer(Ledger):
@@ -277,86 +169,3 @@ class Tracer(Ledger):
             self.backward_of = name
 
         return hook
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """A step's parts, as callables, and the tensors that outlive it.
-
-    Attributes:
-        forward: returns the loss.
-        backward: accumulates gradients.
-        update: the optimizer's step.
-        resident: tensors that are there before, by category.
-        parameters: whose gradients are to be found afterwards.
-        semantics: entered around the tracer, which sees what kernels return, not how they are
-            replaced; see `bench.simulate.semantics`.
-    """
-
-    forward: Callable[[], Tensor]
-    backward: Callable[[Tensor], None]
-    update: Callable[[], None]
-    resident: dict[str, list[Tensor]]
-    parameters: Sequence[nn.Parameter]
-    semantics: contextlib.AbstractContextManager[object] = dataclasses.field(
-        default_factory=contextlib.nullcontext
-    )
-
-
-def trace(tracer: Tracer, parts: Parts) -> Trace:
-    """Run one step under ``tracer``. No gradients exist before."""
-    for category, tensors in parts.resident.items():
-        tracer.adopt_as(category, tensors)
-    resident_events = len(tracer.events)
-    with parts.semantics, tracer, tracer.watching():
-        loss = parts.forward()
-        forward_events, forward_flops = len(tracer.events), tracer.flops
-        tracer.forward_done = True
-        parts.backward(loss)
-        del loss
-        step_flops = tracer.flops
-        tracer.path.clear()
-        tracer.updating = True
-        parts.update()
-    _categorise(tracer, parts, forward_events)
-    tracer.current.clear()
-    return Trace(
-        lives=tracer.lives,
-        events=tracer.events,
-        work=tracer.work,
-        transfers=tracer.transfers,
-        resident_events=resident_events,
-        forward_events=forward_events,
-        forward_flops=forward_flops,
-        step_flops=step_flops,
-        recompute_flops=tracer.recompute_flops,
-    )
-
-
-def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
-    keys = {p.grad.untyped_storage()._cdata for p in parts.parameters if p.grad is not None}
-    gradients = {tracer.current[key] for key in keys}
-    states = {"parameters", "optimizer state", "batch"}
-    for index, life in enumerate(tracer.lives):
-        if life.category in states:
-            continue
-        if index in gradients:
-            life.category = "gradients"
-        elif life.phase == OPTIMIZER and life.died is None:
-            life.category = "optimizer state"
-        elif life.phase == RECOMPUTE:
-            life.category = "recomputed activations"
-        elif index in tracer.boundaries:
-            life.category = "boundary activations"
-        elif life.phase == FORWARD:
-            life.category = _of_forward(tracer, index, forward_events)
-        elif (life.phase, life.module) == (BACKWARD, TAIL):
-            life.category = "logits and loss"  # their gradients
-
-
-def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:
-    life = tracer.lives[index]
-    if tracer.tail_begins is not None and life.born >= tracer.tail_begins:
-        return "logits and loss"
-    kept = life.died is None or life.died >= forward_events
-    return "saved tensors" if kept else "temporaries"

@@ -29,7 +29,9 @@ from bench.measure import memory
 from bench.report.display import sized
 from bench.simulate.peak import advice, floor, peak_event
 from bench.simulate.run import GRANULE_BYTES, fit_in, parts_of, trace_cell
-from bench.simulate.tracer import BACKWARD, FORWARD, Event, Trace, Tracer, trace
+from bench.simulate.trace import BACKWARD, FORWARD, Event, Trace
+from bench.simulate.traced_step import trace
+from bench.simulate.tracer import Tracer
 from bench.store.parts import merged
 from bench.store.timeline import Heading, Peak, Phase, Timeline, Total
 from strategies.profiling.quiet import silenced

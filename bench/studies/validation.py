@@ -27,7 +27,9 @@ from bench.simulate.run import (
     trace_cell,
     warm_optimizer,
 )
-from bench.simulate.tracer import Trace, Tracer, trace
+from bench.simulate.trace import Trace
+from bench.simulate.traced_step import trace
+from bench.simulate.tracer import Tracer
 from strategies.profiling.quiet import silenced
 
 # Small enough to run everywhere, and between them: dropout, batch norm, GQA, convolutions.

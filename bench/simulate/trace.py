@@ -1,0 +1,114 @@
+"""A step's memory in full: every storage's life, what it is, which operator made it. Data alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from bench.simulate.roofline import Operator, Transfer
+
+# Drawn from the bottom up in this order.
+CATEGORIES = (
+    "parameters",
+    "optimizer state",
+    "gradients",
+    "batch",
+    "boundary activations",
+    "saved tensors",
+    "recomputed activations",
+    "logits and loss",
+    "temporaries",
+)
+
+FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
+TAIL = "loss"
+"""Stands for the module where backward is not yet in any block."""
+
+
+@dataclasses.dataclass
+class Life:
+    """One storage.
+
+    Attributes:
+        size_bytes: as requested.
+        phase: in which it was born.
+        operator: that made it (empty: it was there before).
+        module: in whose forward, or in the backward of which block.
+        category: one of `CATEGORIES`.
+        born: index of the event.
+        died: index of the event; ``None`` while it lives.
+    """
+
+    size_bytes: int
+    phase: str
+    operator: str
+    module: str
+    category: str = "temporaries"
+    born: int = 0
+    died: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A birth or a death."""
+
+    life: int
+    delta_bytes: int
+    phase: str
+    operator: str
+    module: str
+
+
+@dataclasses.dataclass
+class Trace:
+    """One step.
+
+    Attributes:
+        resident_events: how many events tell of what was there before.
+        forward_events: how many events came before forward was done.
+    """
+
+    lives: list[Life]
+    events: list[Event]
+    work: list[Operator]
+    transfers: list[Transfer]
+    resident_events: int
+    forward_events: int
+    forward_flops: int
+    step_flops: int
+    recompute_flops: int
+
+    def alive_bytes(self, round_to: int = 1) -> list[int]:
+        """Bytes alive after each event, each storage rounded up to a multiple of ``round_to``."""
+        total, found = 0, []
+        for event in self.events:
+            size = -(-abs(event.delta_bytes) // round_to) * round_to
+            total += size if event.delta_bytes > 0 else -size
+            found.append(total)
+        return found
+
+    def after_forward_bytes(self, round_to: int = 1) -> int:
+        """Bytes alive when forward was done, resident ones included."""
+        return self.alive_bytes(round_to)[self.forward_events - 1]
+
+    def resident_bytes(self, round_to: int = 1) -> int:
+        """Bytes alive before the step."""
+        return self.alive_bytes(round_to)[self.resident_events - 1]
+
+    def by_category(self, event: int) -> dict[str, int]:
+        """Bytes alive after ``event``, by category."""
+        found: Counter[str] = Counter()
+        for life in self.lives:
+            if life.born <= event and (life.died is None or life.died > event):
+                found[life.category] += life.size_bytes
+        return {name: found[name] for name in CATEGORIES if found[name]}
+
+    def series(self) -> dict[str, list[int]]:
+        """For each category, bytes alive after each event."""
+        totals = dict.fromkeys(CATEGORIES, 0)
+        found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
+        for event in self.events:
+            totals[self.lives[event.life].category] += event.delta_bytes
+            for name in CATEGORIES:
+                found[name].append(totals[name])
+        return found

@@ -1,0 +1,98 @@
+"""One step under a tracer.
+
+Categories are decided when the step is over, because only then is it known what a storage was for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Trace
+from bench.simulate.tracer import Tracer
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A step's parts, as callables, and the tensors that outlive it.
+
+    Attributes:
+        forward: returns the loss.
+        backward: accumulates gradients.
+        update: the optimizer's step.
+        resident: tensors that are there before, by category.
+        parameters: whose gradients are to be found afterwards.
+        semantics: entered around the tracer, which sees what kernels return, not how they are
+            replaced; see `bench.simulate.semantics`.
+    """
+
+    forward: Callable[[], Tensor]
+    backward: Callable[[Tensor], None]
+    update: Callable[[], None]
+    resident: dict[str, list[Tensor]]
+    parameters: Sequence[nn.Parameter]
+    semantics: contextlib.AbstractContextManager[object] = dataclasses.field(
+        default_factory=contextlib.nullcontext
+    )
+
+
+def trace(tracer: Tracer, parts: Parts) -> Trace:
+    """Run one step under ``tracer``. No gradients exist before."""
+    for category, tensors in parts.resident.items():
+        tracer.adopt_as(category, tensors)
+    resident_events = len(tracer.events)
+    with parts.semantics, tracer, tracer.watching():
+        loss = parts.forward()
+        forward_events, forward_flops = len(tracer.events), tracer.flops
+        tracer.forward_done = True
+        parts.backward(loss)
+        del loss
+        step_flops = tracer.flops
+        tracer.path.clear()
+        tracer.updating = True
+        parts.update()
+    _categorise(tracer, parts, forward_events)
+    tracer.current.clear()
+    return Trace(
+        lives=tracer.lives,
+        events=tracer.events,
+        work=tracer.work,
+        transfers=tracer.transfers,
+        resident_events=resident_events,
+        forward_events=forward_events,
+        forward_flops=forward_flops,
+        step_flops=step_flops,
+        recompute_flops=tracer.recompute_flops,
+    )
+
+
+def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
+    keys = {p.grad.untyped_storage()._cdata for p in parts.parameters if p.grad is not None}
+    gradients = {tracer.current[key] for key in keys}
+    states = {"parameters", "optimizer state", "batch"}
+    for index, life in enumerate(tracer.lives):
+        if life.category in states:
+            continue
+        if index in gradients:
+            life.category = "gradients"
+        elif life.phase == OPTIMIZER and life.died is None:
+            life.category = "optimizer state"
+        elif life.phase == RECOMPUTE:
+            life.category = "recomputed activations"
+        elif index in tracer.boundaries:
+            life.category = "boundary activations"
+        elif life.phase == FORWARD:
+            life.category = _of_forward(tracer, index, forward_events)
+        elif (life.phase, life.module) == (BACKWARD, TAIL):
+            life.category = "logits and loss"  # their gradients
+
+
+def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:
+    life = tracer.lives[index]
+    if tracer.tail_begins is not None and life.born >= tracer.tail_begins:
+        return "logits and loss"
+    kept = life.died is None or life.died >= forward_events
+    return "saved tensors" if kept else "temporaries"
