@@ -21,7 +21,9 @@ from bench.simulate.run import GRANULE_BYTES, parts_of, trace_cell
 from bench.simulate.trace import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE
 from bench.simulate.traced_step import trace
 from bench.store.timeline import Total
-from bench.studies import timeline as profiling
+from bench.studies import timeline_parts, timeline_real
+from bench.studies.timeline import profile_cell
+from bench.studies.timeline_simulated import rounded
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.quiet import silenced
 
@@ -42,12 +44,12 @@ def names(made):
 
 @pytest.fixture(scope="module")
 def real():
-    return profiling.profile_cell(cell())
+    return profile_cell(cell())
 
 
 @pytest.fixture(scope="module")
 def simulated():
-    return profiling.profile_cell(cell(device=SIM))
+    return profile_cell(cell(device=SIM))
 
 
 @pytest.fixture(params=["real", "simulated"])
@@ -114,7 +116,7 @@ def test_simulated_totals_are_those_of_the_trace_in_granules(simulated):
     wanted = trace_cell(cell(device=SIM)).trace
     line = simulated.timeline
     assert line.totals == wanted.alive_bytes(GRANULE_BYTES)[-len(line.totals) :]
-    assert len(line.totals) == len(wanted.events) - profiling.residents(wanted) + 1
+    assert len(line.totals) == len(wanted.events) - timeline_parts.residents(wanted) + 1
     assert all(count % GRANULE_BYTES == 0 for count in line.totals)
     assert line.totals[line.peak.position] == line.peak.size_bytes == max(line.totals)
     assert line.allocated is None
@@ -132,24 +134,22 @@ def test_simulated_peak_is_the_records(simulated):
 
 def test_rounding_to_single_bytes_changes_nothing():
     made = trace_cell(cell(device=SIM)).trace
-    assert profiling.rounded(made, 1) == made
-    up = profiling.rounded(made, 4096)
+    assert rounded(made, 1) == made
+    up = rounded(made, 4096)
     assert up.alive_bytes() == made.alive_bytes(4096)
     index = len(up.events) // 2
     assert sum(up.by_category(index).values()) == up.alive_bytes()[index]
 
 
 def test_what_does_not_fit_says_how_much_is_missing():
-    made = profiling.profile_cell(
-        cell(device="sim:custom(memory_gb=0.01)", options={"seq": 512, "batch": 4})
-    )
+    made = profile_cell(cell(device="sim:custom(memory_gb=0.01)", options={"seq": 512, "batch": 4}))
     assert made.facts["status"] == "oom"
     assert "It does not fit: it needs " in made.paragraph()
     assert made.timeline.limit_bytes == int(0.01 * 2**30)
 
 
 def test_the_optimizers_phase_comes_last():
-    made = profiling.profile_cell(cell("none", SIM, optimizer="adamw"))
+    made = profile_cell(cell("none", SIM, optimizer="adamw"))
     assert names(made) == [FORWARD, BACKWARD, OPTIMIZER]
     assert max(made.timeline.series["optimizer state"]) > 0
 
@@ -168,7 +168,7 @@ def measured(one):
 @pytest.mark.parametrize("spec", ["none", "every_layer", "sqrt", "selective", "compressed"])
 def test_real_peak_is_the_allocators(spec):
     one = cell(spec, options={"layers": 4, "seq": 64})
-    made = profiling.profile_cell(one)
+    made = profile_cell(one)
     assert made.timeline.peak.size_bytes == pytest.approx(measured(one), rel=0.02)
     assert made.timeline.peak.size_bytes == max(made.timeline.allocated.size_bytes)
     assert not made.timeline.heading.modelled
@@ -176,12 +176,12 @@ def test_real_peak_is_the_allocators(spec):
 
 @pytest.mark.parametrize("spec", ["none", "every_layer"])
 def test_real_categories_sum_to_what_the_simulation_of_this_cpu_says(spec):
-    made = profiling.profile_cell(cell(spec))
+    made = profile_cell(cell(spec))
     wanted = trace_cell(cell(spec), as_cuda=False).trace
     totals = made.timeline.totals
     assert max(totals) == max(wanted.alive_bytes())
     assert (totals[0], totals[-1]) == (
-        wanted.alive_bytes()[profiling.residents(wanted) - 1],
+        wanted.alive_bytes()[timeline_parts.residents(wanted) - 1],
         wanted.alive_bytes()[-1],
     )
 
@@ -189,7 +189,7 @@ def test_real_categories_sum_to_what_the_simulation_of_this_cpu_says(spec):
 def test_every_event_has_its_time_and_categories_sum_to_the_ledger():
     step = TrainingStep.build(cell().make_workload(), torch.device("cpu"))
     with strategies.apply(step.model, "every_layer", blocks=step.workload.blocks) as applied:
-        tracer = profiling.TimedTracer(step.model, applied.chain.blocks)
+        tracer = timeline_real.TimedTracer(step.model, applied.chain.blocks)
         made = trace(tracer, parts_of(step, as_cuda=False))
     events = len(made.events)
     assert len(tracer.times_ns) == len(tracer.alive) >= events
@@ -208,10 +208,10 @@ def test_allocator_and_tensors_agree_where_they_begin_and_end(real):
 
 def test_kernels_scratch_is_what_the_allocator_has_beyond_tensors():
     step = trace_cell(cell("none"), as_cuda=False).trace
-    first = profiling.residents(step) - 1
+    first = timeline_parts.residents(step) - 1
     alive = step.alive_bytes()[first:]
     at = alive.index(max(alive))
-    recording = profiling._Recording(
+    recording = timeline_real.Recording(
         made=step,
         times_ns=[10 * n for n in range(len(alive))],
         allocated=[alive[0], alive[at] + 1000, alive[-1]],
@@ -219,8 +219,8 @@ def test_kernels_scratch_is_what_the_allocator_has_beyond_tensors():
         spans=[memory.Span(10 * at, 10 * at + 9, "aten::mm")],
     )
     total = Total([0.0, 1.0, 2.0], recording.allocated)
-    peak = profiling._real_peak(recording, total)
-    assert peak.by_category[profiling.SCRATCH] == 1000
+    peak = timeline_real._real_peak(recording, total)
+    assert peak.by_category[timeline_parts.SCRATCH] == 1000
     assert peak.size_bytes == alive[at] + 1000
     assert sum(peak.by_category.values()) == peak.size_bytes
     assert (peak.operator, peak.position) == ("mm", 1.0)
@@ -228,16 +228,16 @@ def test_kernels_scratch_is_what_the_allocator_has_beyond_tensors():
 
 def test_births_that_the_allocator_is_yet_to_make_are_no_part_of_its_peak():
     step = trace_cell(cell("none"), as_cuda=False).trace
-    first = profiling.residents(step) - 1
+    first = timeline_parts.residents(step) - 1
     alive = step.alive_bytes()[first:]
     born = next(n for n in range(5, len(alive)) if alive[n] > alive[n - 1])
     times = [0] * born + [100] * (len(alive) - born)
-    recording = profiling._Recording(step, times, [], [], [])
-    assert profiling._event_at(recording, 50, alive[born - 1]) == first + born - 1
+    recording = timeline_real.Recording(step, times, [], [], [])
+    assert timeline_real._event_at(recording, 50, alive[born - 1]) == first + born - 1
     times = [0] * (born + 1) + [100] * (len(alive) - born - 1)
-    recording = profiling._Recording(step, times, [], [], [])
-    assert profiling._event_at(recording, 50, alive[born]) == first + born
-    assert profiling._event_at(recording, 50, alive[born] - 1) == first + born - 1
+    recording = timeline_real.Recording(step, times, [], [], [])
+    assert timeline_real._event_at(recording, 50, alive[born]) == first + born
+    assert timeline_real._event_at(recording, 50, alive[born] - 1) == first + born - 1
 
 
 # The command.
@@ -317,4 +317,4 @@ def test_bad_input_is_one_sentence_and_writes_nothing(call, tmp_path, arguments,
 
 def test_a_real_accelerator_is_refused():
     with pytest.raises(ValueError, match="profile takes cpu or a simulated device, not cuda"):
-        profiling.profile_cell(Cell(workload="gpt-mini", spec="none", device="cuda"))
+        profile_cell(Cell(workload="gpt-mini", spec="none", device="cuda"))

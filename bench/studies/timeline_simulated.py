@@ -1,0 +1,68 @@
+"""Memory over a simulated step: traced on fake tensors, each storage as its allocator rounds it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bench.cells.cell import Cell
+from bench.devices import accelerators
+from bench.simulate.peak import peak_event
+from bench.simulate.run import GRANULE_BYTES, fit_in, trace_cell
+from bench.simulate.trace import Event, Trace
+from bench.store.parts import merged
+from bench.store.timeline import Timeline
+from bench.studies.timeline_parts import (
+    Profile,
+    facts_of,
+    heading_of,
+    peak_at,
+    phases,
+    residents,
+    series_of,
+)
+
+
+def profile_simulated(cell: Cell) -> Profile:
+    """Trace one step of ``cell``; positions are events, in order.
+
+    Raises:
+        ValueError: a parameter gets no gradient, or the simulation refuses the model.
+    """
+    made = trace_cell(cell)
+    if made.missing:
+        raise ValueError(f"{cell.spec}: no gradient for {', '.join(made.missing)}")
+    device = accelerators.get(cell.device)
+    step = rounded(made.trace, GRANULE_BYTES)
+    first = residents(step) - 1
+    index = peak_event(step)
+    peak = peak_at(step, index, position=index - first)
+    timeline = Timeline(
+        positions=range(len(step.events) - first),
+        series=series_of(step, first),
+        phases=phases(step, range(len(step.events) - first)),
+        peak=peak,
+        axis="event",
+        axis_label="Allocations and frees, in order (modelled: a count, not a time)",
+        heading=heading_of(cell, f"{cell.device} ({device.product})"),
+        limit_bytes=device.memory_bytes,
+    )
+    facts = facts_of(cell, timeline, step, made.blocks)
+    return Profile(timeline, facts | merged(fit_in(made.trace, device.memory_bytes)))
+
+
+def rounded(made: Trace, granule_bytes: int) -> Trace:
+    """The trace with every storage rounded up to a multiple of ``granule_bytes``."""
+
+    def up(size_bytes: int) -> int:
+        return -(-size_bytes // granule_bytes) * granule_bytes
+
+    def rounded_event(event: Event) -> Event:
+        size_bytes = up(abs(event.delta_bytes))
+        delta_bytes = size_bytes if event.delta_bytes > 0 else -size_bytes
+        return dataclasses.replace(event, delta_bytes=delta_bytes)
+
+    return dataclasses.replace(
+        made,
+        lives=[dataclasses.replace(life, size_bytes=up(life.size_bytes)) for life in made.lives],
+        events=[rounded_event(event) for event in made.events],
+    )
