@@ -72,9 +72,6 @@ class Study(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     threads: int
 
 
-STRUCTS: tuple[type[msgspec.Struct], ...] = (Study, BlockTimes, Contender, Budget)
-
-
 def _check(study: Study) -> None:
     count = len(study.contenders)
     for budget in study.budgets:

@@ -6,12 +6,11 @@ test holds names and types together.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
 Status = Literal["ok", "oom", "timeout", "crash", "unsupported", "mismatch"]
-STATUSES: tuple[str, ...] = get_args(Status)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

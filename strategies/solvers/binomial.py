@@ -11,28 +11,13 @@ recomputation adds to one forward of the chain.
 from __future__ import annotations
 
 import functools
-import math
 
 from strategies.schedules.plan import Node, Plan
 
 
-def repetitions(n_blocks: int, slots: int) -> int:
-    """r: the least number with L ≤ C(c + r, c); no block is advanced over more often."""
-    count = 0
-    while math.comb(slots + count, slots) < n_blocks:
-        count += 1
-    return count
-
-
-def closed_form(n_blocks: int, slots: int) -> int:
-    """t(L, c) = r·L − C(c + r, r − 1): the least number of forward steps (equation 2)."""
-    count = repetitions(n_blocks, slots)
-    return count * n_blocks - math.comb(slots + count, count - 1) if count else 0
-
-
 @functools.cache
 def advances(n_blocks: int, slots: int) -> int:
-    """The same by dynamic programming: advance to block k, reverse the rest, then the first k.
+    """t(L, c) by dynamic programming: advance to block k, reverse the rest, then the first k.
 
     t(L, c) = min over k of k + t(L − k, c − 1) + t(k, c); t(1, c) = 0; t(L, 1) = L (L − 1) / 2.
     """
