@@ -202,7 +202,6 @@ def test_accelerator_statistics_are_taken_in_order(monkeypatch):
             *step[1:],
             "synchronize",
             "max_memory_allocated",
-            "memory_allocated",
             "max_memory_reserved",
         ]
     )
