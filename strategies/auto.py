@@ -28,11 +28,11 @@ class Auto(Optimal):
         """The faster of the two, by the profile's times; the bound holds for both."""
         inside = SelectiveOps(budget=self.budget)
         answers = (super().solution(profile, budget_bytes), inside.solution(profile, budget_bytes))
-        found = [answer for answer in answers if answer is not None]
-        if not found:
+        solutions = [answer for answer in answers if answer is not None]
+        if not solutions:
             return None
-        best = min(found, key=lambda answer: predict(profile, answer.schedule).step_s)
-        return dataclasses.replace(best, bound_s=min(answer.bound_s for answer in found))
+        best = min(solutions, key=lambda answer: predict(profile, answer.schedule).step_s)
+        return dataclasses.replace(best, bound_s=min(answer.bound_s for answer in solutions))
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """The smaller of the two."""

@@ -53,10 +53,10 @@ class SelectiveOps(Budgeted):
 
 def _kept_names(profile: ChainProfile, schedule: Schedule) -> list[str]:
     """``keep(3,25): addmm, _softmax``, once for each policy and kind of block."""
-    found: dict[str, None] = {}
+    descriptions: dict[str, None] = {}
     for block, name in zip(profile.blocks, schedule.modes, strict=False):
         kept = kept_by(name)
         if kept and block.operators is not None:
             names = ", ".join(block.operators.operators[number].name for number in sorted(kept))
-            found[f"{name}: {names}"] = None
-    return list(found)
+            descriptions[f"{name}: {names}"] = None
+    return list(descriptions)

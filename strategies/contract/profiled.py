@@ -58,6 +58,6 @@ def _profiled(
     mode = FakeTensorMode()
     fake = step.faked(mode)
     with mode:
-        found = strategy.profiled(find_chain(fake.model, blocks), fake)
-    assert found.profile is not None
-    return dataclasses.replace(chain, profile=dataclasses.replace(found.profile, faked=True))
+        fake_chain = strategy.profiled(find_chain(fake.model, blocks), fake)
+    assert fake_chain.profile is not None
+    return dataclasses.replace(chain, profile=dataclasses.replace(fake_chain.profile, faked=True))

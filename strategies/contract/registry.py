@@ -27,25 +27,25 @@ def classes() -> Mapping[str, type[Strategy]]:
     Raises:
         RuntimeError: two of them have the same name.
     """
-    found: dict[str, type[Strategy]] = {}
+    by_name: dict[str, type[Strategy]] = {}
     for cls in [*_own(), *_foreign()]:
         name = cls.name()
-        other = found.setdefault(name, cls)
+        other = by_name.setdefault(name, cls)
         if other is not cls:
             raise RuntimeError(
                 f"two strategies are named {name!r}: {other.__module__} and {cls.__module__}"
             )
-    return types.MappingProxyType(dict(sorted(found.items())))
+    return types.MappingProxyType(dict(sorted(by_name.items())))
 
 
 def _own() -> list[type[Strategy]]:
-    found = []
+    own = []
     folder = importlib.import_module("strategies").__path__  # which imports this module
     files = (info for info in pkgutil.iter_modules(folder, "strategies.") if not info.ispkg)
     for info in files:
         module = importlib.import_module(info.name)
-        found += [v for v in vars(module).values() if _is_strategy_of(v, info.name)]
-    return found
+        own += [v for v in vars(module).values() if _is_strategy_of(v, info.name)]
+    return own
 
 
 def _is_strategy_of(value: object, module: str) -> bool:
@@ -54,13 +54,13 @@ def _is_strategy_of(value: object, module: str) -> bool:
 
 
 def _foreign() -> list[type[Strategy]]:
-    found = []
+    foreign = []
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         cls = entry.load()
         if not (isinstance(cls, type) and issubclass(cls, Strategy)):
             raise TypeError(f"entry point {entry.name!r} ({entry.value}) is not a Strategy class")
-        found.append(cls)
-    return found
+        foreign.append(cls)
+    return foreign
 
 
 def available() -> tuple[str, ...]:

@@ -52,12 +52,12 @@ def find_chain(model: nn.Module, blocks: str | Sequence[str] | None = None) -> C
         ValueError: ``blocks`` names no container.
         Unsupported: the model has none.
     """
-    found = _named(model, blocks) if blocks else _discovered(model)
-    containers = tuple(container for _, container in found)
-    names = [f"{path}.{key}" if path else key for path, c in found for key in _keys(c)]
+    towers = _named(model, blocks) if blocks else _discovered(model)
+    containers = tuple(container for _, container in towers)
+    names = [f"{path}.{key}" if path else key for path, c in towers for key in _keys(c)]
     members = [block for container in containers for block in _children(container)]
     borders = [sum(len(_keys(c)) for c in containers[:i]) for i in range(1, len(containers))]
-    paths = tuple(path for path, _ in found)
+    paths = tuple(path for path, _ in towers)
     return Chain(containers, paths, tuple(members), tuple(names), tuple(borders))
 
 
@@ -72,7 +72,7 @@ def _children(container: nn.Module) -> list[nn.Module]:
 
 def _named(model: nn.Module, blocks: str | Sequence[str]) -> list[tuple[str, Container]]:
     paths = [p.strip() for p in blocks.split(",")] if isinstance(blocks, str) else list(blocks)
-    found = []
+    containers = []
     for path in paths:
         try:
             container = model.get_submodule(path)
@@ -83,8 +83,8 @@ def _named(model: nn.Module, blocks: str | Sequence[str]) -> list[tuple[str, Con
                 f"{path!r} is a {type(container).__name__}, not a filled ModuleList or Sequential;"
                 f" {_candidates(model)}"
             )
-        found.append((path, container))
-    return found
+        containers.append((path, container))
+    return containers
 
 
 def _candidates(model: nn.Module) -> str:

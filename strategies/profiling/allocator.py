@@ -50,11 +50,11 @@ class AllocatorTrace:
         """End, and read."""
         self.stack.__exit__(kind, error, traceback)
         kineto: Any = self.profiler.profiler.kineto_results
-        found = [(e.start_ns(), e.name(), e.nbytes()) for e in kineto.events()]
-        events = sorted((at, size) for at, name, size in found if name == "[memory]")
+        entries = [(e.start_ns(), e.name(), e.nbytes()) for e in kineto.events()]
+        events = sorted((at, size) for at, name, size in entries if name == "[memory]")
         self.times_ns = [at for at, _ in events]
         self.alive = [0, *itertools.accumulate(size for _, size in events)]
-        marks = [(at, name) for at, name, _ in found if name.startswith(_PREFIX)]
+        marks = [(at, name) for at, name, _ in entries if name.startswith(_PREFIX)]
         self.moments_ns = {name.removeprefix(_PREFIX): at for at, name in marks}
 
     def working_bytes(self, begin: str, end: str) -> int:

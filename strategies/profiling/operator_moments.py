@@ -85,11 +85,11 @@ def _rest_bytes(
 
 def worst(moments: Iterable[Moment]) -> tuple[Moment, ...]:
     """Those that no other one outweighs, whatever is kept."""
-    found: list[Moment] = []
+    front: list[Moment] = []
     for moment in sorted(moments, key=lambda m: (-m.alive_bytes, -len(m.more))):
-        if not any(_outweighs(other, moment) for other in found):
-            found.append(moment)
-    return tuple(found)
+        if not any(_outweighs(other, moment) for other in front):
+            front.append(moment)
+    return tuple(front)
 
 
 def _outweighs(one: Moment, other: Moment) -> bool:

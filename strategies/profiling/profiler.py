@@ -72,14 +72,14 @@ def profile_chain(
     gradients = _gradient_bytes(chain)
     blocks = []
     for index in range(len(chain)):
-        found = {ALL: _mode(ALL, saved.blocks[index], normal, index)}
+        by_name = {ALL: _mode(ALL, saved.blocks[index], normal, index)}
         for watched in others:
             if watched is not None and index in watched.names:
                 name = watched.names[index]
-                found[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
+                by_name[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
         sizes = (saved.blocks[index].output_bytes, gradients[index])
         steps = (normal, recomputed)
-        cost = _block_cost(tuple(found.values()), *sizes, steps, index)
+        cost = _block_cost(tuple(by_name.values()), *sizes, steps, index)
         blocks.append(dataclasses.replace(cost, operators=listed[index]) if listed else cost)
     profile = _assemble(tuple(blocks), normal, saved, chain.borders)
     rates = how.rates

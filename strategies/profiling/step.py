@@ -102,8 +102,8 @@ class ExampleStep:
         """Parameters, buffers, the example, and the optimizer's state."""
         model, optimizer = self.model, self.optimizer
         state = optimizer.state.values() if optimizer else ()
-        found = [*model.parameters(), *model.buffers(), *tree_leaves([self.example, list(state)])]
-        return [value for value in found if isinstance(value, Tensor)]
+        values = [*model.parameters(), *model.buffers(), *tree_leaves([self.example, list(state)])]
+        return [value for value in values if isinstance(value, Tensor)]
 
     def faked(self, mode: FakeTensorMode) -> ExampleStep:
         """The same step on fake tensors, which take no memory; the optimizer's state stays real."""
@@ -124,10 +124,10 @@ def default_loss(output: Any) -> Tensor:
     named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(named, Tensor):
         return named
-    found = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
-    if not found:
+    tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+    if not tensors:
         raise ValueError("the model's output on the example holds no tensor with a gradient")
-    return torch.stack([tensor.float().sum() for tensor in found]).sum()
+    return torch.stack([tensor.float().sum() for tensor in tensors]).sum()
 
 
 @contextlib.contextmanager

@@ -76,8 +76,8 @@ def validate(plan: Plan, n_blocks: int) -> None:
     """
     if _has_empty_group(plan):
         raise ValueError(f"plan {render(plan)!r} holds an empty recompute group")
-    found = list(leaves(plan))
-    if found != list(range(n_blocks)):
+    indices = list(leaves(plan))
+    if indices != list(range(n_blocks)):
         raise ValueError(
             f"plan {render(plan)!r} must list the blocks 0 to {n_blocks - 1} once each, in order"
         )

@@ -33,8 +33,8 @@ def new_model(**options: Any) -> Any:
 
 def total(terms: Iterable[Any]) -> Any:
     """As ``sum``, fast for expressions."""
-    found: Any = [0.0, *terms]
-    return highspy.Highs.qsum(found)
+    addends: Any = [0.0, *terms]
+    return highspy.Highs.qsum(addends)
 
 
 def is_feasible(model: Any) -> bool:

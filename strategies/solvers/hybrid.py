@@ -75,11 +75,11 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
         ``None`` if nothing was found that fits.
     """
     plain = optimal.solve(profile, budget_bytes)
-    found = [] if plain is None else [plain.schedule]
+    schedules = [] if plain is None else [plain.schedule]
     if not profile.link_bytes_per_s or not optimal.fixed_terms_fit(profile, budget_bytes):
-        return Solution(found[0], plain.bound_s, plain.slot_bytes) if plain else None
+        return Solution(schedules[0], plain.bound_s, plain.slot_bytes) if plain else None
     inside = optimal.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
-    best = _best(profile, budget_bytes, [*found, *heuristics(profile)])
+    best = _best(profile, budget_bytes, [*schedules, *heuristics(profile)])
     bound_s = 0.0
     for weight in WEIGHTS if math.isfinite(profile.link_bytes_per_s) else WEIGHTS[:1]:
         solver = Solver(inside, weight)

@@ -70,7 +70,7 @@ class Solver:
         nodes: list[Any] = []
         road, held, begin = 0, self.held, 0
         while begin < self.count:
-            choice = min(self._choices(road, held, begin, slots), key=lambda found: found.cost_s)
+            choice = min(self._choices(road, held, begin, slots), key=lambda option: option.cost_s)
             nodes.append(self._node(choice, begin, slots, modes))
             if choice.leaves:
                 offloaded.add(begin)
@@ -120,9 +120,9 @@ class Solver:
             if slots >= max(need + leaving, stays.taken):
                 yield stays
             if road <= self.count and not held and self.task.roads.may_leave[begin]:
-                found = self._leaving(road, begin, stays)
-                back = stays.taken - found[0].taken
-                yield from (c for c in found if slots >= max(need - back, c.taken))
+                departures = self._leaving(road, begin, stays)
+                back = stays.taken - departures[0].taken
+                yield from (c for c in departures if slots >= max(need - back, c.taken))
 
     def _leaving(self, road: int, begin: int, stays: Choice) -> tuple[Choice, Choice]:
         """The same group with its boundary away, others to follow or not."""

@@ -80,10 +80,10 @@ def smallest_bytes(profile: ChainProfile) -> int:
     if _minimum(programme) is not None:
         peak_bytes = min(peak_bytes, predict(profile, _schedule(programme)).peak_bytes)
     while peak_bytes > _fixed_bytes(profile):  # the minimum is within the solver's tolerance
-        found = solve(profile, peak_bytes - 1)
-        if found is None:
+        solution = solve(profile, peak_bytes - 1)
+        if solution is None:
             break
-        peak_bytes = predict(profile, found.schedule).peak_bytes
+        peak_bytes = predict(profile, solution.schedule).peak_bytes
     return peak_bytes
 
 
@@ -125,9 +125,9 @@ def _minimum(programme: Programme) -> float | None:
 
 def _exclude(programme: Programme) -> None:
     """Refuse the schedule that was found, and no other."""
-    found = [*programme.bare.values(), *programme.starts.values()]
-    ones = [variable for variable in found if _chosen(programme, variable)]
-    zeros = [variable for variable in found if not _chosen(programme, variable)]
+    variables = [*programme.bare.values(), *programme.starts.values()]
+    ones = [variable for variable in variables if _chosen(programme, variable)]
+    zeros = [variable for variable in variables if not _chosen(programme, variable)]
     total = programme.model.qsum
     programme.require(total(ones) - total(zeros) <= len(ones) - 1)
 

@@ -119,8 +119,8 @@ class Programme(Choices):
             block, run = self.profile.blocks[i], self.runs[t, i]
             new = [self._new(t, i, m) for m in range(len(block.modes))]
             needs = [
-                self.part(mode.forward_working_bytes, made)
-                for mode, made in zip(block.modes, new, strict=True)
+                self.part(mode.forward_working_bytes, bare)
+                for mode, bare in zip(block.modes, new, strict=True)
             ]
             needs.append(self.part(block.unsaved_working_bytes, run - total(new)))
             needs.append(self.boundary(i, run))

@@ -110,8 +110,11 @@ class Solver:
 
     def _choice(self, held: int, begin: int, end: int, slots: int) -> tuple[str, int]:
         """The choice that the table's value came from: the cheapest, worked out again."""
-        found = [*self._bare_costs(held, begin, end, slots), *self._group_costs(begin, end, slots)]
-        _, kind, which = min(found, key=lambda choice: choice[0])
+        choices = [
+            *self._bare_costs(held, begin, end, slots),
+            *self._group_costs(begin, end, slots),
+        ]
+        _, kind, which = min(choices, key=lambda choice: choice[0])
         return kind, which
 
     def _bare_costs(
@@ -177,8 +180,8 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     if not fixed_terms_fit(profile, budget_bytes):
         return None
     solver = Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
-    found = [solver.fitting(budget_bytes), *map(Schedule, heuristics(profile))]
-    judged = [(predict(profile, schedule), schedule) for schedule in found if schedule is not None]
+    candidates = [solver.fitting(budget_bytes), *map(Schedule, heuristics(profile))]
+    judged = [(predict(profile, s), s) for s in candidates if s is not None]
     fitting = [(p, schedule) for p, schedule in judged if p.peak_bytes <= budget_bytes]
     if not fitting:
         return None
@@ -200,7 +203,7 @@ def smallest_bytes(profile: ChainProfile) -> int:
     """The smallest peak that `solve` finds a schedule for."""
     peak_bytes = min(predict(profile, plan).peak_bytes for plan in heuristics(profile))
     while True:
-        found = solve(profile, peak_bytes - 1)
-        if found is None:
+        solution = solve(profile, peak_bytes - 1)
+        if solution is None:
             return peak_bytes
-        peak_bytes = predict(profile, found.schedule).peak_bytes
+        peak_bytes = predict(profile, solution.schedule).peak_bytes

@@ -45,13 +45,13 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
     """
     room_bytes, bound_s = budget_bytes, None
     while True:
-        found = _Programme(profile, room_bytes, gap).solved()
-        if found is None:
+        optimum = _Programme(profile, room_bytes, gap).solved()
+        if optimum is None:
             return None
-        bound_s = found[1] if bound_s is None else bound_s
-        over_bytes = predict(profile, found[0]).peak_bytes - budget_bytes
+        bound_s = optimum[1] if bound_s is None else bound_s
+        over_bytes = predict(profile, optimum[0]).peak_bytes - budget_bytes
         if over_bytes <= 0:
-            return Solution(found[0], bound_s)
+            return Solution(optimum[0], bound_s)
         room_bytes -= over_bytes
 
 
@@ -62,10 +62,10 @@ def smallest_bytes(profile: ChainProfile) -> int:
     simple = (plans.plain(count), plans.uniform(count, 1))
     peak_bytes = min(predict(profile, plan).peak_bytes for plan in simple)
     while True:
-        found = solve(profile, peak_bytes - 1)
-        if found is None:
+        solution = solve(profile, peak_bytes - 1)
+        if solution is None:
             return peak_bytes
-        peak_bytes = predict(profile, found.schedule).peak_bytes
+        peak_bytes = predict(profile, solution.schedule).peak_bytes
 
 
 class _Programme:
@@ -98,8 +98,8 @@ class _Programme:
     def _choices(self, block: BlockCost) -> dict[int, Any]:
         if block.operators is None:
             return {}
-        found = enumerate(block.operators.operators)
-        return {index: self.model.addBinary() for index, op in found if op.keepable}
+        operators = enumerate(block.operators.operators)
+        return {index: self.model.addBinary() for index, op in operators if op.keepable}
 
     def require(self, constraint: Any) -> None:
         """One constraint."""
