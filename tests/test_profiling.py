@@ -212,7 +212,7 @@ def test_kernels_scratch_is_what_the_allocator_has_beyond_tensors():
     alive = step.alive_bytes()[first:]
     at = alive.index(max(alive))
     recording = timeline_real.Recording(
-        made=step,
+        trace=step,
         times_ns=[10 * n for n in range(len(alive))],
         allocated=[alive[0], alive[at] + 1000, alive[-1]],
         allocated_ns=[0, 10 * at + 5, 10 * len(alive)],

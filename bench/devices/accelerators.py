@@ -151,14 +151,14 @@ def _written(text: str) -> list[tuple[str, Any]]:
     return [(str(word.arg), ast.literal_eval(word.value)) for word in call.keywords]
 
 
-def _check_names(found: list[str]) -> None:
+def _check_names(names: list[str]) -> None:
     known = list(inspect.signature(custom).parameters)
-    problem = "" if "memory_gb" in found else "memory_gb is missing"
-    for name in found:
+    problem = "" if "memory_gb" in names else "memory_gb is missing"
+    for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             problem = f"no parameter {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
-        elif found.count(name) > 1:
+        elif names.count(name) > 1:
             problem = f"{name} is given twice"
     if problem:
         raise ValueError(f"custom accelerator: {problem}; it takes {', '.join(known)}")

@@ -65,14 +65,14 @@ def measure(step: Step, chain: Chain, profile: ChainProfile, rounds: int = ROUND
         profile: of that chain.
         rounds: each runs every kind of step once; one more is not counted.
     """
-    found: dict[str, list[StepTimes]] = {}
+    steps: dict[str, list[StepTimes]] = {}
     contenders = {
-        name: _switch(step, chain, install, found.setdefault(name, []))
+        name: _switch(step, chain, install, steps.setdefault(name, []))
         for name, install in _installs(chain, profile).items()
     }
     interleave(contenders, 1 + rounds, step.device)
     step.drop_gradients()
-    return with_times(profile, {name: times[1:] for name, times in found.items()})
+    return with_times(profile, {name: times[1:] for name, times in steps.items()})
 
 
 def _installs(chain: Chain, profile: ChainProfile) -> dict[str, Callable[[], list[Undo]]]:
@@ -93,13 +93,13 @@ def _has(block: BlockCost, name: str) -> bool:
 
 
 def _switch(
-    step: Step, chain: Chain, install: Callable[[], list[Undo]], found: list[StepTimes]
+    step: Step, chain: Chain, install: Callable[[], list[Undo]], times: list[StepTimes]
 ) -> Switch:
     @contextlib.contextmanager
     def switch() -> Iterator[Callable[[], None]]:
         step.drop_gradients()
         with installed(install):
-            yield lambda: found.append(_timed(step, chain))
+            yield lambda: times.append(_timed(step, chain))
 
     return switch
 
@@ -144,22 +144,22 @@ def _between(at: Mapping[str, float], n_blocks: int) -> StepTimes:
     )
 
 
-def with_times(profile: ChainProfile, found: Mapping[str, Sequence[StepTimes]]) -> ChainProfile:
-    """``profile`` with the medians of what was found.
+def with_times(profile: ChainProfile, steps: Mapping[str, Sequence[StepTimes]]) -> ChainProfile:
+    """``profile`` with the medians of measured ``steps``.
 
     Args:
         profile: bytes and FLOPs of the blocks.
-        found: steps by kind: ``all``, `GROUPS`, and op policies; entry *i* of each is of the same
+        steps: by kind: ``all``, `GROUPS`, and op policies; entry *i* of each is of the same
             round.
     """
     kinds: dict[BlockCost, list[int]] = {}
     for index, block in enumerate(profile.blocks):
         kinds.setdefault(_timeless(block), []).append(index)
-    made = {kind: _with_times(kind, alike, found) for kind, alike in kinds.items()}
+    costs = {kind: _with_times(kind, alike, steps) for kind, alike in kinds.items()}
     return dataclasses.replace(
         profile,
-        blocks=tuple(made[_timeless(block)] for block in profile.blocks),
-        fixed_s=_median([times.fixed_s for times in found[ALL]]),
+        blocks=tuple(costs[_timeless(block)] for block in profile.blocks),
+        fixed_s=_median([times.fixed_s for times in steps[ALL]]),
     )
 
 
@@ -171,11 +171,11 @@ def _timeless(block: BlockCost) -> BlockCost:
 
 
 def _with_times(
-    block: BlockCost, alike: Sequence[int], found: Mapping[str, Sequence[StepTimes]]
+    block: BlockCost, alike: Sequence[int], steps: Mapping[str, Sequence[StepTimes]]
 ) -> BlockCost:
     def more_s(name: str) -> float:
         """How much longer backward takes than in mode ``all``, in the same round."""
-        pairs = list(zip(found[name], found[ALL], strict=True))
+        pairs = list(zip(steps[name], steps[ALL], strict=True))
         return _median(
             [one.backward_s[i] - all_.backward_s[i] for one, all_ in pairs for i in alike]
         )
@@ -189,8 +189,8 @@ def _with_times(
         block,
         modes=tuple(modes),
         operators=block.operators and block.operators.lasting(last_recompute_s),
-        forward_s=_median([times.forward_s[i] for times in found[ALL] for i in alike]),
-        backward_s=_median([times.backward_s[i] for times in found[ALL] for i in alike]),
+        forward_s=_median([times.forward_s[i] for times in steps[ALL] for i in alike]),
+        backward_s=_median([times.backward_s[i] for times in steps[ALL] for i in alike]),
         last_recompute_s=last_recompute_s,
     )
 

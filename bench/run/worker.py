@@ -265,11 +265,11 @@ class _Bench:
 
 def _boundaries(step: TrainingStep, chain: strategies.Chain) -> list[Tensor]:
     """Each block's input, as empty tensors of the same kind (values are of no interest)."""
-    found: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
         del module
-        found.append(next(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)))
+        inputs.append(next(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)))
 
     handles = [b.register_forward_pre_hook(hook, with_kwargs=True) for b in chain.blocks]
     try:
@@ -278,4 +278,4 @@ def _boundaries(step: TrainingStep, chain: strategies.Chain) -> list[Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return inputs

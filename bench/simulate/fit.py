@@ -42,8 +42,8 @@ def largest(cell: Cell, axis: Axis) -> Cell | None:
         probe = sized(cell, axis, steps * STEP[axis])
         return fit_in(trace_cell(probe).trace, memory_bytes).status == "ok"
 
-    found = bisect(fits, LIMIT // STEP[axis])
-    return sized(cell, axis, found * STEP[axis]) if found else None
+    most_steps = bisect(fits, LIMIT // STEP[axis])
+    return sized(cell, axis, most_steps * STEP[axis]) if most_steps else None
 
 
 def sized(cell: Cell, axis: Axis, value: int) -> Cell:

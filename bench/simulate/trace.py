@@ -80,12 +80,12 @@ class Trace:
 
     def alive_bytes(self, round_to: int = 1) -> list[int]:
         """Bytes alive after each event, each storage rounded up to a multiple of ``round_to``."""
-        total, found = 0, []
+        total, alive = 0, []
         for event in self.events:
             size = -(-abs(event.delta_bytes) // round_to) * round_to
             total += size if event.delta_bytes > 0 else -size
-            found.append(total)
-        return found
+            alive.append(total)
+        return alive
 
     def after_forward_bytes(self, round_to: int = 1) -> int:
         """Bytes alive when forward was done, resident ones included."""
@@ -97,18 +97,18 @@ class Trace:
 
     def by_category(self, event: int) -> dict[str, int]:
         """Bytes alive after ``event``, by category."""
-        found: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
         for life in self.lives:
             if life.born <= event and (life.died is None or life.died > event):
-                found[life.category] += life.size_bytes
-        return {name: found[name] for name in CATEGORIES if found[name]}
+                sizes[life.category] += life.size_bytes
+        return {name: sizes[name] for name in CATEGORIES if sizes[name]}
 
     def series(self) -> dict[str, list[int]]:
         """For each category, bytes alive after each event."""
         totals = dict.fromkeys(CATEGORIES, 0)
-        found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
+        series: dict[str, list[int]] = {name: [] for name in CATEGORIES}
         for event in self.events:
             totals[self.lives[event.life].category] += event.delta_bytes
             for name in CATEGORIES:
-                found[name].append(totals[name])
-        return found
+                series[name].append(totals[name])
+        return series

@@ -89,9 +89,9 @@ def solutions(profile: ChainProfile, count: int = BUDGETS) -> Iterator[tuple[int
     none = predict(profile, plans.plain(len(profile.blocks)))
     low_bytes = optimal.smallest_bytes(profile)
     for budget_bytes in planning.budgets_between(low_bytes, none.peak_bytes, count):
-        found = optimal.solve(profile, budget_bytes)
-        assert found is not None, budget_bytes
-        yield budget_bytes, found
+        solution = optimal.solve(profile, budget_bytes)
+        assert solution is not None, budget_bytes
+        yield budget_bytes, solution
 
 
 def heuristics(count: int) -> list[str]:
@@ -107,13 +107,13 @@ def heuristics(count: int) -> list[str]:
 
 def contenders(none: strategies.Prepared, optimal: list[Schedule]) -> dict[Schedule, list[str]]:
     """Distinct schedules, `none` first, each with the rules that give it; optimal ones last."""
-    found: dict[Schedule, list[str]] = {}
+    rules: dict[Schedule, list[str]] = {}
     for spec in heuristics(len(none.chain)):
         schedule = strategies.prepare(none.model, spec, chain=none.chain).schedule
-        found.setdefault(schedule, []).append(spec)
+        rules.setdefault(schedule, []).append(spec)
     for schedule in optimal:
-        found.setdefault(schedule, [])
-    return found
+        rules.setdefault(schedule, [])
+    return rules
 
 
 def _block_times(block: BlockCost) -> BlockTimes:
@@ -125,12 +125,12 @@ def _block_times(block: BlockCost) -> BlockTimes:
     )
 
 
-def _budget(budget_bytes: int, found: Solution, contender: int, profile: ChainProfile) -> Budget:
+def _budget(budget_bytes: int, solution: Solution, contender: int, profile: ChainProfile) -> Budget:
     return Budget(
         budget_bytes=budget_bytes,
         contender=contender,
-        bound_step_s=profile.plain_step_s + found.bound_s,
-        slot_bytes=found.slot_bytes,
+        bound_step_s=profile.plain_step_s + solution.bound_s,
+        slot_bytes=solution.slot_bytes,
     )
 
 
@@ -146,12 +146,12 @@ class _Bench:
     def measured(self, entrants: dict[Schedule, list[str]]) -> list[Contender]:
         """Gradients of all schedules, then memory, then time: an optimizer changes the weights."""
         equal = self._gradients(list(entrants))
-        found = [
+        rows = [
             self._contender(schedule, specs, grads_bitwise_equal=equal[schedule])
             for schedule, specs in entrants.items()
         ]
         seconds = self._seconds({schedule.render(): schedule for schedule in entrants})
-        return [msgspec.structs.replace(one, step_s=seconds[one.plan]) for one in found]
+        return [msgspec.structs.replace(one, step_s=seconds[one.plan]) for one in rows]
 
     def _gradients(self, schedules: list[Schedule]) -> dict[Schedule, bool]:
         """Whether loss, gradients, buffers and random state are those of the model as it is."""

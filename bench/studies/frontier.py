@@ -33,9 +33,9 @@ def cells_of(base: Cell, count: int) -> list[Cell]:
 
 def budgeted() -> Iterator[type[Budgeted]]:
     """The strategies that keep a budget, but for those that only rename another one."""
-    found = [cls for cls in classes().values() if issubclass(cls, Budgeted)]
-    for cls in found:
-        if not any(_renames(cls, other) for other in found):
+    keepers = [cls for cls in classes().values() if issubclass(cls, Budgeted)]
+    for cls in keepers:
+        if not any(_renames(cls, other) for other in keepers):
             yield cls
 
 

@@ -118,7 +118,7 @@ def time_case(case: Case, seed: int = 0) -> Timing:
     seconds: list[float] = []
     while len(seconds) < (FEWEST_REPEATS if sum(seconds) > ENOUGH_S else MOST_REPEATS):
         started = time.perf_counter()
-        found = _solve(case, profile, budget_bytes)
+        solution = _solve(case, profile, budget_bytes)
         seconds.append(time.perf_counter() - started)
     default = case.solver == "optimal" and not case.slots
     return Timing(
@@ -127,7 +127,7 @@ def time_case(case: Case, seed: int = 0) -> Timing:
         slots=None if case.solver == "milp" else case.slots or optimal.slots_for(case.blocks),
         default_slots=default,
         solve_s=seconds,
-        gap_fraction=_gap_fraction(profile, budget_bytes, found),
+        gap_fraction=_gap_fraction(profile, budget_bytes, solution),
     )
 
 

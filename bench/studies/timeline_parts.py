@@ -59,46 +59,46 @@ class Profile:
         return f"It does not fit: it {self.facts['reason']}."
 
 
-def residents(made: Trace) -> int:
+def residents(trace: Trace) -> int:
     """How many events only note what was there before the step."""
-    return sum(1 for _ in itertools.takewhile(lambda event: not event.operator, made.events))
+    return sum(1 for _ in itertools.takewhile(lambda event: not event.operator, trace.events))
 
 
-def phases(made: Trace, positions: Sequence[float]) -> list[Phase]:
+def phases(trace: Trace, positions: Sequence[float]) -> list[Phase]:
     """Stretches of one phase, without gaps, from the first position to the last.
 
     Args:
-        made: the step.
+        trace: the step.
         positions: of its events, from the last resident one on.
     """
-    first = len(made.events) - len(positions)
-    names = [phase_of(made, first + n) for n in range(len(positions))]
+    first = len(trace.events) - len(positions)
+    names = [phase_of(trace, first + n) for n in range(len(positions))]
     begins = [n for n in range(len(names)) if n == 0 or names[n] != names[n - 1]]
     ends = [positions[n] for n in begins[1:]] + [positions[-1]]
     return [Phase(names[n], positions[n], end) for n, end in zip(begins, ends, strict=True)]
 
 
-def phase_of(made: Trace, index: int) -> str:
+def phase_of(trace: Trace, index: int) -> str:
     """The phase of an event; what happens around the engine's run is backward too."""
-    phase = made.events[index].phase
-    return BACKWARD if phase == FORWARD and index >= made.forward_events else phase
+    phase = trace.events[index].phase
+    return BACKWARD if phase == FORWARD and index >= trace.forward_events else phase
 
 
-def series_of(made: Trace, first: int) -> dict[str, list[int]]:
+def series_of(trace: Trace, first: int) -> dict[str, list[int]]:
     """Bytes alive of each category after every event from ``first`` on."""
-    return {name: counts[first:] for name, counts in made.series().items()}
+    return {name: counts[first:] for name, counts in trace.series().items()}
 
 
-def peak_at(made: Trace, index: int, position: float) -> Peak:
+def peak_at(trace: Trace, index: int, position: float) -> Peak:
     """What is alive after event ``index``, by the tracer's count, drawn at ``position``."""
-    event = made.events[index]
-    parts = made.by_category(index)
+    event = trace.events[index]
+    parts = trace.by_category(index)
     return Peak(
         position=position,
         size_bytes=sum(parts.values()),
         operator=event.operator or "nothing yet",
         module=event.module or "the model",
-        phase=phase_of(made, index),
+        phase=phase_of(trace, index),
         by_category=parts,
     )
 
@@ -117,10 +117,10 @@ def heading_of(cell: Cell, device: str) -> Heading:
     )
 
 
-def facts_of(cell: Cell, timeline: Timeline, made: Trace, blocks: Sequence[str]) -> dict[str, Any]:
+def facts_of(cell: Cell, timeline: Timeline, trace: Trace, blocks: Sequence[str]) -> dict[str, Any]:
     """About the peak and its floor, by the names that records use; ``blocks`` by their names."""
     peak = timeline.peak
-    floor_bytes, where = floor(made, blocks)
+    floor_bytes, where = floor(trace, blocks)
     tensors = {name: count for name, count in peak.by_category.items() if name != SCRATCH}
     return {
         "workload": cell.workload,

@@ -85,14 +85,14 @@ class Recording:
     """A real step as both instruments saw it, from the last resident tensor on.
 
     Attributes:
-        made: what the tracer saw.
+        trace: what the tracer saw.
         times_ns: of its events.
         allocated: what the allocator had given out after each of its events, residents included.
         allocated_ns: when.
         spans: operators.
     """
 
-    made: Trace
+    trace: Trace
     times_ns: list[int]
     allocated: list[int]
     allocated_ns: list[int]
@@ -112,7 +112,7 @@ def profile_real(cell: Cell) -> Profile:
         recording = _record(step, applied.chain)
         names = applied.chain.names
     timeline = _timeline(cell, recording)
-    return Profile(timeline, facts_of(cell, timeline, recording.made, names))
+    return Profile(timeline, facts_of(cell, timeline, recording.trace, names))
 
 
 def _record(step: TrainingStep, chain: strategies.Chain) -> Recording:
@@ -122,14 +122,14 @@ def _record(step: TrainingStep, chain: strategies.Chain) -> Recording:
         gc.collect()
         with _profiler() as profiler:
             tracer = TimedTracer(step.model, chain.blocks)
-            made = trace(tracer, parts_of(step, as_cuda=False))
+            step_trace = trace(tracer, parts_of(step, as_cuda=False))
     events, spans, _ = memory.events_of(profiler)
-    first = residents(made) - 1
+    first = residents(step_trace) - 1
     sizes = (event.size_bytes for event in events)
     return Recording(
-        made=made,
-        times_ns=tracer.times_ns[first : len(made.events)],
-        allocated=list(itertools.accumulate(sizes, initial=made.alive_bytes()[first])),
+        trace=step_trace,
+        times_ns=tracer.times_ns[first : len(step_trace.events)],
+        allocated=list(itertools.accumulate(sizes, initial=step_trace.alive_bytes()[first])),
         allocated_ns=[tracer.times_ns[first], *(event.time_ns for event in events)],
         spans=spans,
     )
@@ -140,13 +140,13 @@ def _profiler() -> profile:
 
 
 def _timeline(cell: Cell, recording: Recording) -> Timeline:
-    made = recording.made
+    step_trace = recording.trace
     positions = _milliseconds(recording.times_ns, recording.times_ns[0])
     total = Total(_milliseconds(recording.allocated_ns, recording.times_ns[0]), recording.allocated)
     return Timeline(
         positions=positions,
-        series=series_of(made, residents(made) - 1),
-        phases=phases(made, positions),
+        series=series_of(step_trace, residents(step_trace) - 1),
+        phases=phases(step_trace, positions),
         peak=_real_peak(recording, total),
         axis="time_ms",
         axis_label="Time under the profiler, ms",
@@ -164,7 +164,7 @@ def _real_peak(recording: Recording, total: Total) -> Peak:
     counts = recording.allocated
     at = max(range(len(counts)), key=counts.__getitem__)
     index = _event_at(recording, recording.allocated_ns[at], counts[at])
-    peak = peak_at(recording.made, index, position=total.positions[at])
+    peak = peak_at(recording.trace, index, position=total.positions[at])
     operator = memory.operator_at(recording.spans, recording.allocated_ns[at]) or peak.operator
     parts = dict(peak.by_category)
     if counts[at] > peak.size_bytes:
@@ -179,8 +179,8 @@ def _real_peak(recording: Recording, total: Total) -> Peak:
 
 def _event_at(recording: Recording, moment_ns: int, allocated_bytes: int) -> int:
     """The tracer's last event up to a moment, without births that the allocator is yet to make."""
-    first = len(recording.made.events) - len(recording.times_ns)
-    alive = recording.made.alive_bytes()
+    first = len(recording.trace.events) - len(recording.times_ns)
+    alive = recording.trace.alive_bytes()
     index = first + max(1, bisect.bisect_right(recording.times_ns, moment_ns)) - 1
     while index > first and alive[index] > allocated_bytes:
         index -= 1

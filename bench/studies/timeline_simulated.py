@@ -28,11 +28,11 @@ def profile_simulated(cell: Cell) -> Profile:
     Raises:
         ValueError: a parameter gets no gradient, or the simulation refuses the model.
     """
-    made = trace_cell(cell)
-    if made.missing:
-        raise ValueError(f"{cell.spec}: no gradient for {', '.join(made.missing)}")
+    simulation = trace_cell(cell)
+    if simulation.missing:
+        raise ValueError(f"{cell.spec}: no gradient for {', '.join(simulation.missing)}")
     device = accelerators.get(cell.device)
-    step = rounded(made.trace, GRANULE_BYTES)
+    step = rounded(simulation.trace, GRANULE_BYTES)
     first = residents(step) - 1
     index = peak_event(step)
     peak = peak_at(step, index, position=index - first)
@@ -46,11 +46,11 @@ def profile_simulated(cell: Cell) -> Profile:
         heading=heading_of(cell, f"{cell.device} ({device.product})"),
         limit_bytes=device.memory_bytes,
     )
-    facts = facts_of(cell, timeline, step, made.blocks)
-    return Profile(timeline, facts | merged(fit_in(made.trace, device.memory_bytes)))
+    facts = facts_of(cell, timeline, step, simulation.blocks)
+    return Profile(timeline, facts | merged(fit_in(simulation.trace, device.memory_bytes)))
 
 
-def rounded(made: Trace, granule_bytes: int) -> Trace:
+def rounded(trace: Trace, granule_bytes: int) -> Trace:
     """The trace with every storage rounded up to a multiple of ``granule_bytes``."""
 
     def up(size_bytes: int) -> int:
@@ -62,7 +62,7 @@ def rounded(made: Trace, granule_bytes: int) -> Trace:
         return dataclasses.replace(event, delta_bytes=delta_bytes)
 
     return dataclasses.replace(
-        made,
-        lives=[dataclasses.replace(life, size_bytes=up(life.size_bytes)) for life in made.lives],
-        events=[rounded_event(event) for event in made.events],
+        trace,
+        lives=[dataclasses.replace(life, size_bytes=up(life.size_bytes)) for life in trace.lives],
+        events=[rounded_event(event) for event in trace.events],
     )

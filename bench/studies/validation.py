@@ -42,7 +42,7 @@ class Row:
 
     Attributes:
         tensor_peak_error: simulated minus real, at the level of tensors; ``None`` where real
-            tensors were not traced.
+            tensors were not step_trace.
         after_forward_error: the same when forward is done.
         allocator_peak_bytes: what the device's allocator says.
         allocator_error: simulated peak minus the allocator's, relative to the allocator's.
@@ -66,8 +66,8 @@ def planned_specs() -> list[str]:
 
     Not those that ask for costs, nor those that a compiler runs, which are not simulated.
     """
-    found = {spec: strategies.get(spec) for spec in every_spec()}
-    return [spec for spec, s in found.items() if not s.needs_profile and not s.compiled]
+    by_spec = {spec: strategies.get(spec) for spec in every_spec()}
+    return [spec for spec, s in by_spec.items() if not s.needs_profile and not s.compiled]
 
 
 def rows(device: str, workloads: tuple[str, ...] = WORKLOADS) -> Iterator[Row]:
@@ -124,20 +124,20 @@ def _allocated(step: TrainingStep) -> memory.Memory:
 
 def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Memory) -> Row:
     granule = 1 if real else GRANULE_BYTES
-    made = simulated.trace
-    peaks = replay((event.life, event.delta_bytes) for event in made.events)
-    peak_bytes = peak_of(made, granule)
+    step_trace = simulated.trace
+    peaks = replay((event.life, event.delta_bytes) for event in step_trace.events)
+    peak_bytes = peak_of(step_trace, granule)
     # What was there before is the same on both sides; the device's allocator rounds it up, too.
-    allocator_peak_bytes = made.resident_bytes(granule) + taken.peak_bytes
+    allocator_peak_bytes = step_trace.resident_bytes(granule) + taken.peak_bytes
     reserved = taken.reserved_bytes
     return Row(
         workload=cell.workload,
         strategy=cell.spec,
         simulated_peak_bytes=peak_bytes,
-        simulated_after_forward_bytes=made.after_forward_bytes(granule),
+        simulated_after_forward_bytes=step_trace.after_forward_bytes(granule),
         tensor_peak_error=peak_bytes - peak_of(real) if real else None,
         after_forward_error=(
-            made.after_forward_bytes() - real.after_forward_bytes() if real else None
+            step_trace.after_forward_bytes() - real.after_forward_bytes() if real else None
         ),
         allocator_peak_bytes=allocator_peak_bytes,
         allocator_error=peak_bytes / allocator_peak_bytes - 1,
@@ -146,15 +146,15 @@ def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Me
     )
 
 
-def peak_of(made: Trace, round_to: int = 1) -> int:
+def peak_of(trace: Trace, round_to: int = 1) -> int:
     """Most bytes alive at once."""
-    return max(made.alive_bytes(round_to))
+    return max(trace.alive_bytes(round_to))
 
 
-def as_dicts(found: list[Row]) -> list[dict[str, Any]]:
+def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
     """For printing; relative errors in per cent."""
     table = []
-    for row in found:
+    for row in rows:
         line = dataclasses.asdict(row)
         line["allocator_error"] = f"{100 * row.allocator_error:+.2f} %"
         reserved = row.reserved_error

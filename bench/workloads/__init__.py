@@ -50,13 +50,13 @@ def collect(modules: Iterable[ModuleType]) -> dict[str, Workload]:
     Raises:
         ValueError: two of them have one name.
     """
-    found: dict[str, Workload] = {}
+    by_name: dict[str, Workload] = {}
     owners: dict[str, str] = {}
     for module in modules:
         for workload in getattr(module, "WORKLOADS", ()):
-            if workload.name in found:
+            if workload.name in by_name:
                 both = f"{owners[workload.name]} and {module.__name__}"
                 raise ValueError(f"two workloads are named {workload.name!r}: in {both}")
-            found[workload.name] = workload
+            by_name[workload.name] = workload
             owners[workload.name] = module.__name__
-    return found
+    return by_name
