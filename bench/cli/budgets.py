@@ -63,10 +63,10 @@ def budgets(  # noqa: PLR0917 - one parameter a flag
         )
         for name in dict.fromkeys(workload or WORKLOADS)
     ]
-    found = [study for cell in wanted if (study := measured(cell, timeout, results)) is not None]
-    if found:
-        _show(found, results, output)
-    if len(found) < len(wanted):
+    outcomes = [study for cell in wanted if (study := measured(cell, timeout, results)) is not None]
+    if outcomes:
+        _show(outcomes, results, output)
+    if len(outcomes) < len(wanted):
         raise typer.Exit(1)
 
 
@@ -80,12 +80,12 @@ def cell_of(workload: str, options: dict[str, Any], *, device: str, **fields: An
     from bench.cells.cell import Cell, checked
 
     where = device or devices.default()
-    made = Cell(workload=workload, options=options, spec="none", device=where, **fields)
-    if made.simulated:
+    cell = Cell(workload=workload, options=options, spec="none", device=where, **fields)
+    if cell.simulated:
         raise ValueError(f"budgets are measured, and {device} is not here; see `frontier`")
-    if made.rounds < 1:
-        raise ValueError(f"a budget study needs at least 1 round, not {made.rounds}")
-    return checked(made)
+    if cell.rounds < 1:
+        raise ValueError(f"a budget study needs at least 1 round, not {cell.rounds}")
+    return checked(cell)
 
 
 def measured(cell: Cell, timeout_s: float, results: Path) -> studies.Study | None:
@@ -105,16 +105,16 @@ def measured(cell: Cell, timeout_s: float, results: Path) -> studies.Study | Non
     return study
 
 
-def _show(found: list[studies.Study], results: Path, output: Format) -> None:
+def _show(outcomes: list[studies.Study], results: Path, output: Format) -> None:
     from bench.report import budgets as report
     from bench.report import regenerate
 
     regenerate.regenerate(results, regenerate.readme_of(results))
     if output is Format.json:
-        for study in found:
+        for study in outcomes:
             typer.echo(studies.encode_line(study))
     else:
-        text = report.csv(found) if output is Format.csv else report.markdown(found)
+        text = report.csv(outcomes) if output is Format.csv else report.markdown(outcomes)
         typer.echo(text, nl=False)
 
 

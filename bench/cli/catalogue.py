@@ -32,10 +32,10 @@ def _first_sentence(cls: type) -> str:
 
 def workload_rows() -> list[Row]:
     """Every workload: name, scale, options with their defaults, what it is."""
-    found = [workloads.get(name) for name in workloads.available()]
+    every = [workloads.get(name) for name in workloads.available()]
     return [
         {"name": w.name, "scale": w.scale, "options": w.options(), "summary": w.summary}
-        for w in found
+        for w in every
     ]
 
 

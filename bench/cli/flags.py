@@ -50,16 +50,16 @@ def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
     Raises:
         ValueError: no equals sign.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in texts or ():
         name, sign, value = text.partition("=")
         if not sign or not name:
             raise ValueError(f"{flag} takes name=value, not {text!r}")
         try:
-            found[name.strip()] = json.loads(value)
+            values[name.strip()] = json.loads(value)
         except ValueError:
-            found[name.strip()] = value.strip()
-    return found
+            values[name.strip()] = value.strip()
+    return values
 
 
 def workload_options(options: Sequence[str] | None, **sizes: int | None) -> dict[str, Any]:

@@ -68,21 +68,21 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
     )
     wanted = bench.cells_of(base, budgets)
     with reporter(len(wanted)) as progress:
-        found = sweep.run(wanted, results or out, progress, timeout_s=timeout)
-    show(found, out, f"frontier-{slug(workload)}-{slug(base.device)}", output)
+        records = sweep.run(wanted, results or out, progress, timeout_s=timeout)
+    show(records, out, f"frontier-{slug(workload)}-{slug(base.device)}", output)
 
 
-def show(found: list[Record], out: Path, name: str, output: Format) -> None:
+def show(records: list[Record], out: Path, name: str, output: Format) -> None:
     """Write the files and print the front."""
     from bench.report import frontier as report
 
-    made = report.rows_of(found)
-    paths = {out / f"{name}.{kind}": data for kind, data in report.render(made).items()}
+    rows = report.rows_of(records)
+    paths = {out / f"{name}.{kind}": data for kind, data in report.render(rows).items()}
     for path, data in paths.items():
         write_atomically(path, data)
         print(f"wrote {path}", file=sys.stderr)  # noqa: T201
     if output is Format.json:
-        facts: dict[str, Any] = {"files": list(map(str, paths)), "rows": report.as_dicts(made)}
+        facts: dict[str, Any] = {"files": list(map(str, paths)), "rows": report.as_dicts(rows)}
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
-        typer.echo((report.csv if output is Format.csv else report.markdown)(made), nl=False)
+        typer.echo((report.csv if output is Format.csv else report.markdown)(rows), nl=False)

@@ -79,19 +79,19 @@ def run(  # noqa: PLR0917 - one parameter a flag
         wanted = [fitted(cell, fit) for cell in wanted]
     with reporter(len(wanted)) as progress:
         if results:
-            found = sweep.run(wanted, results, progress, timeout_s=timeout)
+            records = sweep.run(wanted, results, progress, timeout_s=timeout)
             if output is Format.json:
-                print_records(found, output)
+                print_records(records, output)
         else:
-            found = []
+            records = []
             for number, cell in enumerate(wanted, 1):
-                found.append(executor.run(cell, timeout))
-                progress(number, len(wanted), found[-1])
+                records.append(executor.run(cell, timeout))
+                progress(number, len(wanted), records[-1])
                 if output is Format.json:
-                    print_records(found[-1:], output)
+                    print_records(records[-1:], output)
     if output is not Format.json:
-        show(found, output, fit)
-    finish(found)
+        show(records, output, fit)
+    finish(records)
 
 
 def sweep(
@@ -113,11 +113,11 @@ def sweep(
 
     wanted = sweep.cells_of(suite, device or devices.default())
     with reporter(len(wanted)) as progress:
-        found = sweep.run(wanted, results, progress, timeout_s=timeout)
+        records = sweep.run(wanted, results, progress, timeout_s=timeout)
     regenerate.regenerate(results, regenerate.readme_of(results))
-    timed = [record for record in found if record.step_s]
-    print_records(timed or found, Format.md)
-    finish(found)
+    timed = [record for record in records if record.step_s]
+    print_records(timed or records, Format.md)
+    finish(records)
 
 
 def validate(
@@ -130,9 +130,9 @@ def validate(
     from bench.studies import validation
 
     chosen = tuple(workload or validation.WORKLOADS)
-    found = list(validation.rows(device or devices.default(), chosen))
-    print_rows(validation.as_dicts(found), output)
-    if any(row.tensor_peak_error or row.after_forward_error for row in found):
+    rows = list(validation.rows(device or devices.default(), chosen))
+    print_rows(validation.as_dicts(rows), output)
+    if any(row.tensor_peak_error or row.after_forward_error for row in rows):
         raise typer.Exit(1)
 
 
@@ -150,7 +150,7 @@ def fitted(cell: Cell, axis: str) -> Cell:
         return cell
 
 
-def finish(found: Sequence[Record]) -> None:
+def finish(records: Sequence[Record]) -> None:
     """Exit 1 if a cell failed in a way that is no answer."""
-    if any(record.status in FAILED for record in found):
+    if any(record.status in FAILED for record in records):
         raise typer.Exit(1)

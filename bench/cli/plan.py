@@ -139,11 +139,11 @@ def _frontier(profile: ChainProfile, strategy: Budgeted) -> Iterator[dict[str, A
     high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
     quick, steps = _quicker(profile, strategy)
     for budget_bytes in budgets_between(low, high, steps + 1):
-        found = quick.solution(profile, budget_bytes)
-        if found is not None:
-            predicted = predict(profile, found.schedule)
+        solution = quick.solution(profile, budget_bytes)
+        if solution is not None:
+            predicted = predict(profile, solution.schedule)
             yield {
-                "plan": found.schedule.render(),
+                "plan": solution.schedule.render(),
                 "predicted_peak_bytes": predicted.peak_bytes,
                 "step_s": predicted.step_s,
                 "step_ratio": predicted.step_s / profile.plain_step_s,

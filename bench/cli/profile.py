@@ -76,13 +76,13 @@ def profile(  # noqa: PLR0917 - one parameter a flag
         typer.echo(chain_text(cell, output, measured=not modelled))
         return
     assert out is not None
-    made = profiling.profile_cell(cell)
-    paths = write(made.timeline, out, stem(cell))
+    step_profile = profiling.profile_cell(cell)
+    paths = write(step_profile.timeline, out, stem(cell))
     if output is Format.json:
-        facts = {**made.facts, "files": [str(path) for path in paths]}
+        facts = {**step_profile.facts, "files": [str(path) for path in paths]}
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
-        typer.echo(made.paragraph())
+        typer.echo(step_profile.paragraph())
 
 
 def chain_text(cell: Cell, output: Format, *, measured: bool) -> str:
@@ -92,18 +92,18 @@ def chain_text(cell: Cell, output: Format, *, measured: bool) -> str:
     from bench.run import planning
     from bench.run.blank import where
 
-    made = dataclasses.asdict(planning.profile_cell(cell, measured=measured))
+    facts = dataclasses.asdict(planning.profile_cell(cell, measured=measured))
     times = planning.times_of(cell, measured=measured)
     if output is Format.json:
-        return json.dumps({"device": cell.device, "times": times, **made}, indent=2)
-    groups = itertools.groupby(enumerate(made.pop("blocks")), key=lambda item: item[1])
+        return json.dumps({"device": cell.device, "times": times, **facts}, indent=2)
+    groups = itertools.groupby(enumerate(facts.pop("blocks")), key=lambda item: item[1])
     rows = []
     for block, members in groups:
         numbers = [index for index, _ in members]
         name = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
         own = {key: value for key, value in block.items() if key != "modes"}
         rows += [{"blocks": name, "mode": m.pop("name"), **m, **own} for m in block["modes"]]
-    terms = "\n".join(f"{key}: {value}" for key, value in made.items())
+    terms = "\n".join(f"{key}: {value}" for key, value in facts.items())
     table = pd.DataFrame(rows).set_index(["blocks", "mode"]).T.to_markdown(floatfmt="g")
     head = f"{cell.workload} on {where(cell)}; times are {times}"
     return f"{head}\n\n{table}\n\n{terms}"

@@ -28,8 +28,8 @@ def solvers(
     """
     from bench.studies import solvers as solver_study
 
-    found = solver_study.study(most_blocks, seed, lambda timing: typer.echo(line(timing), err=True))
-    typer.echo(f"wrote {solver_records.write(found, results)}")
+    study = solver_study.study(most_blocks, seed, lambda t: typer.echo(line(t), err=True))
+    typer.echo(f"wrote {solver_records.write(study, results)}")
 
 
 def line(timing: Timing) -> str:
