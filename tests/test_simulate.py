@@ -285,14 +285,14 @@ def test_little_is_missing():
 def test_what_fits_exactly(spec):
     trace = simulation("gpt-mini", spec).trace
     allocated = max(trace.alive_bytes(GRANULE_BYTES))
-    free = replay([(e.life, e.delta_bytes) for e in trace.events])
-    assert free.peak_reserved_bytes >= allocated
+    free_bytes = replay([(e.life, e.delta_bytes) for e in trace.events])
+    assert free_bytes >= allocated
     expected = Fit(
         status="ok",
         peak_allocated_bytes=allocated,
-        peak_reserved_bytes=free.peak_reserved_bytes,
+        peak_reserved_bytes=free_bytes,
     )
-    assert fit_in(trace, free.peak_reserved_bytes) == expected
+    assert fit_in(trace, free_bytes) == expected
     refused = fit_in(trace, allocated - 1)
     assert refused.reason
     assert refused == msgspec.structs.replace(expected, status="oom", reason=refused.reason)

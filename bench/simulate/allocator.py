@@ -78,23 +78,17 @@ class CachingAllocator:
 
     Attributes:
         capacity_bytes: what may be reserved in all; ``None``: no limit.
-        requested_bytes: in use, as asked for.
         allocated_bytes: in use, as `torch.cuda.memory_allocated` counts: whole blocks. A block is
             the request rounded up to 512 bytes, and up to 1 MiB more where a large block was not
             worth splitting.
         reserved_bytes: held from the device, as `torch.cuda.memory_reserved` counts.
-        peak_requested_bytes: the most ever.
-        peak_allocated_bytes: the most ever.
         peak_reserved_bytes: the most ever.
-        releases: how often all that was cached had to be given back (``num_alloc_retries``).
     """
 
     def __init__(self, capacity_bytes: int | None = None) -> None:
         self.capacity_bytes = capacity_bytes
-        self.requested_bytes = self.peak_requested_bytes = 0
-        self.allocated_bytes = self.peak_allocated_bytes = 0
+        self.allocated_bytes = 0
         self.reserved_bytes = self.peak_reserved_bytes = 0
-        self.releases = 0
         self._pools: dict[tuple[bool, int], Pool] = {}
         self._first_blocks: dict[int, Block] = {}  # of each segment, by its address
         self._used: dict[int, Block | None] = {}
@@ -132,7 +126,6 @@ class CachingAllocator:
             raise ValueError(f"handle {handle} is not in use: never given, or freed before")
         block = self._used.pop(handle)
         if block is not None:
-            self.requested_bytes -= block.requested_bytes
             self.allocated_bytes -= block.size_bytes
             give_back(block)
 
@@ -143,11 +136,7 @@ class CachingAllocator:
         block = pool.take(rounded_bytes) or self._reserve(rounded_bytes, size_bytes, pool)
         if block.size_bytes - rounded_bytes >= pool.smallest_rest_bytes:
             split(block, rounded_bytes)
-        block.requested_bytes = size_bytes
-        self.requested_bytes += size_bytes
         self.allocated_bytes += block.size_bytes
-        self.peak_requested_bytes = max(self.peak_requested_bytes, self.requested_bytes)
-        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
         return block
 
     def _reserve(self, rounded_bytes: int, size_bytes: int, pool: Pool) -> Block:
@@ -175,7 +164,6 @@ class CachingAllocator:
 
     def _release(self) -> None:
         """Give every segment that is free as a whole back to the device."""
-        self.releases += 1
         for address, first in list(self._first_blocks.items()):
             if first.is_free and first.after is None:
                 first.is_free = False

@@ -27,7 +27,6 @@ class Block:
     address: int
     size_bytes: int
     pool: Pool
-    requested_bytes: int = 0
     is_free: bool = False
     before: Block | None = None
     after: Block | None = None

@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from bench.simulate.allocator import CachingAllocator
 
 
-@dataclass(frozen=True)
-class AllocatorPeaks:
-    """What a sequence of births and deaths needed.
-
-    Attributes:
-        peak_requested_bytes: most bytes alive.
-        peak_allocated_bytes: most bytes in blocks in use.
-        peak_reserved_bytes: most bytes held from the device.
-        allocated_bytes: in use at the end.
-        reserved_bytes: held at the end.
-        releases: how often all that was cached had to be given back.
-    """
-
-    peak_requested_bytes: int
-    peak_allocated_bytes: int
-    peak_reserved_bytes: int
-    allocated_bytes: int
-    reserved_bytes: int
-    releases: int
-
-
-def replay(events: Iterable[tuple[int, int]], capacity_bytes: int | None = None) -> AllocatorPeaks:
-    """Let the allocator serve a sequence of events.
+def replay(events: Iterable[tuple[int, int]], capacity_bytes: int | None = None) -> int:
+    """The most bytes that the allocator holds from the device while it serves a step.
 
     Args:
         events: a storage and how many bytes it adds: positive when it is born, negative, and as
@@ -55,11 +33,4 @@ def replay(events: Iterable[tuple[int, int]], capacity_bytes: int | None = None)
                     f"storage {storage} of {size_bytes} bytes dies with {-delta_bytes}"
                 )
             allocator.free(handle)
-    return AllocatorPeaks(
-        peak_requested_bytes=allocator.peak_requested_bytes,
-        peak_allocated_bytes=allocator.peak_allocated_bytes,
-        peak_reserved_bytes=allocator.peak_reserved_bytes,
-        allocated_bytes=allocator.allocated_bytes,
-        reserved_bytes=allocator.reserved_bytes,
-        releases=allocator.releases,
-    )
+    return allocator.peak_reserved_bytes

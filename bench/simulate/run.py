@@ -229,9 +229,9 @@ def fit_in(recorded: Trace, memory_bytes: int) -> Fit:
     status: Status = "ok"
     reason = None
     try:
-        peaks = replay(events, memory_bytes)
+        reserved_bytes = replay(events, memory_bytes)
     except OutOfMemoryError as error:
-        status, peaks = "oom", replay(events)
+        status, reserved_bytes = "oom", replay(events)
         missing_bytes = max(peak_bytes - memory_bytes, error.missing_bytes)
         reason = (
             f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
@@ -241,7 +241,7 @@ def fit_in(recorded: Trace, memory_bytes: int) -> Fit:
         status=status,
         reason=reason,
         peak_allocated_bytes=peak_bytes,
-        peak_reserved_bytes=peaks.peak_reserved_bytes,
+        peak_reserved_bytes=reserved_bytes,
     )
 
 

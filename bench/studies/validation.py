@@ -125,7 +125,7 @@ def _allocated(step: TrainingStep) -> memory.Memory:
 def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Memory) -> Row:
     granule = 1 if real else GRANULE_BYTES
     step_trace = simulated.trace
-    peaks = replay((event.life, event.delta_bytes) for event in step_trace.events)
+    modelled_bytes = replay((event.life, event.delta_bytes) for event in step_trace.events)
     peak_bytes = peak_of(step_trace, granule)
     # What was there before is the same on both sides; the device's allocator rounds it up, too.
     allocator_peak_bytes = step_trace.resident_bytes(granule) + taken.peak_bytes
@@ -141,7 +141,7 @@ def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Me
         ),
         allocator_peak_bytes=allocator_peak_bytes,
         allocator_error=peak_bytes / allocator_peak_bytes - 1,
-        reserved_error=peaks.peak_reserved_bytes / reserved - 1 if reserved else None,
+        reserved_error=modelled_bytes / reserved - 1 if reserved else None,
         scratch=taken.peak_operator,
     )
 
