@@ -17,7 +17,8 @@ from bench.cells.training import TrainingStep
 from bench.devices import accelerators
 from bench.measure import memory
 from bench.report import display, timeline
-from bench.simulate.run import GRANULE_BYTES, parts_of, trace_cell
+from bench.simulate.free_blocks import GRANULE_BYTES
+from bench.simulate.run import parts_of, trace_cell
 from bench.simulate.trace import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE
 from bench.simulate.traced_step import trace
 from bench.store.timeline import Total

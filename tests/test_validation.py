@@ -18,8 +18,8 @@ from bench import __main__ as command_line
 from bench.cells.training import TrainingStep
 from bench.measure import memory
 from bench.simulate import semantics
+from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
-from bench.simulate.run import GRANULE_BYTES
 from bench.studies import validation
 from bench.studies.validation import Row, compare, planned_specs
 from strategies.profiling.quiet import silenced

@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 MIB = 2**20
 
 GRANULE_BYTES = 512
+"""Every request is rounded up to a multiple of this."""
 SMALL_BYTES = MIB
 
 

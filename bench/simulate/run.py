@@ -25,6 +25,7 @@ from bench.measure.memory import resident_peak_bytes
 from bench.simulate import semantics
 from bench.simulate.allocator import OutOfMemoryError
 from bench.simulate.errors import NeedsValueError
+from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.peak import describe_peak
 from bench.simulate.rates import rates_of
 from bench.simulate.replay import replay
@@ -47,9 +48,6 @@ from strategies import profiling
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling.ledger import unique_bytes
-
-GRANULE_BYTES = 512
-"""CUDA's caching allocator rounds every request up to a multiple of this."""
 
 _VALUE_NEEDED = (
     DataDependentOutputException,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+from bench.simulate.free_blocks import round_up
 from bench.simulate.roofline import Operator, Transfer
 
 # Drawn from the bottom up in this order.
@@ -82,7 +83,7 @@ class Trace:
         """Bytes alive after each event, each storage rounded up to a multiple of ``round_to``."""
         total, alive = 0, []
         for event in self.events:
-            size = -(-abs(event.delta_bytes) // round_to) * round_to
+            size = round_up(abs(event.delta_bytes), round_to)
             total += size if event.delta_bytes > 0 else -size
             alive.append(total)
         return alive

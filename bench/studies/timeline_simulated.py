@@ -6,8 +6,9 @@ import dataclasses
 
 from bench.cells.cell import Cell
 from bench.devices import accelerators
+from bench.simulate.free_blocks import GRANULE_BYTES, round_up
 from bench.simulate.peak import peak_event
-from bench.simulate.run import GRANULE_BYTES, fit_in, trace_cell
+from bench.simulate.run import fit_in, trace_cell
 from bench.simulate.trace import Event, Trace
 from bench.store.parts import merged
 from bench.store.timeline import Timeline
@@ -53,16 +54,16 @@ def profile_simulated(cell: Cell) -> Profile:
 def rounded(trace: Trace, granule_bytes: int) -> Trace:
     """The trace with every storage rounded up to a multiple of ``granule_bytes``."""
 
-    def up(size_bytes: int) -> int:
-        return -(-size_bytes // granule_bytes) * granule_bytes
-
     def rounded_event(event: Event) -> Event:
-        size_bytes = up(abs(event.delta_bytes))
+        size_bytes = round_up(abs(event.delta_bytes), granule_bytes)
         delta_bytes = size_bytes if event.delta_bytes > 0 else -size_bytes
         return dataclasses.replace(event, delta_bytes=delta_bytes)
 
     return dataclasses.replace(
         trace,
-        lives=[dataclasses.replace(life, size_bytes=up(life.size_bytes)) for life in trace.lives],
+        lives=[
+            dataclasses.replace(life, size_bytes=round_up(life.size_bytes, granule_bytes))
+            for life in trace.lives
+        ],
         events=[rounded_event(event) for event in trace.events],
     )

@@ -19,14 +19,9 @@ from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
 from bench.run.sweep import every_spec
+from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
-from bench.simulate.run import (
-    GRANULE_BYTES,
-    Simulation,
-    parts_of,
-    trace_cell,
-    warm_optimizer,
-)
+from bench.simulate.run import Simulation, parts_of, trace_cell, warm_optimizer
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import trace
 from bench.simulate.tracer import Tracer
