@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import strategies
 from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
-from bench.simulate import run
+from bench.simulate.record import simulate as simulate_cell
 from bench.simulate.run import Simulation, trace_cell, warm_optimizer
 from bench.simulate.trace import Life, Trace
 from bench.store.parts import merged
@@ -124,4 +124,4 @@ class Branching(nn.Module):
 
 def simulate(cell: Cell) -> dict[str, object]:
     """The fields of a simulated cell's record."""
-    return merged(*run.simulate(cell))
+    return merged(*simulate_cell(cell))

@@ -17,7 +17,7 @@ from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
 from bench.measure import gradients
 from bench.run import planning
-from bench.simulate import run as simulated
+from bench.simulate.run import trace_cell
 from strategies import Unsupported
 from strategies.hybrid import rate
 from strategies.schedules import plan as plans
@@ -273,7 +273,7 @@ def test_a_simulated_step_is_the_predicted_one(share):
     high = predict(profile, plans.plain(6)).peak_bytes
     budget_bytes = int(low + share * (high - low))
     cell = checked(Cell(spec=f"hybrid(budget='{budget_bytes}')", rounds=0, **spec))
-    made = simulated.trace_cell(cell)
+    made = trace_cell(cell)
     assert made.prepared.chain.profile == profile
     states = dataclasses.replace(profile, group_bytes=0)  # no fake tensor holds a random state
     prediction = predict(states, made.prepared.schedule)

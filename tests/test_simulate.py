@@ -31,8 +31,9 @@ from bench.devices import accelerators
 from bench.run import worker
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.free_blocks import GRANULE_BYTES
+from bench.simulate.record import fit_in
 from bench.simulate.replay import replay
-from bench.simulate.run import fit_in, trace_cell
+from bench.simulate.run import trace_cell
 from bench.simulate.trace import BACKWARD, FORWARD, Event, Life, Trace
 from bench.store.parts import Fit
 from strategies.storage import Disk

@@ -61,7 +61,7 @@ def measure(cell: Cell) -> Record:
 
 def _parts(cell: Cell) -> list[Part]:
     if cell.simulated:
-        from bench.simulate.run import simulate  # noqa: PLC0415 - real cells do without
+        from bench.simulate.record import simulate  # noqa: PLC0415 - real cells do without
 
         return simulate(cell)
     return _measured(cell)

@@ -9,7 +9,8 @@ import msgspec
 
 from bench.cells.cell import Cell
 from bench.devices import accelerators
-from bench.simulate.run import fit_in, trace_cell
+from bench.simulate.record import fit_in
+from bench.simulate.run import trace_cell
 
 Axis = Literal["batch", "seq"]
 

@@ -8,7 +8,8 @@ from bench.cells.cell import Cell
 from bench.devices import accelerators
 from bench.simulate.free_blocks import GRANULE_BYTES, round_up
 from bench.simulate.peak import peak_event
-from bench.simulate.run import fit_in, trace_cell
+from bench.simulate.record import fit_in
+from bench.simulate.run import trace_cell
 from bench.simulate.trace import Event, Trace
 from bench.store.parts import merged
 from bench.store.timeline import Timeline
