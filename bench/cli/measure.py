@@ -79,19 +79,19 @@ def run(  # noqa: PLR0917 - one parameter a flag
         wanted = [fitted(cell, fit) for cell in wanted]
     with reporter(len(wanted)) as progress:
         if results:
-            records = sweep.run(wanted, results, progress, timeout_s=timeout)
+            found = sweep.run(wanted, results, progress, timeout_s=timeout)
             if output is Format.json:
-                print_records(records, output)
+                print_records(found, output)
         else:
-            records = []
+            found = []
             for number, cell in enumerate(wanted, 1):
-                records.append(executor.run(cell, timeout))
-                progress(number, len(wanted), records[-1])
+                found.append(executor.run(cell, timeout))
+                progress(number, len(wanted), found[-1])
                 if output is Format.json:
-                    print_records(records[-1:], output)
+                    print_records(found[-1:], output)
     if output is not Format.json:
-        show(records, output, fit)
-    finish(records)
+        show(found, output, fit)
+    finish(found)
 
 
 def sweep(
@@ -113,11 +113,11 @@ def sweep(
 
     wanted = sweep.cells_of(suite, device or devices.default())
     with reporter(len(wanted)) as progress:
-        records = sweep.run(wanted, results, progress, timeout_s=timeout)
+        found = sweep.run(wanted, results, progress, timeout_s=timeout)
     regenerate.regenerate(results, regenerate.readme_of(results))
-    timed = [record for record in records if record.step_s]
-    print_records(timed or records, Format.md)
-    finish(records)
+    timed = [record for record in found if record.step_s]
+    print_records(timed or found, Format.md)
+    finish(found)
 
 
 def validate(
