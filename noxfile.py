@@ -1,38 +1,50 @@
 """Automation: ``nox -s bench`` measures, ``nox -s tests`` tests; ``nox -l`` lists the rest."""
 
+import re
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
-nox.options.sessions = ["tests", "lint", "types"]
+nox.options.sessions = ["lint", "types", "tests"]  # what answers soonest comes first
 
-# All that tables, figures and comparisons are made with: they read records, and need no torch.
+CONSTRAINTS = Path("constraints.txt")
+# All that tables, figures and comparisons are made with: they read records, and need no torch. An
+# environment without it shows that they do not.
 REPORT = ("matplotlib", "msgspec", "pandas", "rich", "seaborn", "tabulate", "typer")
+# Tests run tiny tensors: a second thread only waits, and on a busy machine for long. A second
+# process does not.
+PARALLEL = ("-n", "auto", "--dist", "worksteal")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+PINNED = re.search(r"^torch==(.+)$", CONSTRAINTS.read_text(), re.MULTILINE)[1]
+TORCH = ("2.9.1", PINNED, "2.14.1")  # the oldest supported, the pinned one, the newest tried
+# What PyTorch decides: the contract, and what it is built on.
+CONTRACT = ("contract", "apply", "execute", "policies", "overlapped", "memory_budget")
 
 
-def install(session, *extras):
+def install(session, *extras, constraints=CONSTRAINTS):
     """Install the project with some extras, every version pinned."""
     target = f".[{','.join(extras)}]" if extras else "."
-    session.install("-c", "constraints.txt", "-e", target)
+    session.install("-c", str(constraints), "-e", target)
 
 
 @nox.session
 def tests(session):
-    """Run the tests; arguments go to pytest."""
+    """Run the tests; arguments go to pytest: -- --long."""
     install(session, "test", "transformers")
-    # Tests run tiny tensors: a second thread only waits, and on a busy machine for long. A second
-    # process does not.
-    parallel = ("-n", "auto", "--dist", "worksteal")
-    session.run("pytest", *parallel, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 def lint(session):
-    """Check style and formatting."""
-    session.install("-c", "constraints.txt", "ruff")
+    """Check style, formatting, and that imports run down only."""
+    session.install("-c", str(CONSTRAINTS), "ruff", "import-linter")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
 
 
 @nox.session
@@ -43,8 +55,23 @@ def types(session):
 
 
 @nox.session(default=False)
+@nox.parametrize("torch", TORCH, ids=TORCH)
+def compat(session, torch):
+    """Run the contract's tests on the oldest torch, the pinned one and the newest tried.
+
+    Warnings are errors, as in every test run. Without transformers, whose tests are not among
+    these, and which need not support these versions of torch.
+    """
+    pins = Path(session.create_tmp()) / "constraints.txt"
+    pins.write_text(CONSTRAINTS.read_text().replace(f"torch=={PINNED}\n", f"torch=={torch}\n"))
+    install(session, "test", constraints=pins)
+    files = [f"tests/test_{name}.py" for name in CONTRACT]
+    session.run("pytest", *PARALLEL, *files, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(default=False)
 def bench(session):
-    """Measure the quick profile, write and print the tables: -- --profile full."""
+    """Measure a suite (quick, if none is named), write and print the tables: -- --suite full."""
     install(session)
     session.run("python", "-m", "bench", "sweep", *session.posargs)
 
@@ -59,12 +86,12 @@ def validate(session):
 @nox.session(default=False)
 def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
-    session.install("-c", "constraints.txt", *REPORT)
+    session.install("-c", str(CONSTRAINTS), *REPORT)
     session.run("python", "-m", "bench", "tables", *session.posargs)
 
 
 @nox.session(default=False)
 def compare(session):
     """Compare two sets of records: -- A B --fail-on peak_allocated_bytes:1%."""
-    session.install("-c", "constraints.txt", *REPORT)
+    session.install("-c", str(CONSTRAINTS), *REPORT)
     session.run("python", "-m", "bench", "compare", *session.posargs)

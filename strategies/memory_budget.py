@@ -23,6 +23,7 @@ BACKENDS = (INDUCTOR, AOT_EAGER)
 
 _BUG = "https://github.com/pytorch/pytorch/issues/190758"
 _NEVER = 1 << 30
+_UNWATCHED = "this PyTorch has no joint_custom_pass, to find wrong gradients by; use a newer one"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,9 +79,11 @@ class MemoryBudget(Strategy):
         return self.backend != INDUCTOR
 
     def unsupported(self, model: nn.Module, device: torch.device) -> str | None:
-        """Simulated models, and Inductor without what makes its kernels."""
+        """Simulated models, partitioners that cannot be watched, Inductor without a compiler."""
         if any(isinstance(parameter, FakeTensor) for parameter in model.parameters()):
             return "what torch.compile makes of a model is not simulated; measure it on a device"
+        if not _can_be_watched():
+            return _UNWATCHED
         if self.backend != INDUCTOR:
             return None
         missing = _missing_compiler(device)
@@ -103,6 +106,13 @@ class MemoryBudget(Strategy):
     def grid(cls) -> Sequence[Strategy]:
         """No budget, half, a fifth, and nothing but inputs; each is a compilation."""
         return tuple(cls(fraction=fraction) for fraction in (1.0, 0.5, 0.2, 0.0))
+
+
+def _can_be_watched() -> bool:
+    """Whether the partitioner shows its graph (PyTorch 2.9 does not) before it is cut."""
+    from torch._functorch import config  # noqa: PLC0415
+
+    return hasattr(config, "joint_custom_pass")
 
 
 def _missing_compiler(device: torch.device) -> str | None:

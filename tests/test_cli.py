@@ -269,7 +269,7 @@ ERRORS = [
     ((*RUN, "--format", "xml"), "'xml' is not one of 'md', 'json', 'csv'"),
     ((*RUN, "--colour"), "No such option: --colour"),
     (("run", "--workload", "mlp-chain"), "Missing option '--strategy'"),
-    (("sweep", "--profile", "slow"), "profile must be one of smoke, quick, full", "not 'slow'"),
+    (("sweep", "--suite", "slow"), "suite must be one of smoke, quick, standard", "not 'slow'"),
     (("sweep", "--device", "abacus"), "no device 'abacus'"),
     (("tables", "--check"), "results holds no raw/ folder", "bench sweep"),
     (("compare", "before.json", "after.json"), "before.json"),

@@ -225,3 +225,20 @@ def test_numbers_drawn_under_a_policy_are_the_same():
         model(BATCH).sum().backward()
         found.append(torch.get_rng_state())
     assert torch.equal(*found)
+
+
+def test_what_a_policy_keeps_passes_no_hooks_of_the_user():
+    """Kept outputs rest where they are on every version of PyTorch, with no warning of a choice."""
+    packed = []
+
+    def pack(tensor):
+        packed.append(tuple(tensor.shape))
+        return tensor
+
+    expected = step(Stack(), BATCH)
+    model = under(Stack(), "products")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        actual = step(model, BATCH)
+    assert_same(actual, expected)
+    assert (16, 8) in packed  # the boundaries do
+    assert (16, 32) not in packed  # a product's output

@@ -74,14 +74,31 @@ def test_every_spec_begins_with_the_reference():
 
 
 @pytest.fixture(scope="module")
-def quick():
-    return sweep.cells_of("quick", "cpu")
+def standard():
+    return sweep.cells_of("standard", "cpu")
 
 
-def test_the_quick_profile(quick):
-    ids = [cell.cell_id() for cell in quick]
+def test_quick_is_what_the_project_is_about_on_one_workload():
+    quick = sweep.cells_of("quick", "cpu")
+    assert {cell.workload for cell in quick} == {"gpt-mini"}
+    assert all(cell.rounds for cell in quick)
+    flash = [cell for cell in quick if cell.options.get("attention") == "flash"]
+    assert [cell.spec for cell in flash] == ["none"]
+    names = {cell.spec.partition("(")[0] for cell in quick}
+    assert names == {spec.partition("(")[0] for spec in sweep.QUICK}
+    assert len(quick) == len(sweep.QUICK) + len(flash) <= 12  # the rows of the README's table
+
+
+def test_quick_is_part_of_standard(standard):
+    """What was measured first is not measured again."""
+    wide = {cell.cell_id() for cell in standard}
+    assert {cell.cell_id() for cell in sweep.cells_of("quick", "cpu")} < wide
+
+
+def test_the_standard_suite(standard):
+    ids = [cell.cell_id() for cell in standard]
     assert len(set(ids)) == len(ids)
-    timed = [cell for cell in quick if cell.rounds]
+    timed = [cell for cell in standard if cell.rounds]
     assert {cell.workload for cell in timed} == {"gpt-mini", "mlp-chain"}
     for workload in ("gpt-mini", "mlp-chain"):
         specs = {c.spec for c in timed if c.workload == workload}
@@ -90,11 +107,11 @@ def test_the_quick_profile(quick):
     assert [cell.spec for cell in flash] == ["none"]
 
 
-def test_every_series_of_depths_has_every_strategy(quick):
+def test_every_series_of_depths_has_every_strategy(standard):
     for workload in sweep.DEPTH_SERIES:
         found = {
             (c.make_workload().layers, c.spec)
-            for c in quick
+            for c in standard
             if c.workload == workload and not c.rounds
         }
         by_depth = {depth: {s for d, s in found if d == depth} for depth in sweep.DEPTHS}
@@ -107,7 +124,7 @@ def test_every_series_of_depths_has_every_strategy(quick):
         assert len(found) == len(specs) * len(by_depth)
 
 
-def test_the_full_profile_measures_more():
+def test_the_full_suite_measures_more():
     full = sweep.cells_of("full", "cpu")
     ids = [cell.cell_id() for cell in full]
     assert len(set(ids)) == len(ids)
@@ -118,15 +135,15 @@ def test_the_full_profile_measures_more():
 
 
 @pytest.mark.parametrize(
-    ("profile", "device", "message"),
+    ("suite", "device", "message"),
     [
-        ("quickest", "cpu", "profile must be one of smoke, quick, full"),
+        ("quickest", "cpu", "suite must be one of smoke, quick, standard, full"),
         ("quick", "tpu", "no device 'tpu'"),
     ],
 )
-def test_unknown_profiles_and_devices_are_refused(profile, device, message):
+def test_unknown_suites_and_devices_are_refused(suite, device, message):
     with pytest.raises(ValueError, match=message):
-        sweep.cells_of(profile, device)
+        sweep.cells_of(suite, device)
 
 
 # Running.

@@ -96,7 +96,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
 
 def sweep(
     suite: Annotated[
-        str, typer.Option("--suite", "--profile", help="smoke, quick, full or simulated.")
+        str, typer.Option("--suite", "--profile", help="smoke, quick, standard, full or simulated.")
     ] = "quick",
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,

@@ -38,39 +38,64 @@ SIMULATED_SERIES = (
     ("vit-h14", "sim:l4-24gb", "bf16-autocast"),
 )
 
+STANDARD_ROUNDS, FULL_ROUNDS = 5, 15
+
 Report = Callable[[int, int, Record], None]
 """Is told how many cells are done, of how many, and the newest record."""
 
-PROFILES = ("smoke", "quick", "full", "simulated")
+# What the textbooks' tables compare, one row each: the first run that a newcomer waits for.
+QUICK = (
+    "none",
+    "every_layer",
+    "every_k",
+    "sqrt",
+    "selective(variant=textbook)",
+    "selective(variant=attention_core)",
+    "compressed(codec=fp16)",
+    "compressed(codec=int8)",
+    "offload",
+    "flash_checkpoint",
+)
 
 
-def cells_of(profile: str, device: str) -> list[Cell]:
-    """The cells of a profile, checked.
+def cells_of(suite: str, device: str) -> list[Cell]:
+    """The cells of a suite, checked.
 
     Raises:
-        ValueError: an unknown profile or device.
+        ValueError: an unknown suite or device.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
-    if profile == "simulated":
-        cells = _simulated_cells()
-    elif profile == "smoke":  # every strategy once, where a step takes milliseconds
-        cells = _tradeoff("mlp-chain", device, 3)
-    else:
-        cells = _measured_cells(profile, device)
-    return list({c.cell_id(): c for c in map(checked, cells)}.values())
+    if suite not in SUITES:
+        raise ValueError(f"suite must be one of {', '.join(SUITES)}, not {suite!r}")
+    return list({c.cell_id(): c for c in map(checked, SUITES[suite](device))}.values())
 
 
-def _measured_cells(profile: str, device: str) -> Iterator[Cell]:
-    """Those of ``quick``, and the rest of ``full``."""
-    rounds = 5 if profile == "quick" else 15
+def _smoke_cells(device: str) -> Iterator[Cell]:
+    """Every strategy once, where a step takes milliseconds."""
+    return _tradeoff("mlp-chain", device, 3, every_spec())
+
+
+def _quick_cells(device: str) -> Iterator[Cell]:
+    """What the project is about, on one workload; ``standard`` holds the same cells."""
+    return _tradeoff("gpt-mini", device, STANDARD_ROUNDS, QUICK)
+
+
+def _standard_cells(device: str) -> Iterator[Cell]:
+    """Every strategy on two workloads, and memory against depth."""
+    return _wide(device, STANDARD_ROUNDS)
+
+
+def _full_cells(device: str) -> Iterator[Cell]:
+    """``standard`` with more rounds; more workloads, precisions, and an optimizer."""
+    yield from _wide(device, FULL_ROUNDS)
+    for name in FULL_WORKLOADS:
+        yield from _tradeoff(name, device, STANDARD_ROUNDS, every_spec())
+    yield from _precision_cells(device)
+
+
+def _wide(device: str, rounds: int) -> Iterator[Cell]:
     for name in ("gpt-mini", "mlp-chain"):
-        yield from _tradeoff(name, device, rounds)
+        yield from _tradeoff(name, device, rounds, every_spec())
     yield from _depth_cells(device)
-    if profile == "full":
-        for name in FULL_WORKLOADS:
-            yield from _tradeoff(name, device, 5)
-        yield from _precision_cells(device)
 
 
 def every_spec() -> list[str]:
@@ -95,9 +120,9 @@ def depth_specs() -> list[str]:
     return sorted((point.spec() for point in points), key=lambda spec: (spec != "none", spec))
 
 
-def _tradeoff(workload: str, device: str, rounds: int) -> Iterator[Cell]:
-    """All strategies on one workload, timed; and flash attention with and without checkpoints."""
-    for spec in every_spec():
+def _tradeoff(workload: str, device: str, rounds: int, specs: Sequence[str]) -> Iterator[Cell]:
+    """Strategies on one workload, timed; and flash attention without checkpoints."""
+    for spec in specs:
         yield Cell(workload=workload, spec=spec, device=device, rounds=rounds)
     cell = Cell(workload=workload, spec="none", device=device, rounds=rounds)
     if cell.make_workload().options().get("attention") == "math":
@@ -113,10 +138,10 @@ def _depth_cells(device: str) -> Iterator[Cell]:
                 yield Cell(workload=workload, options=sized, spec=spec, device=device, rounds=0)
 
 
-def _simulated_cells() -> Iterator[Cell]:
-    """Every strategy at sizes that no machine here could hold."""
+def _simulated_cells(_: str) -> Iterator[Cell]:
+    """Every strategy at sizes that no machine here could hold, on devices of their own."""
     for workload, device, precision in SIMULATED_SERIES:
-        for cell in _tradeoff(workload, device, 0):
+        for cell in _tradeoff(workload, device, 0, every_spec()):
             yield msgspec.structs.replace(cell, precision=precision)
     workload, device, precision = SIMULATED_SERIES[0]
     for layers in (12, 24, 48):  # what the simulator itself costs, against the number of blocks
@@ -139,6 +164,15 @@ def _precision_cells(device: str) -> Iterator[Cell]:
                 optimizer=optimizer,
                 rounds=3,
             )
+
+
+SUITES: dict[str, Callable[[str], Iterator[Cell]]] = {
+    "smoke": _smoke_cells,
+    "quick": _quick_cells,
+    "standard": _standard_cells,
+    "full": _full_cells,
+    "simulated": _simulated_cells,
+}
 
 
 def run(

@@ -103,6 +103,10 @@ class OpPolicy:
     def contexts(self) -> Pair:
         """Of forward and of recompute."""
         forward, again = create_selective_checkpoint_contexts(self)
+        if hasattr(forward, "respect_saved_tensors_hooks"):  # of PyTorch 2.14 and later
+            # What a policy keeps stays where it is, as in every earlier version. `checkpoint`'s own
+            # argument does not reach a context that, as here, stands among others.
+            forward.respect_saved_tensors_hooks = False
         return forward, _Once(again)
 
     def __call__(
