@@ -11,6 +11,7 @@ import pandas as pd
 from bench.report import display
 from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import Row
+from bench.report.rounding import steady
 from bench.report.stats import LEVEL, RESAMPLES, Interval, paired_ratio
 from bench.report.tables import plain
 from bench.store.budgets import Budget, Contender, Study
@@ -196,10 +197,10 @@ def _cells(line: Line) -> list[str]:
         megabytes(line.chosen.peak_allocated_bytes),
         "yes" if line.kept else "**no**",
         percent(line.used),
-        f"{line.predicted_ratio:.3f}×",
+        f"{steady(line.predicted_ratio):.3f}×",
         interval(line.step),
-        f"{100 * line.error:+.1f} %",
-        f"{100 * line.gap:.2f} %",
+        f"{steady(100 * line.error):+.1f} %",
+        f"{steady(100 * line.gap):.2f} %",
         cell(rule(best)) if best else MISSING,
         interval(line.best_step),
         interval(line.versus),

@@ -15,6 +15,7 @@ import pandas as pd
 from bench.report import display
 from bench.report.depth import LAYERS, Series, series
 from bench.report.frame import ATTENTION, FLASH, Row, rows
+from bench.report.rounding import steady
 from bench.report.stats import Fit
 
 Outcome = Literal["confirmed", "refuted", "refined", "unmeasured"]
@@ -235,7 +236,7 @@ def _counted(row: Row, column: str) -> str:
     forward = display.percent(row["recompute_of_forward"])
     tail = f" ({forward} of a forward)" if column == "recompute_of_step" else ""
     entered = row["block_forwards"]
-    times = f", each block entered {sum(entered) / len(entered):.2f} times" if entered else ""
+    times = f", each block entered {steady(sum(entered) / len(entered)):.2f} times" if entered else ""
     return f"{shape(row)}, {row['label']}: {share}{tail}{times}"
 
 

@@ -36,6 +36,7 @@ from bench.report.judges import (
     verdict,
 )
 from bench.report.metrics import over
+from bench.report.rounding import steady
 
 FP32 = 4
 HALF = 2
@@ -132,7 +133,7 @@ def linear_share(
                 outcomes += [linear, grade(share, claimed)]
                 parts.append(
                     f"{one.first['label']} on {workload}: L^{fit.exponent:.2f}, "
-                    f"{share:.3f} of none at L = {one.layers[-1]} (claimed {claimed:g})"
+                    f"{steady(share):.3f} of none at L = {one.layers[-1]} (claimed {claimed:g})"
                 )
                 used += [*one.rows, *one.base]
         if not outcomes:
