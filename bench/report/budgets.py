@@ -87,7 +87,7 @@ class Line:
     @property
     def error(self) -> float:
         """Predicted over measured step ratio, minus 1."""
-        return self.predicted_ratio / self.step.median - 1
+        return steady(self.predicted_ratio / self.step.median) - 1
 
     @property
     def verdict(self) -> Verdict:
@@ -114,7 +114,7 @@ def _line(study: Study, budget: Budget) -> Line:
         chosen=chosen,
         predicted_ratio=chosen.predicted_step_s / none.predicted_step_s,
         step=ratio(chosen, none),
-        gap=chosen.predicted_step_s / budget.bound_step_s - 1,
+        gap=steady(chosen.predicted_step_s / budget.bound_step_s) - 1,
         best=best,
         best_step=ratio(best, none) if best else None,
         versus=ratio(chosen, best) if best else None,
@@ -199,8 +199,8 @@ def _cells(line: Line) -> list[str]:
         percent(line.used),
         f"{steady(line.predicted_ratio):.3f}×",
         interval(line.step),
-        f"{steady(100 * line.error):+.1f} %",
-        f"{steady(100 * line.gap):.2f} %",
+        percent(line.error, sign="+"),
+        percent(line.gap, 2),
         cell(rule(best)) if best else MISSING,
         interval(line.best_step),
         interval(line.versus),

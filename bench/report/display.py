@@ -55,9 +55,12 @@ def times(ratio: float | None) -> str:
     return MISSING if ratio is None else f"{steady(ratio):.2f}×"
 
 
-def percent(part: float | None) -> str:
-    """A part of one as ``74.9 %``."""
-    return MISSING if part is None else f"{steady(100 * part) + 0.0:.1f} %".replace("-0.0 ", "0.0 ")
+def percent(part: float | None, decimals: int = 1, sign: str = "") -> str:
+    """A part of one as ``74.9 %``; with ``sign="+"`` as ``+74.9 %``. Nothing has no minus."""
+    if part is None:
+        return MISSING
+    amount = round(steady(100 * part), decimals) + 0.0
+    return f"{amount:{sign}.{decimals}f} %"
 
 
 def interval(row: Row) -> str:

@@ -117,4 +117,4 @@ def _comparable(row: Row) -> bool:
 def _comparison(row: Row) -> list[str]:
     estimate = row["modelled_step_x_reference"]
     error = estimate / row["step_ratio"] - 1
-    return [cell(row["label"]), display.interval(row), times(estimate), f"{steady(100 * error):+.1f} %"]
+    return [cell(row["label"]), display.interval(row), times(estimate), percent(error, sign="+")]

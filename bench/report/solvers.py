@@ -93,7 +93,7 @@ def _line(timing: Timing) -> list[str]:
         MISSING if timing.slots is None else f"{timing.slots:,}",
         *map(seconds, times),
         str(len(timing.solve_s)),
-        MISSING if gap is None else f"{steady(100 * gap):.2f} %",
+        display.percent(gap, 2),
     ]
 
 
