@@ -63,9 +63,8 @@ def here():
     return drawn()
 
 
-@pytest.mark.parametrize("towards", [-np.inf, np.inf])
-def test_another_cpu_draws_the_same(here, another_cpu, towards):
-    another_cpu(towards)
+def test_another_cpu_draws_the_same(here, another_cpu):
+    another_cpu(np.inf)
     there = drawn()
     assert sorted(there) == sorted(here)
     assert {re.split(r"[-.]", name)[0] for name in svgs(here)} == {

@@ -81,9 +81,9 @@ def _rest(row: Row) -> list[str]:
     ]
 
 
-def plan(row: Row, limit: int = 32) -> str | None:
+def plan(row: Row) -> str | None:
     """The plan, abbreviated; ``None`` without one."""
-    return display.abbreviate(row["plan"], limit) if row["plan"] else None
+    return display.abbreviate(row["plan"]) if row["plan"] else None
 
 
 def step(row: Row) -> str:
