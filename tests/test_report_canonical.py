@@ -143,7 +143,7 @@ def test_text_comments_and_other_documents_are_not_touched():
 
 
 def elements(svg):
-    return [(e.tag, sorted(e.attrib), e.text, e.tail) for e in ElementTree.fromstring(svg).iter()]  # noqa: S314
+    return [(e.tag, sorted(e.attrib), e.text, e.tail) for e in ElementTree.fromstring(svg).iter()]
 
 
 def test_nothing_is_lost_and_every_reference_has_its_id(here, monkeypatch):

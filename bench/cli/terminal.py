@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report import display, summary
 from bench.report.frame import ATTENTION, Row, build
+from bench.report.rounding import steady
 from bench.report.tables import title, tradeoff_groups
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _outcome(row: Row) -> str:
     if row["grads_bitwise_equal"]:
         return "bitwise"
     error = row["grad_max_rel_err"]
-    return display.MISSING if error is None else f"±{display.steady(error):.0e}"
+    return display.MISSING if error is None else f"±{steady(error):.0e}"
 
 
 def _failures(group: Sequence[Row]) -> Iterator[str]:

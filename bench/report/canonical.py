@@ -21,9 +21,9 @@ _REFERENCE = re.compile(r"(?<=url\(#)[^)]+(?=\))")
 _NUMBER = re.compile(r"(?<![\w#.])-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 LINKS = frozenset({"xlink:href", "href"})
-NUMBERS = frozenset(
-    "d transform points style viewBox x y x1 y1 x2 y2 cx cy r rx ry dx dy width height".split()
-)
+NUMBERS = frozenset({"d", "transform", "points", "style", "viewBox", "width", "height"}) | {
+    *("x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r", "rx", "ry", "dx", "dy")
+}
 
 
 def canonical(svg: str) -> str:

@@ -252,7 +252,9 @@ def _counted(row: Row, column: str) -> str:
     forward = display.percent(row["recompute_of_forward"])
     tail = f" ({forward} of a forward)" if column == "recompute_of_step" else ""
     entered = row["block_forwards"]
-    times = f", each block entered {steady(sum(entered) / len(entered)):.2f} times" if entered else ""
+    times = (
+        f", each block entered {steady(sum(entered) / len(entered)):.2f} times" if entered else ""
+    )
     return f"{shape(row)}, {row['label']}: {share}{tail}{times}"
 
 

@@ -1,7 +1,8 @@
 """Labels beside points, none over another: each takes the nearest free place, in a fixed order.
 
-Lines that lead from a label to its point cross neither each other nor another label. Pixels are
-rounded before they decide, so that the last bit of a float, which differs between CPUs, does not.
+Lines that lead from a label to its point cross neither each other nor another label, where there is
+such a place: a crowd may shut one of its points in. Pixels are rounded before they decide, so that
+the last bit of a float, which differs between CPUs, does not.
 """
 
 from __future__ import annotations
@@ -76,9 +77,7 @@ def _candidates(first: float) -> Iterator[Point]:
         radius += STEP
 
 
-def _places(
-    centre: Point, size: Bbox, scale: float, first: float
-) -> Iterator[tuple[Point, Bbox]]:
+def _places(centre: Point, size: Bbox, scale: float, first: float) -> Iterator[tuple[Point, Bbox]]:
     for dx, dy in _candidates(first):
         yield (dx, dy), _box(centre, (dx * scale, dy * scale), size)
 

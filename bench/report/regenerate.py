@@ -2,8 +2,8 @@
 
 All of it is rendered in memory first, so that a failure leaves what was there. Texts and SVG depend
 on the records and on the versions of numpy, pandas, seaborn and matplotlib, which is why continuous
-integration, where ``check`` runs, pins them exactly; not on the CPU (`rounding`, `canonical`). A PNG
-is compared by what it shows (`likeness`).
+integration, where ``check`` runs, pins them exactly; they do not depend on the CPU (`rounding`,
+`canonical`). A PNG is compared by what it shows (`likeness`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.report import display
 from bench.report.claims import LEDGER
-from bench.report.display import MISSING, percent, times
+from bench.report.display import percent, times
 from bench.report.frame import Row
 from bench.report.tables import gradient
 
