@@ -266,7 +266,7 @@ ERRORS = [
     ((*RUN, "--rounds", "-1"), "rounds must be at least 0, not -1"),
     ((*RUN, "--rounds", "some"), "Invalid value for '--rounds'"),
     ((*RUN, "--device", "cpu", "--memory-limit-mb", "-1"), "limit must be at least 0"),
-    ((*RUN, "--format", "xml"), "'xml' is not one of 'md', 'json', 'csv'"),
+    ((*RUN, "--format", "xml"), "'xml' is not one of 'auto', 'table', 'md', 'json', 'csv'"),
     ((*RUN, "--colour"), "No such option: --colour"),
     (("run", "--workload", "mlp-chain"), "Missing option '--strategy'"),
     (("sweep", "--suite", "slow"), "suite must be one of smoke, quick, standard", "not 'slow'"),

@@ -1,7 +1,9 @@
 """Figures: the same bytes each time, labels that do not overlap, and honest points."""
 
 import itertools
+import math
 import re
+from pathlib import Path
 
 import matplotlib as mpl
 import pytest
@@ -9,11 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from test_report_factory import chain, gpt_options, make
 
-from bench.report import canvas, plane
-from bench.report.display import looks
+from bench.report import canvas, families, plane
 from bench.report.figures import figures
 from bench.report.frame import build, groups, rows
-from bench.report.placement import place_labels
+from bench.report.placement import LEADER, crossing, place_labels
+from bench.store import records
 
 
 def timed(strategy, peak_mb, ratio, **changes):
@@ -88,7 +90,7 @@ def test_depth_figure_without_a_single_peak_still_names_its_lines():
 def plane_of(records):
     [group] = groups(build(records))
     points = plane.points_of(group)
-    return plane.figure(points, looks(row["strategy"] for row in points)), points
+    return plane.figure(points), points
 
 
 def test_plane_says_where_when_and_in_which_units():
@@ -123,6 +125,7 @@ def test_approximate_gradients_are_marked():
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "int8 ≈" in texts
     assert "sqrt" in texts
+    assert "worse" not in texts  # not on the front: it is in the key
     assert "approximate" in figure.axes[0].get_legend().get_title().get_text()
 
 
@@ -145,6 +148,65 @@ def test_labels_overlap_neither_each_other_nor_points_and_stay_inside(spread):
         assert box.x1 <= axes.bbox.x1
         assert axes.bbox.y0 <= box.y0
         assert box.y1 <= axes.bbox.y1
+
+
+def leaders(notes):
+    """From each point to the near edge of its label."""
+    for note in notes:
+        box = note.get_window_extent()
+        near = box.x0 if note.get_position()[0] >= 0 else box.x1
+        start = note.axes.transData.transform(note.xy)
+        yield tuple(map(float, start)), (near, (box.y0 + box.y1) / 2)
+
+
+def test_leaders_in_the_figure_of_the_readme_do_not_cross():
+    folder = Path(__file__).parent.parent / "results" / "raw"
+    found = [records.decode(path.read_bytes()) for path in folder.glob("*/gpt-mini/*.json")]
+    points = max(map(plane.points_of, groups(build(found))), key=len)
+    figure = plane.figure(points)
+    notes = [text for text in figure.axes[0].texts if text.get_text()]
+    assert len(notes) == len(plane.pareto(points)) > 3
+    assert any(math.hypot(*note.get_position()) > LEADER for note in notes)
+    for one, other in itertools.combinations(leaders(notes), 2):
+        assert not crossing(one, other)
+
+
+def test_segments_that_cross():
+    assert crossing(((0, 0), (2, 2)), ((0, 2), (2, 0)))
+    assert not crossing(((0, 0), (1, 1)), ((0, 2), (2, 1.5)))
+    assert not crossing(((0, 0), (2, 0)), ((0, 1), (2, 1)))
+
+
+FAMILIES = {
+    "nothing": ({"plan": "0 1", "recompute_flops": 0}, families.NOTHING),
+    "whole": ({"plan": "[0 1]"}, families.GROUPS),
+    "parts": ({"plan": "0 1", "recompute_flops": 5}, families.INSIDE),
+    "away": ({"plan": "[0] [1]", "storage": "host"}, families.STORED),
+    "budgeted": ({"plan": "[0] 1", "params": {"budget": "50%"}}, families.BUDGET),
+    "compiler": ({"plan": None}, families.COMPILED),
+}
+
+
+def test_families_are_told_from_what_cells_did_and_have_a_colour_each():
+    records = [timed("none", 100, 1.0)]
+    records += [timed(name, 50, 1.2, **facts) for name, (facts, _) in FAMILIES.items()]
+    figure, points = plane_of(records)
+    found = families.families(points)
+    assert found == {name: kind for name, (_, kind) in FAMILIES.items()}
+    look = families.looks(points)
+    assert len({look[name].colour for name in found}) == len(FAMILIES)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {*look, *found.values()} <= set(texts)
+    width = figure.bbox.width
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= width
+
+
+def test_strategies_of_a_family_have_markers_of_their_own():
+    records = [timed("none", 100, 1.0), *(timed(f"s{i}", 50, 1.2, plan="[0]") for i in range(8))]
+    look = families.looks(plane_of(records)[1])
+    assert len({(one.colour, one.marker) for one in look.values()}) == 9
 
 
 def test_dollar_signs_and_markup_in_names_are_text():

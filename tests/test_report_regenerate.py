@@ -14,6 +14,8 @@ from bench.report.regenerate import regenerate
 from bench.store import parts, records
 from bench.store.records import Record
 
+FORMULAS = {"none": "O(L·N·d)", "sqrt": "O(√L·N·d)"}
+
 
 @pytest.fixture
 def results(tmp_path):
@@ -21,7 +23,7 @@ def results(tmp_path):
     for name, ratio in (("none", 1.0), ("sqrt", 1.3)):
         times = {"step_s": [ratio] * 5, "none_step_s": [1.0] * 5}
         shape = {"workload": "gpt-mini", "workload_options": gpt_options()}
-        found.append(make(name, **shape, **times))
+        found.append(make(name, **shape, **times, textbook_memory=FORMULAS[name]))
     for record in found:
         records.write(record, tmp_path / "results")
     return tmp_path / "results"

@@ -40,6 +40,20 @@ class Format(enum.StrEnum):
     csv = "csv"
 
 
+class RunFormat(enum.StrEnum):
+    """How to print what was run."""
+
+    auto = "auto"
+    table = "table"
+    md = "md"
+    json = "json"
+    csv = "csv"
+
+
+RunFormatOption = Annotated[
+    RunFormat,
+    typer.Option("--format", help="auto: a narrow table in a terminal, Markdown elsewhere."),
+]
 ResultsOption = Annotated[Path, typer.Option("--results", help="The folder that holds raw/.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 

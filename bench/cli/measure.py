@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from bench.cli import flags
-from bench.cli.flags import Format, FormatOption, ResultsOption
+from bench.cli.flags import Format, FormatOption, ResultsOption, RunFormat
 from bench.cli.printing import print_records, print_rows, show
 from bench.cli.progress import reporter
 from bench.store.json_store import RESULTS
@@ -50,7 +50,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
     results: Annotated[
         Path | None, typer.Option(help="Store the records here, and reuse those that are.")
     ] = None,
-    output: FormatOption = Format.md,
+    output: flags.RunFormatOption = RunFormat.auto,
 ) -> None:
     """Measure strategies on one workload, each in a process of its own."""
     from bench import devices
@@ -80,16 +80,16 @@ def run(  # noqa: PLR0917 - one parameter a flag
     with reporter(len(wanted)) as progress:
         if results:
             found = sweep.run(wanted, results, progress, timeout_s=timeout)
-            if output is Format.json:
-                print_records(found, output)
+            if output is RunFormat.json:
+                print_records(found, Format.json)
         else:
             found = []
             for number, cell in enumerate(wanted, 1):
                 found.append(executor.run(cell, timeout))
                 progress(number, len(wanted), found[-1])
-                if output is Format.json:
-                    print_records(found[-1:], output)
-    if output is not Format.json:
+                if output is RunFormat.json:
+                    print_records(found[-1:], Format.json)
+    if output is not RunFormat.json:
         show(found, output, fit)
     finish(found)
 
@@ -116,7 +116,7 @@ def sweep(
         found = sweep.run(wanted, results, progress, timeout_s=timeout)
     regenerate.regenerate(results, regenerate.readme_of(results))
     timed = [record for record in found if record.step_s]
-    print_records(timed or found, Format.md)
+    show(timed or found, RunFormat.auto)
     finish(found)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 
-from bench.cli.flags import Format
+from bench.cli.flags import Format, RunFormat
 from bench.store import records
 from bench.store.records import Record
 
@@ -43,10 +44,26 @@ def print_records(found: Sequence[Record], output: Format) -> None:
     typer.echo(tables.tradeoff(frame), nl=False)
 
 
-def show(found: Sequence[Record], output: Format, fit: str) -> None:
+def settled(output: RunFormat) -> RunFormat:
+    """The format that ``auto`` stands for here."""
+    if output is not RunFormat.auto:
+        return output
+    return RunFormat.table if sys.stdout.isatty() else RunFormat.md
+
+
+def show(found: Sequence[Record], output: RunFormat, fit: str = "") -> None:
     """The trade-off table; of a search for what fits, one line a strategy."""
+    output = settled(output)
+    if not fit and output is RunFormat.table:
+        from rich.console import Console
+
+        from bench.cli import terminal
+
+        terminal.print_table(found, Console())
+        return
+    printed = Format.md if output is RunFormat.table else Format(output.value)
     if not fit:
-        print_records(found, output)
+        print_records(found, printed)
         return
     rows = [
         {
@@ -60,4 +77,4 @@ def show(found: Sequence[Record], output: Format, fit: str) -> None:
         }
         for record in found
     ]
-    print_rows(rows, output)
+    print_rows(rows, printed)

@@ -11,6 +11,7 @@ import pandas as pd
 from bench.report import display
 from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import Row
+from bench.report.rounding import steady
 from bench.report.stats import LEVEL, RESAMPLES, Interval, paired_ratio
 from bench.report.tables import plain
 from bench.store.budgets import Budget, Contender, Study
@@ -86,7 +87,7 @@ class Line:
     @property
     def error(self) -> float:
         """Predicted over measured step ratio, minus 1."""
-        return self.predicted_ratio / self.step.median - 1
+        return steady(self.predicted_ratio / self.step.median) - 1
 
     @property
     def verdict(self) -> Verdict:
@@ -113,7 +114,7 @@ def _line(study: Study, budget: Budget) -> Line:
         chosen=chosen,
         predicted_ratio=chosen.predicted_step_s / none.predicted_step_s,
         step=ratio(chosen, none),
-        gap=chosen.predicted_step_s / budget.bound_step_s - 1,
+        gap=steady(chosen.predicted_step_s / budget.bound_step_s) - 1,
         best=best,
         best_step=ratio(best, none) if best else None,
         versus=ratio(chosen, best) if best else None,
@@ -196,10 +197,10 @@ def _cells(line: Line) -> list[str]:
         megabytes(line.chosen.peak_allocated_bytes),
         "yes" if line.kept else "**no**",
         percent(line.used),
-        f"{line.predicted_ratio:.3f}×",
+        f"{steady(line.predicted_ratio):.3f}×",
         interval(line.step),
-        f"{100 * line.error:+.1f} %",
-        f"{100 * line.gap:.2f} %",
+        percent(line.error, sign="+"),
+        percent(line.gap, 2),
         cell(rule(best)) if best else MISSING,
         interval(line.best_step),
         interval(line.versus),

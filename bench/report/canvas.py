@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bench.report import display
+from bench.report.canonical import canonical
 from bench.report.frame import ATTENTION, Row
 
 STYLE: Any = {
@@ -39,13 +40,13 @@ def style() -> Iterator[None]:
 
 
 def render(figure: Figure) -> dict[str, bytes]:
-    """``figure`` as PNG and SVG, without date, version or random identifiers."""
-    made = {}
+    """``figure`` as PNG and SVG, without date, version, random identifiers or last bits."""
+    drawn = {}
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, metadata=metadata)
-        made[kind] = stream.getvalue()
-    return made
+        drawn[kind] = stream.getvalue()
+    return drawn | {"svg": canonical(drawn["svg"].decode()).encode()}
 
 
 def new(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:

@@ -143,6 +143,23 @@ def judge(frame: pd.DataFrame) -> list[tuple[Claim, Verdict]]:
     return [(claim, claim.check(frame)) for claim in LEDGER]
 
 
+def textbook_rows(frame: pd.DataFrame) -> list[str]:
+    """A sentence of verdict, in Markdown, on each row of the textbook's table, in its order."""
+    lines: dict[str, list[str]] = {}
+    for claim, found in judge(frame):
+        if claim.source.startswith("|"):
+            figures = f" ({cell(found.gist)})" if found.gist else ""
+            subject = claim.id.rpartition("-")[2]
+            lines.setdefault(claim.source, []).append(f"{subject} **{found.verdict}**{figures}")
+    return [f"{_quoted(source)}: {'; '.join(parts)}." for source, parts in lines.items()]
+
+
+def _quoted(source: str) -> str:
+    """``*Every layer*, said to be O(N × d) and ~100%``, from a row of the textbook's table."""
+    name, memory, compute = (part.strip() for part in source.strip("|").split("|"))
+    return f"*{cell(name)}*, claimed {cell(memory)} and {cell(compute)} more compute"
+
+
 def data(frame: pd.DataFrame) -> list[dict[str, object]]:
     """The ledger with verdicts as plain data, for ``--format json``."""
     return [

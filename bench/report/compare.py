@@ -18,6 +18,7 @@ from bench.report.display import MISSING, cell, megabytes
 from bench.report.frame import label_of
 from bench.report.gate import GATED, Limit, Regression, parse, regression, value
 from bench.report.metrics import Metric
+from bench.report.rounding import steady
 from bench.store.records import Record, decode
 
 Key = str
@@ -217,7 +218,7 @@ def _change(metric: Metric, before: Record, after: Record) -> str:
     text = f"{_shown(metric, old)} → {_shown(metric, new)}"
     if old is None or new is None or not old:
         return text
-    return f"{text} ({100 * (new / old - 1) + 0.0:+.1f} %)"
+    return f"{text} ({display.percent(steady(new / old) - 1, sign='+')})"
 
 
 def _shown(metric: Metric, amount: float | None) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bench.report.frame import Row
+from bench.report.rounding import steady
 
 MISSING = "—"
 MEGABYTE = 1_000_000
@@ -43,7 +44,7 @@ def megabytes(count: float | None) -> str:
     """Bytes as megabytes: ``281.4``; small ones with more digits."""
     if count is None:
         return MISSING
-    amount = count / MEGABYTE
+    amount = steady(count / MEGABYTE)
     if abs(amount) >= 10:
         return f"{amount:,.1f}"
     return f"{amount:.2f}" if abs(amount) >= 0.1 or not amount else f"{amount:.2g}"
@@ -51,12 +52,15 @@ def megabytes(count: float | None) -> str:
 
 def times(ratio: float | None) -> str:
     """A ratio as ``0.42×``."""
-    return MISSING if ratio is None else f"{ratio:.2f}×"
+    return MISSING if ratio is None else f"{steady(ratio):.2f}×"
 
 
-def percent(part: float | None) -> str:
-    """A part of one as ``74.9 %``."""
-    return MISSING if part is None else f"{100 * part + 0.0:.1f} %".replace("-0.0 ", "0.0 ")
+def percent(part: float | None, decimals: int = 1, sign: str = "") -> str:
+    """A part of one as ``74.9 %``; with ``sign="+"`` as ``+74.9 %``. Nothing has no minus."""
+    if part is None:
+        return MISSING
+    amount = round(steady(100 * part), decimals) + 0.0
+    return f"{amount:{sign}.{decimals}f} %"
 
 
 def interval(row: Row) -> str:
@@ -137,7 +141,7 @@ def options(row: Row, *, without: Sequence[str] = ()) -> str:
 def sized(count: float) -> str:
     """Bytes as ``12.3 GB``, ``45.6 MB``, ``7.8 kB`` (powers of ten) or ``90 B``."""
     unit, name = next(((u, n) for u, n in _UNITS if abs(count) >= u), (1.0, "B"))
-    return f"{count / unit:.{0 if unit == 1 else 1}f} {name}"
+    return f"{steady(count / unit):.{0 if unit == 1 else 1}f} {name}"
 
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

@@ -32,7 +32,7 @@ def figures(
     look = display.looks({*map(str, frame["strategy"]), *named})
     files: dict[str, bytes] = {}
     with canvas.style():
-        drawn = (*_planes(frame, look), *_depths(frame, look), *_staircases(studies, look))
+        drawn = (*_planes(frame), *_depths(frame, look), *_staircases(studies, look))
         for name, figure in (*drawn, *_solvers(timed)):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
@@ -54,15 +54,13 @@ def _apart(name: str, key: str, used: set[str]) -> str:
     return name
 
 
-def _planes(frame: pd.DataFrame, look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:
+def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     used: set[str] = set()
     found = [(plane.points_of(group), group) for group in groups(frame)]
     for points, group in sorted(found, key=lambda pair: -len(pair[0])):
         if len(points) > 1:
-            yield (
-                _named("memory-time", group[0]["family"], group[0], used),
-                plane.figure(points, look),
-            )
+            name = _named("memory-time", group[0]["family"], group[0], used)
+            yield name, plane.figure(points)
 
 
 def _depths(frame: pd.DataFrame, look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from bench.report.rounding import steady
 from bench.report.stats import Interval, paired_ratio
 from bench.store.records import Record
 
@@ -31,13 +32,13 @@ class Metric:
 
 def over(numerator: float | None, denominator: float | None) -> float | None:
     """A quotient; ``None`` when a part is missing or the denominator is 0."""
-    return None if numerator is None or not denominator else numerator / denominator
+    return None if numerator is None or not denominator else steady(numerator / denominator)
 
 
 def relative_error(predicted: float | None, measured: float | None) -> float | None:
     """``predicted / measured - 1``."""
     quotient = over(predicted, measured)
-    return None if quotient is None else quotient - 1
+    return None if quotient is None else steady(quotient - 1)
 
 
 def step_interval(record: Record) -> Interval | None:

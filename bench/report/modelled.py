@@ -9,6 +9,7 @@ import pandas as pd
 from bench.report import display
 from bench.report.display import MISSING, cell, code, megabytes, percent, times
 from bench.report.frame import Row, groups
+from bench.report.rounding import steady
 
 HEADER = (
     "Strategy",
@@ -89,8 +90,8 @@ def _cost(group: Sequence[Row]) -> list[str]:
         str(first["workload_options"].get("layers", MISSING)),
         cell(first["device"]),
         str(len(group)),
-        f"{sum(seconds):.1f}" if seconds else MISSING,
-        f"{max(seconds):.1f}" if seconds else MISSING,
+        f"{steady(sum(seconds)):.1f}" if seconds else MISSING,
+        f"{steady(max(seconds)):.1f}" if seconds else MISSING,
         megabytes(max(resident)) if resident else MISSING,
     ]
 
@@ -116,4 +117,4 @@ def _comparable(row: Row) -> bool:
 def _comparison(row: Row) -> list[str]:
     estimate = row["modelled_step_x_reference"]
     error = estimate / row["step_ratio"] - 1
-    return [cell(row["label"]), display.interval(row), times(estimate), f"{100 * error:+.1f} %"]
+    return [cell(row["label"]), display.interval(row), times(estimate), percent(error, sign="+")]

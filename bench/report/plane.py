@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,14 +11,19 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from bench.report import canvas
+from bench.report import canvas, families
 from bench.report.display import MEGABYTE, Look
 from bench.report.frame import Row
 from bench.report.placement import place_labels
 
 INEXACT = "≈"
+BELOW = math.radians(190)
+"""To the left and a little down: below its front the plane is empty."""
+
+FRONT = "Pareto front: no strategy beats these in both"
 
 
 def points_of(group: Sequence[Row]) -> list[Row]:
@@ -35,19 +41,53 @@ def pareto(points: Sequence[Row]) -> list[Row]:
     return front
 
 
-def figure(points: list[Row], look: Mapping[str, Look]) -> Figure:
-    """One point a cell, named, with its interval."""
-    made, [axes] = canvas.new(8.5, 5.6)
+def figure(points: list[Row]) -> Figure:
+    """One point a cell, with its interval; the Pareto front is named, the rest in the legend."""
+    drawn, [axes] = canvas.new(8.5, 6.4)
+    look = families.looks(points)
     draw(axes, points, look)
     front = pareto(points)
-    draw_front(axes, front, label="Pareto front: no strategy beats these in both")
+    draw_front(axes, front, label=FRONT)
     axes.legend(
         frameon=False, loc="upper right", fontsize=8, title=note_on(points), title_fontsize=8
     )
     axes.set(xlabel="Measured peak, MB (10⁶ bytes)", ylabel="Step time × none, 95 % interval")
-    canvas.head(made, "memory against time", points)
-    label(axes, points, [front])
-    return made
+    low, high = axes.get_xlim()
+    axes.set_xlim(low - 0.25 * (high - low), high)  # for names left of what needs least memory
+    _key(drawn, points, look)
+    canvas.head(drawn, "memory against time", points)
+    others = [row for row in points if row not in front]
+    label(axes, front, [front], others, first=BELOW)
+    return drawn
+
+
+def _key(drawn: Figure, points: Sequence[Row], look: Mapping[str, Look]) -> None:
+    """Under the axes: marker and colour of every strategy, a column a family."""
+    of = families.families(points)
+    columns: dict[str, list[str]] = {}
+    for name in look:
+        columns.setdefault(of.get(name, families.NOTHING), []).append(name)
+    depth = max(map(len, columns.values()))
+    handles = []
+    for kind, names in columns.items():
+        handles.append(_entry(kind))
+        handles += [_entry(name, look[name]) for name in names]
+        handles += [_entry("")] * (depth - len(names))
+    drawn.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(columns),
+        frameon=False,
+        fontsize=7.5,
+        columnspacing=1,
+        handletextpad=0.2,
+    )
+
+
+def _entry(text: str, look: Look | None = None) -> Line2D:
+    """A line of the key; a heading has no marker."""
+    marker, colour = (look.marker, look.colour) if look else ("none", "none")
+    return Line2D([], [], linestyle="none", marker=marker, color=colour, label=text)
 
 
 def note_on(points: Sequence[Row]) -> str | None:
@@ -121,6 +161,8 @@ def label(
     points: Sequence[Row],
     fronts: Sequence[Sequence[Row]],
     others: Sequence[Row] = (),
+    *,
+    first: float = 0.0,
 ) -> None:
     """Names beside points, clear of error bars, of fronts, of other points and of the legend."""
     rows = (*points, *others)
@@ -133,4 +175,4 @@ def label(
     assert legend is not None
     boxes.append(legend.get_window_extent())
     names = [row["label"] + ("" if row["exact"] else f" {INEXACT}") for row in points]
-    place_labels(axes, names, [at(row) for row in points], avoid=boxes)
+    place_labels(axes, names, [at(row) for row in points], avoid=boxes, first=first)

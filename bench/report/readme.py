@@ -1,4 +1,4 @@
-"""The table in README.md, between its markers."""
+"""What README.md has between its markers: the narrow table, the verdicts, the links."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
+from bench.report import claims, display, summary
 from bench.report.display import cell
 from bench.report.frame import Row
-from bench.report.tables import NOTES, group_table, title, tradeoff_groups
+from bench.report.tables import title, tradeoff_groups
 
 BEGIN = "<!-- tradeoff:begin -->"
 END = "<!-- tradeoff:end -->"
@@ -53,10 +54,14 @@ def block(frame: pd.DataFrame, tables: str, studies: Collection[str] = ()) -> st
     """
     parts = []
     for group in main_groups(frame):
-        parts += [f"### {cell(title(group))}\n", group_table(group)]
+        chosen = summary.of_textbook(group)
+        parts += [f"### {cell(title(group))}\n", f"{cell(display.where(chosen or group))}.\n"]
+        parts += [summary.table(chosen)]
+    verdicts = "\n".join(f"- {line}" for line in claims.textbook_rows(frame))
+    said = f"The textbook's table, judged by the records:\n\n{verdicts}\n"
     named = [(text, name) for text, name in LINKS if name not in STUDIES or name in studies]
     links = ", ".join(f"[{text}]({tables}/{name}.md)" for text, name in named)
-    return "\n".join([*parts, NOTES, f"More: {links}.\n"])
+    return "\n".join([*parts, f"{summary.NOTES}\n", said, f"More: {links}.\n"])
 
 
 def inject(text: str, made: str) -> str:

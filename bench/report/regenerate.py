@@ -1,8 +1,9 @@
 """Everything under ``tables/`` and ``figures/``, and the README's table, from the raw records.
 
-All of it is rendered in memory first, so that a failure leaves what was there. The bytes depend on
-the records and on the versions of numpy, pandas, seaborn and matplotlib, which is why continuous
-integration, where ``check`` runs, pins them exactly.
+All of it is rendered in memory first, so that a failure leaves what was there. Texts and SVG depend
+on the records and on the versions of numpy, pandas, seaborn and matplotlib, which is why continuous
+integration, where ``check`` runs, pins them exactly; they do not depend on the CPU (`rounding`,
+`canonical`). A PNG is compared by what it shows (`likeness`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bench.report import budgets, claims, growth, modelled, solvers, tables
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
+from bench.report.likeness import same
 from bench.store import budgets as studies
 from bench.store import solvers as solver_records
 from bench.store.json_store import RESULTS, write_atomically
@@ -171,7 +173,7 @@ def _generated(results: Path) -> list[Path]:
 def _write(files: Mapping[Path, bytes], stale: list[Path]) -> list[str]:
     done = []
     for path, data in files.items():
-        if not path.is_file() or path.read_bytes() != data:
+        if not path.is_file() or not same(path.suffix, path.read_bytes(), data):
             write_atomically(path, data)
             done.append(f"wrote {path}")
     for path in stale:
@@ -187,10 +189,10 @@ def _differences(files: Mapping[Path, bytes], stale: list[Path]) -> list[str]:
 
 def _difference(path: Path, data: bytes) -> str:
     old = path.read_bytes() if path.is_file() else None
-    if old == data:
-        return ""
     if old is None:
         return f"{path}: missing"
+    if same(path.suffix, old, data):
+        return ""
     if path.suffix not in TEXT:
         return f"{path}: differs"
     was, now = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (old, data))

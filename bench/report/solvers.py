@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from bench.report import canvas, display
 from bench.report.display import COLOURS, MARKERS, MISSING, cell
+from bench.report.rounding import steady
 from bench.store.solvers import Study, Timing
 
 HEADER = (
@@ -69,7 +70,7 @@ def shape(study: Study) -> str:
 
 def seconds(value: float) -> str:
     """Three digits: ``0.0123``, ``12.3``."""
-    return f"{value:#.3g}".rstrip(".")
+    return f"{steady(value):#.3g}".rstrip(".")
 
 
 def label(timing: Timing) -> str:
@@ -92,7 +93,7 @@ def _line(timing: Timing) -> list[str]:
         MISSING if timing.slots is None else f"{timing.slots:,}",
         *map(seconds, times),
         str(len(timing.solve_s)),
-        MISSING if gap is None else f"{100 * gap:.2f} %",
+        display.percent(gap, 2),
     ]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.report.rounding import steady
+
 RESAMPLES = 2000
 LEVEL = 0.95
 SEED = 20160421  # any constant will do; one seed for all makes the report reproducible
@@ -47,7 +49,8 @@ def bootstrap(values: tuple[float, ...]) -> Interval:
     medians = np.median(data[draws], axis=1)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(medians, [tail, 1 - tail])
-    return Interval(float(np.median(data)), float(low), float(high), len(data))
+    middle = float(np.median(data))
+    return Interval(steady(middle), steady(float(low)), steady(float(high)), len(data))
 
 
 def paired_ratio(values: Sequence[float], references: Sequence[float]) -> Interval | None:
@@ -88,7 +91,7 @@ def fit_power(xs: Sequence[float], ys: Sequence[float]) -> Fit | None:
     total = math.fsum((b - mean) ** 2 for b in v)
     # A level series is all residual and no spread: a perfect fit of exponent 0, not 0 / 0.
     r_squared = 1.0 if total <= 1e-18 else 1 - residual / total
-    return Fit(slope, math.exp(intercept), r_squared, len(u))
+    return _steady(Fit(slope, math.exp(intercept), r_squared, len(u)))
 
 
 def fit_offset(xs: Sequence[float], ys: Sequence[float]) -> Fit | None:
@@ -104,7 +107,18 @@ def fit_offset(xs: Sequence[float], ys: Sequence[float]) -> Fit | None:
         return Fit(0.0, 0.0, 1.0, len(xs), constant=ys[0])
     weights = [1 / y**2 for y in ys]
     fits = [_with_exponent(step / 100, xs, ys, weights) for step in range(1, 301)]
-    return min(fits, key=lambda pair: pair[0])[1]
+    return _steady(min(fits, key=lambda pair: pair[0])[1])
+
+
+def _steady(fit: Fit) -> Fit:
+    """The same on every CPU: logarithms and powers differ in the last bit."""
+    return dataclasses.replace(
+        fit,
+        exponent=steady(fit.exponent),
+        coefficient=steady(fit.coefficient),
+        r_squared=steady(fit.r_squared),
+        constant=steady(fit.constant),
+    )
 
 
 def _with_exponent(

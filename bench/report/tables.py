@@ -11,6 +11,7 @@ from bench.report.depth import chain_of, order, series
 from bench.report.display import MISSING, cell, code, megabytes, percent, times
 from bench.report.frame import ATTENTION, Row, groups, rows
 from bench.report.metrics import METRICS
+from bench.report.rounding import steady
 from bench.report.stats import FEW, LEVEL, RESAMPLES, WIDE
 
 HEADER = (
@@ -158,8 +159,8 @@ def gradient(row: Row) -> str:
     if row["grad_max_rel_err"] is None:
         return MISSING
     cosine = row["grad_min_cosine"]
-    tail = "" if cosine is None else f", cosine {cosine:.6f}"
-    return f"max rel. error {row['grad_max_rel_err']:.1e}{tail}"
+    tail = "" if cosine is None else f", cosine {steady(cosine):.6f}"
+    return f"max rel. error {steady(row['grad_max_rel_err']):.1e}{tail}"
 
 
 def tradeoff_csv(frame: pd.DataFrame) -> str:
@@ -172,6 +173,7 @@ def tradeoff_csv(frame: pd.DataFrame) -> str:
 def plain(value: object) -> object:
     """A value for CSV: floats to six places, options as text."""
     if isinstance(value, float):
+        value = steady(value)
         return f"{value:.6g}" if 0 < abs(value) < 1e-3 else f"{value:.6f}"
     if isinstance(value, dict):
         return ", ".join(f"{key}={value[key]}" for key in sorted(value))

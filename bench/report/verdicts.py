@@ -26,6 +26,7 @@ from bench.report.judges import (
     combined,
     command,
     depth_series,
+    gist_of,
     grade,
     matches,
     near_order,
@@ -36,6 +37,7 @@ from bench.report.judges import (
     verdict,
 )
 from bench.report.metrics import over
+from bench.report.rounding import steady
 
 FP32 = 4
 HALF = 2
@@ -54,7 +56,9 @@ def every_k_compute(frame: pd.DataFrame) -> Verdict:
         f"counted {percent(row['recompute_of_forward'])}"
         for (_, k), row in best.items()
     )
-    return verdict(combined(outcomes), counted, best.values())
+    shares = ((workload, percent(r["recompute_of_forward"])) for (workload, _), r in best.items())
+    gist = gist_of(shares, f"k = {', '.join(map(str, sorted({k for _, k in best})))}: counted")
+    return verdict(combined(outcomes), counted, best.values(), gist)
 
 
 def approaches_forward(frame: pd.DataFrame) -> Verdict:
@@ -119,7 +123,7 @@ def linear_share(
     """For each case of parameters, what is saved grows as L, and is that share of `none`'s."""
 
     def judge(frame: pd.DataFrame) -> Verdict:
-        parts, outcomes, used = [], list[Outcome](), list[Row]()
+        parts, outcomes, used, shares = [], list[Outcome](), list[Row](), list[tuple[str, str]]()
         for workload in workloads:
             none = depth_series(frame, workload, "none")
             for params, claimed in cases:
@@ -132,14 +136,17 @@ def linear_share(
                 outcomes += [linear, grade(share, claimed)]
                 parts.append(
                     f"{one.first['label']} on {workload}: L^{fit.exponent:.2f}, "
-                    f"{share:.3f} of none at L = {one.layers[-1]} (claimed {claimed:g})"
+                    f"{steady(share):.3f} of none at L = {one.layers[-1]} (claimed {claimed:g})"
                 )
+                case = ", ".join(f"{name}={value}" for name, value in params.items())
+                shares.append((workload, f"{steady(share):.2f} ({case})"))
                 used += [*one.rows, *one.base]
         if not outcomes:
             specs = ("none", *(spec_of(strategy, params) for params, _ in cases))
             return unmeasured(*(at_depths(workloads[0], spec) for spec in specs))
         sentence = f"Claimed L^1. Saved after forward above the constant part: {'; '.join(parts)}"
-        return verdict(combined(outcomes), sentence, used)
+        gist = gist_of(shares, "saved bytes, over those of none,")
+        return verdict(combined(outcomes), sentence, used, gist)
 
     return judge
 
