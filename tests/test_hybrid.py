@@ -104,7 +104,7 @@ def test_between_its_bound_and_the_best_of_all_schedules(blocks, link):
         assert proven == tried or link == SLOW  # where the link makes backward wait
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("link", [SLOW, 2.0, 4.0])
 def test_five_blocks(link):
     counts = [check(linked(seed, 5, link), 1) for seed in range(8)]

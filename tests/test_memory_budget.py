@@ -290,7 +290,7 @@ def test_running_statistics_that_are_rounded_are_ok_and_said():
     assert (record.status, record.buffers_equal) == ("ok", False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_inductor():
     if MemoryBudget().unsupported(CASES["loop"].model(), torch.device("cpu")):
         pytest.skip("no C++ compiler")
