@@ -18,7 +18,7 @@ from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.profile import ChainProfile
 
-LARGER = 64
+LARGER = 32
 TRAIN = "train"
 MODES: dict[str, dict[str, Any]] = {
     TRAIN: {},
@@ -85,8 +85,13 @@ class Reference:
 
     @property
     def tight_bytes(self) -> int:
-        """A budget that makes every strategy recompute, and that every strategy can keep."""
-        return self.peak_bytes(plans.uniform(len(self.profile.blocks), 1))
+        """A budget that makes every strategy recompute, and that every strategy can keep.
+
+        Half of what checkpointing every block saves. Of blocks unlike each other, some are too
+        small to save anything.
+        """
+        least_bytes = self.peak_bytes(plans.uniform(len(self.profile.blocks), 1))
+        return (min(least_bytes, self.loose_bytes) + self.loose_bytes) // 2
 
     @property
     def loose_bytes(self) -> int:
