@@ -106,14 +106,25 @@ PAIRS = {
 }
 
 
-def marks(point: Point, name: str) -> Any:
+# Faults that are known and not mended yet: one that is must leave this list.
+FAULTS = {
+    "selective_ops(tight)-tied": pytest.mark.xfail(
+        raises=RuntimeError,
+        reason="autocast casts a shared matrix once in forward, but in each block's recompute, so"
+        " that operators have other numbers",
+    )
+}
+
+
+def marks(key: str) -> list[pytest.MarkDecorator]:
+    point, name = PAIRS[key]
     long = point.cls.compiled and name not in COMPILED_ALWAYS
-    return pytest.mark.long if long else ()
+    return [pytest.mark.long] * long + [FAULTS[key]] * (key in FAULTS)
 
 
 @pytest.mark.parametrize(
     ("point", "name"),
-    [pytest.param(*pair, id=key, marks=marks(*pair)) for key, pair in PAIRS.items()],
+    [pytest.param(*pair, id=key, marks=marks(key)) for key, pair in PAIRS.items()],
 )
 def test_every_promise(point: Point, name: str, request: pytest.FixtureRequest) -> None:
     given = reference(name)
