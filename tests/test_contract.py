@@ -119,7 +119,7 @@ FAULTS = {
 def marks(key: str) -> list[pytest.MarkDecorator]:
     point, name = PAIRS[key]
     long = point.cls.compiled and name not in COMPILED_ALWAYS
-    return [pytest.mark.long] * long + [FAULTS[key]] * (key in FAULTS)
+    return [pytest.mark.long] * long + [mark for k, mark in FAULTS.items() if k == key]
 
 
 @pytest.mark.parametrize(

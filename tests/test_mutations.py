@@ -130,7 +130,7 @@ MUTATIONS = (
         EXECUTION,
         "return recompute(func, (), args, kwargs or {})",
         "return func(*args, **(kwargs or {}))",
-        ["tests/test_profiling.py", "tests/test_memory.py", "tests/test_korthikanti.py"],
+        ["tests/test_chain_profile.py::test_recompute_inside_blocks_is_predicted"],
     ),
     Mutation(
         "the last boundary may leave when forward is over",
@@ -151,7 +151,7 @@ MUTATIONS = (
         SCHEDULES,
         "self.visit(mode.backward_working_bytes,",
         "self.visit(0 * mode.backward_working_bytes,",
-        [PREDICTED],
+        ["tests/test_rotor.py::test_as_good_as_the_best_of_all_nested_plans"],
     ),
     Mutation(
         "blocks before the last of a group run again for nothing",
@@ -165,14 +165,14 @@ MUTATIONS = (
         SCHEDULES,
         'self.visit(profile.update_working_bytes, "update")',
         'self.visit(0, "update")',
-        ["tests/test_milp.py::test_what_no_plan_changes_must_fit"],
+        ["tests/test_interpreter.py::test_an_update_can_be_the_peak"],
     ),
     Mutation(
-        "transfers overlap with each other",
+        "compute never waits for the link",
         SCHEDULES,
-        "max(self.now_s, self.free_s) + ",
-        "self.now_s + ",
-        ["tests/test_hybrid.py::test_between_its_bound_and_the_best_of_all_schedules"],
+        "self.stall_s += max(0.0, self.free_s - self.now_s)",
+        "self.stall_s += 0.0",
+        ["tests/test_interpreter.py::test_compute_waits_for_a_slow_link"],
     ),
     Mutation(
         "what a group holds inside is not dropped",
