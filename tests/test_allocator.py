@@ -3,7 +3,8 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.simulate.allocator import (
@@ -333,7 +334,7 @@ def check(allocator):
     assert allocator.requested_bytes <= allocator.allocated_bytes <= allocator.reserved_bytes
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(ACTIONS)
 def test_invariants(actions):
     allocator = CachingAllocator(100 * MIB)

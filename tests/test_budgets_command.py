@@ -2,10 +2,9 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import command
 import pytest
 import tiny
 
@@ -20,8 +19,7 @@ TINY = ["--layers", "4", "--seq", "32", "--dim", "32", "--batch", "2"]
 
 
 def run(*arguments, folder):
-    command = [sys.executable, "-m", "bench", "budgets", *arguments, "--results", str(folder)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return command.run("budgets", *arguments, "--results", str(folder))
 
 
 @pytest.fixture(scope="module")

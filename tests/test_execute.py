@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from models import (
     BLOCKS,
@@ -89,14 +90,14 @@ def test_any_plan_of_a_sequential(plan):
     check_plan(chain_of(n_blocks, Small), plan)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(nested_plans(0, BLOCKS))
 def test_any_plan_of_a_list(plan):
     seed(0)
     check_plan(Loop(), plan)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(nested_plans(0, 4))
 def test_any_plan_updates_running_statistics_once(plan):
     model = chain_of(4, NormBlock)
@@ -104,7 +105,7 @@ def test_any_plan_updates_running_statistics_once(plan):
     assert all(block.norm.num_batches_tracked == 1 for block in model)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(nested_plans(0, BLOCKS))
 def test_any_plan_of_a_block_that_repeats(plan):
     seed(0)
@@ -136,7 +137,7 @@ class Two(nn.Module):
         return x
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(nested_plans(0, 6))
 def test_any_plan_is_cut_between_containers(plan):
     seed(0)

@@ -34,6 +34,7 @@ def run(storage, *arguments):
     )
 
 
+@pytest.mark.long
 def test_first_comparison_becomes_the_baseline_of_the_next(tmp_path):
     first = run(tmp_path, "-k", "sqrt")
     assert first.returncode == 0, first.stdout + first.stderr

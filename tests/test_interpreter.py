@@ -6,7 +6,8 @@ import random
 
 import pytest
 import tiny
-from hypothesis import given, settings
+from effort import examples, few
+from hypothesis import given
 from hypothesis import strategies as st
 from nested import random_profile
 from test_operators import some_policy, without_random_states
@@ -60,8 +61,8 @@ def mode_of(rng, plan, index, block):
     return rng.choice([*names, some_policy(rng, block.operators, rng.random())])
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("workload", few(WORKLOADS, 2))
+@examples(25)
 @given(seed=st.integers(0, 10**9))
 def test_bytes_flops_and_counts_are_those_of_the_step(workload, seed):
     made, profile = profiled(workload)
@@ -81,8 +82,8 @@ def test_bytes_flops_and_counts_are_those_of_the_step(workload, seed):
     assert predicted.recompute_flops == flops.recompute_flops, note
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
-@settings(max_examples=8, deadline=None)
+@pytest.mark.parametrize("workload", few(WORKLOADS, 2))
+@examples(8)
 @given(seed=st.integers(0, 10**9))
 def test_blocks_are_entered_as_often_as_predicted(workload, seed):
     made, profile = profiled(workload)
