@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import settings
 from torch.utils import checkpoint as torch_checkpoint
@@ -20,6 +22,9 @@ settings.register_profile("long", deadline=None, max_examples=100)
 
 MOST_BYTES = 1_200_000_000
 """That any process of a run may have resident at once."""
+GROWTH_BYTES = 8_000_000
+"""Of one test, after which garbage is collected: few objects of Python can hold much of C++, of
+traces above all, and Python collects by number."""
 _PEAK = "peak"
 
 
@@ -29,11 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
-        skip = pytest.mark.skip(reason="takes long: --long")
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(skip)
+    """A short run has no long tests."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long and not config.getoption("--long"):
+        config.hook.pytest_deselected(items=long)
+        dropped = set(long)
+        items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.hookimpl(trylast=True)
@@ -53,13 +59,17 @@ class Memory:
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        self.config = config
+        self.config, self.process = config, psutil.Process()
         self.most: dict[str, Any] = {"bytes": 0, "test": "collection", "child_bytes": 0}
         self.workers: dict[str, dict[str, Any]] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+        before_bytes = self.process.memory_info().rss
         answer = yield
+        if self.process.memory_info().rss - before_bytes > GROWTH_BYTES:
+            gc.collect()
+            give_back()
         now_bytes = resident_bytes(resource.RUSAGE_SELF)
         if now_bytes > self.most["bytes"]:
             self.most |= {"bytes": now_bytes, "test": item.nodeid}
@@ -97,6 +107,13 @@ class Memory:
             for name, most in sorted(self.workers.items())
             if max(most["bytes"], most["child_bytes"]) > MOST_BYTES
         ]
+
+
+def give_back() -> None:
+    """What the C library has free, to the system: it keeps it else."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes(who: int) -> int:

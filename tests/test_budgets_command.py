@@ -29,6 +29,7 @@ def done(tmp_path_factory):
     return folder, run(*arguments, "--format", "json", folder=folder)
 
 
+@pytest.mark.long
 def test_one_file_a_workload_and_what_is_derived(done):
     folder, process = done
     assert process.returncode == 0, process.stderr
@@ -40,6 +41,7 @@ def test_one_file_a_workload_and_what_is_derived(done):
     assert made == {"budgets.md", "budgets.csv", "budgets-gpt-mini.png", "budgets-gpt-mini.svg"}
 
 
+@pytest.mark.long
 def test_every_budget_is_kept_and_every_gradient_equal(done):
     [found] = studies.read_all(done[0])
     assert (found.workload, found.rounds, found.device) == ("gpt-mini", 2, "cpu")
@@ -50,6 +52,7 @@ def test_every_budget_is_kept_and_every_gradient_equal(done):
     assert all(len(one.step_s) == 2 for one in found.contenders)
 
 
+@pytest.mark.long
 def test_budgets_run_from_the_smallest_to_none(done):
     [found] = studies.read_all(done[0])
     sizes = [one.budget_bytes for one in found.budgets]
@@ -61,6 +64,7 @@ def test_budgets_run_from_the_smallest_to_none(done):
     assert sizes[-1] == none.predicted_peak_bytes
 
 
+@pytest.mark.long
 def test_equal_blocks_have_equal_times(done):
     [found] = studies.read_all(done[0])
     assert len(found.blocks) == 4

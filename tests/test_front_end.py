@@ -10,9 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.store import records
-
-ROOT = Path(records.__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 INFO = {"device": "cpu", "device_name": "A", "torch_version": "2.13.0", "threads": 2}
 
 

@@ -265,7 +265,8 @@ def test_a_record_says_what_it_led_to():
 # Simulated.
 
 
-@pytest.mark.parametrize("share", [0.0, pytest.param(0.3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("share", [0.0, 0.3])
 def test_a_simulated_step_is_the_predicted_one(share):
     options = tiny.OPTIONS["llama-mini"] | SIZES["llama-mini"]
     spec = {"workload": "llama-mini", "options": options, "device": "sim:h100-80gb"}

@@ -80,6 +80,7 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(arguments, sentence):
     assert not done.stdout
 
 
+@pytest.mark.long
 def test_the_simulated_peak_is_the_predicted_one():
     """The plan for a simulated device, run there: tensors to the byte."""
     simulated = tiny.cell(
