@@ -619,3 +619,11 @@ def test_an_input_changed_in_place_is_an_error_not_a_wrong_gradient():
         pytest.raises(RuntimeError, match="modified by an inplace operation"),
     ):
         step(model, ROWS)
+
+
+def test_attention_that_is_no_module_is_checkpointed_once_a_block(checkpoints):
+    case = CASES["gpt"]
+    model = case.model()
+    with strategies.apply(model, "selective(variant=attention_core)"):
+        step(model, case.input())
+    assert len(checkpoints) == BLOCKS

@@ -130,7 +130,7 @@ MUTATIONS = (
         EXECUTION,
         "return recompute(func, (), args, kwargs or {})",
         "return func(*args, **(kwargs or {}))",
-        ["tests/test_chain_profile.py::test_recompute_inside_blocks_is_predicted"],
+        ["tests/test_execute.py::test_attention_that_is_no_module_is_checkpointed_once_a_block"],
     ),
     Mutation(
         "the last boundary may leave when forward is over",
