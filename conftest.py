@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--workload", default="gpt-mini", help="workload of the benchmarks")
     group.addoption("--device", default="", help="device of the benchmarks")
     group.addoption("--rounds", type=int, default=5, help="timed rounds of the benchmarks")
+    group.addoption("--long", action="store_true", help="run what takes long, too")
 
 
 @pytest.hookimpl(tryfirst=True)

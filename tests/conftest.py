@@ -1,7 +1,15 @@
-"""Fixtures for strategies."""
+"""Fixtures for strategies; what a long run does more; how much memory a run may take."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import psutil
 import pytest
 from hypothesis import settings
 from torch.utils import checkpoint as torch_checkpoint
@@ -9,26 +17,116 @@ from torch.utils import checkpoint as torch_checkpoint
 from strategies.execution import checkpoint as checkpoint_module
 
 # Examples have no time limit: a slow machine is no failure.
-settings.register_profile("any-machine", deadline=None)
-settings.load_profile("any-machine")
+settings.register_profile("short", deadline=None, max_examples=25)
+settings.register_profile("long", deadline=None, max_examples=100)
+
+MOST_BYTES = 1_200_000_000
+"""That any process of a run may have resident at once."""
+GROWTH_BYTES = 8_000_000
+"""Of one test, after which garbage is collected: few objects of Python can hold much of C++, of
+traces above all, and Python collects by number."""
+_PEAK = "peak"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("long" if config.getoption("--long") else "short")
+    config.pluginmanager.register(Memory(config), "peak memory")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A short run has no long tests."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long and not config.getoption("--long"):
+        config.hook.pytest_deselected(items=long)
+        dropped = set(long)
+        items[:] = [item for item in items if item not in dropped]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Modules and tests stay until the end: no collection need look at them again.
+
+    Not later: what is frozen, and garbage by then, is never freed.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+class Memory:
+    """The most memory of each process: measured in each worker, printed and judged in the end.
+
+    Measured after each test, because some tests reset the system's own high-water mark.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config, self.process = config, psutil.Process()
+        self.most: dict[str, Any] = {"bytes": 0, "test": "collection", "child_bytes": 0}
+        self.workers: dict[str, dict[str, Any]] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+        before_bytes = self.process.memory_info().rss
+        answer = yield
+        if self.process.memory_info().rss - before_bytes > GROWTH_BYTES:
+            gc.collect()
+            give_back()
+        now_bytes = resident_bytes(resource.RUSAGE_SELF)
+        if now_bytes > self.most["bytes"]:
+            self.most |= {"bytes": now_bytes, "test": item.nodeid}
+        return answer
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self.most["child_bytes"] = resident_bytes(resource.RUSAGE_CHILDREN)
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None:
+            output[_PEAK] = self.most
+        elif not self.workers:
+            self.workers["this process"] = self.most
+        if output is None and self.excesses() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.workers[node.gateway.id] = getattr(node, "workeroutput", {}).get(_PEAK, self.most)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        terminalreporter.section("peak memory")
+        for name, most in sorted(self.workers.items()):
+            children = f"a process of its own {most['child_bytes'] / 1e6:,.0f} MB at most"
+            own = f"{name}: {most['bytes'] / 1e6:,.0f} MB, in {most['test']}"
+            terminalreporter.write_line(f"{own}; {children}")
+        for name in self.excesses():
+            text = f"{name} took more than {MOST_BYTES / 1e6:,.0f} MB"
+            terminalreporter.write_line(text, red=True)
+
+    def excesses(self) -> list[str]:
+        """The processes that took too much."""
+        return [
+            name
+            for name, most in sorted(self.workers.items())
+            if max(most["bytes"], most["child_bytes"]) > MOST_BYTES
+        ]
+
+
+def give_back() -> None:
+    """What the C library has free, to the system: it keeps it else."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
+
+
+def resident_bytes(who: int) -> int:
+    """The most that was resident; Linux counts in KiB, macOS in bytes."""
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @pytest.fixture
-def no_checkpoint(monkeypatch):
-    """Fails the test if anything is checkpointed."""
-
-    def fail(*_, **__):
-        pytest.fail("a checkpoint was made where none belongs")
-
-    monkeypatch.setattr(checkpoint_module, "checkpoint", fail)
-
-
-@pytest.fixture
-def checkpoints(monkeypatch):
+def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
     """Counts the checkpoints that are made."""
-    made = []
+    made: list[Callable[..., Any]] = []
 
-    def count(function, *args, **options):
+    def count(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         made.append(function)
         return torch_checkpoint.checkpoint(function, *args, **options)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,11 +15,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
-import strategies
-from strategies import Strategy
-from strategies.flash_checkpoint import FlashCheckpoint
+from strategies.execution import checkpoint as checkpoint_module
 from strategies.schedules import plan as plans
-from strategies.selective import Selective
 
 WIDTH, HEADS, TOKENS, VOCABULARY, BLOCKS = 16, 2, 6, 11, 5
 
@@ -566,7 +563,7 @@ class Case:
     Attributes:
         build: makes the model.
         data: makes a batch.
-        shares: groups of several blocks can run.
+        apart: why no group of several blocks can run: what the model does between two of them.
         attention: blocks hold an attention sub-module; ``"core"``: with a core that is a module,
             ``"sdpa"``: that calls ``scaled_dot_product_attention``, ``"hidden"``: that does so
             where it cannot be seen.
@@ -575,7 +572,7 @@ class Case:
 
     build: Callable[[], nn.Module]
     data: Callable[[], Tensor] = _rows
-    shares: bool = True
+    apart: str | None = None
     attention: str | None = None
     smooth: bool = True
 
@@ -589,29 +586,12 @@ class Case:
         seed(1)
         return self.data()
 
-    def refuses(self, strategy: Strategy) -> bool:
-        """Whether ``strategy``, one of this package, is impossible on this model."""
-        if isinstance(strategy, FlashCheckpoint):
-            return self.attention != "core"
-        if isinstance(strategy, Selective):
-            unseen = [None, "hidden"] if strategy.variant == "attention_core" else [None]
-            return self.attention in unseen
-        if self.shares:
-            return False
-        chain = _chain(self)
-        plan = plans.split(strategy.plan(chain), chain.borders)
-        return any(len(list(plans.leaves(node))) > 1 for node in plan)
-
-
-@functools.cache
-def _chain(case: Case) -> strategies.Chain:
-    return strategies.find_chain(case.model())
-
 
 def _text(build: Callable[[], nn.Module], attention: str = "sdpa") -> Case:
     return Case(build, _tokens, attention=attention)
 
 
+COMPUTES = "computes with the output of one before the next has run"
 CASES = {
     "gpt": _text(lambda: Gpt(dropout=0.1)),
     "core": _text(lambda: Gpt(core=True), "core"),
@@ -632,16 +612,16 @@ CASES = {
     "children": Case(Children),
     "shared": Case(Shared),
     "twice": Case(Twice),
-    "pairs-unpacked": Case(PairsUnpacked, shares=False),
-    "pairs-indexed": Case(PairsIndexed, shares=False),
-    "pairs-perhaps": Case(PairsPerhaps, shares=False),
-    "first-row": Case(FirstRow, shares=False),
-    "scaled": Case(Scaled, shares=False),
-    "activated": Case(Activated, shares=False),
-    "method": Case(Method, shares=False),
-    "zipped": Case(Zipped, shares=False),
-    "collected": Case(Collected, shares=False),
-    "reversed": Case(Reversed, shares=False),
+    "pairs-unpacked": Case(PairsUnpacked, apart=COMPUTES),
+    "pairs-indexed": Case(PairsIndexed, apart="reads more than the first value that each returns"),
+    "pairs-perhaps": Case(PairsPerhaps, apart="gets several values from each and does not take"),
+    "first-row": Case(FirstRow, apart="takes a part of what each returns"),
+    "scaled": Case(Scaled, apart=COMPUTES),
+    "activated": Case(Activated, apart=COMPUTES),
+    "method": Case(Method, apart=COMPUTES),
+    "zipped": Case(Zipped, apart="calls each with other arguments"),
+    "collected": Case(Collected, apart=COMPUTES),
+    "reversed": Case(Reversed, apart="does not pass the output of one straight to the next"),
     "norms": Case(Norms, smooth=False),
     "resnet": Case(ResNet, lambda: torch.randn(3, 3, 8, 8), smooth=False),
     "sequential": Case(lambda: chain_of(BLOCKS, NormBlock), smooth=False),
@@ -755,6 +735,18 @@ def distance(found: Result, wanted: Result) -> float:
         squares = squares + (other - gradient).square().sum()
         norm = norm + gradient.square().sum()
     return (squares / norm).sqrt().nan_to_num(nan=torch.inf).item()
+
+
+@contextlib.contextmanager
+def no_checkpoint() -> Iterator[None]:
+    """Fails the test if anything is checkpointed."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        pytest.fail("a checkpoint was made where none belongs")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_module, "checkpoint", fail)
+        yield
 
 
 @contextlib.contextmanager

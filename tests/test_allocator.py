@@ -4,7 +4,8 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.simulate.allocator import CachingAllocator, OutOfMemoryError
@@ -334,7 +335,7 @@ def check(allocator):
     assert allocator.allocated_bytes <= allocator.reserved_bytes
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(ACTIONS)
 def test_invariants(actions):
     allocator = CachingAllocator(100 * MIB)

@@ -5,6 +5,7 @@ import functools
 import pytest
 import tiny
 import torch
+from effort import few
 from models import CASES, assert_same, seed, step
 from torch import nn
 
@@ -52,7 +53,7 @@ def measured_peak_bytes(made):
 # What must hold.
 
 
-@pytest.mark.parametrize("number", TEN)
+@pytest.mark.parametrize("number", few(TEN, 3))
 @pytest.mark.parametrize("workload", SIZES)
 def test_the_measured_peak_is_within_the_budget(workload, number):
     made, chain = profiled(workload)
@@ -221,7 +222,7 @@ def test_the_optimizers_state_leaves_less_for_the_rest():
     assert peaks[1] - peaks[0] > 2 * sum(p.nbytes for p in model.parameters())
 
 
-@pytest.mark.parametrize("budget", ["45%", "60%", "85%"])
+@pytest.mark.parametrize("budget", few(["45%", "60%", "85%"]))
 def test_auto_is_the_faster_of_optimal_and_selective_ops(budget):
     made = profiled("gpt-mini")[0]
     chain = strategies.profiled(made.model, "auto", made, blocks=made.workload.blocks)

@@ -2,10 +2,9 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import command
 import pytest
 import tiny
 
@@ -20,8 +19,7 @@ TINY = ["--layers", "4", "--seq", "32", "--dim", "32", "--batch", "2"]
 
 
 def run(*arguments, folder):
-    command = [sys.executable, "-m", "bench", "budgets", *arguments, "--results", str(folder)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return command.run("budgets", *arguments, "--results", str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +29,7 @@ def done(tmp_path_factory):
     return folder, run(*arguments, "--format", "json", folder=folder)
 
 
+@pytest.mark.long
 def test_one_file_a_workload_and_what_is_derived(done):
     folder, process = done
     assert process.returncode == 0, process.stderr
@@ -42,6 +41,7 @@ def test_one_file_a_workload_and_what_is_derived(done):
     assert made == {"budgets.md", "budgets.csv", "budgets-gpt-mini.png", "budgets-gpt-mini.svg"}
 
 
+@pytest.mark.long
 def test_every_budget_is_kept_and_every_gradient_equal(done):
     [found] = studies.read_all(done[0])
     assert (found.workload, found.rounds, found.device) == ("gpt-mini", 2, "cpu")
@@ -52,6 +52,7 @@ def test_every_budget_is_kept_and_every_gradient_equal(done):
     assert all(len(one.step_s) == 2 for one in found.contenders)
 
 
+@pytest.mark.long
 def test_budgets_run_from_the_smallest_to_none(done):
     [found] = studies.read_all(done[0])
     sizes = [one.budget_bytes for one in found.budgets]
@@ -63,6 +64,7 @@ def test_budgets_run_from_the_smallest_to_none(done):
     assert sizes[-1] == none.predicted_peak_bytes
 
 
+@pytest.mark.long
 def test_equal_blocks_have_equal_times(done):
     [found] = studies.read_all(done[0])
     assert len(found.blocks) == 4

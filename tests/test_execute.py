@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from models import (
     BLOCKS,
@@ -89,14 +90,14 @@ def test_any_plan_of_a_sequential(plan):
     check_plan(chain_of(n_blocks, Small), plan)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(nested_plans(0, BLOCKS))
 def test_any_plan_of_a_list(plan):
     seed(0)
     check_plan(Loop(), plan)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(nested_plans(0, 4))
 def test_any_plan_updates_running_statistics_once(plan):
     model = chain_of(4, NormBlock)
@@ -104,7 +105,7 @@ def test_any_plan_updates_running_statistics_once(plan):
     assert all(block.norm.num_batches_tracked == 1 for block in model)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(nested_plans(0, BLOCKS))
 def test_any_plan_of_a_block_that_repeats(plan):
     seed(0)
@@ -136,7 +137,7 @@ class Two(nn.Module):
         return x
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(nested_plans(0, 6))
 def test_any_plan_is_cut_between_containers(plan):
     seed(0)
@@ -264,30 +265,12 @@ def test_parts_of_a_sequential():
         model(ROWS)
 
 
-REFUSED = {
-    "pairs-unpacked": "computes with the output",
-    "pairs-indexed": "reads more than the first value",
-    "pairs-perhaps": "gets several values from each",
-    "first-row": "takes a part of what each returns",
-    "scaled": "computes with the output",
-    "activated": "computes with the output",
-    "method": "computes with the output",
-    "zipped": "calls each with other arguments",
-    "collected": "computes with the output",
-    "reversed": "does not pass the output of one straight to the next",
-}
-
-
-def test_every_refusal_has_a_reason():
-    assert REFUSED.keys() == {name for name, case in CASES.items() if not case.shares}
-
-
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.apart])
 def test_a_group_refuses_a_model_that_does_more_than_run_it(name):
     case = CASES[name]
     model = case.model()
     strategies.apply(model, "every_k(k=5)")
-    with pytest.raises(Unsupported, match=REFUSED[name]) as caught:
+    with pytest.raises(Unsupported, match=case.apart) as caught:
         step(model, case.input())
     assert "[0 1 2 3 4]" in str(caught.value)
     assert "use every_layer" in str(caught.value)
@@ -636,3 +619,11 @@ def test_an_input_changed_in_place_is_an_error_not_a_wrong_gradient():
         pytest.raises(RuntimeError, match="modified by an inplace operation"),
     ):
         step(model, ROWS)
+
+
+def test_attention_that_is_no_module_is_checkpointed_once_a_block(checkpoints):
+    case = CASES["gpt"]
+    model = case.model()
+    with strategies.apply(model, "selective(variant=attention_core)"):
+        step(model, case.input())
+    assert len(checkpoints) == BLOCKS

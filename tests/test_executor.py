@@ -11,6 +11,7 @@ import psutil
 import pytest
 import tiny
 import torch
+from effort import few
 
 from bench.run import executor
 from bench.run.executor import Ending, classify_error, classify_exit
@@ -60,7 +61,7 @@ def gone(pid):
 
 @pytest.mark.parametrize(
     ("workload", "spec"),
-    [("gpt-mini-dropout", "every_k(k=4)"), ("gpt-mini", "compressed(codec=int8)")],
+    few([("gpt-mini-dropout", "every_k(k=4)"), ("gpt-mini", "compressed(codec=int8)")]),
 )
 def test_same_cell_twice_gives_the_same_record(workload, spec):
     one, two = run(spec, workload=workload), run(spec, workload=workload)

@@ -10,9 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.store import records
-
-ROOT = Path(records.__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 INFO = {"device": "cpu", "device_name": "A", "torch_version": "2.13.0", "threads": 2}
 
 
@@ -34,6 +32,7 @@ def run(storage, *arguments):
     )
 
 
+@pytest.mark.long
 def test_first_comparison_becomes_the_baseline_of_the_next(tmp_path):
     first = run(tmp_path, "-k", "sqrt")
     assert first.returncode == 0, first.stdout + first.stderr

@@ -3,10 +3,9 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import command
 import matplotlib as mpl
 import planted
 import pytest
@@ -29,8 +28,7 @@ SIZES = {"dim": 32, "batch": 512}  # activations, not parameters, decide the pea
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "bench", "frontier", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return command.run("frontier", *arguments)
 
 
 # Which cells.
@@ -220,6 +218,7 @@ def done(tmp_path_factory):
     return out, run(*arguments, "--out", str(out), "--format", "json")
 
 
+@pytest.mark.long
 def test_a_simulated_front_for_real(done):
     out, process = done
     assert process.returncode == 0, process.stderr
@@ -235,6 +234,7 @@ def test_a_simulated_front_for_real(done):
     assert {row["status"] for row in found["rows"]} == {"ok", "unsupported"}
 
 
+@pytest.mark.long
 def test_records_are_kept_and_resumed(done):
     out, first = done
     before = {p: p.stat().st_mtime_ns for p in (out / "raw").rglob("*.json")}

@@ -7,7 +7,8 @@ import random
 
 import pytest
 import tiny
-from hypothesis import given, settings
+from effort import examples, few, scaled
+from hypothesis import given
 from hypothesis import strategies as st
 from nested import crosses, namings, nestings, random_profile
 from test_budget import SIZES, measured_peak_bytes, profiled
@@ -98,13 +99,13 @@ def added(profile, schedule, budget_bytes):
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("blocks", range(1, 5))
 def test_between_its_bound_and_the_best_of_all_schedules(blocks, link):
-    for seed in range(12):
+    for seed in range(scaled(12)):
         tight, proven, tried = check(linked(seed, blocks, link), 1)
         assert tight == tried
         assert proven == tried or link == SLOW  # where the link makes backward wait
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("link", [SLOW, 2.0, 4.0])
 def test_five_blocks(link):
     counts = [check(linked(seed, 5, link), 1) for seed in range(8)]
@@ -116,7 +117,7 @@ def test_five_blocks(link):
 @pytest.mark.parametrize("link", [SLOW, FAST])
 @pytest.mark.parametrize(("blocks", "modes"), [(2, 3), (3, 2)])
 def test_between_its_bound_and_the_best_of_all_schedules_and_modes(blocks, modes, link):
-    for seed in range(6):
+    for seed in range(scaled(6)):
         check(linked(seed, blocks, link, modes=modes), modes)
 
 
@@ -125,7 +126,7 @@ def test_no_group_runs_across_a_border(seed):
     check(linked(seed, 4, 4.0, borders=(2,)), 1)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 10**9), st.integers(1, 16), st.floats(0.2, 1.1), st.floats(1e4, 1e8))
 def test_never_slower_than_optimal_or_a_heuristic_and_never_over_the_budget(
     seed, blocks, share, link
@@ -144,7 +145,7 @@ def test_never_slower_than_optimal_or_a_heuristic_and_never_over_the_budget(
     assert found.bound_s <= added_s <= min(fitting, default=added_s)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(0, 10**9), st.integers(1, 4), st.sampled_from([7, 20, 50]))
 def test_the_bound_is_below_the_best_however_coarse_the_slots(seed, blocks, slots):
     profile = linked(seed, blocks, 300.0, big=1000)
@@ -177,7 +178,7 @@ def budgets_of(profile):
     return [low + (high - low) * n // 8 for n in FIVE]
 
 
-@pytest.mark.parametrize("number", FIVE)
+@pytest.mark.parametrize("number", few(FIVE, 2))
 @pytest.mark.parametrize("workload", SIZES)
 def test_the_measured_peak_is_within_the_budget(workload, number):
     made, chain = profiled(workload)
@@ -264,6 +265,7 @@ def test_a_record_says_what_it_led_to():
 # Simulated.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_a_simulated_step_is_the_predicted_one(share):
     options = tiny.OPTIONS["llama-mini"] | SIZES["llama-mini"]

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from effort import few
 from simulated import kept, kept_bytes, simulated
 
 from bench import workloads
 
 SHAPES = ("22b", "175b")
 CORE = "selective(variant=attention_core)"
-every_shape = pytest.mark.parametrize("size", SHAPES)
+every_shape = pytest.mark.parametrize("size", few(SHAPES))
 
 
 def shape_of(size):
@@ -166,7 +167,7 @@ def test_flops_of_full_recompute(size):
 
 
 @pytest.mark.parametrize(
-    ("size", "overhead", "saved"), [("175b", 0.027, 0.70), ("530b", 0.016, 0.65)]
+    ("size", "overhead", "saved"), few([("175b", 0.027, 0.70), ("530b", 0.016, 0.65)])
 )
 def test_selective_recompute_costs_a_sixth_of_what_is_published(size, overhead, saved):
     """The paper (§5): 2.7 and 1.6 % more FLOPs for 70 and 65 % fewer bytes. The bytes agree.

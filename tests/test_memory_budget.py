@@ -264,6 +264,7 @@ def test_a_broken_graph_is_two():
 # Records.
 
 
+@pytest.mark.long
 def test_a_record_holds_what_was_measured_and_no_more():
     none, record = tiny.record("gpt-mini"), tiny.record("gpt-mini", spec(0.0))
     assert (record.status, record.exact, record.grads_bitwise_equal) == ("ok", False, False)
@@ -287,12 +288,13 @@ def test_timed_rounds_do_not_compile():
     assert record.modelled_step_s is record.modelled_none_step_s is None
 
 
+@pytest.mark.long
 def test_running_statistics_that_are_rounded_are_ok_and_said():
     record = tiny.record("resnet-mini", spec(0.5))
     assert (record.status, record.buffers_equal) == ("ok", False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_inductor():
     if MemoryBudget().unsupported(CASES["loop"].model(), torch.device("cpu")):
         pytest.skip("no C++ compiler")

@@ -5,7 +5,8 @@ import random
 
 import pytest
 import tiny
-from hypothesis import given, settings
+from effort import examples, few
+from hypothesis import given
 from hypothesis import strategies as st
 from nested import outcomes, random_profile
 
@@ -39,7 +40,7 @@ def check(profile, modes, budgets=4):
 
 @pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("blocks", range(1, 6))
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", few(range(8), 3))
 def test_as_good_as_the_best_of_all_nested_plans(seed, blocks, keeps):
     profile = random_profile(seed, blocks)
     check(dataclasses.replace(profile, tail_keeps_input=keeps), 1)
@@ -57,7 +58,7 @@ def test_random_state_that_groups_keep_is_counted_to_the_byte(seed, blocks, mode
     check(random_profile(seed, blocks, modes, group_bytes=5), modes)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", few(range(8), 3))
 def test_no_group_runs_across_a_border(seed):
     check(random_profile(seed, 4, borders=(2,)), 1)
 
@@ -93,7 +94,7 @@ def scaled(costs, factor):
     return dataclasses.replace(costs, **sizes, **parts)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@examples(40, derandomize=True)
 @given(st.integers(0, 10**9), st.integers(5, 9), st.integers(1, 2), st.floats(0.4, 1.0))
 def test_two_solvers_agree(seed, blocks, modes, share):
     """Slots of one byte: nothing is rounded in the table either."""
@@ -104,7 +105,7 @@ def test_two_solvers_agree(seed, blocks, modes, share):
     assert other is None or other.slot_bytes == 1
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@examples(15, derandomize=True)
 @given(st.integers(0, 10**9), st.integers(5, 8), st.floats(0.4, 1.0))
 def test_coarse_slots_only_cost_time(seed, blocks, share):
     profile = random_profile(seed, blocks, 2, big=10**7, group_bytes=5056)

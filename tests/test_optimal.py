@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from nested import nestings, outcomes, random_profile
 
@@ -61,7 +62,7 @@ def test_no_group_runs_across_a_border(seed):
     check(random_profile(seed, 4, borders=(2,)), 1)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 10**9), st.integers(1, 24), st.integers(1, 3), st.floats(0.2, 1.1))
 def test_never_slower_than_a_heuristic_and_never_over_the_budget(seed, blocks, modes, share):
     profile = random_profile(seed, blocks, modes, big=10**6, group_bytes=5056)
@@ -77,7 +78,7 @@ def test_never_slower_than_a_heuristic_and_never_over_the_budget(seed, blocks, m
     assert found.bound_s <= prediction.recompute_s <= min(fitting, default=prediction.recompute_s)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(0, 10**9), st.integers(1, 5), st.sampled_from([7, 20, 50]))
 def test_the_bound_is_below_the_optimum_however_coarse_the_slots(seed, blocks, slots):
     profile = random_profile(seed, blocks, big=1000)

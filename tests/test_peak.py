@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from effort import few
 from simulated import TINY, cell, simulate, simulated, simulation
 
 from bench.simulate.peak import advice, describe_peak, floor, peak_event
@@ -105,7 +106,7 @@ def test_peak_with_a_recomputed_group():
     assert found["advice"].startswith(COULD)
 
 
-@pytest.mark.parametrize("workload", TINY)
+@pytest.mark.parametrize("workload", few(TINY, 2))
 def test_floor_is_never_above_a_peak(workload):
     """Nor is the floor of the plain step above the peak of any strategy for whole blocks.
 

@@ -1,13 +1,13 @@
 """``python -m bench plan``."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import command
 import pytest
 import tiny
 import torch
+from effort import few
 
 from bench.run import planning
 from bench.simulate.run import trace_cell
@@ -20,8 +20,7 @@ SMALL = ["--layers", "6", "--seq", "64", "--dim", "32", "--batch", "2"]
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "bench", "plan", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return command.run("plan", *arguments)
 
 
 @pytest.mark.parametrize("device", ["cpu", "sim:l4-24gb"])
@@ -43,7 +42,7 @@ def test_facts(device):
     assert smaller["step_ratio"] >= facts["step_ratio"]
 
 
-@pytest.mark.parametrize(("device", "times"), [("cpu", "measured"), ("sim:b200", "modelled")])
+@pytest.mark.parametrize(("device", "times"), few([("cpu", "measured"), ("sim:b200", "modelled")]))
 def test_times_are_measured_where_the_device_is(device, times):
     arguments = ("--workload", "gpt-mini", "--device", device, *SMALL, "--format", "json")
     done = run(*arguments, "--budget", "100%")
@@ -81,6 +80,7 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_2(arguments, sentence):
     assert not done.stdout
 
 
+@pytest.mark.long
 def test_the_simulated_peak_is_the_predicted_one():
     """The plan for a simulated device, run there: tensors to the byte."""
     simulated = tiny.cell(
@@ -100,8 +100,7 @@ def test_the_simulated_peak_is_the_predicted_one():
 
 
 def profile(*arguments):
-    command = [sys.executable, "-m", "bench", "profile", "--workload", "gpt-mini", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return command.run("profile", "--workload", "gpt-mini", *arguments)
 
 
 def test_a_chain_profile_as_data_is_the_profile():

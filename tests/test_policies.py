@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from models import assert_same, seed, step
+from models import assert_same, no_checkpoint, seed, step
 from torch import nn
 from torch.nn import functional as F
 
@@ -159,9 +159,9 @@ def test_a_copy_runs_its_own_weights():
     assert_same(step(copied, BATCH), step(Stack(), BATCH))
 
 
-def test_without_gradients_nothing_is_kept(no_checkpoint):
+def test_without_gradients_nothing_is_kept():
     model = under(Stack(), "products")
-    with torch.no_grad():
+    with no_checkpoint(), torch.no_grad():
         assert torch.equal(model(BATCH), Stack()(BATCH))
 
 

@@ -59,6 +59,7 @@ print(sum(p.grad is not None for p in model.parameters()))
 """
 
 
+@pytest.mark.long
 def test_a_model_that_does_not_fit_is_profiled_planned_and_trained():
     # Every tensor in a mapping of its own: what the step that failed left is given back whole.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}

@@ -3,7 +3,8 @@
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.devices import accelerators
@@ -171,7 +172,7 @@ COPIES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(COPIES)
 def test_bounds(copies):
     """Copies lengthen a step by no more than their own time; prefetching never lengthens it."""

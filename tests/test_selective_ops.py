@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from effort import few
 from nested import random_profile
 from test_budget import SIZES, measured_peak_bytes
 
@@ -81,7 +82,7 @@ def outcomes(profile):
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", few(range(12), 5))
 def test_as_good_as_the_best_of_all_choices(seed, blocks):
     profile = with_operators(seed, blocks)
     known = sorted(set(outcomes(profile)))
@@ -119,7 +120,7 @@ def profiled(workload):
     return made, chain
 
 
-@pytest.mark.parametrize("workload", SIZES)
+@pytest.mark.parametrize("workload", few(SIZES, 2))
 def test_the_measured_peak_is_within_the_budget(workload):
     made, chain = profiled(workload)
     profile = chain.profile

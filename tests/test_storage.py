@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from models import BLOCKS, CASES, WIDTH, chain_of, loss_of, nested_plans, seed, step
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -141,7 +142,7 @@ def test_bytes_after_forward(text, storage, resting):
     loss.backward()
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(nested_plans(0, BLOCKS))
 def test_bytes_after_forward_of_any_plan(plan):
     model = chain_of(BLOCKS)

@@ -350,6 +350,7 @@ def steady(record):
     return {name: value for name, value in record.items() if name not in UNSTEADY}
 
 
+@pytest.mark.long
 def test_a_killed_sweep_resumes_to_the_same_records(tmp_path):
     interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
     interrupted.mkdir()

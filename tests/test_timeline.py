@@ -8,7 +8,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from effort import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
@@ -199,7 +200,7 @@ def test_the_same_timeline_makes_the_same_bytes_whatever_the_users_style():
         assert mpl.__version__.encode() not in data
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(timelines())
 def test_anything_can_be_drawn(one):
     with mpl.rc_context(canvas.STYLE):

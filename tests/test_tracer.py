@@ -6,6 +6,7 @@ import gc
 import itertools
 
 import pytest
+from effort import few
 from simulated import TINY, after_forward, cell, kept, kept_bytes, real, simulated, simulation
 
 from bench.simulate.run import trace_cell
@@ -226,13 +227,15 @@ def test_simulated_events_are_the_real_ones(spec):
 
 @pytest.mark.parametrize(
     ("workload", "spec"),
-    [
-        ("gpt-mini", "none"),
-        ("gpt-mini", "offload"),
-        ("gpt-mini", "selective(variant=attention_core)"),
-        ("llama-mini", "compressed(codec=int4)"),
-        ("vit-mini", "every_k(k=2)"),
-    ],
+    few(
+        [
+            ("gpt-mini", "offload"),
+            ("gpt-mini", "none"),
+            ("gpt-mini", "selective(variant=attention_core)"),
+            ("llama-mini", "compressed(codec=int4)"),
+            ("vit-mini", "every_k(k=2)"),
+        ]
+    ),
 )
 def test_cost_is_linear_in_blocks(workload, spec):
     """Events, operators and bytes kept: those of 2, 4 and 8 blocks lie on one line."""

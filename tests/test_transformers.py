@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from effort import few
 from models import assert_same, distance, seed, step
 from torch import nn
 
@@ -134,8 +135,8 @@ def test_exact_strategies(name, attention):
     assert_same(step(model, data(name)), wanted)
 
 
-@pytest.mark.parametrize("budget", ["94%", "100%"])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("budget", few(["94%", "100%"]))
+@pytest.mark.parametrize("attention", few(["sdpa", "eager"]))
 @pytest.mark.parametrize("name", MODELS)
 def test_budgets(name, attention, budget):
     """Caches are off while the blocks are watched; a model without room for a plan says so."""
@@ -163,6 +164,7 @@ def test_lossy_strategies(name):
         assert distance(found, wanted) < close.get(applied.strategy.params().get("codec"), 2.0)
 
 
+@pytest.mark.long
 def test_a_compiler():
     """Attention without dropout draws no random numbers, although its operator is tagged so."""
     model = make("llama", "sdpa").eval()

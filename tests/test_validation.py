@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 import re
 
 import msgspec
 import pytest
 import torch
+from effort import few
 from simulated import TINY, cell, simulation
 from typer.testing import CliRunner
 
@@ -47,15 +47,6 @@ GROUPED = ("sqrt", "every_k(k=2)")
 SCRATCH_OF_CONVOLUTIONS = {"aten::clone", "aten::convolution_backward", "aten::add"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections():
-    """Modules are no garbage: both instruments collect before they begin."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture
 def tensors_only(monkeypatch):
     """Leaves the allocator out."""
@@ -75,10 +66,16 @@ def refuses(workload, spec):
 
 
 PAIRS = [(workload, spec) for workload in TINY for spec in planned_specs()]
+# In a short run: every strategy on one model, and every model under one strategy.
+SHORT_PAIRS = [
+    pytest.param(*pair, marks=[pytest.mark.long] * (not {"gpt-mini", "every_layer"} & set(pair)))
+    for pair in PAIRS
+    if not refuses(*pair)
+]
 
 
 @pytest.mark.usefixtures("tensors_only")
-@pytest.mark.parametrize(("workload", "spec"), [p for p in PAIRS if not refuses(*p)])
+@pytest.mark.parametrize(("workload", "spec"), SHORT_PAIRS)
 def test_simulated_bytes_are_real_bytes(workload, spec):
     fewer = {} if spec in GROUPED or workload == "resnet-mini" else {"layers": 2}
     row = compare(on_cpu(workload, spec, **fewer))
@@ -103,7 +100,7 @@ def test_simulated_bytes_are_real_bytes_in_mixed_precision(workload, spec, preci
     assert (row.tensor_peak_error, row.after_forward_error) == (0, 0)
 
 
-@pytest.mark.parametrize("workload", LARGE)
+@pytest.mark.parametrize("workload", few(LARGE, 2))
 @pytest.mark.parametrize("spec", ["none", "every_layer"])
 def test_allocator_peak_is_close(workload, spec):
     """Within 2 % and never below the tensors: the rest is scratch memory of a named operator."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import gc
 
 import torch
 
@@ -36,7 +35,6 @@ def cell(workload, spec="none", options=None, **fields):
 
 def measure(workload, spec="none", options=None, **fields):
     """The record of a cell, measured in this process."""
-    gc.freeze()  # pytest's own objects make every collection slow
     return worker.measure(cell(workload, spec, options, **fields))
 
 
@@ -48,7 +46,6 @@ def record(workload, spec="none"):
 
 def step(workload, **options):
     """A training step, on fake tensors if their mode is on (which cannot move a model)."""
-    gc.freeze()  # as above
     torch.set_num_threads(1)
     sized = workloads.get(workload, **{**OPTIONS[workload], **options})
     return TrainingStep(sized, sized.model(), sized.make_batch(), CPU)

@@ -1,0 +1,69 @@
+"""Which strategy cannot run which model, and why: derived from both, for every strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reference import Reference
+
+import strategies
+from strategies import Strategy
+from strategies.contract.budgeted import Budgeted
+from strategies.flash_checkpoint import FlashCheckpoint
+from strategies.memory_budget import MemoryBudget
+from strategies.schedules import plan as plans
+from strategies.selective import Selective
+
+Rule = Callable[[Reference, Strategy], str | None]
+
+
+def expected(given: Reference, strategy: Strategy) -> str | None:
+    """The reason that must be given, as a regular expression; ``None``: the model must run."""
+    return next(filter(None, (rule(given, strategy) for rule in RULES)), None)
+
+
+def no_switch(given: Reference, strategy: Strategy) -> str | None:
+    """Attention that no kernel can be chosen for."""
+    refused = isinstance(strategy, FlashCheckpoint) and given.case.attention != "core"
+    return (
+        "^flash_checkpoint: no attention that can be switched: no module has" if refused else None
+    )
+
+
+def no_attention(given: Reference, strategy: Strategy) -> str | None:
+    """Attention, or its core, that is not there to be checkpointed."""
+    if not isinstance(strategy, Selective):
+        return None
+    core = strategy.variant == "attention_core"
+    if given.case.attention is None:
+        what = "attention" if core else "attention or FFN"
+        return rf"^selective\(variant={strategy.variant}\): no {what} sub-module in the blocks"
+    if given.case.attention == "hidden" and core:
+        return r"MultiheadAttention calls no scaled_dot_product_attention and has no core module$"
+    return None
+
+
+def out_of_order(given: Reference, strategy: Strategy) -> str | None:
+    """Blocks of which no profile can be made."""
+    refused = isinstance(strategy, Budgeted) and not given.in_order
+    return rf"^{strategy.name()}\(.*the blocks ran in the order \[[\d, ]*\]" if refused else None
+
+
+def random_numbers(given: Reference, strategy: Strategy) -> str | None:
+    """Random numbers that PyTorch's compiler might draw anew."""
+    refused = isinstance(strategy, MemoryBudget) and strategy.fraction < 1 and given.draws
+    return r"^memory_budget: the model draws random numbers \(" if refused else None
+
+
+def no_group(given: Reference, strategy: Strategy) -> str | None:
+    """A model that does more between two blocks of one group than to hand on."""
+    if given.case.apart is None or strategy.compiled:
+        return None
+    model = given.case.model()
+    chain = given.chain(model, strategy) or strategies.find_chain(model)
+    plan = strategy.schedule(chain).split(chain.borders).plan
+    refused = any(len(list(plans.leaves(node))) > 1 for node in plan)
+    return rf"^blocks \[.*\] cannot share .* the model {given.case.apart}.*" if refused else None
+
+
+RULES: tuple[Rule, ...] = (no_switch, no_attention, out_of_order, random_numbers, no_group)

@@ -1,0 +1,306 @@
+"""The suite catches what it is there for: faults planted in executor, interpreter and solvers.
+
+Each is planted in a copy of the source tree, in which tests of the short run must then fail.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("strategies", "bench", "tests", "conftest.py", "pyproject.toml")
+EXECUTION, SCHEDULES, SOLVERS = (
+    f"strategies/{name}" for name in ("execution", "schedules", "solvers")
+)
+PROMISE = "tests/test_contract.py::test_every_promise"
+STATISTICS = "tests/test_execute.py::test_any_plan_updates_running_statistics_once"
+PREDICTED = "tests/test_chain_profile.py::test_bytes_and_flops_are_predicted_exactly"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    """A fault.
+
+    Attributes:
+        name: what is wrong.
+        folder: one file of it holds ``old``, once.
+        old: right.
+        new: wrong.
+        tests: that fail.
+    """
+
+    name: str
+    folder: str
+    old: str
+    new: str
+    tests: Sequence[str]
+
+    def file(self, root: Path) -> Path:
+        """Where the right text is, and nowhere else."""
+        holders = [
+            path
+            for path in sorted((root / self.folder).rglob("*.py"))
+            for _ in range(path.read_text().count(self.old))
+        ]
+        assert len(holders) == 1, f"{self.old!r} is in {[str(path) for path in holders]}"
+        return holders[0]
+
+
+MUTATIONS = (
+    Mutation(
+        "recompute updates running statistics again",
+        EXECUTION,
+        "= buffer.clone()",
+        "= buffer",
+        [f"{PROMISE}[every_layer-norms]", STATISTICS],
+    ),
+    Mutation(
+        "buffers that forward changes go unseen",
+        EXECUTION,
+        "buffer._version != version",
+        "buffer._version < version",
+        ["tests/test_execute.py::test_state_that_forward_changes_is_refused"],
+    ),
+    Mutation(
+        "no context surrounds a checkpoint",
+        EXECUTION,
+        "context_fn=Contexts(modules, more)",
+        "context_fn=Contexts((), more)",
+        [f"{PROMISE}[sqrt-norms]"],
+    ),
+    Mutation(
+        "arguments that differ from block to block are taken for alike",
+        EXECUTION,
+        "alike and not graph and torch.equal(one, other)",
+        "alike and not graph",
+        [f"{PROMISE}[every_k(k=2)-zipped]"],
+    ),
+    Mutation(
+        "blocks hand on all that they return, not its first value",
+        EXECUTION,
+        "output[0] if indexed else output",
+        "output",
+        [f"{PROMISE}[every_k(k=2)-pairs]"],
+    ),
+    Mutation(
+        "boundaries are not stored",
+        EXECUTION,
+        "with storage.keep(parts):",
+        "with storage.keep(parts[:0]):",
+        ["tests/test_storage.py::test_bytes_after_forward"],
+    ),
+    Mutation(
+        "groups run across borders",
+        EXECUTION,
+        "plan = plans.split(plan, chain.borders)",
+        "plan = plans.split(plan, ())",
+        ["tests/test_execute.py::test_any_plan_is_cut_between_containers"],
+    ),
+    Mutation(
+        "evaluation is checkpointed",
+        EXECUTION,
+        "if not torch.is_grad_enabled():\n        return call(",
+        "if call is None:\n        return call(",
+        [f"{PROMISE}[every_layer-loop]"],
+    ),
+    Mutation(
+        "policies keep what they should drop",
+        EXECUTION,
+        "CheckpointPolicy.MUST_SAVE if kept",
+        "CheckpointPolicy.MUST_SAVE if not kept",
+        ["tests/test_policies.py::test_what_is_kept_is_alive_after_forward"],
+    ),
+    Mutation(
+        "random operators run again after one that is kept",
+        EXECUTION,
+        "self.random_kept |= random and chosen",
+        "self.random_kept |= random and not chosen and chosen",
+        ["tests/test_policies.py::test_random_operators_run_again_in_order_or_not_at_all"],
+    ),
+    Mutation(
+        "attention is not recomputed",
+        EXECUTION,
+        "return recompute(func, (), args, kwargs or {})",
+        "return func(*args, **(kwargs or {}))",
+        ["tests/test_execute.py::test_attention_that_is_no_module_is_checkpointed_once_a_block"],
+    ),
+    Mutation(
+        "the last boundary may leave when forward is over",
+        EXECUTION,
+        "self.tier.settle()",
+        "pass",
+        ["tests/test_overlapped.py"],
+    ),
+    Mutation(
+        "the last block of a group is counted as a whole forward",
+        SCHEDULES,
+        "self.recompute_flops += block.last_recompute_flops",
+        "self.recompute_flops += block.forward_flops",
+        [PREDICTED],
+    ),
+    Mutation(
+        "backward needs no room of its own",
+        SCHEDULES,
+        "self.visit(mode.backward_working_bytes,",
+        "self.visit(0 * mode.backward_working_bytes,",
+        ["tests/test_optimal.py::test_as_good_as_the_best_of_all_nested_plans"],
+    ),
+    Mutation(
+        "blocks before the last of a group run again for nothing",
+        SCHEDULES,
+        "self.recompute_flops += self.profile.blocks[index].forward_flops",
+        "self.recompute_flops += 0",
+        [PREDICTED],
+    ),
+    Mutation(
+        "the update needs no room",
+        SCHEDULES,
+        'self.visit(profile.update_working_bytes, "update")',
+        'self.visit(0, "update")',
+        ["tests/test_interpreter.py::test_an_update_can_be_the_peak"],
+    ),
+    Mutation(
+        "compute never waits for the link",
+        SCHEDULES,
+        "self.stall_s += max(0.0, self.free_s - self.now_s)",
+        "self.stall_s += 0.0",
+        ["tests/test_interpreter.py::test_compute_waits_for_a_slow_link"],
+    ),
+    Mutation(
+        "what a group holds inside is not dropped",
+        SCHEDULES,
+        "others, self.holders[begin] = self.holders[begin], 1",
+        "others, self.holders[begin] = self.holders[begin], 2",
+        ["tests/test_overlapped.py::test_bytes_are_predicted_exactly"],
+    ),
+    Mutation(
+        "optimal: the gradients of later blocks take no room",
+        SOLVERS,
+        "behind[i] = behind[i + 1] + blocks[i + 1].gradient_bytes",
+        "behind[i] = behind[i + 1]",
+        ["tests/test_optimal.py::test_as_good_as_the_best_of_all_nested_plans"],
+    ),
+    Mutation(
+        "optimal: groups run across borders",
+        SOLVERS,
+        "if border > begin]",
+        "if border > begin + len(profile.blocks)]",
+        ["tests/test_optimal.py::test_no_group_runs_across_a_border"],
+    ),
+    Mutation(
+        "optimal: what a mode repeats costs nothing",
+        SOLVERS,
+        "mode_s=np.array([mode.recompute_s for",
+        "mode_s=np.array([0 * mode.recompute_s for",
+        ["tests/test_optimal.py::test_as_good_as_the_best_of_all_plans_and_modes"],
+    ),
+    Mutation(
+        "milp: repeated blocks cost nothing",
+        SOLVERS,
+        "(self.profile.blocks[i].forward_s / self.second) * self.runs[t, i]",
+        "(0 * self.profile.blocks[i].forward_s / self.second) * self.runs[t, i]",
+        ["tests/test_milp.py::test_as_good_as_the_best_of_all_nested_plans"],
+    ),
+    Mutation(
+        "milp: what is kept may come from nowhere",
+        SOLVERS,
+        "run <= self.starts[t + 1, i] + made",
+        "run <= self.starts[t + 1, i] + made + 1",
+        ["tests/test_milp.py::test_as_good_as_the_best_of_all_nested_plans"],
+    ),
+    Mutation(
+        "selective_ops: kept outputs take no room in later blocks",
+        SOLVERS,
+        "highs.total([self.below[index], *own])",
+        "highs.total([self.below[index], *own[:1]])",
+        ["tests/test_selective_ops.py::test_as_good_as_the_best_of_all_choices"],
+    ),
+    Mutation(
+        "hybrid: the link is as fast as memory",
+        SOLVERS,
+        "transfer_s=np.array([profile.transfer_s(index) for",
+        "transfer_s=np.array([9 * profile.transfer_s(index) for",
+        ["tests/test_hybrid.py::test_between_its_bound_and_the_best_of_all_schedules"],
+    ),
+    Mutation(
+        "binomial: the first part is free",
+        SOLVERS,
+        "return first + advances(",
+        "return advances(",
+        ["tests/test_binomial.py::test_the_programme_equals_the_closed_form"],
+    ),
+    Mutation(
+        "recursive: the last part is a group too",
+        SOLVERS,
+        "return (*parts[:-1], *parts[-1])",
+        "return tuple(parts)",
+        ["tests/test_binomial.py::test_halves_take_the_logarithm_in_forwards_and_in_slots"],
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source tree."""
+    folder = tmp_path_factory.mktemp("copied")
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return folder
+
+
+def run(folder: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Tests of a copy, up to the first that fails."""
+    # Of a process of several, a process would think that it is one of them.
+    alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=alone | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_what_is_mutated_is_there(mutation: Mutation) -> None:
+    assert mutation.file(ROOT).is_file()
+
+
+@pytest.mark.long
+def test_without_a_fault_the_same_tests_pass(copied: Path) -> None:
+    tests = dict.fromkeys(test for mutation in MUTATIONS for test in mutation.tests)
+    done = run(copied, list(tests))
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        pytest.param(mutation, id=mutation.name, marks=[pytest.mark.long] * (number > 0))
+        for number, mutation in enumerate(MUTATIONS)
+    ],
+)
+def test_a_fault_is_caught(mutation: Mutation, copied: Path) -> None:
+    path = mutation.file(copied)
+    right = path.read_text()
+    path.write_text(right.replace(mutation.old, mutation.new))
+    try:
+        done = run(copied, mutation.tests)
+    finally:
+        path.write_text(right)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert "error during collection" not in done.stdout
