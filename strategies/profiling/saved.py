@@ -78,7 +78,8 @@ class _SavedWatcher:
             self.before.add(key)
         elif key not in self.resident and key not in self.before:
             self.saved[key] = tensor.untyped_storage().nbytes()
-        return tensor
+        # A saved output that is kept as it is holds its own graph, and no collector sees the circle.
+        return tensor.detach()
 
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         self.inside, self.saved = True, {}
