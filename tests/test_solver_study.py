@@ -120,7 +120,6 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"schema_version": 2}, "schema version 2; this program reads 1"),
         ({"more": 1}, "not a study of solvers"),
         ({"timings": [{"solver": "abacus"}]}, "not a study of solvers"),
     ],
@@ -133,6 +132,15 @@ def test_what_it_does_not_understand_is_refused_and_set_aside(change, sentence, 
     with pytest.warns(UserWarning, match="set aside"):
         assert list(solver_records.read_all(tmp_path)) == []
     assert path.with_name("m1.json.set-aside").exists()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
+    path = solver_records.write(made_up(), tmp_path)
+    newer = msgspec.json.encode(msgspec.to_builtins(made_up()) | {"schema_version": 2})
+    path.write_bytes(newer)
+    with pytest.raises(ValueError, match=r"m1\.json: schema version 2; this program reads 1"):
+        list(solver_records.read_all(tmp_path))
+    assert path.read_bytes() == newer
 
 
 def test_results_readme_documents_every_field_in_order():

@@ -265,12 +265,20 @@ def test_a_truncated_record_is_set_aside(tmp_path, kept):
 
 
 @pytest.mark.parametrize(
-    "data", [b"{}", b"[1, 2]", b"\xff\xfe", b'{"schema_version": 99}', b"no JSON at all"]
+    "data", [b"{}", b"[1, 2]", b"\xff\xfe", b'{"schema_version": 2}', b"no JSON at all"]
 )
 def test_a_foreign_file_is_set_aside(tmp_path, data):
     wanted, path = stored(tmp_path, "none", "sqrt")
     path.write_bytes(data)
     measured_again(wanted, tmp_path, f"{path.name}.*set aside")
+
+
+def test_a_record_of_a_newer_schema_is_refused_and_left_alone(tmp_path):
+    wanted, path = stored(tmp_path, "none", "sqrt")
+    path.write_bytes(b'{"schema_version": 99}')
+    with pytest.raises(ValueError, match=rf"{path.name}: schema version 99; this program reads"):
+        run(wanted, tmp_path, Measure())
+    assert path.read_bytes() == b'{"schema_version": 99}'
 
 
 def test_another_cells_record_is_set_aside(tmp_path):
