@@ -8,6 +8,7 @@ import command
 import pytest
 import tiny
 
+import strategies
 from bench.cli import budgets as commands_budgets
 from bench.report import budgets as report
 from bench.store import budgets as studies
@@ -74,8 +75,8 @@ def test_equal_blocks_have_equal_times(done):
 
 def test_every_distinct_rule_is_a_contender():
     step = tiny.step("gpt-mini")
-    chain = tiny.chain_of(step)
-    found = {s.render(): specs for s, specs in budgets.contenders(chain, []).items()}
+    none = strategies.prepare(step.model, "none", chain=tiny.chain_of(step))
+    found = {s.render(): specs for s, specs in budgets.contenders(none, []).items()}
     assert found == {
         "0 1 2 3 4 5": ["none"],
         "[0] [1] [2] [3] [4] [5]": ["every_layer"],
@@ -91,9 +92,9 @@ def test_every_distinct_rule_is_a_contender():
 
 def test_rules_stop_at_borders_and_optimal_ones_come_last():
     step = tiny.step("resnet-mini")  # four containers of one block
-    chain = tiny.chain_of(step)
-    optimal = [f.schedule for _, f in budgets.solutions(profile_chain(step, chain), 3)]
-    found = {s.render(): specs for s, specs in budgets.contenders(chain, optimal).items()}
+    none = strategies.prepare(step.model, "none", chain=tiny.chain_of(step))
+    optimal = [f.schedule for _, f in budgets.solutions(profile_chain(step, none.chain), 3)]
+    found = {s.render(): specs for s, specs in budgets.contenders(none, optimal).items()}
     names = list(found)
     assert names[0] == "0 1 2 3"
     assert found["[0] [1] [2] [3]"][:2] == ["every_layer", "every_k(k=2)"]

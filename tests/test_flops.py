@@ -184,7 +184,7 @@ def supported(workload):
 
 
 @pytest.mark.parametrize(
-    "workload", few(["gpt-mini-dropout", "mlp-chain", "llama-mini", "resnet-mini"])
+    "workload", few(["mlp-chain", "gpt-mini-dropout", "llama-mini", "resnet-mini"])
 )
 def test_recompute_is_the_steps_surplus(workload):
     exact = [point.spec() for point in supported(workload) if point.exact]

@@ -279,6 +279,7 @@ def test_a_record_holds_what_was_measured_and_no_more():
     assert "no plan to print or predict" in record.notes[0]
 
 
+@pytest.mark.long
 def test_timed_rounds_do_not_compile():
     tiny.record("gpt-mini", spec(0.0))
     before = graphs()

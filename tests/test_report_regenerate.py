@@ -95,6 +95,7 @@ def test_check_finds_a_stale_table_and_changes_nothing(results, readme):
     assert content(results.parent) == before
 
 
+@pytest.mark.long
 def test_check_finds_what_a_new_record_changes(results, readme):
     regenerate(results, readme)
     shape = {"workload": "gpt-mini", "workload_options": gpt_options()}
@@ -104,6 +105,7 @@ def test_check_finds_what_a_new_record_changes(results, readme):
     assert "tradeoff.csv (regenerated)" in found
 
 
+@pytest.mark.long
 def test_check_finds_missing_differing_and_stray_files(results, readme):
     regenerate(results, readme)
     figures = results / "figures"
@@ -134,6 +136,7 @@ def test_stale_files_are_deleted_and_others_are_not(results):
     assert (results / "tables" / "notes.txt").exists()
 
 
+@pytest.mark.long
 def test_a_torn_record_is_set_aside_but_never_by_a_check(results):
     regenerate(results, None)
     torn = results / "raw" / "m1" / "mlp-chain" / "torn.json"
@@ -162,6 +165,7 @@ def test_a_readme_without_markers_leaves_what_is_there(results, readme):
     assert not (results / "tables").exists()
 
 
+@pytest.mark.long
 def test_killed_half_way_leaves_whole_files(results, monkeypatch):
     regenerate(results, None)
     before = content(results)

@@ -77,6 +77,7 @@ def test_every_case_is_timed_anew(monkeypatch):
     assert solver_records.decode(solver_records.encode(found)) == found
 
 
+@pytest.mark.long
 def test_compiling_is_timed_in_a_process_that_finds_nothing_compiled():
     assert solver_study.compile_time_s() > 0
 
@@ -165,6 +166,7 @@ def test_the_table():
     ]
 
 
+@pytest.mark.long
 def test_regenerated_with_a_study_and_without(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"{readmes.BEGIN}\n{readmes.END}\n", "utf-8")

@@ -71,9 +71,15 @@ def own_files(spec, workload):
 @pytest.mark.parametrize(
     ("workload", "spec", "device", "rounds"),
     [
-        ("mlp-chain", "offload(over=optimal(budget='100%'))", "cpu", 1),
+        pytest.param(
+            *("mlp-chain", "offload(over=optimal(budget='100%'))", "cpu", 1),
+            marks=pytest.mark.long,
+        ),
         ("gpt-mini", "selective_ops(budget='95%')", "cpu", 0),
-        ("gpt-mini", "hybrid(budget='95%')", "sim:h100-80gb", 0),
+        pytest.param(
+            *("gpt-mini", "hybrid(budget='95%')", "sim:h100-80gb", 0),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_every_file_that_a_measurement_loads_is_hashed(source, workload, spec, device, rounds):
