@@ -78,7 +78,7 @@ class _SavedWatcher:
             self.before.add(key)
         elif key not in self.resident and key not in self.before:
             self.saved[key] = tensor.untyped_storage().nbytes()
-        # A saved output that is kept as it is holds its own graph, and no collector sees the circle.
+        # A saved output, kept as it is, holds its own graph, and no collector sees that circle.
         return tensor.detach()
 
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
