@@ -18,8 +18,8 @@ CHOOSES = "auto"
 NOTES = (
     "Peak: most bytes allocated at once in a step. Extra compute: counted FLOPs that are done "
     "again, of one forward. Step: median of the paired ratio to `none` in the same round, † where "
-    "its 95 % interval is too wide to rank close strategies. Both × `none` are over `none` with "
-    "math attention."
+    "its 95 % interval is too wide to rank close strategies; for `none` itself it shows the noise. "
+    "Both × `none` are over `none` with math attention."
 )
 
 
