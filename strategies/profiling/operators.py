@@ -17,7 +17,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.checkpoint import Arguments, recompute
 from strategies.execution.contexts import Pair
 from strategies.execution.dispatch import tensors_in
-from strategies.execution.undo import replace_forward
+from strategies.execution.undo import Undo, installed, replace_forward
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.operator_ledger import OperatorLedger, Seen
 from strategies.profiling.operator_moments import backward_moments, forward_moments, worst
@@ -84,16 +84,16 @@ def watch_operators(
     if len({id(block) for block in chain.blocks}) < len(chain):
         return None
     ledger = OperatorLedger(rates, len(chain), trace)
-    undos = [
+    with installed(lambda: _numbered(chain, ledger)):
+        watched = watch_step(step, chain, ledger, trace)
+    return [_block_operators(watched, ledger, index) for index in range(len(chain))]
+
+
+def _numbered(chain: Chain, ledger: OperatorLedger) -> list[Undo]:
+    return [
         replace_forward(block, _NumberedForward(block, ledger, index))
         for index, block in enumerate(chain.blocks)
     ]
-    try:
-        watched = watch_step(step, chain, ledger, trace)
-    finally:
-        while undos:
-            undos.pop()()
-    return [_block_operators(watched, ledger, index) for index in range(len(chain))]
 
 
 def _block_operators(watched: Watched, ledger: OperatorLedger, index: int) -> BlockOperators:
