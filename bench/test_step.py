@@ -75,8 +75,8 @@ def test_step(
     _explain(record)
     benchmark.group = f"{template.workload} on {template.device}"
     benchmark.extra_info.update({name: getattr(record, name) for name in EXTRA})
-    chain = strategies.profiled(step.model, spec, step, blocks=step.workload.blocks)
-    with strategies.apply(step.model, spec, chain=chain):
+    prepared = strategies.prepare(step.model, spec, step=step, blocks=step.workload.blocks)
+    with prepared.apply():
         benchmark.pedantic(
             functools.partial(_run, step),
             rounds=request.config.getoption("rounds"),

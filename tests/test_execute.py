@@ -32,14 +32,10 @@ import strategies
 from strategies import Unsupported
 from strategies.execution import groups, segments
 from strategies.execution.contexts import FrozenStatistics
+from strategies.execution.undo import undo_all
 from strategies.schedules import plan as plans
 
 ROWS = torch.linspace(-2, 2, 3 * WIDTH).view(3, WIDTH)
-
-
-def undo(undos):
-    while undos:
-        undos.pop()()
 
 
 def check_plan(model, plan):
@@ -49,7 +45,7 @@ def check_plan(model, plan):
     undos = groups.install(chain, plan)
     with counted(chain.blocks) as counts:
         found = step(model, ROWS)
-    undo(undos)
+    undo_all(undos)
     assert_same(found, wanted)
     assert counts == plans.forward_counts(plans.split(plan, chain.borders), len(chain))
 
@@ -80,7 +76,7 @@ def test_one_block():
         undos = groups.install(chain, strategies.get(spec).plan(chain))
         with counted(list(chain.blocks)) as counts:
             chain.blocks[0](ROWS).sum().backward()
-        undo(undos)
+        undo_all(undos)
         assert counts == [count]
 
 
@@ -115,7 +111,7 @@ def test_any_plan_of_a_block_that_repeats(plan):
     undos = groups.install(strategies.find_chain(model), plan)
     with counted([block]) as counts:
         found = step(model, ROWS)
-    undo(undos)
+    undo_all(undos)
     assert_same(found, wanted)
     assert counts == [sum(plans.forward_counts(plan, BLOCKS))]
 
@@ -180,7 +176,7 @@ def test_blocks_that_are_kept_are_given_out_as_they_are():
     assert model.h[0] is blocks[0]
     assert model.h[3] is blocks[3]
     assert model.h[1] is not blocks[1]
-    undo(undos)
+    undo_all(undos)
 
 
 def test_groups_of_one_leave_the_container_alone():
@@ -236,7 +232,7 @@ def test_parts_of_a_list():
     for text in ("[0 1 2] [3 4]", "[0 1] [2] 3 [4]"):
         undos = groups.install(strategies.find_chain(model), plans.parse(text))
         assert_same(step(model, ROWS), wanted)
-        undo(undos)
+        undo_all(undos)
     # Nothing happens between the parts, so even a group across them may run.
     undos = groups.install(strategies.find_chain(model), plans.parse("[0 1] [2 3] 4"))
     assert_same(step(model, ROWS), wanted)
@@ -291,7 +287,7 @@ def test_a_block_left_out_of_a_group():
     found = step(model, ROWS)
     assert found.gradients.keys() == wanted.gradients.keys()
     assert found.gradients["h.1.linear.weight"] is None
-    undo(undos)
+    undo_all(undos)
 
 
 def test_a_group_that_is_left_early():
@@ -526,7 +522,7 @@ def test_checkpoints_are_as_many_as_groups(checkpoints):
         checkpoints.clear()
         model(ROWS)
         assert len(checkpoints) == made
-        undo(undos)
+        undo_all(undos)
 
 
 @pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "selective"])

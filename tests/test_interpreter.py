@@ -14,6 +14,7 @@ from test_operators import some_policy, without_random_states
 
 from bench.measure.forwards import count_forwards
 from strategies.execution import block_modes, groups
+from strategies.execution.undo import undo_all
 from strategies.profiling.flops import count_flops
 from strategies.profiling.profiler import profile_chain
 from strategies.schedules import plan as plans
@@ -73,8 +74,7 @@ def test_bytes_flops_and_counts_are_those_of_the_step(workload, seed):
         ledger = tiny.watch(made)
         flops = count_flops(made.forward, made.backward)
     finally:
-        while undos:
-            undos.pop()()
+        undo_all(undos)
     predicted = predict(profile, schedule)
     note = schedule.render()
     assert predicted.peak_bytes == ledger.peak_bytes(), note

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bench.measure import gradients
 from bench.simulate import semantics
 from strategies.execution import block_modes
+from strategies.execution.undo import undo_all
 from strategies.profiling.profiler import profile_chain
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import BlockOperators, Moment, Operator, keep
@@ -78,8 +79,7 @@ def test_a_step_under_policies_peaks_as_predicted_with_the_same_gradient(workloa
     undos = block_modes.install(chain, names)
     ledger = tiny.watch(made)
     same = gradients.compare(reference, gradients.run(made, 0))
-    while undos:
-        undos.pop()()
+    undo_all(undos)
     profile = without_random_states(profile)
     predicted = predict(profile, Schedule(tuple(range(len(chain))), tuple(names.values())))
     assert predicted.peak_bytes == ledger.peak_bytes()

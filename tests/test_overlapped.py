@@ -20,6 +20,7 @@ from torch import nn
 
 import strategies
 from strategies.execution import groups
+from strategies.execution.undo import undo_all
 from strategies.profiling.profiler import profile_chain
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
@@ -44,8 +45,7 @@ def under(chain, schedule, tier):
     try:
         yield
     finally:
-        while undos:
-            undos.pop()()
+        undo_all(undos)
 
 
 def random_schedule(profile, number):
@@ -347,8 +347,7 @@ def test_a_copy_has_a_road_of_its_own(tmp_path):
     loss.backward()
     for one, other in zip(model.parameters(), copied.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
-    while undos:
-        undos.pop()()
+    undo_all(undos)
     assert all("forward" not in vars(module) for module in model.modules())
 
 

@@ -11,6 +11,7 @@ from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.run import worker
 from strategies.execution import groups
+from strategies.execution.undo import undo_all
 from strategies.profiling.ledger import Ledger
 from strategies.schedules import plan as plans
 
@@ -63,8 +64,7 @@ def under(step, plan):
     try:
         yield plans.split(plans.parse(plan), chain.borders)
     finally:
-        while undos:
-            undos.pop()()
+        undo_all(undos)
 
 
 def watch(step):

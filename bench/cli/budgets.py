@@ -28,20 +28,14 @@ ROUNDS = 9
 TIMEOUT_S = 1800.0
 
 
+@flags.with_setup
 def budgets(  # noqa: PLR0917 - one parameter a flag
+    setup: flags.Setup,
     workload: Annotated[
         list[str] | None, typer.Option(help=f"May be repeated; default: {', '.join(WORKLOADS)}.")
     ] = None,
     device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
     rounds: Annotated[int, typer.Option(help="Timed rounds.")] = ROUNDS,
-    options: flags.Options = None,
-    layers: flags.Layers = None,
-    seq: flags.Seq = None,
-    batch: flags.Batch = None,
-    dim: flags.Dim = None,
-    precision: flags.Precision = "fp32",
-    optimizer: flags.Optimizer = "none",
-    seed: flags.Seed = 0,
     timeout: Annotated[float, typer.Option(help="Seconds for one workload.")] = TIMEOUT_S,
     results: flags.ResultsOption = RESULTS,
     output: flags.FormatOption = Format.md,
@@ -50,19 +44,10 @@ def budgets(  # noqa: PLR0917 - one parameter a flag
 
     Each workload runs in a process of its own and ends as one file under budgets/ in the results.
     """
-    given = flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim)
-    wanted = [
-        cell_of(
-            name,
-            {**WORKLOADS.get(name, {}), **given},
-            device=device,
-            precision=precision,
-            optimizer=optimizer,
-            rounds=rounds,
-            seed=seed,
-        )
-        for name in dict.fromkeys(workload or WORKLOADS)
-    ]
+    if rounds < 1:
+        raise ValueError(f"a budget study needs at least 1 round, not {rounds}")
+    names = dict.fromkeys(workload or WORKLOADS)
+    wanted = [cell_of(setup, name, device, rounds) for name in names]
     outcomes = [study for cell in wanted if (study := measured(cell, timeout, results)) is not None]
     if outcomes:
         _show(outcomes, results, output)
@@ -70,22 +55,16 @@ def budgets(  # noqa: PLR0917 - one parameter a flag
         raise typer.Exit(1)
 
 
-def cell_of(workload: str, options: dict[str, Any], *, device: str, **fields: Any) -> Cell:
-    """What to study, checked.
+def cell_of(setup: flags.Setup, workload: str, device: str, rounds: int) -> Cell:
+    """What to study.
 
     Raises:
-        ValueError: an unknown or impossible part of it, a simulated device, or no rounds.
+        ValueError: an unknown or impossible part of it, or a simulated device.
     """
-    from bench import devices
-    from bench.cells.cell import Cell, checked
-
-    where = device or devices.default()
-    cell = Cell(workload=workload, options=options, spec="none", device=where, **fields)
+    cell = setup.cell(workload, device, defaults=WORKLOADS.get(workload), rounds=rounds)
     if cell.simulated:
         raise ValueError(f"budgets are measured, and {device} is not here; see `frontier`")
-    if cell.rounds < 1:
-        raise ValueError(f"a budget study needs at least 1 round, not {cell.rounds}")
-    return checked(cell)
+    return cell
 
 
 def measured(cell: Cell, timeout_s: float, results: Path) -> studies.Study | None:

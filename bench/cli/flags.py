@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import functools
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from bench.cells.cell import Cell
 
 Workload = Annotated[str, typer.Option(help="See `list workloads`.")]
 Parameters = Annotated[
     list[str] | None, typer.Option("--set", help="Strategy parameter: k=4; may be repeated.")
-]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", help="Workload option: attention=flash.")
-]
-Layers = Annotated[int | None, typer.Option(help="Blocks.")]
-Seq = Annotated[int | None, typer.Option(help="Sequence length.")]
-Batch = Annotated[int | None, typer.Option(help="Batch size.")]
-Dim = Annotated[int | None, typer.Option(help="Width.")]
-Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16, bf16-autocast, fp16-gradscaler.")]
-Optimizer = Annotated[str, typer.Option(help="none, sgd, adamw.")]
-Seed = Annotated[int, typer.Option(help="Of the step's random numbers.")]
-Custom = Annotated[
-    list[str] | None, typer.Option("--sim", help="Of --device sim:custom: memory_gb=48.")
 ]
 Modelled = Annotated[
     bool, typer.Option("--modelled", help="Block times from a roofline instead of the clock.")
@@ -76,19 +69,89 @@ def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
     return values
 
 
-def workload_options(options: Sequence[str] | None, **sizes: int | None) -> dict[str, Any]:
-    """Sizes that were given, and ``--option``."""
-    given = {name: size for name, size in sizes.items() if size is not None}
-    return given | pairs(options, "--option")
-
-
-def device_name(device: str, custom: dict[str, Any]) -> str:
-    """The device, with the figures of a custom one.
+def device_name(device: str, custom: Mapping[str, Any]) -> str:
+    """The device, with the figures of a custom one; the accelerator, if none is named.
 
     Raises:
         ValueError: figures of another device.
     """
     if custom and device != "sim:custom":
         raise ValueError(f"--sim describes --device sim:custom, not {device!r}")
+    from bench import devices
+
     figures = ", ".join(f"{name}={value!r}" for name, value in custom.items())
-    return f"{device}({figures})" if custom else device
+    return f"{device}({figures})" if custom else device or devices.default()
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How a workload is set up: the flags of every command that builds cells."""
+
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="Workload option: attention=flash.")
+    ] = None
+    layers: Annotated[int | None, typer.Option(help="Blocks.")] = None
+    seq: Annotated[int | None, typer.Option(help="Sequence length.")] = None
+    batch: Annotated[int | None, typer.Option(help="Batch size.")] = None
+    dim: Annotated[int | None, typer.Option(help="Width.")] = None
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16, bf16-autocast, fp16-gradscaler.")
+    ] = "fp32"
+    optimizer: Annotated[str, typer.Option(help="none, sgd, adamw.")] = "none"
+    seed: Annotated[int, typer.Option(help="Of the step's random numbers.")] = 0
+    custom: Annotated[
+        list[str] | None, typer.Option("--sim", help="Of --device sim:custom: memory_gb=48.")
+    ] = None
+
+    def cell(
+        self,
+        workload: str,
+        device: str,
+        spec: str = "none",
+        defaults: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> Cell:
+        """The cell that the flags name, checked.
+
+        Args:
+            workload: its name.
+            device: its name; empty for the accelerator.
+            spec: of the strategy.
+            defaults: options of the workload, where no flag says otherwise.
+            fields: of `bench.cells.cell.Cell`.
+
+        Raises:
+            ValueError: an unknown or impossible part; says what is valid.
+        """
+        from bench.cells.cell import Cell, checked
+
+        sizes = {name: getattr(self, name) for name in ("layers", "seq", "batch", "dim")}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        options = {**(defaults or {}), **given, **pairs(self.options, "--option")}
+        cell = Cell(
+            workload=workload,
+            options=options,
+            spec=spec,
+            device=device_name(device, pairs(self.custom, "--sim")),
+            precision=self.precision,
+            optimizer=self.optimizer,
+            seed=self.seed,
+            **fields,
+        )
+        return checked(cell)
+
+
+def with_setup(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter ``setup`` is given as the flags of `Setup`."""
+    setup = inspect.signature(Setup, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        command(setup=Setup(**{name: given.pop(name) for name in setup}), **given)
+
+    flags = [*({**own, **setup}[name] for name in (*own, *setup) if name != "setup")]
+    keywords = [flag.replace(kind=inspect.Parameter.KEYWORD_ONLY) for flag in flags]
+    call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    call.__annotations__ = {flag.name: flag.annotation for flag in keywords}
+    return call

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 OUT = Path("frontier")
 
 
+@flags.with_setup
 def frontier(  # noqa: PLR0917 - one parameter a flag
+    setup: flags.Setup,
     workload: flags.Workload,
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     budgets: Annotated[int, typer.Option(help="Of each strategy that keeps one.")] = 10,
@@ -30,15 +32,6 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
     results: Annotated[
         Path | None, typer.Option(help="Keep the records here, and reuse them; default: --out.")
     ] = None,
-    options: flags.Options = None,
-    layers: flags.Layers = None,
-    seq: flags.Seq = None,
-    batch: flags.Batch = None,
-    dim: flags.Dim = None,
-    precision: flags.Precision = "fp32",
-    optimizer: flags.Optimizer = "none",
-    seed: flags.Seed = 0,
-    custom: flags.Custom = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
     output: flags.FormatOption = Format.md,
 ) -> None:
@@ -47,25 +40,12 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
     Every strategy's grid, and every budgeted strategy at budgets from its smallest to what `none`
     needs. Modelled on any device; on a real one measured as well.
     """
-    from bench import devices
-    from bench.cells.cell import Cell, checked
     from bench.run import sweep
     from bench.studies import frontier as bench
 
     if budgets < 1:
         raise ValueError(f"a front needs at least 1 budget, not {budgets}")
-    base = checked(
-        Cell(
-            workload=workload,
-            options=flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim),
-            spec="none",
-            device=flags.device_name(device, flags.pairs(custom, "--sim")) or devices.default(),
-            precision=precision,
-            optimizer=optimizer,
-            rounds=rounds,
-            seed=seed,
-        )
-    )
+    base = setup.cell(workload, device, rounds=rounds)
     wanted = bench.cells_of(base, budgets)
     with reporter(len(wanted)) as progress:
         records = sweep.run(wanted, results or out, progress, timeout_s=timeout)

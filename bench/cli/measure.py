@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 FAILED = ("mismatch", "crash", "timeout")
 
 
+@flags.with_setup
 def run(  # noqa: PLR0917 - one parameter a flag
+    setup: flags.Setup,
     workload: flags.Workload,
     strategy: Annotated[
         list[str], typer.Option(help="Name, or name(parameter=value); may be repeated.")
@@ -31,15 +33,6 @@ def run(  # noqa: PLR0917 - one parameter a flag
     rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
     no_time: Annotated[bool, typer.Option("--no-time", help="Memory, FLOPs, gradients.")] = False,
     parameters: flags.Parameters = None,
-    options: flags.Options = None,
-    layers: flags.Layers = None,
-    seq: flags.Seq = None,
-    batch: flags.Batch = None,
-    dim: flags.Dim = None,
-    precision: flags.Precision = "fp32",
-    optimizer: flags.Optimizer = "none",
-    seed: flags.Seed = 0,
-    custom: flags.Custom = None,
     fit: Annotated[
         str, typer.Option(help="batch or seq: find the largest that fits a simulated device.")
     ] = "",
@@ -53,25 +46,16 @@ def run(  # noqa: PLR0917 - one parameter a flag
     output: flags.RunFormatOption = RunFormat.auto,
 ) -> None:
     """Measure strategies on one workload, each in a process of its own."""
-    from bench import devices
-    from bench.cells.cell import Cell, checked, with_parameters
+    from bench.cells.cell import with_parameters
     from bench.run import executor, sweep
 
-    chosen = flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim)
-    where = flags.device_name(device, flags.pairs(custom, "--sim")) or devices.default()
     wanted = [
-        checked(
-            Cell(
-                workload=workload,
-                options=chosen,
-                spec=spec,
-                device=where,
-                precision=precision,
-                optimizer=optimizer,
-                rounds=0 if no_time else rounds,
-                seed=seed,
-                memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
-            )
+        setup.cell(
+            workload,
+            device,
+            spec,
+            rounds=0 if no_time else rounds,
+            memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
         )
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]

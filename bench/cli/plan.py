@@ -28,7 +28,9 @@ class Format(enum.StrEnum):
     json = "json"
 
 
+@flags.with_setup
 def plan(  # noqa: PLR0917 - one parameter a flag
+    setup: flags.Setup,
     workload: flags.Workload,
     budget: Annotated[str, typer.Option(help="8GB, 8GiB, bytes, or 50% of what none needs.")],
     device: Annotated[
@@ -37,15 +39,6 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     strategy: Annotated[
         str, typer.Option(help="optimal, hybrid, selective_ops, milp or another with a budget.")
     ] = "optimal",
-    options: flags.Options = None,
-    layers: flags.Layers = None,
-    seq: flags.Seq = None,
-    batch: flags.Batch = None,
-    dim: flags.Dim = None,
-    precision: flags.Precision = "fp32",
-    optimizer: flags.Optimizer = "none",
-    seed: flags.Seed = 0,
-    custom: flags.Custom = None,
     modelled: flags.Modelled = False,
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
 ) -> None:
@@ -54,23 +47,11 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     Profiles the chain on the device, its block times measured, or on fake tensors for a simulated
     one; nothing is stored.
     """
-    from bench.cells.cell import Cell, checked
     from bench.run import planning
     from strategies.schedules import budget as budgets
 
     chosen = planning.budgeted(strategy, budget)
-    cell = checked(
-        Cell(
-            workload=workload,
-            options=flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim),
-            spec=chosen.spec(),
-            device=flags.device_name(device, flags.pairs(custom, "--sim")),
-            precision=precision,
-            optimizer=optimizer,
-            rounds=0,
-            seed=seed,
-        )
-    )
+    cell = setup.cell(workload, device, chosen.spec(), rounds=0)
     profile = planning.profile_cell(cell, measured=not modelled, strategy=chosen)
     budget_bytes = budgets.resolve(budget, profile)
     solution = chosen.solution(profile, budget_bytes)

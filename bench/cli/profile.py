@@ -27,7 +27,9 @@ class Format(enum.StrEnum):
     json = "json"
 
 
+@flags.with_setup
 def profile(  # noqa: PLR0917 - one parameter a flag
+    setup: flags.Setup,
     workload: flags.Workload,
     strategy: Annotated[str, typer.Option(help="Name, or name(parameter=value).")] = "none",
     out: Annotated[Path | None, typer.Option(help="Folder for the PNG, SVG and CSV.")] = None,
@@ -36,15 +38,6 @@ def profile(  # noqa: PLR0917 - one parameter a flag
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, or a simulated one: sim:h100-80gb.")] = "cpu",
     parameters: flags.Parameters = None,
-    options: flags.Options = None,
-    layers: flags.Layers = None,
-    seq: flags.Seq = None,
-    batch: flags.Batch = None,
-    dim: flags.Dim = None,
-    precision: flags.Precision = "fp32",
-    optimizer: flags.Optimizer = "none",
-    seed: flags.Seed = 0,
-    custom: flags.Custom = None,
     modelled: flags.Modelled = False,
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
 ) -> None:
@@ -56,22 +49,11 @@ def profile(  # noqa: PLR0917 - one parameter a flag
     """
     if out is None and not chain:
         raise ValueError("profile needs --out FOLDER for its files, or --chain")
-    from bench.cells.cell import Cell, checked, with_parameters
+    from bench.cells.cell import with_parameters
     from bench.studies import timeline as profiling
 
     [spec] = with_parameters([strategy], flags.pairs(parameters, "--set"))
-    cell = checked(
-        Cell(
-            workload=workload,
-            options=flags.workload_options(options, layers=layers, seq=seq, batch=batch, dim=dim),
-            spec=spec,
-            device=flags.device_name(device, flags.pairs(custom, "--sim")),
-            precision=precision,
-            optimizer=optimizer,
-            rounds=0,
-            seed=seed,
-        )
-    )
+    cell = setup.cell(workload, device, spec, rounds=0)
     if chain:
         typer.echo(chain_text(cell, output, measured=not modelled))
         return

@@ -70,8 +70,8 @@ def _parts(cell: Cell) -> list[Part]:
 def _measured(cell: Cell) -> list[Part]:
     torch.set_num_threads(cell.threads)
     step = _build(cell)
-    chain = strategies.profiled(step.model, cell.spec, step, blocks=step.workload.blocks)
-    bench = _Bench(cell, step, strategies.prepare(step.model, cell.spec, chain=chain))
+    prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
+    bench = _Bench(cell, step, prepared)
     ending, check = bench.gradients()
     return [
         bench.decision(),

@@ -29,7 +29,6 @@ from bench.simulate.trace import Trace
 from bench.simulate.traced_step import Parts, trace
 from bench.simulate.tracer import Tracer
 from strategies import profiling
-from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 
 _VALUE_NEEDED = (
@@ -124,28 +123,15 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
 def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool) -> Simulation:
     model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
-        chain = _chain(strategy, step, device)
-    prepared = strategies.prepare(model, strategy, chain=chain, device=device)
-    tracer = Tracer(model, chain.blocks)
+        prepared = strategies.prepare(
+            model, strategy, step=step, blocks=step.workload.blocks, device=device
+        )
+    tracer = Tracer(model, prepared.chain.blocks)
     prepared = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
     with installed(prepared.install):
         traced = trace(tracer, parts_of(step, as_cuda=as_cuda))
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     return Simulation(traced, step, prepared, missing)
-
-
-def _chain(
-    strategy: strategies.Strategy, step: TrainingStep, device: torch.device
-) -> strategies.Chain:
-    """The chain as the strategy needs to know it; a strategy that cannot run is not profiled for.
-
-    Raises:
-        Unsupported: it cannot.
-    """
-    reason = strategy.unsupported(step.model, device)
-    if reason:
-        raise Unsupported(f"{strategy.spec()}: {reason}")
-    return strategies.profiled(step.model, strategy, step, blocks=step.workload.blocks)
 
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:

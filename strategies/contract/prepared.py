@@ -18,7 +18,7 @@ from strategies.execution import block_modes, groups
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import Undo, undo_all, undone_on_error
-from strategies.profiling.step import ExampleStep, detached
+from strategies.profiling.step import ExampleStep, Step, detached
 from strategies.schedules.interpreter import Prediction
 from strategies.schedules.plan import Plan
 from strategies.schedules.schedule import Schedule
@@ -120,6 +120,7 @@ def prepare(
     example: Any = None,
     loss: Callable[[Any], Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    step: Step | None = None,
     chain: Chain | None = None,
     device: torch.device | None = None,
     **params: Any,
@@ -133,7 +134,8 @@ def prepare(
         example: a batch.
         loss: of the model's output.
         optimizer: whose state counts into a budget.
-        chain: instead of ``blocks`` and ``example``.
+        step: to watch, instead of ``example``, ``loss`` and ``optimizer``.
+        chain: instead of all of these and ``blocks``.
         device: that the model is to run on; default: where it is.
         params: the strategy's parameters.
 
@@ -147,7 +149,8 @@ def prepare(
     if reason:
         raise Unsupported(f"{chosen.spec()}: {reason}")
     if chain is None:
-        step = None if example is None else ExampleStep(model, detached(example), loss, optimizer)
+        if step is None and example is not None:
+            step = ExampleStep(model, detached(example), loss, optimizer)
         chain = profiled(model, chosen, step, blocks=blocks)
     return _prepared(model, chosen, chain)
 

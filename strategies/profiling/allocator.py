@@ -24,6 +24,7 @@ class AllocatorTrace:
 
     def __init__(self) -> None:
         self.stack = contextlib.ExitStack()
+        self.profiler: profile | None = None
         self.times_ns: list[int] = []
         self.alive: list[int] = []
         self.moments_ns: dict[str, int] = {}
@@ -47,9 +48,10 @@ class AllocatorTrace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End, and read."""
+        """End, and read; the profiler's own trace, far larger, is given up."""
+        profiler, self.profiler = self.profiler, None
         self.stack.__exit__(kind, error, traceback)
-        kineto: Any = self.profiler.profiler.kineto_results
+        kineto: Any = profiler.profiler.kineto_results
         entries = [(e.start_ns(), e.name(), e.nbytes()) for e in kineto.events()]
         events = sorted((at, size) for at, name, size in entries if name == "[memory]")
         self.times_ns = [at for at, _ in events]
