@@ -10,6 +10,7 @@ import tiny
 
 import strategies
 from bench.cli import budgets as commands_budgets
+from bench.cli.flags import Setup
 from bench.report import budgets as report
 from bench.store import budgets as studies
 from bench.studies import budgets
@@ -130,5 +131,5 @@ def test_a_study_that_dies_leaves_nothing_and_exits_1(tmp_path):
 
 def test_defaults_are_workloads_that_exist():
     for name, options in commands_budgets.WORKLOADS.items():
-        cell = commands_budgets.cell_of(name, options, device="cpu", rounds=1)
+        cell = commands_budgets.cell_of(Setup(), name, "cpu", rounds=1)
         assert json.loads(json.dumps(cell.options)) == options

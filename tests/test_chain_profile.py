@@ -10,6 +10,7 @@ import functools
 import pytest
 import tiny
 import torch
+from effort import few
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -100,11 +101,13 @@ def test_each_group_keeps_its_random_state(text):
 
 @pytest.mark.parametrize(
     ("workload", "options"),
-    [
-        ("gpt-mini", {"dim": 64, "heads": 4, "seq": 128, "batch": 2}),
-        ("vit-mini", {"dim": 64, "heads": 4, "image": 64, "batch": 4}),
-        ("mlp-chain", {"dim": 64, "batch": 512}),
-    ],
+    few(
+        [
+            ("gpt-mini", {"dim": 64, "heads": 4, "seq": 128, "batch": 2}),
+            ("vit-mini", {"dim": 64, "heads": 4, "image": 64, "batch": 4}),
+            ("mlp-chain", {"dim": 64, "batch": 512}),
+        ]
+    ),
 )
 def test_the_allocator_agrees(workload, options):
     """Its peak, kernels' scratch included, is within 2 % of the prediction for every planner.
@@ -192,7 +195,7 @@ def test_flops_of_the_blocks_are_those_of_the_step():
     assert sum(b.modes[0].backward_flops for b in profile.blocks) == backward_flops
 
 
-@pytest.mark.parametrize("workload", list(SIZES))
+@pytest.mark.parametrize("workload", few(SIZES, 2))
 def test_fake_tensors_have_the_same_profile(workload):
     _, _, profile = profiled(workload)
     with FakeTensorMode():

@@ -40,7 +40,9 @@ FEW = ("core", "resnet")
 # compiler could do wrong, and the backend that needs no C++ compiler; with no budget, where random
 # numbers are allowed, and with one. tests/test_memory_budget.py has the other backend.
 COMPILED = ("loop", "shared", "pairs-indexed", "norms", "resnet")
-COMPILED_ALWAYS = ("loop", "resnet")
+COMPILED_ALWAYS = ("loop",)
+# Their plans are those of other strategies, and they take seconds to find one.
+SLOW = ("auto", "milp")
 AOT_EAGER = "aot_eager_decomp_partition"
 # What further promises are checked on.
 IN_OTHER_MODES = ("core", "tied", "frozen-prefix", "loop", "shared", "norms", "resnet")
@@ -118,7 +120,8 @@ FAULTS = {
 
 def marks(key: str) -> list[pytest.MarkDecorator]:
     point, name = PAIRS[key]
-    long = point.cls.compiled and name not in COMPILED_ALWAYS
+    compiled = point.cls.compiled and name not in COMPILED_ALWAYS
+    long = compiled or (point.cls.name() in SLOW and name not in FEW)
     return [pytest.mark.long] * long + [mark for k, mark in FAULTS.items() if k == key]
 
 

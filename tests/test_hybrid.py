@@ -249,6 +249,7 @@ def test_host_memory_is_no_other_place_than_that_of_a_cpu():
         strategies.apply(made.model, "hybrid", tier="host", chain=chain)
 
 
+@pytest.mark.long
 def test_a_record_says_what_it_led_to():
     low = hybrid.smallest_bytes(profiled("llama-mini")[1].profile)
     found = tiny.measure("llama-mini", f"hybrid(budget='{low + 4096}')", SIZES["llama-mini"])

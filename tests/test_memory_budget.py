@@ -153,6 +153,7 @@ def measured(fraction):
     return found
 
 
+@pytest.mark.long
 def test_a_smaller_fraction_keeps_less_and_bytes_repeat():
     kept = {}
     for fraction in (1.0, 0.5, 0.0):

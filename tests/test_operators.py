@@ -88,6 +88,7 @@ def test_a_step_under_policies_peaks_as_predicted_with_the_same_gradient(workloa
     assert not same.missing
 
 
+@pytest.mark.long
 def test_simulated_operators_are_those_of_the_device():
     """Fused dropout draws its own numbers and is one operator; it can be kept."""
     with FakeTensorMode(), semantics.cuda():

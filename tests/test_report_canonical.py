@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import test_frontier
 import test_timeline
+from effort import few
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -63,6 +64,7 @@ def here():
     return drawn()
 
 
+@pytest.mark.long
 def test_another_cpu_draws_the_same(here, another_cpu):
     another_cpu(np.inf)
     there = drawn()
@@ -81,6 +83,7 @@ def test_another_cpu_draws_the_same(here, another_cpu):
         assert same(name[-4:], data, there[name]), name
 
 
+@pytest.mark.long
 def test_without_canonical_text_another_cpu_draws_another(monkeypatch, another_cpu):
     monkeypatch.setattr(canvas, "canonical", lambda svg: svg)
     before = svgs(figures(build(TIMED)))
@@ -102,7 +105,7 @@ def nudged(value, towards):
     return value
 
 
-@pytest.mark.parametrize("towards", [-np.inf, np.inf])
+@pytest.mark.parametrize("towards", few([np.inf, -np.inf]))
 def test_a_last_bit_in_the_data_changes_no_table_and_no_figure(here, towards):
     records, studies, timed = TIMED, [study()], [made_up()]
     stored = Stored(records, studies, timed)

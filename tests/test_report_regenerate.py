@@ -65,6 +65,7 @@ def test_writes_everything_once_and_is_then_up_to_date(results, readme):
     assert content(results.parent) == first
 
 
+@pytest.mark.long
 def test_twice_from_nothing_is_the_same_to_the_byte(results, readme):
     regenerate(results, readme)
     first = content(results.parent)

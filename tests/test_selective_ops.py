@@ -120,7 +120,7 @@ def profiled(workload):
     return made, chain
 
 
-@pytest.mark.parametrize("workload", few(SIZES, 2))
+@pytest.mark.parametrize("workload", few(SIZES))
 def test_the_measured_peak_is_within_the_budget(workload):
     made, chain = profiled(workload)
     profile = chain.profile
@@ -154,6 +154,7 @@ def test_what_the_policies_keep_is_noted():
     assert any("mm" in line for line in kept), kept
 
 
+@pytest.mark.long
 def test_a_record():
     found = tiny.measure("gpt-mini", "selective_ops(budget='60%')", SIZES["gpt-mini"])
     assert found.status == "ok"

@@ -137,7 +137,7 @@ def test_exact_strategies(name, attention):
 
 @pytest.mark.parametrize("budget", few(["94%", "100%"]))
 @pytest.mark.parametrize("attention", few(["sdpa", "eager"]))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", few(MODELS, 2))
 def test_budgets(name, attention, budget):
     """Caches are off while the blocks are watched; a model without room for a plan says so."""
     model = make(name, attention)

@@ -93,14 +93,14 @@ def test_what_cannot_run_is_refused_by_both(workload, spec):
 
 
 @pytest.mark.usefixtures("tensors_only")
-@pytest.mark.parametrize(("workload", "spec", "precision", "optimizer"), MIXED)
+@pytest.mark.parametrize(("workload", "spec", "precision", "optimizer"), few(MIXED, 4))
 def test_simulated_bytes_are_real_bytes_in_mixed_precision(workload, spec, precision, optimizer):
     """And with an optimizer, whose update may be where the peak is."""
     row = compare(on_cpu(workload, spec, precision=precision, optimizer=optimizer))
     assert (row.tensor_peak_error, row.after_forward_error) == (0, 0)
 
 
-@pytest.mark.parametrize("workload", few(LARGE, 2))
+@pytest.mark.parametrize("workload", few(LARGE))
 @pytest.mark.parametrize("spec", ["none", "every_layer"])
 def test_allocator_peak_is_close(workload, spec):
     """Within 2 % and never below the tensors: the rest is scratch memory of a named operator."""
@@ -205,7 +205,7 @@ def test_accelerator_statistics_are_taken_in_order(monkeypatch):
 
 
 @pytest.mark.parametrize("excess", [0, 51200])
-@pytest.mark.parametrize("spec", ["none", "every_layer"])
+@pytest.mark.parametrize("spec", few(["every_layer", "none"]))
 def test_accelerator_is_compared_with_its_kernels(monkeypatch, spec, excess):
     """What it allocates above what was there, rounded as its allocator does; and what it reserves.
 

@@ -10,6 +10,7 @@ from bench.cells.training import TrainingStep
 from bench.measure.forwards import count_forwards
 from bench.run import worker
 from bench.run.blank import blank
+from bench.simulate import calibrate
 from bench.store.records import Record
 
 # Fields that stay empty on a CPU without time.
@@ -111,10 +112,9 @@ def test_a_lossy_strategy_is_ok_with_its_error():
 def test_coarser_codecs_have_larger_errors():
     errors = {
         codec: tiny.record("gpt-mini", f"compressed(codec={codec})").grad_max_rel_err
-        for codec in ("fp16", "bf16", "int8", "int4")
+        for codec in ("fp16", "bf16", "int4")
     }
     assert errors["fp16"] < errors["bf16"] < errors["int4"]
-    assert errors["int8"] < errors["int4"]
 
 
 def test_offload_is_exact():
@@ -139,6 +139,7 @@ def test_blocks_in_several_containers_are_one_chain():
     assert record.plan == "[0] [1] [2] [3]"  # split where code between the stages would be skipped
 
 
+@pytest.mark.long
 def test_seeds_decide_dropout():
     one, two, other = (tiny.measure("gpt-mini-dropout", seed=s).loss for s in (0, 0, 1))
     assert one == two != other
@@ -147,12 +148,20 @@ def test_seeds_decide_dropout():
 # Time.
 
 
+@pytest.fixture(autouse=True)
+def ceilings(monkeypatch):
+    """This CPU's, which take a second and 270 MB to measure."""
+    monkeypatch.setattr(calibrate, "ceilings", lambda: (1e10, 1e10, 1e-6))
+    monkeypatch.setattr(calibrate, "this_cpu", calibrate.this_cpu.__wrapped__)
+
+
 def test_time_is_raw_and_paired():
     record = tiny.measure("mlp-chain", "every_layer", rounds=3, warmup=2)
     assert [len(record.step_s), len(record.none_step_s), len(record.warmup_step_s)] == [3, 3, 2]
     assert all(seconds > 0 for seconds in record.step_s + record.none_step_s)
 
 
+@pytest.mark.long
 def test_time_does_not_change_what_else_is_measured():
     names = ("peak_allocated_bytes", "saved_after_forward_bytes", "step_flops", "loss")
     timed = tiny.measure("gpt-mini", "every_layer", rounds=1)

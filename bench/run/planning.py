@@ -5,8 +5,10 @@ Times are *measured* by the device's clock, or *modelled* by a roofline over its
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
+from collections.abc import Iterator
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -105,8 +107,22 @@ def profile_step(
     chosen = strategy or Optimal()
     with preserved(step.model):
         profile = chosen.profile_of(chosen.profiled(chain, step))
-        gc.freeze()  # modules are no garbage: the collection before every timed step is short
-        return block_times.measure(step, chain, profile, rounds)
+        with frozen():  # modules are no garbage: the collection before every timed step is short
+            return block_times.measure(step, chain, profile, rounds)
+
+
+@contextlib.contextmanager
+def frozen() -> Iterator[None]:
+    """No collection looks at what is there; in a process that froze its own, nothing is done."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def budgets_between(low_bytes: int, high_bytes: int, count: int) -> list[int]:
