@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from strategies.contract.layered import Layered
 from strategies.execution.chain import Chain
-from strategies.execution.undo import Undo, replace_forward
+from strategies.execution.stand_in import StandIn
+from strategies.execution.undo import Undo
 
 SDPA, PACKAGE = "sdpa-flash", "flash-attn"
 
@@ -74,7 +75,7 @@ class FlashCheckpoint(Layered):
         if not cores:
             undos.append(_switch_transformers(model))
         if self.attention_kernel(model) == PACKAGE:
-            undos.append(replace_forward(model, _WithFlashAttn(model)))
+            undos.append(_WithFlashAttn(model).install())
         return undos
 
 
@@ -161,11 +162,8 @@ def _attend(  # noqa: PLR0917 - the signature is PyTorch's
     return out.transpose(1, 2)
 
 
-class _WithFlashAttn:
-    """Stands in for the model's ``forward``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.original: Callable[..., Any] = model.forward
+class _WithFlashAttn(StandIn):
+    """Runs a model with the flash-attn package."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with _FlashAttn():

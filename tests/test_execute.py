@@ -30,7 +30,7 @@ from torch import nn
 
 import strategies
 from strategies import Unsupported
-from strategies.execution import groups, segments
+from strategies.execution import groups
 from strategies.execution.contexts import FrozenStatistics
 from strategies.execution.undo import undo_all
 from strategies.schedules import plan as plans

@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from strategies.execution.checkpoint import checkpoint_module, recompute
 from strategies.execution.errors import Unsupported
-from strategies.execution.undo import Undo, replace_forward
+from strategies.execution.stand_in import StandIn
+from strategies.execution.undo import Undo
 
 NO_NORM = r"(?<!norm_)(?<!ln_)"
 ATTENTION = re.compile(rf"^(self_?)?(attn|attention)(_?\d+)?$|{NO_NORM}attention$", re.IGNORECASE)
@@ -34,7 +35,7 @@ def install(blocks: Sequence[nn.Module], asker: str) -> list[Undo]:
     if cores:
         return [checkpoint_module(core) for core in cores]
     attentions = expected(blocks, asker, "attention", ATTENTION)
-    return [replace_forward(m, _WithCheckpointedCore(m, asker)) for m in attentions]
+    return [_WithCheckpointedCore(module, asker).install() for module in attentions]
 
 
 def expected(
@@ -90,17 +91,16 @@ class _CheckpointedCore(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _WithCheckpointedCore:
-    """Stands in for an attention module's ``forward``.
+class _WithCheckpointedCore(StandIn):
+    """Checkpoints the core of an attention module.
 
     Raises:
         Unsupported: the module computes attention in another way.
     """
 
     def __init__(self, module: nn.Module, asker: str) -> None:
+        super().__init__(module)
         self.asker = asker
-        self.kind = type(module).__name__
-        self.original: Callable[..., Any] = module.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -109,7 +109,7 @@ class _WithCheckpointedCore:
             output = self.original(*args, **kwargs)
         if not mode.calls:
             raise Unsupported(
-                f"{self.asker}: {self.kind} calls no"
+                f"{self.asker}: {type(self.module).__name__} calls no"
                 " scaled_dot_product_attention and has no core module"
             )
         return output

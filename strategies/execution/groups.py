@@ -1,41 +1,182 @@
-"""Runs a chain under a plan, by nesting ``torch.utils.checkpoint`` (non-reentrant).
+"""Runs a chain under a plan: groups of one block under one checkpoint, others in frames.
 
-Random state, autocast, early stop and determinism checks are therefore PyTorch's own. Two ways in,
-both on the instance, both leaving ``state_dict`` keys and parameter identity alone:
-
-- a group of one block wraps that block's ``forward``;
-- groups of several blocks give their container a subclass that yields stand-ins for them.
-
-Everything here is an object rather than a closure, so that a model under a strategy can still be
-copied with ``copy.deepcopy``.
+Every block runs at its own time, under the hooks of the groups that it belongs to. All of it hangs
+on the blocks' instances (`strategies.execution.stand_in`); containers, ``state_dict`` keys and
+parameters stay as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_leaves
 
-from strategies.execution.chain import Chain, Container
-from strategies.execution.checkpoint import (
-    checkpoint_module,
-)
-from strategies.execution.segments import install_segments
-from strategies.execution.undo import Undo, replace_forward
+from strategies.execution.chain import Chain
+from strategies.execution.checkpoint import boundary_of, checkpoint_module
+from strategies.execution.contexts import FrozenStatistics, WatchedBuffers
+from strategies.execution.frames import Frame, Hooks, laid, lifted
+from strategies.execution.stand_in import StandIn
+from strategies.execution.undo import Undo
 from strategies.schedules import plan as plans
 from strategies.schedules.plan import Node, Plan
 from strategies.storage import Overlapped, Storage
 
 
-class SettledForward:
-    """Stands in for the last block's ``forward``: when it is over, no boundary leaves any more."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """A recompute group of a plan.
+
+    Attributes:
+        size: how many blocks it has.
+        last: the index of its last block.
+        storage: how its boundary rests.
+    """
+
+    size: int
+    last: int
+    storage: Storage | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """A block's place in the chain, and its groups, the outermost first."""
+
+    index: int
+    groups: tuple[Group, ...]
+
+
+class Scope:
+    """The frames that are open: in a forward, or in the recompute of one frame.
+
+    Attributes:
+        depth: how many groups of each block are being recomputed.
+        hooks: of that recompute.
+        frames: that are open.
+        calls: how often each block was called in this forward.
+        again: the position of the block that is to run again, with its arguments.
+        output: of that block.
+    """
+
+    def __init__(self, depth: int = 0, hooks: Hooks | None = None) -> None:
+        self.depth, self.hooks = depth, hooks
+        self.frames: dict[Group, Frame] = {}
+        self.calls: Counter[nn.Module] = Counter()
+        self.again: tuple[Position, Any, Any] | None = None
+        self.output: Any = None
+
+
+class Scopes:
+    """The scopes of each thread, the innermost last. A copy of a model starts with none."""
+
+    def __init__(self) -> None:
+        self.local = threading.local()
+
+    def __reduce__(self) -> tuple[type[Scopes], tuple[()]]:
+        return Scopes, ()
+
+    @property
+    def stack(self) -> list[Scope]:
+        """Of this thread."""
+        if not hasattr(self.local, "stack"):
+            self.local.stack = [Scope()]
+        stack: list[Scope] = self.local.stack
+        return stack
+
+    @contextlib.contextmanager
+    def recompute(self, depth: int) -> Iterator[Scope]:
+        """A scope for a frame that is recomputed; blocks run under its hooks."""
+        with lifted() as hooks:
+            self.stack.append(Scope(depth, hooks))
+            try:
+                yield self.stack[-1]
+            finally:
+                self.stack.pop()
+
+
+class GroupedForward(StandIn):
+    """Runs a block in its groups' frames.
+
+    Attributes:
+        positions: in the chain; a block that is there several times is called so often.
+        scopes: shared by all blocks.
+    """
+
+    def __init__(self, module: nn.Module, positions: Sequence[Position], scopes: Scopes) -> None:
+        super().__init__(module)
+        self.positions, self.scopes = positions, scopes
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own ``forward``."""
+        scope = self.scopes.stack[-1]
+        if scope.again is not None:
+            (position, args, kwargs), scope.again = scope.again, None
+            scope.output = self.run(scope, position, args, kwargs)
+            return scope.output
+        number = scope.calls[self.module]
+        scope.calls[self.module] += 1
+        position = self.positions[number % len(self.positions)]
+        if not torch.is_grad_enabled():
+            return self.original(*args, **kwargs)
+        return self.run(scope, position, args, kwargs)
+
+    def run(self, scope: Scope, position: Position, args: Any, kwargs: Any) -> Any:
+        """Run the block under the hooks of its groups; a failure ends all frames."""
+        leaves, spec = tree_flatten((args, kwargs))
+        groups = position.groups[scope.depth :]
+        with contextlib.ExitStack() as stack:
+            if scope.hooks is not None:
+                stack.enter_context(laid(scope.hooks))
+            for depth, group in enumerate(groups, scope.depth + 1):
+                frame = scope.frames.get(group)
+                if frame is None or not frame.continues(leaves):
+                    frame = scope.frames[group] = self.frame(group, depth, leaves, args, kwargs)
+                frame.enter(functools.partial(self.again, position), leaves, spec)
+                stack.enter_context(laid(frame.hooks))
+            watched = FrozenStatistics if scope.hooks else WatchedBuffers
+            stack.enter_context(watched([self.module]))
+            try:
+                output = self.original(*args, **kwargs)
+            except BaseException:
+                scope.frames.clear()
+                raise
+        for group in groups:
+            scope.frames[group].leave(tree_leaves(output))
+            if position.index == group.last:
+                del scope.frames[group]
+        return output
+
+    def frame(
+        self, group: Group, depth: int, leaves: Sequence[Any], args: Any, kwargs: Any
+    ) -> Frame:
+        """A new frame, which begins with this block."""
+        around = functools.partial(self.scopes.recompute, depth)
+        if group.storage is None:
+            return Frame(leaves, around)
+        with group.storage.keep(boundary_of(self.original, args, kwargs)):
+            return Frame(leaves, around)
+
+    def again(self, position: Position, scope: Scope, args: Any, kwargs: Any) -> list[Any]:
+        """Run the block again, through its hooks, which may gather its parameters (FSDP)."""
+        scope.again = position, args, kwargs
+        self.module(*args, **kwargs)
+        output, scope.output = scope.output, None
+        return tree_leaves(output)
+
+
+class SettledForward(StandIn):
+    """Of the last block: when it is over, no boundary leaves any more."""
 
     def __init__(self, module: nn.Module, tier: Overlapped) -> None:
+        super().__init__(module)
         self.tier = tier
-        self.original: Callable[..., Any] = module.forward
-        functools.update_wrapper(self, module.forward, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
@@ -63,31 +204,36 @@ def install(
         How to undo it, to be run in reverse.
     """
     plans.validate(plan, len(chain))
-    plan = plans.split(plan, chain.borders)
-    undos: list[Undo] = []
     resting = {index: storage for index in range(len(chain)) if stored is None or index in stored}
-    starts = (0, *chain.borders, len(chain))
-    for container, begin, end in zip(chain.containers, starts, starts[1:], strict=False):
-        nodes = [node for node in plan if begin <= plans.first(node) < end]
-        undos += _install_container(container, nodes, chain.blocks, resting)
+    positions: dict[nn.Module, list[Position]] = {block: [] for block in chain.blocks}
+    for node in plans.split(plan, chain.borders):
+        for position in _positions(node, resting.get(plans.first(node))):
+            positions[chain.blocks[position.index]].append(position)
+    undos: list[Undo] = []
+    scopes = Scopes()
+    for block, places in positions.items():
+        undos += _install_block(block, places, scopes)
     if storage is not None and isinstance(storage.tier, Overlapped):
-        last = chain.blocks[-1]
-        undos.append(replace_forward(last, SettledForward(last, storage.tier)))
+        undos.append(SettledForward(chain.blocks[-1], storage.tier).install())
     return undos
 
 
-def _install_container(
-    container: Container,
-    nodes: list[Node],
-    blocks: Sequence[nn.Module],
-    resting: Mapping[int, Storage | None],
-) -> list[Undo]:
-    groups = [node for node in nodes if not isinstance(node, int)]
-    members = [blocks[i] for node in nodes for i in plans.leaves(node)]
-    repeated = len({id(block) for block in members}) < len(members)
+def _positions(
+    node: Node, storage: Storage | None, outer: tuple[Group, ...] = ()
+) -> Iterator[Position]:
+    """The blocks below a node, each with its groups."""
+    if isinstance(node, int):
+        yield Position(node, outer)
+        return
+    group = Group(len(list(plans.leaves(node))), max(plans.leaves(node)), storage)
+    for child in node:
+        yield from _positions(child, None, (*outer, group))
+
+
+def _install_block(block: nn.Module, places: list[Position], scopes: Scopes) -> list[Undo]:
+    groups = [group for place in places for group in place.groups]
     if not groups:
         return []
-    if repeated or any(group != (plans.first(group),) for group in groups):
-        return [install_segments(container, nodes, blocks, resting)]
-    begins = [plans.first(group) for group in groups]
-    return [checkpoint_module(blocks[index], resting.get(index)) for index in begins]
+    if len(places) == 1 and [group.size for group in groups] == [1]:
+        return [checkpoint_module(block, groups[0].storage)]
+    return [GroupedForward(block, places, scopes).install()]

@@ -9,7 +9,7 @@ random operators, one that ran again after a kept one would draw other numbers, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from strategies.execution.checkpoint import Arguments, recompute
+from strategies.execution.checkpoint import recompute
 from strategies.execution.contexts import Pair
 from strategies.execution.dispatch import (
     can_be_kept,
@@ -30,7 +30,8 @@ from strategies.execution.dispatch import (
     tensors_in,
 )
 from strategies.execution.errors import Unsupported
-from strategies.execution.undo import Undo, replace_forward
+from strategies.execution.stand_in import StandIn
+from strategies.execution.undo import Undo
 from strategies.schedules.modes import kept_by
 
 PRODUCTS = "products"
@@ -56,30 +57,25 @@ def install(blocks: Mapping[int, nn.Module], names: Mapping[int, str]) -> list[U
     Returns:
         How to undo it, to be run in reverse.
     """
-    return [
-        replace_forward(block, PolicyForward(block, names[index]))
-        for index, block in blocks.items()
-    ]
+    return [PolicyForward(block, names[index]).install() for index, block in blocks.items()]
 
 
-class PolicyForward:
-    """Stands in for a block's ``forward`` and runs it under a checkpoint with an op policy.
+class PolicyForward(StandIn):
+    """Runs a block under a checkpoint with an op policy.
 
     Attributes:
         keeps_output: whether the last call kept the output of the block itself.
     """
 
     def __init__(self, module: nn.Module, name: str) -> None:
-        self.module, self.name = module, name
-        self.original: Callable[..., Any] = module.forward
+        super().__init__(module)
+        self.name = name
         self.keeps_output = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
-        given = Arguments.of(self.original, args, kwargs)
         policy = OpPolicy(self.name)
-        call = given.bind(self.original)
-        output = recompute(call, [self.module], given.args, given.kwargs, policy.contexts)
+        output = recompute(self.original, [self.module], args, kwargs, policy.contexts)
         self.keeps_output = not policy.kept.isdisjoint(map(storage_key, tensors_in(output)))
         return output
 

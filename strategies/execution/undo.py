@@ -65,19 +65,6 @@ class RestoreAttribute(Undo):
             self.owner.__dict__.pop(self.name, None)
 
 
-@dataclasses.dataclass
-class RestoreClass(Undo):
-    """Puts back a container's class."""
-
-    container: nn.Module
-    cls: type[nn.Module]
-
-    def __call__(self) -> None:
-        """Put it back."""
-        self.container.__class__ = self.cls
-        self.container.__dict__.pop("ckpt_members", None)
-
-
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Undo:
     """Give this one instance another ``forward``; returns how to undo it."""
     undo = RestoreAttribute.of(module, "forward")

@@ -6,7 +6,7 @@ checkpointing will number them: inside the checkpoint's own contexts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -14,10 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import SAC_IGNORED_OPS
 
 from strategies.execution.chain import Chain
-from strategies.execution.checkpoint import Arguments, recompute
+from strategies.execution.checkpoint import recompute
 from strategies.execution.contexts import Pair
 from strategies.execution.dispatch import tensors_in
-from strategies.execution.undo import Undo, installed, replace_forward
+from strategies.execution.stand_in import StandIn
+from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.operator_ledger import OperatorLedger, Seen
 from strategies.profiling.operator_moments import backward_moments, forward_moments, worst
@@ -50,17 +51,15 @@ class _Numbering(TorchDispatchMode):
         return self.ledger.run(place, func, args, kwargs or {}, again=self.again)
 
 
-class _NumberedForward:
-    """Stands in for a block's ``forward``: under a checkpoint, its operators numbered."""
+class _NumberedForward(StandIn):
+    """Runs a block under a checkpoint, its operators numbered."""
 
     def __init__(self, module: nn.Module, ledger: OperatorLedger, block: int) -> None:
-        self.module, self.ledger, self.block = module, ledger, block
-        self.original: Callable[..., Any] = module.forward
+        super().__init__(module)
+        self.ledger, self.block = ledger, block
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = Arguments.of(self.original, args, kwargs)
-        call = given.bind(self.original)
-        output = recompute(call, [self.module], given.args, given.kwargs, self.contexts)
+        output = recompute(self.original, [self.module], args, kwargs, self.contexts)
         self.ledger.not_kept(tensors_in(output))
         return output
 
@@ -91,8 +90,7 @@ def watch_operators(
 
 def _numbered(chain: Chain, ledger: OperatorLedger) -> list[Undo]:
     return [
-        replace_forward(block, _NumberedForward(block, ledger, index))
-        for index, block in enumerate(chain.blocks)
+        _NumberedForward(block, ledger, index).install() for index, block in enumerate(chain.blocks)
     ]
 
 

@@ -1,0 +1,247 @@
+"""A recompute group while it runs: what autograd saves of its blocks, and how they run again.
+
+The frame is PyTorch's own (``torch.utils.checkpoint``, non-reentrant): random state, autocast,
+early stop and determinism checks are therefore its. Its hooks lie on top while a block runs, and
+nowhere between two blocks, so that each block runs at its own time, and what the model itself
+computes there is saved as usual.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _autograd
+from torch.utils._pytree import TreeSpec, tree_unflatten
+from torch.utils.checkpoint import (
+    _checkpoint_without_reentrant_generator,
+    get_device_states,
+    noop_context_fn,
+    set_device_states,
+)
+
+Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
+
+
+@contextlib.contextmanager
+def laid(hooks: Hooks) -> Iterator[None]:
+    """Hooks for saved tensors on top of those that are there."""
+    _autograd._push_saved_tensors_default_hooks(*hooks)
+    try:
+        yield
+    finally:
+        _autograd._pop_saved_tensors_default_hooks()
+
+
+@contextlib.contextmanager
+def lifted() -> Iterator[Hooks]:
+    """The hooks on top, taken away for as long."""
+    hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
+    _autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield hooks
+    finally:
+        _autograd._push_saved_tensors_default_hooks(*hooks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A leaf of what the frame's first block was given."""
+
+    leaf: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """A leaf of what an earlier block of the frame returned."""
+
+    call: int
+    leaf: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A tensor from elsewhere, kept by autograd's rules: a change in place is an error."""
+
+    saved: Any
+
+    @classmethod
+    def of(cls, leaf: Any) -> Held | Plain:
+        """Any leaf."""
+        if not isinstance(leaf, Tensor):
+            return Plain(leaf)
+        return cls(_autograd._make_saved_tensor(leaf, is_output=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """What is no tensor."""
+
+    value: Any
+
+
+Source = Given | Output | Held | Plain
+
+
+class Drawn:
+    """PyTorch's random state on the CPU and on the devices of some tensors."""
+
+    def __init__(self, leaves: Sequence[Any]) -> None:
+        away = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type != "cpu"]
+        self.cpu = torch.get_rng_state()
+        self.devices = get_device_states(*away) if away else ([], [])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Drawn) and self.key() == other.key()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def key(self) -> list[bytes]:
+        """What equal states have in common; by no operator, for a tensor may be fake here."""
+        return [state.numpy().tobytes() for state in (self.cpu, *self.devices[1])]
+
+    def restore(self) -> None:
+        """Set it."""
+        torch.set_rng_state(self.cpu)
+        if self.devices[0]:
+            set_device_states(*self.devices)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCall:
+    """One block's run: where each leaf of its arguments comes from, and the state that it met.
+
+    Attributes:
+        run: runs the block again, in a scope, with arguments and keywords; returns the leaves of
+            its output.
+        sources: of the leaves of both.
+        spec: how the leaves lie in them.
+        drawn: the random state, if the model drew since the block before.
+    """
+
+    run: Callable[[Any, Any, Any], list[Any]]
+    sources: Sequence[Source]
+    spec: TreeSpec
+    drawn: Drawn | None
+
+
+class Recipe:
+    """The blocks that ran in a frame, in their order: runs them again.
+
+    Attributes:
+        scope: of the recompute; given to every block.
+    """
+
+    def __init__(self, scope: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.scope = scope
+        self.calls: list[BlockCall] = []
+
+    def __call__(self, *given: Any) -> None:
+        """Run them; an output is kept until the last block that wants it has run."""
+        last = {
+            source: number
+            for number, call in enumerate(self.calls)
+            for source in call.sources
+            if isinstance(source, Output)
+        }
+        outputs: dict[Source, Any] = {}
+        with self.scope() as scope:
+            for number, call in enumerate(self.calls):
+                leaves = [_value(source, given, outputs) for source in call.sources]
+                outputs = {o: value for o, value in outputs.items() if last[o] > number}
+                if call.drawn is not None:
+                    call.drawn.restore()
+                made = call.run(scope, *tree_unflatten(leaves, call.spec))
+                wanted = {n: Output(number, n) for n in range(len(made))}
+                outputs |= {o: made[n] for n, o in wanted.items() if o in last}
+                del leaves, made
+
+
+def _value(source: Source, given: Sequence[Any], outputs: dict[Source, Any]) -> Any:
+    match source:
+        case Given(leaf):
+            return given[leaf]
+        case Held(saved):
+            return saved.unpack()
+        case Plain(value):
+            return value
+        case Output():
+            return outputs[source]
+
+
+class Frame:
+    """A group's frame while it is open.
+
+    Attributes:
+        hooks: to be laid while a block of the group runs.
+        recipe: what is recomputed; it outlives this.
+    """
+
+    def __init__(
+        self, leaves: Sequence[Any], scope: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self.recipe = Recipe(scope)
+        self.autocast = _autocast()
+        self.left: Drawn | None = None
+        self.known: dict[Hashable, tuple[weakref.ref[Tensor], int, Source]] = {}
+        frame = _checkpoint_without_reentrant_generator(
+            self.recipe, True, noop_context_fn, "default", False, True, *leaves
+        )
+        next(frame)
+        self.hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
+        next(frame, None)  # takes the hooks away; they can be laid again
+        self._learn(leaves, Given)
+
+    def continues(self, leaves: Sequence[Any]) -> bool:
+        """Whether a block that is given ``leaves`` continues from the blocks before it."""
+        sources = map(self._source, leaves)
+        same = self.autocast == _autocast()
+        return same and any(isinstance(source, Output) for source in sources)
+
+    def enter(
+        self, run: Callable[[Any, Any, Any], list[Any]], leaves: Sequence[Any], spec: TreeSpec
+    ) -> None:
+        """A block begins: note how it runs again."""
+        drawn = None if self.left is None else Drawn(leaves)
+        sources = [self._source(leaf) or Held.of(leaf) for leaf in leaves]
+        changed = drawn if drawn != self.left else None
+        self.recipe.calls.append(BlockCall(run, sources, spec, changed))
+
+    def leave(self, leaves: Sequence[Any]) -> None:
+        """It ends: note what it returns."""
+        call = len(self.recipe.calls) - 1
+        self._learn(leaves, lambda leaf: Output(call, leaf))
+        self.left = Drawn(leaves)
+
+    def _learn(self, leaves: Sequence[Any], source: Callable[[int], Source]) -> None:
+        for number, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and not leaf.is_inference():
+                self.known[_identity(leaf)] = weakref.ref(leaf), leaf._version, source(number)
+
+    def _source(self, leaf: Any) -> Source | None:
+        """Where a tensor comes from, if it is as it was then."""
+        if not isinstance(leaf, Tensor) or leaf.is_inference():
+            return None
+        reference, version, source = self.known.get(_identity(leaf), (lambda: None, 0, None))
+        return None if reference() is None or version != leaf._version else source
+
+
+def _identity(tensor: Tensor) -> Hashable:
+    """Of the same values, as long as nobody writes: FSDP hands on another tensor of the memory."""
+    try:
+        memory = tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse, or a wrapper
+        return id(tensor)
+    placed = tensor.storage_offset(), tensor.shape, tensor.stride()
+    return memory, placed, tensor.dtype, tensor.requires_grad
+
+
+def _autocast() -> tuple[Any, ...]:
+    kinds = {"cpu", torch._C._get_accelerator().type}
+    return tuple((torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in sorted(kinds))

@@ -1,0 +1,88 @@
+"""Stands in for a module's ``forward``, on the instance.
+
+An object rather than a closure, so that a model under a strategy can be copied, saved, and
+replicated over devices: it knows the module, and the class's own ``forward`` by name only.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, Self
+
+from torch import nn
+
+from strategies.execution.undo import RestoreAttribute, Undo
+
+_REPLICATE = "_replicate_for_data_parallel"
+
+
+class StandIn:
+    """What a module's instance has for ``forward`` while it is under a strategy.
+
+    Attributes:
+        module: whose ``forward``.
+        inner: what the instance had before; ``None``: nothing but its class's.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.inner: Callable[..., Any] | None = module.__dict__.get("forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own ``forward``."""
+        return self.original(*args, **kwargs)
+
+    def original(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module's ``forward`` was."""
+        if self.inner is None:
+            return type(self.module).forward(self.module, *args, **kwargs)
+        return self.inner(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """Of the module's own ``forward``: trainers look at it."""
+        return inspect.signature(self.inner or type(self.module).forward.__get__(self.module))
+
+    def on(self, module: nn.Module) -> Self:
+        """The same for a replica of the module."""
+        other = copy.copy(self)
+        other.module = module
+        if isinstance(self.inner, StandIn):
+            other.inner = self.inner.on(module)
+        return other
+
+    def install(self) -> Undo:
+        """Put it in place; returns how to undo it."""
+        own = self.module.__dict__
+        before = [RestoreAttribute.of(self.module, name) for name in ("forward", _REPLICATE)]
+        own["forward"], own[_REPLICATE] = self, Replicate(self.module)
+        return RestoreForward(*before)
+
+
+@dataclasses.dataclass
+class Replicate:
+    """How ``DataParallel`` copies a module: the copy's ``forward`` must run the copy's weights."""
+
+    module: nn.Module
+
+    def __call__(self) -> nn.Module:
+        """A shallow copy."""
+        replica: nn.Module = type(self.module)._replicate_for_data_parallel(self.module)
+        replica.__dict__["forward"] = replica.__dict__["forward"].on(replica)
+        return replica
+
+
+@dataclasses.dataclass
+class RestoreForward(Undo):
+    """Puts back a module's ``forward``."""
+
+    forward: RestoreAttribute
+    replicate: RestoreAttribute
+
+    def __call__(self) -> None:
+        """Put it back."""
+        self.forward()
+        self.replicate()
