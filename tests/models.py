@@ -563,7 +563,6 @@ class Case:
     Attributes:
         build: makes the model.
         data: makes a batch.
-        apart: why no group of several blocks can run: what the model does between two of them.
         attention: blocks hold an attention sub-module; ``"core"``: with a core that is a module,
             ``"sdpa"``: that calls ``scaled_dot_product_attention``, ``"hidden"``: that does so
             where it cannot be seen.
@@ -572,7 +571,6 @@ class Case:
 
     build: Callable[[], nn.Module]
     data: Callable[[], Tensor] = _rows
-    apart: str | None = None
     attention: str | None = None
     smooth: bool = True
 
@@ -591,7 +589,6 @@ def _text(build: Callable[[], nn.Module], attention: str = "sdpa") -> Case:
     return Case(build, _tokens, attention=attention)
 
 
-COMPUTES = "computes with the output of one before the next has run"
 CASES = {
     "gpt": _text(lambda: Gpt(dropout=0.1)),
     "core": _text(lambda: Gpt(core=True), "core"),
@@ -612,16 +609,16 @@ CASES = {
     "children": Case(Children),
     "shared": Case(Shared),
     "twice": Case(Twice),
-    "pairs-unpacked": Case(PairsUnpacked, apart=COMPUTES),
-    "pairs-indexed": Case(PairsIndexed, apart="reads more than the first value that each returns"),
-    "pairs-perhaps": Case(PairsPerhaps, apart="gets several values from each and does not take"),
-    "first-row": Case(FirstRow, apart="takes a part of what each returns"),
-    "scaled": Case(Scaled, apart=COMPUTES),
-    "activated": Case(Activated, apart=COMPUTES),
-    "method": Case(Method, apart=COMPUTES),
-    "zipped": Case(Zipped, apart="calls each with other arguments"),
-    "collected": Case(Collected, apart=COMPUTES),
-    "reversed": Case(Reversed, apart="does not pass the output of one straight to the next"),
+    "pairs-unpacked": Case(PairsUnpacked),
+    "pairs-indexed": Case(PairsIndexed),
+    "pairs-perhaps": Case(PairsPerhaps),
+    "first-row": Case(FirstRow),
+    "scaled": Case(Scaled),
+    "activated": Case(Activated),
+    "method": Case(Method),
+    "zipped": Case(Zipped),
+    "collected": Case(Collected),
+    "reversed": Case(Reversed),
     "norms": Case(Norms, smooth=False),
     "resnet": Case(ResNet, lambda: torch.randn(3, 3, 8, 8), smooth=False),
     "sequential": Case(lambda: chain_of(BLOCKS, NormBlock), smooth=False),

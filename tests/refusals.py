@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 from reference import Reference
 
-import strategies
 from strategies import Strategy
 from strategies.contract.budgeted import Budgeted
 from strategies.flash_checkpoint import FlashCheckpoint
 from strategies.memory_budget import MemoryBudget
-from strategies.schedules import plan as plans
 from strategies.selective import Selective
 
 Rule = Callable[[Reference, Strategy], str | None]
@@ -55,15 +53,4 @@ def random_numbers(given: Reference, strategy: Strategy) -> str | None:
     return r"^memory_budget: the model draws random numbers \(" if refused else None
 
 
-def no_group(given: Reference, strategy: Strategy) -> str | None:
-    """A model that does more between two blocks of one group than to hand on."""
-    if given.case.apart is None or strategy.compiled:
-        return None
-    model = given.case.model()
-    chain = given.chain(model, strategy) or strategies.find_chain(model)
-    plan = strategy.schedule(chain).split(chain.borders).plan
-    refused = any(len(list(plans.leaves(node))) > 1 for node in plan)
-    return rf"^blocks \[.*\] cannot share .* the model {given.case.apart}.*" if refused else None
-
-
-RULES: tuple[Rule, ...] = (no_switch, no_attention, out_of_order, random_numbers, no_group)
+RULES: tuple[Rule, ...] = (no_switch, no_attention, out_of_order, random_numbers)

@@ -138,8 +138,8 @@ def test_a_copy_of_a_copy_can_be_undone_alone():
     strategies.apply(model, "every_k(k=2)")
     copied = copy.deepcopy(copy.deepcopy(model))
     strategies.undo(copied)
-    assert type(copied.h) is nn.ModuleList
-    assert type(model.h) is not nn.ModuleList
+    assert not any("forward" in vars(block) for block in copied.h)
+    assert "forward" in vars(model.h[0])
     with pytest.raises(ValueError, match="under no strategy"):
         strategies.undo(copied)
 

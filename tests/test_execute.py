@@ -22,6 +22,7 @@ from models import (
     assert_same,
     chain_of,
     counted,
+    loss_of,
     nested_plans,
     seed,
     step,
@@ -33,6 +34,7 @@ from strategies import Unsupported
 from strategies.execution import groups
 from strategies.execution.contexts import FrozenStatistics
 from strategies.execution.undo import undo_all
+from strategies.profiling.ledger import Ledger
 from strategies.schedules import plan as plans
 
 ROWS = torch.linspace(-2, 2, 3 * WIDTH).view(3, WIDTH)
@@ -149,42 +151,28 @@ def test_a_plan_must_fit_the_chain():
 # What a model may do with its blocks.
 
 
-def test_a_container_stays_what_it_is():
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)"])
+def test_a_container_stays_what_it_is(spec):
     model = Loop()
-    blocks = list(model.h)
-    text = repr(model.h)
-    with strategies.apply(model, "every_k(k=2)"):
-        assert isinstance(model.h, nn.ModuleList)
-        assert len(model.h) == len(list(model.h)) == BLOCKS
-        assert list(model.h.children()) == blocks
-        assert repr(model.h) == text.replace("ModuleList", "SegmentedModuleList", 1)
-        assert model.h[0].linear is blocks[0].linear
-        assert model.h[-1].drop is blocks[-1].drop
-        assert not hasattr(model.h[1], "nothing")
-        with pytest.raises(IndexError):
-            model.h[BLOCKS]
-        with pytest.raises(AttributeError, match="nothing"):
-            _ = model.h[1].nothing
-    assert type(model.h) is nn.ModuleList
-    assert list(model.h) == blocks
-
-
-def test_blocks_that_are_kept_are_given_out_as_they_are():
-    model = Loop()
-    blocks = list(model.h)
-    undos = groups.install(strategies.find_chain(model), (0, (1, 2), 3, (4,)))
-    assert model.h[0] is blocks[0]
-    assert model.h[3] is blocks[3]
-    assert model.h[1] is not blocks[1]
-    undo_all(undos)
-
-
-def test_groups_of_one_leave_the_container_alone():
-    model = Loop()
-    with strategies.apply(model, "every_layer"):
+    before = [dict(vars(module)) for module in (model, model.h)]
+    blocks, text = list(model.h), repr(model)
+    with strategies.apply(model, spec):
         assert type(model.h) is nn.ModuleList
-        assert all("forward" in vars(block) for block in model.h)
-    assert not any("forward" in vars(block) for block in model.h)
+        assert list(model.h) == list(model.h.children()) == blocks
+        assert vars(model.h) == before[1]
+        assert repr(model) == text
+        assert "forward" in vars(model.h[0])
+    assert not any(
+        set(vars(block)) & {"forward", "_replicate_for_data_parallel"} for block in blocks
+    )
+    assert vars(model) == before[0]
+
+
+def test_blocks_that_are_kept_are_left_alone():
+    model = Loop()
+    undos = groups.install(strategies.find_chain(model), (0, (1, 2), 3, (4,)))
+    assert ["forward" in vars(block) for block in model.h] == [False, True, True, False, True]
+    undo_all(undos)
 
 
 def test_a_forward_of_the_instance_is_kept_and_put_back():
@@ -249,74 +237,102 @@ class Parts(nn.Module):
         return self.blocks[2:](self.blocks[:2](x))
 
 
-def test_parts_of_a_sequential():
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "every_k(k=3)"])
+def test_parts_of_a_sequential(spec):
     model = Parts()
     wanted = step(model, ROWS)
-    with strategies.apply(model, "every_layer"):
+    with strategies.apply(model, spec):
         assert_same(step(model, ROWS), wanted)
-    with (
-        strategies.apply(model, "every_k(k=2)"),
-        pytest.raises(Unsupported, match="takes a part of its blocks"),
-    ):
-        model(ROWS)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.apart])
-def test_a_group_refuses_a_model_that_does_more_than_run_it(name):
+BETWEEN = [
+    *("pairs-unpacked", "pairs-indexed", "pairs-perhaps", "first-row", "scaled", "activated"),
+    *("method", "zipped", "collected", "reversed"),
+]
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+@examples(20)
+@given(plan=nested_plans(0, BLOCKS))
+def test_any_plan_of_a_model_that_does_more_than_run_its_blocks(name, plan):
     case = CASES[name]
     model = case.model()
-    strategies.apply(model, "every_k(k=5)")
-    with pytest.raises(Unsupported, match=case.apart) as caught:
-        step(model, case.input())
-    assert "[0 1 2 3 4]" in str(caught.value)
-    assert "use every_layer" in str(caught.value)
-    strategies.undo(model)
-    strategies.apply(model, "every_layer")
-    assert_same(step(model, case.input()), step(case.model(), case.input()))
+    wanted = step(case.model(), case.input())
+    undos = groups.install(strategies.find_chain(model), plan)
+    assert_same(step(model, case.input()), wanted)
+    undo_all(undos)
+
+
+def saved_bytes(model):
+    """What a forward leaves for backward, beyond parameters and input."""
+    ledger = Ledger()
+    data = ROWS.clone()
+    ledger.adopt([*model.parameters(), data])
+    with ledger:
+        ledger.mark("start")
+        loss = loss_of(model(data))
+        ledger.mark("forward")
+    start, end = ledger.marks
+    loss.backward()
+    return end.alive_bytes - start.alive_bytes
+
+
+def test_a_group_keeps_its_boundary_alone():
+    model = CASES["loop"].model()
+    none, output, head = saved_bytes(model), ROWS.nbytes, saved_bytes(nn.Sequential())
+    with strategies.apply(model, "every_k(k=5)"):
+        assert saved_bytes(model) == output + head < none
+
+
+@pytest.mark.parametrize("first", range(BLOCKS))
+def test_a_group_that_begins_late_or_ends_early(first):
+    model = CASES["loop"].model()
+    whole = list(model.h)
+
+    def forward(x):
+        for block in whole[:first] + whole[first + 1 :]:
+            x = block(x)
+        return x
+
+    model.forward = forward
+    wanted = step(model, ROWS)
+    undos = groups.install(strategies.find_chain(model), (tuple(range(BLOCKS)),))
+    for _ in range(2):
+        assert_same(step(model, ROWS), wanted)
+    undo_all(undos)
 
 
 def test_a_block_left_out_of_a_group():
     model = Skipping()
-    with (
-        strategies.apply(model, "every_k(k=3)"),
-        pytest.raises(Unsupported, match=r"\[0 1 2\].*straight to the next"),
-    ):
-        model(ROWS)
-    undos = groups.install(strategies.find_chain(model), ((0,), (1,), (2, 3, 4)))
-    wanted = step(copy.deepcopy(CASES["loop"].model()), ROWS)
-    found = step(model, ROWS)
-    assert found.gradients.keys() == wanted.gradients.keys()
-    assert found.gradients["h.1.linear.weight"] is None
-    undo_all(undos)
+    wanted = step(copy.deepcopy(model), ROWS)
+    for spec in ("every_k(k=3)", "every_k(k=5)", "recursive"):
+        with strategies.apply(model, spec):
+            found = step(model, ROWS)
+            assert_same(found, wanted)
+            assert found.gradients["h.1.linear.weight"] is None
 
 
 def test_a_group_that_is_left_early():
     model = LeftEarly()
     wanted = step(model, ROWS)
-    with strategies.apply(model, "every_k(k=4)"):
-        assert_same(step(model, ROWS), wanted)
-    with strategies.apply(model, "every_k(k=5)"), pytest.raises(Unsupported, match="computes"):
-        step(model, ROWS)
+    for spec in ("every_k(k=4)", "every_k(k=5)"):
+        with strategies.apply(model, spec):
+            assert_same(step(model, ROWS), wanted)
 
 
-def test_mixed_use_of_pairs_is_refused():
-    model = CASES["pairs"].model()
-    strategies.apply(model, "every_k(k=3)")
-    first, second, third = list(model.h)[:3]
-    with pytest.raises(Unsupported, match="what some of them return"):
-        third(second(first(ROWS)[0]))
-    with pytest.raises(Unsupported, match="reads more than the first value"):
-        second(first(ROWS)[0][0])
-
-
-def test_a_gradient_switched_on_within_a_group_is_refused():
+def test_a_gradient_switched_on_within_a_group():
     model = CASES["loop"].model()
-    strategies.apply(model, "every_k(k=2)")
     first, second = list(model.h)[:2]
-    with torch.no_grad():
-        x = first(ROWS)
-    with pytest.raises(Unsupported, match="straight to the next"):
-        second(x)
+    results = []
+    for spec in ("none", "every_k(k=2)"):
+        with strategies.apply(model, spec):
+            seed(2)
+            with torch.no_grad():
+                x = first(ROWS)
+            second(x).sum().backward()
+            results.append(second.linear.weight.grad.clone())
+            model.zero_grad()
+    assert torch.equal(*results)
 
 
 # How blocks are called.
@@ -426,41 +442,29 @@ def test_arguments_that_require_gradients_get_them(spec):
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("other", [torch.ones(WIDTH) * 2, 1.0, None, torch.ones(WIDTH, 1)])
-def test_arguments_that_differ_are_refused(other):
-    model = Calls(Small)
-    strategies.apply(model, "every_k(k=2)")
-    first, second = list(model.h)[:2]
-    with pytest.raises(Unsupported, match="calls each with other arguments"):
-        second(first(ROWS, torch.ones(WIDTH)), other)
+class EachItsOwn(nn.Module):
+    """Gives each block an argument of its own, some of which learn, one in a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.h = nn.ModuleList([Small() for _ in range(BLOCKS)])
+        self.shifts = nn.Parameter(torch.linspace(-1, 1, BLOCKS * WIDTH).view(BLOCKS, WIDTH))
+
+    def forward(self, x):
+        for index, block in enumerate(self.h):
+            x = block(x, self.shifts[index], table={"scale": self.shifts[index].exp()})
+        return x
 
 
-def test_equal_arguments_that_require_gradients_are_refused():
-    model = Calls(Small)
-    strategies.apply(model, "every_k(k=2)")
-    first, second = list(model.h)[:2]
-    shifts = [torch.ones(WIDTH, requires_grad=True) for _ in range(2)]
-    with pytest.raises(Unsupported, match="calls each with other arguments"):
-        second(first(ROWS, shifts[0]), shifts[1])
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "alike"),
-    [
-        (1, 1, True),
-        (1, 1.0, False),
-        ("a", "b", False),
-        ((1, [2]), (1, [2]), True),
-        ((1, 2), (1, 2, 3), False),
-        ({"a": torch.ones(2)}, {"a": torch.ones(2)}, True),
-        ({"a": 1}, {"b": 1}, False),
-        ({"a": 1}, {"a": 2}, False),
-        (torch.ones(2), torch.ones(3), False),
-        (torch.ones(2), torch.ones(2, dtype=torch.float64), False),
-    ],
-)
-def test_when_arguments_are_alike(one, other, alike):
-    assert segments._same(one, other) is alike
+@examples(20)
+@given(plan=nested_plans(0, BLOCKS))
+def test_any_plan_of_blocks_with_arguments_of_their_own(plan):
+    seed(0)
+    model = EachItsOwn()
+    wanted = step(model, ROWS)
+    undos = groups.install(strategies.find_chain(model), plan)
+    assert_same(step(model, ROWS), wanted)
+    undo_all(undos)
 
 
 # Statistics, randomness, memory.
@@ -513,16 +517,6 @@ def test_dropout_is_the_same_again_whatever_is_drawn_between():
             loss.backward()
             found.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
-
-
-def test_checkpoints_are_as_many_as_groups(checkpoints):
-    model = CASES["loop"].model()
-    for text, made in (("0 1 2 3 4", 0), ("[0 1] 2 [3] [4]", 3), ("[0 [1 2] 3] 4", 2)):
-        undos = groups.install(strategies.find_chain(model), plans.parse(text))
-        checkpoints.clear()
-        model(ROWS)
-        assert len(checkpoints) == made
-        undo_all(undos)
 
 
 @pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "selective"])

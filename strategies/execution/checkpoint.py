@@ -86,7 +86,7 @@ class CheckpointedForward(StandIn):
         """As the module's own ``forward``."""
         if self.storage is None or not torch.is_grad_enabled():
             return recompute(self.original, [self.module], args, kwargs)
-        with self.storage.keep(boundary_of(self.original, args, kwargs)):
+        with self.storage.keep(boundary_of(self, args, kwargs)):
             return recompute(self.original, [self.module], args, kwargs)
 
 

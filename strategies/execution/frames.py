@@ -9,6 +9,7 @@ computes there is saved as usual.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -103,8 +104,9 @@ class Drawn:
     __hash__ = None  # type: ignore[assignment]
 
     def key(self) -> list[bytes]:
-        """What equal states have in common; by no operator, for a tensor may be fake here."""
-        return [state.numpy().tobytes() for state in (self.cpu, *self.devices[1])]
+        """What equal states have in common; by no operator, which a mode might see or refuse."""
+        states = (self.cpu, *self.devices[1])
+        return [ctypes.string_at(state.data_ptr(), state.nbytes) for state in states]
 
     def restore(self) -> None:
         """Set it."""

@@ -160,7 +160,7 @@ class GroupedForward(StandIn):
         around = functools.partial(self.scopes.recompute, depth)
         if group.storage is None:
             return Frame(leaves, around)
-        with group.storage.keep(boundary_of(self.original, args, kwargs)):
+        with group.storage.keep(boundary_of(self, args, kwargs)):
             return Frame(leaves, around)
 
     def again(self, position: Position, scope: Scope, args: Any, kwargs: Any) -> list[Any]:
