@@ -32,7 +32,7 @@ from torch import nn
 import strategies
 from strategies import Unsupported
 from strategies.execution import groups
-from strategies.execution.contexts import FrozenStatistics
+from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.undo import undo_all
 from strategies.profiling.ledger import Ledger
 from strategies.schedules import plan as plans
@@ -263,6 +263,40 @@ def test_any_plan_of_a_model_that_does_more_than_run_its_blocks(name, plan):
     undo_all(undos)
 
 
+class Busy(nn.Module):
+    """Draws, writes to what blocks return, skips blocks at random, and calls some directly."""
+
+    def __init__(self):
+        super().__init__()
+        self.h = nn.ModuleList([Small() for _ in range(BLOCKS)])
+
+    def forward(self, x):
+        skips = x
+        for index, block in enumerate(self.h):
+            if torch.rand(()) < 0.2:
+                continue
+            x = block.forward(x) if index % 2 else block(x)
+            if index == 1:
+                x = nn.functional.dropout(x, 0.1)
+            if index in (0, 3):
+                x += 0.5 * skips
+            if torch.rand(()) < 0.5:
+                skips = x
+        return x
+
+
+@examples(40)
+@given(plan=nested_plans(0, BLOCKS), number=st.integers(0, 9))
+def test_any_plan_of_a_model_that_draws_writes_and_skips(plan, number):
+    seed(number)
+    model = Busy()
+    data = torch.randn(3, WIDTH)
+    wanted = step(copy.deepcopy(model), data, passes=3)
+    undos = groups.install(strategies.find_chain(model), plan)
+    assert_same(step(model, data, passes=3), wanted)
+    undo_all(undos)
+
+
 def saved_bytes(model):
     """What a forward leaves for backward, beyond parameters and input."""
     ledger = Ledger()
@@ -485,7 +519,7 @@ def test_frozen_statistics_are_put_back_after_an_error():
     buffers = dict(norm._buffers)
 
     def fail():
-        frozen = FrozenStatistics([norm])
+        frozen = FrozenStatistics(norm)
         with frozen:
             norm(ROWS)
             with frozen:  # a graph that is retained is run again within
@@ -501,7 +535,7 @@ def test_frozen_statistics_are_put_back_after_an_error():
 def test_statistics_in_evaluation_mode_are_not_copied():
     norm = nn.BatchNorm1d(WIDTH).eval()
     mean = norm.running_mean
-    with FrozenStatistics([norm]):
+    with FrozenStatistics(norm):
         assert norm.running_mean is mean
 
 
@@ -535,67 +569,6 @@ def test_a_failure_inside_a_block_reaches_the_caller_and_harms_nothing(spec):
 # Limits.
 
 
-class Spectral(Small):
-    """A block whose forward improves its estimate of a norm."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.utils.parametrizations.spectral_norm(self.linear)
-
-
-class Counting(Small):
-    """A block that counts its own calls."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-
-    def forward(self, x):
-        self.calls += 1
-        return super().forward(x)
-
-
-@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "offload(over=sqrt)"])
-@pytest.mark.parametrize(
-    ("block", "message"),
-    [
-        (Spectral, "_SpectralNorm changes its buffer '_[uv]' in forward"),
-        (Counting, "Counting changes its buffer 'calls' in forward"),
-    ],
-)
-def test_state_that_forward_changes_is_refused(block, message, spec):
-    model = chain_of(4, block)
-    with strategies.apply(model, spec), pytest.raises(Unsupported, match=message):
-        model(ROWS)
-
-
-def test_state_that_forward_does_not_change_is_no_matter():
-    model = chain_of(4, Spectral).eval()
-    wanted = step(model, ROWS)
-    with strategies.apply(model, "every_layer"):
-        assert_same(step(model, ROWS), wanted)
-
-
-class Caching(Small):
-    """A block that makes a table when it is first called."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("table", None, persistent=False)
-
-    def forward(self, x):
-        if self.table is None:
-            self.table = torch.linspace(0, 1, WIDTH)
-        return super().forward(x) + self.table
-
-
-def test_tables_that_are_made_on_demand():
-    model = chain_of(4, Caching)
-    wanted = step(copy.deepcopy(model), ROWS)
-    strategies.apply(model, "every_k(k=2)")
-    assert_same(step(model, ROWS), wanted)
-
-
 def test_an_input_changed_in_place_is_an_error_not_a_wrong_gradient():
     seed(0)
     model = nn.Sequential(
@@ -606,7 +579,7 @@ def test_an_input_changed_in_place_is_an_error_not_a_wrong_gradient():
         assert_same(step(model, ROWS), wanted)
     with (
         strategies.apply(model, "every_layer"),
-        pytest.raises(RuntimeError, match="modified by an inplace operation"),
+        pytest.raises(Unsupported, match="ReLU writes to one of its arguments in place"),
     ):
         step(model, ROWS)
 

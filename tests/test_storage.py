@@ -399,6 +399,72 @@ def test_a_boundary_that_comes_by_keyword_is_stored(stored):
         assert stored == [(shape, torch.float32)] * groups
 
 
+class Plain(torch.nn.Module):
+    """Saves neither what it takes nor what it returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return torch.sigmoid(self.linear(2 * x)) * 2
+
+
+@pytest.mark.parametrize(
+    "spec", ["every_layer", "offload", "compressed", "offload(over=every_k(k=2))"]
+)
+def test_a_change_in_place_is_an_error_as_it_is_without(spec):
+    """Of a boundary, after the forward: recompute would find it changed."""
+    model = torch.nn.Sequential(*(Plain() for _ in range(4)))
+    boundaries = []
+    model[2].register_forward_pre_hook(lambda _, args: boundaries.append(args[0]))
+    with strategies.apply(model, spec):
+        loss = model(torch.ones(2, WIDTH)).sum()
+        with torch.no_grad():
+            boundaries[0].add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("spec", ["offload", "compressed", "offload(over=sqrt)"])
+@pytest.mark.parametrize("kind", ["sparse", "jagged"])
+def test_what_has_no_memory_of_its_own_stays_where_it_is(spec, kind, stored):
+    seed = torch.Generator().manual_seed(0)
+    dense = torch.randn(4, WIDTH, generator=seed)
+
+    class Mixes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, given, x):
+            y = torch.tanh(self.linear(x))
+            return torch.sparse.mm(given, y) if kind == "sparse" else y
+
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.h = torch.nn.ModuleList([Mixes() for _ in range(4)])
+
+        def forward(self, x):
+            given = torch.eye(4).roll(1, 0).to_sparse()
+            if kind == "jagged":
+                x = torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 1, 4]))
+            for block in self.h:
+                x = block(given, x)
+            return x.values() if kind == "jagged" else x
+
+    model = Mixed()
+    gradients = []
+    for chosen in ("none", spec):
+        with strategies.apply(model, chosen):
+            model.zero_grad()
+            model(dense).sum().backward()
+            gradients.append([p.grad.clone() for p in model.parameters()])
+    assert stored == []
+    assert all(map(torch.equal, *gradients))
+
+
 def test_a_boundary_of_several_tensors_is_stored_whole(stored):
     case = CASES["pair-sequential"]
     model = case.model()

@@ -87,7 +87,7 @@ class _CheckpointedCore(TorchFunctionMode):
         """Everything else passes."""
         if func is F.scaled_dot_product_attention:
             self.calls += 1
-            return recompute(func, (), args, kwargs or {})
+            return recompute(func, None, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from strategies.execution.contexts import Contexts, Pair
 from strategies.execution.stand_in import StandIn
+from strategies.execution.state import BlockState
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
 
@@ -39,7 +40,7 @@ class Call:
 
 def recompute(
     function: Callable[..., Any],
-    modules: Sequence[nn.Module],
+    state: BlockState | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     more: Callable[[], Pair] | None = None,
@@ -51,7 +52,7 @@ def recompute(
 
     Args:
         function: what to run.
-        modules: that it runs.
+        state: of the block that it runs, if it runs one.
         args: its positional arguments.
         kwargs: its keyword arguments.
         more: contexts of forward and of recompute, innermost.
@@ -62,7 +63,7 @@ def recompute(
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
     call = Call(function, args, kwargs)
     leaves, call.leaves = call.leaves, []
-    return checkpoint(call, *leaves, use_reentrant=False, context_fn=Contexts(modules, more))
+    return checkpoint(call, *leaves, use_reentrant=False, context_fn=Contexts(state, leaves, more))
 
 
 def boundary_of(
@@ -80,14 +81,14 @@ class CheckpointedForward(StandIn):
 
     def __init__(self, module: nn.Module, storage: Storage | None) -> None:
         super().__init__(module)
-        self.storage = storage
+        self.storage, self.state = storage, BlockState(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
         if self.storage is None or not torch.is_grad_enabled():
-            return recompute(self.original, [self.module], args, kwargs)
+            return recompute(self.original, self.state, args, kwargs)
         with self.storage.keep(boundary_of(self, args, kwargs)):
-            return recompute(self.original, [self.module], args, kwargs)
+            return recompute(self.original, self.state, args, kwargs)
 
 
 def checkpoint_module(module: nn.Module, storage: Storage | None = None) -> Undo:

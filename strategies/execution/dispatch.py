@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 _DROPOUT = ("dropout_p", "p")
@@ -26,16 +24,6 @@ def is_random(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
     return all((defaults | given).get(name, 1.0) != 0 for name in _DROPOUT)
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    """Every tensor in nested values."""
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
-
-
-def storage_key(tensor: Tensor) -> int:
-    """What tells a storage from every other one that is alive."""
-    return int(tensor.untyped_storage()._cdata)
 
 
 _aten = torch.ops.aten

@@ -146,7 +146,7 @@ class Recipe:
 
     def __call__(self, *given: Any) -> None:
         """Run them; an output is kept until the last block that wants it has run."""
-        last = {
+        last: dict[Source, int] = {
             source: number
             for number, call in enumerate(self.calls)
             for source in call.sources
@@ -214,6 +214,11 @@ class Frame:
         sources = [self._source(leaf) or Held.of(leaf) for leaf in leaves]
         changed = drawn if drawn != self.left else None
         self.recipe.calls.append(BlockCall(run, sources, spec, changed))
+
+    def wants(self, leaves: Sequence[int]) -> bool:
+        """Whether the block's recompute would want any of these leaves as it was given them."""
+        sources = self.recipe.calls[-1].sources
+        return any(not isinstance(sources[leaf], Output) for leaf in leaves)
 
     def leave(self, leaves: Sequence[Any]) -> None:
         """It ends: note what it returns."""

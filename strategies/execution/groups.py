@@ -21,9 +21,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from strategies.execution.chain import Chain
 from strategies.execution.checkpoint import boundary_of, checkpoint_module
-from strategies.execution.contexts import FrozenStatistics, WatchedBuffers
+from strategies.execution.contexts import writes_arguments
 from strategies.execution.frames import Frame, Hooks, laid, lifted
 from strategies.execution.stand_in import StandIn
+from strategies.execution.state import BlockState, Met
+from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.undo import Undo
 from strategies.schedules import plan as plans
 from strategies.schedules.plan import Node, Plan
@@ -61,7 +63,7 @@ class Scope:
         hooks: of that recompute.
         frames: that are open.
         calls: how often each block was called in this forward.
-        again: the position of the block that is to run again, with its arguments.
+        again: the position of the block that is to run again, what it met, and its arguments.
         output: of that block.
     """
 
@@ -69,7 +71,7 @@ class Scope:
         self.depth, self.hooks = depth, hooks
         self.frames: dict[Group, Frame] = {}
         self.calls: Counter[nn.Module] = Counter()
-        self.again: tuple[Position, Any, Any] | None = None
+        self.again: tuple[Position, Met, Any, Any] | None = None
         self.output: Any = None
 
 
@@ -112,13 +114,15 @@ class GroupedForward(StandIn):
     def __init__(self, module: nn.Module, positions: Sequence[Position], scopes: Scopes) -> None:
         super().__init__(module)
         self.positions, self.scopes = positions, scopes
+        self.state = BlockState(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
         scope = self.scopes.stack[-1]
         if scope.again is not None:
-            (position, args, kwargs), scope.again = scope.again, None
-            scope.output = self.run(scope, position, args, kwargs)
+            (position, met, args, kwargs), scope.again = scope.again, None
+            with met.again(), FrozenStatistics(self.module):
+                scope.output = self.run(scope, position, args, kwargs)
             return scope.output
         number = scope.calls[self.module]
         scope.calls[self.module] += 1
@@ -129,25 +133,29 @@ class GroupedForward(StandIn):
 
     def run(self, scope: Scope, position: Position, args: Any, kwargs: Any) -> Any:
         """Run the block under the hooks of its groups; a failure ends all frames."""
-        leaves, spec = tree_flatten((args, kwargs))
         groups = position.groups[scope.depth :]
+        if not groups:
+            with laid(scope.hooks) if scope.hooks else contextlib.nullcontext():
+                return self.original(*args, **kwargs)
+        leaves, spec = tree_flatten((args, kwargs))
         with contextlib.ExitStack() as stack:
+            met = stack.enter_context(self.state.watched(leaves))
             if scope.hooks is not None:
                 stack.enter_context(laid(scope.hooks))
             for depth, group in enumerate(groups, scope.depth + 1):
                 frame = scope.frames.get(group)
                 if frame is None or not frame.continues(leaves):
                     frame = scope.frames[group] = self.frame(group, depth, leaves, args, kwargs)
-                frame.enter(functools.partial(self.again, position), leaves, spec)
+                frame.enter(functools.partial(self.again, position, met), leaves, spec)
                 stack.enter_context(laid(frame.hooks))
-            watched = FrozenStatistics if scope.hooks else WatchedBuffers
-            stack.enter_context(watched([self.module]))
             try:
                 output = self.original(*args, **kwargs)
             except BaseException:
                 scope.frames.clear()
                 raise
         for group in groups:
+            if scope.frames[group].wants(met.written):
+                raise writes_arguments(self.module)
             scope.frames[group].leave(tree_leaves(output))
             if position.index == group.last:
                 del scope.frames[group]
@@ -163,9 +171,11 @@ class GroupedForward(StandIn):
         with group.storage.keep(boundary_of(self, args, kwargs)):
             return Frame(leaves, around)
 
-    def again(self, position: Position, scope: Scope, args: Any, kwargs: Any) -> list[Any]:
+    def again(
+        self, position: Position, met: Met, scope: Scope, args: Any, kwargs: Any
+    ) -> list[Any]:
         """Run the block again, through its hooks, which may gather its parameters (FSDP)."""
-        scope.again = position, args, kwargs
+        scope.again = position, met, args, kwargs
         self.module(*args, **kwargs)
         output, scope.output = scope.output, None
         return tree_leaves(output)

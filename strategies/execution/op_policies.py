@@ -26,11 +26,11 @@ from strategies.execution.dispatch import (
     can_be_kept,
     is_product,
     is_random,
-    storage_key,
-    tensors_in,
 )
 from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import StandIn
+from strategies.execution.state import BlockState
+from strategies.execution.tensors import storage_key, tensors_in
 from strategies.execution.undo import Undo
 from strategies.schedules.modes import kept_by
 
@@ -69,13 +69,13 @@ class PolicyForward(StandIn):
 
     def __init__(self, module: nn.Module, name: str) -> None:
         super().__init__(module)
-        self.name = name
+        self.name, self.state = name, BlockState(module)
         self.keeps_output = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
         policy = OpPolicy(self.name)
-        output = recompute(self.original, [self.module], args, kwargs, policy.contexts)
+        output = recompute(self.original, self.state, args, kwargs, policy.contexts)
         self.keeps_output = not policy.kept.isdisjoint(map(storage_key, tensors_in(output)))
         return output
 

@@ -16,28 +16,32 @@ from typing import Any
 
 import torch
 
-Restore = Callable[[], None]
+Restore = Callable[[], object]
 _BYTES = 4 * 625
 
 
-def own_state(generator: Any) -> Restore | None:
-    """Puts a generator back to where it is now; ``None`` for what is no generator."""
+def is_generator(value: Any) -> bool:
+    """Whether it is a generator of random numbers, with a state of its own."""
+    numpy = sys.modules.get("numpy.random")
+    kinds = (numpy.RandomState, numpy.Generator) if numpy else ()
+    return isinstance(value, (torch.Generator, random.Random, *kinds))
+
+
+def own_state(generator: Any) -> Restore:
+    """Puts a generator back to where it is now."""
     if isinstance(generator, torch.Generator):
         return functools.partial(generator.set_state, generator.get_state())
     if isinstance(generator, random.Random):
         return functools.partial(generator.setstate, generator.getstate())
-    numpy = sys.modules.get("numpy.random")
-    if numpy and isinstance(generator, numpy.RandomState):
+    if hasattr(generator, "get_state"):  # numpy's older kind
         return functools.partial(generator.set_state, generator.get_state())
-    if numpy and isinstance(generator, numpy.Generator):
-        bits = generator.bit_generator
-        return functools.partial(setattr, bits, "state", bits.state)
-    return None
+    bits = generator.bit_generator
+    return functools.partial(setattr, bits, "state", bits.state)
 
 
 def _python() -> Any:
-    """The state of `random`: position and words as they lie behind the object's head, and a rest."""
-    shared = random._inst  # type: ignore[attr-defined]
+    """The state of `random`: position and words, which lie behind the head, and a number more."""
+    shared: Any = random._inst
     return ctypes.string_at(id(shared) + object.__basicsize__, _BYTES), shared.gauss_next
 
 
@@ -52,7 +56,7 @@ def _is_readable() -> bool:
     before = random.getstate()
     try:
         state = _python()
-        random.random()
+        random.getrandbits(32)
         _set_python(state)
         return random.getstate() == before
     except (AttributeError, TypeError, ValueError):
@@ -66,11 +70,13 @@ if not _is_readable():
 
 
 def _numpy() -> bytes:
-    """A mark of the state of `numpy.random`: all but a normal number that may be left over."""
+    """A mark of the state of `numpy.random`: its words, and the object that holds a number more."""
     module = sys.modules.get("numpy.random.mtrand")
     if module is None:
         return b""
-    return ctypes.string_at(module._rand._bit_generator.ctypes.state_address, _BYTES)
+    shared, head = module._rand, object.__basicsize__
+    held = ctypes.string_at(id(shared) + head, type(shared).__basicsize__ - head)
+    return ctypes.string_at(shared._bit_generator.ctypes.state_address, _BYTES) + held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +100,16 @@ class Shared:
         Args:
             numpy: whether numpy's may have to be put back.
         """
-        state = own_state(sys.modules["numpy.random.mtrand"]._rand) if numpy else None
+        module = sys.modules.get("numpy.random.mtrand")
+        state = own_state(module._rand) if numpy and module else None
         return cls(_python(), _numpy(), state)
 
     def moved(self) -> tuple[bool, bool]:
-        """Whether Python's and numpy's are elsewhere by now."""
-        return self.python != _python(), self.numpy != _numpy()
+        """Whether Python's and numpy's are elsewhere by now; not by being loaded meanwhile."""
+        return self.python != _python(), bool(self.numpy) and self.numpy != _numpy()
 
-    def restore_python(self) -> None:
-        """Put Python's back."""
+    def restore(self) -> None:
+        """Put them back, numpy's if it was asked for."""
         _set_python(self.python)
+        if self.numpy_state:
+            self.numpy_state()

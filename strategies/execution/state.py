@@ -1,35 +1,299 @@
 """What a block's forward changes besides making its output, so that its recompute can be the same.
 
-A recompute must meet what forward met, and leave what it finds: buffers that are written or replaced,
-counters, caches and lists among a module's attributes, generators of random numbers. What a forward
-changed is found by comparing; it is put back for the recompute, and afterwards everything is as
-before. Running statistics, on which no output depends in training, are left to
-`strategies.execution.contexts.FrozenStatistics`.
+A recompute must meet what forward met, and leave what it finds: buffers that are written or
+replaced, counters, caches and lists among the modules' attributes, generators of random numbers.
+What is another when the recompute begins, because the forward or anybody else changed it since, is
+put back for as long; afterwards everything is as it was. Statistics of batch norms, on which no
+output depends in training, are frozen instead (`strategies.execution.statistics`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import operator
-import sys
+import types
 import weakref
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
-from strategies.execution.randoms import Restore, Shared, own_state
+from strategies.execution.randoms import Restore, Shared, is_generator, own_state
+from strategies.execution.stand_in import Replicate, StandIn
+from strategies.execution.statistics import keeps_statistics
 
+Values = dict[str, Any]
+Make = Callable[[], Any]
 _OWN = frozenset(nn.Module().__dict__) - {"training"}
 _MISSING = object()
-Place = tuple[dict[str, Any], str]
+_CONTAINERS = (list, dict, set, deque)
+# What has attributes, but none that a forward would change.
+_STATELESS = (
+    *(nn.Module, Tensor, StandIn, Replicate, functools.partial),
+    *(type, types.FunctionType, types.MethodType, types.ModuleType),
+)
+_SIMPLE = frozenset({Tensor, nn.Parameter, FakeTensor, type(None), bool, int, float, str})
 
-_WRITTEN: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
-"""Tensors that modules write in place; known from the first forward of each."""
-_DRAWING: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""Blocks that draw from numpy's shared generator."""
+_WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
+"""Whether a module writes a tensor in place, by name, as its first forward showed."""
+_DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+"""Whether a block draws from numpy's shared generator, as its first forward showed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The attributes or the buffers of a module, or the attributes of an object that it has.
+
+    Attributes:
+        module: whose.
+        values: by name.
+        tensors: names of tensors, which a forward might write to.
+        containers: names of lists and the like, which it might fill.
+        generators: names of generators, from which it might draw.
+    """
+
+    module: nn.Module
+    values: Values
+    tensors: list[str]
+    containers: list[str]
+    generators: list[str]
+
+    @classmethod
+    def of(cls, module: nn.Module, values: Values) -> Place:
+        """Look through the values."""
+        own = {name: value for name, value in values.items() if name not in _OWN}
+        tensors = [n for n, v in own.items() if isinstance(v, Tensor) and not v.is_inference()]
+        containers = [name for name, value in own.items() if isinstance(value, _CONTAINERS)]
+        generators = [name for name, value in own.items() if is_generator(value)]
+        return cls(module, values, tensors, containers, generators)
+
+
+class Met:
+    """What a block's forward met; met again by each of its recomputes.
+
+    Attributes:
+        places: dictionaries of attributes and buffers, and all that each held.
+        made: dictionaries, and for some names how to make what was there.
+        generators: that may have been drawn from, and how to put them back.
+        shared: the generators that all share, if the forward drew from them.
+        written: which leaves of the arguments it wrote to.
+    """
+
+    def __init__(self, places: Sequence[Values], leaves: Sequence[Any]) -> None:
+        self.places = [(values, values.copy()) for values in places]
+        self.made: list[tuple[Values, dict[str, Make]]] = []
+        self.generators: list[tuple[Any, Restore]] = []
+        self.shared: Shared | None = None
+        self.written: list[int] = []
+        if not _SIMPLE.issuperset(map(type, leaves)):
+            self.places += [(vars(leaf), vars(leaf).copy()) for leaf in leaves if has_state(leaf)]
+            self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
+
+    def cut(self) -> bool:
+        """Let go of the graphs of earlier steps, which would be kept from step to step.
+
+        Returns:
+            Whether the forward replaced anything.
+        """
+        replaced = [(held, name) for values, held in self.places for name in _others(values, held)]
+        for held, name in replaced:
+            value = held.get(name)
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                held[name] = value.detach().requires_grad_()
+        return bool(replaced)
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """For a recompute: everything as it was; afterwards as it is now."""
+        with contextlib.ExitStack() as stack:
+            for values, held in self.places:
+                others = {name: held.get(name, _MISSING) for name in _others(values, held)}
+                _exchange(stack, values, others)
+            for values, made in self.made:
+                _exchange(stack, values, {name: make() for name, make in made.items()})
+            for generator, restore in self.generators:
+                stack.callback(own_state(generator))
+                restore()
+            if self.shared:
+                stack.callback(Shared.now(numpy=self.shared.numpy_state is not None).restore)
+                self.shared.restore()
+            yield
+
+
+def _others(now: Values, then: Values) -> list[str]:
+    """The names under which there is something else."""
+    if len(now) == len(then) and all(map(operator.is_, now.values(), then.values())):
+        return []
+    return [n for n in {**then, **now} if then.get(n, _MISSING) is not now.get(n, _MISSING)]
+
+
+def _exchange(stack: contextlib.ExitStack, values: Values, others: Values) -> None:
+    """Put others in place, until the stack ends."""
+    if others:
+        stack.callback(_put, values, {name: values.get(name, _MISSING) for name in others})
+        _put(values, others)
+
+
+def _put(values: Values, some: Values) -> None:
+    for name, value in some.items():
+        if value is _MISSING:
+            values.pop(name, None)
+        else:
+            values[name] = value
+
+
+class BlockState:
+    """Everything but parameters that a block's modules hold, and what its forwards change of it.
+
+    Attributes:
+        root: the block.
+        places: where all of it is.
+        special: the places that hold what can change without being replaced.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self._forget()
+
+    def _forget(self) -> None:
+        self.children: list[tuple[Values, tuple[Any, ...]]] = []
+        self.places: list[Values] = []
+        self.special: list[Place] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "children": [], "places": [], "special": []}
+
+    def _refresh(self) -> None:
+        """Look again where values are, if modules came or went."""
+        if self.places and all(tuple(own.values()) == then for own, then in self.children):
+            return
+        self._forget()
+        seen: dict[int, Place] = {}
+        for module in self.root.modules():
+            self.children.append((module._modules, tuple(module._modules.values())))
+            for values in _dictionaries(module):
+                seen.setdefault(id(values), Place.of(module, values))
+        self.places = [place.values for place in seen.values()]
+        self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
+
+    @contextlib.contextmanager
+    def watched(self, leaves: Sequence[Any] = ()) -> Iterator[Met]:
+        """While the block runs; what it met is known in full afterwards.
+
+        Args:
+            leaves: of the block's arguments, among which may be generators and objects.
+
+        Raises:
+            Unsupported: it changed what cannot be put back.
+        """
+        self._refresh()
+        met = Met(self.places, leaves)
+        special = [Before(place) for place in self.special]
+        shared = Shared.now(numpy=_DRAWING.get(self.root, True))
+        versions = {n: leaf._version for n, leaf in enumerate(leaves) if has_version(leaf)}
+        yield met
+        met.written = [n for n, version in versions.items() if leaves[n]._version != version]
+        for each in special:
+            each.complete(met)
+        met.shared = self._drawn_from(shared)
+        if met.cut() or met.made:
+            self._forget()  # what is new may be changed, too
+
+    def _drawn_from(self, shared: Shared) -> Shared | None:
+        python, numpy = shared.moved()
+        if numpy and shared.numpy_state is None:
+            _DRAWING[self.root] = True
+            raise Unsupported(
+                f"{type(self.root).__name__} draws from numpy.random, as it did not in its first"
+                " forward; run this step again: from now on the state is kept for the recompute"
+            )
+        _DRAWING.setdefault(self.root, numpy)
+        return shared if python or numpy else None
+
+
+def _dictionaries(module: nn.Module) -> Iterator[Values]:
+    yield vars(module)
+    if not keeps_statistics(module):
+        yield module._buffers
+    for name, value in vars(module).items():
+        if name not in _OWN and has_state(value):
+            yield vars(value)
+
+
+def has_state(value: Any) -> bool:
+    """Whether it is an object whose attributes a forward might change."""
+    stateless = isinstance(value, _STATELESS) or is_generator(value)
+    return not stateless and type(getattr(value, "__dict__", None)) is dict
+
+
+class Before:
+    """What can change without being replaced, as it is when a forward begins."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.known = _WRITTEN.setdefault(place.module, {})
+        self.tensors = {name: place.values[name] for name in place.tensors}
+        self.versions = {name: tensor._version for name, tensor in self.tensors.items()}
+        self.copies = {
+            name: tensor.detach().clone()
+            for name, tensor in self.tensors.items()
+            if self.known.get(name, True) and _has_values(tensor)
+        }
+        containers = {name: place.values[name] for name in place.containers}
+        self.contents = {name: (held, copy.copy(held)) for name, held in containers.items()}
+        generators = [place.values[name] for name in place.generators]
+        self.generators = [(generator, own_state(generator)) for generator in generators]
+
+    def complete(self, met: Met) -> None:
+        """Add what the forward changed, and what it may have drawn from."""
+        written = {name: self._is_written(name) for name in self.tensors}
+        self.known |= written
+        made = {name: self._copy(name) for name, is_written in written.items() if is_written}
+        filled = {n: then for n, (held, then) in self.contents.items() if not _alike(held, then)}
+        made |= {name: functools.partial(copy.copy, then) for name, then in filled.items()}
+        if made:
+            met.made.append((self.place.values, made))
+        met.generators += self.generators
+
+    def _is_written(self, name: str) -> bool:
+        tensor, then = self.tensors[name], self.copies.get(name)
+        if tensor._version != self.versions[name]:
+            return True
+        if then is None or name in self.known:
+            return self.known.get(name, False)
+        return not torch.equal(tensor, then)
+
+    def _copy(self, name: str) -> Make:
+        if name in self.copies:
+            return functools.partial(torch.clone, self.copies[name])
+        if not _has_values(self.tensors[name]):
+            return functools.partial(torch.empty_like, self.tensors[name])
+        raise Unsupported(
+            f"{type(self.place.module).__name__} writes {name!r} in this forward, as it did not in"
+            " its first; run this step again: from now on it is kept for the recompute"
+        )
+
+
+def has_version(value: Any) -> bool:
+    """Whether it is a tensor that knows how often it was written to."""
+    return isinstance(value, Tensor) and not value.is_inference()
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
+
+
+def _alike(held: Any, then: Any) -> bool:
+    """Whether a container holds the same objects as then."""
+    if len(held) != len(then):
+        return False
+    if isinstance(held, dict):
+        return list(held) == list(then) and all(map(operator.is_, held.values(), then.values()))
+    return held == then if isinstance(held, set) else all(map(operator.is_, held, then))

@@ -49,7 +49,8 @@ class AllocatorTrace:
         traceback: TracebackType | None,
     ) -> None:
         """End, and read; the profiler's own trace, far larger, is given up."""
-        profiler, self.profiler = self.profiler, None
+        profiler: Any = self.profiler
+        self.profiler = None
         self.stack.__exit__(kind, error, traceback)
         kineto: Any = profiler.profiler.kineto_results
         entries = [(e.start_ns(), e.name(), e.nbytes()) for e in kineto.events()]

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from strategies.execution.dispatch import in_recompute
+from strategies.execution.tensors import dense_parts, tensors_in
 from strategies.profiling.flops import FlopCounter
 from strategies.profiling.rates import Rates
 
@@ -101,9 +101,9 @@ class Ledger(FlopCounter):
             moved_bytes = traffic_bytes(func, (args, kwargs), out)
             operator_s = self.rates.operator_s(self.flops - before, moved_bytes)
             self._spend(round(operator_s * 1e12) if moved_bytes else 0)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._birth(tensor)
+        for tensor in tensors_in(out):
+            for part in dense_parts(tensor):
+                self._birth(part)
         return out
 
     def _spend(self, time_ps: int) -> None:
@@ -137,8 +137,8 @@ class Ledger(FlopCounter):
 
 def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
     """Bytes that an operator reads and writes; 0 for views, which only look, and for mere room."""
-    outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-    read = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    outputs = [part for tensor in tensors_in(out) for part in dense_parts(tensor)]
+    read = [part for tensor in tensors_in(inputs) for part in dense_parts(tensor)]
     if func.is_view or only_makes_room(func):
         return 0
     if not func._schema.is_mutable and _same_storages(read, outputs):
@@ -166,4 +166,5 @@ def _death(reference: Callable[[], Ledger | None], key: int, size_bytes: int) ->
 
 def unique_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the distinct storages behind ``tensors``."""
-    return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
+    storages = (p.untyped_storage() for tensor in tensors for p in dense_parts(tensor))
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from strategies.execution.dispatch import can_be_kept, is_random, storage_key, tensors_in
+from strategies.execution.dispatch import can_be_kept, is_random
+from strategies.execution.tensors import storage_key, tensors_in
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.rates import Rates

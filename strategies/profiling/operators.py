@@ -16,8 +16,9 @@ from torch.utils.checkpoint import SAC_IGNORED_OPS
 from strategies.execution.chain import Chain
 from strategies.execution.checkpoint import recompute
 from strategies.execution.contexts import Pair
-from strategies.execution.dispatch import tensors_in
 from strategies.execution.stand_in import StandIn
+from strategies.execution.state import BlockState
+from strategies.execution.tensors import tensors_in
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.operator_ledger import OperatorLedger, Seen
@@ -56,10 +57,10 @@ class _NumberedForward(StandIn):
 
     def __init__(self, module: nn.Module, ledger: OperatorLedger, block: int) -> None:
         super().__init__(module)
-        self.ledger, self.block = ledger, block
+        self.ledger, self.block, self.state = ledger, block, BlockState(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = recompute(self.original, [self.module], args, kwargs, self.contexts)
+        output = recompute(self.original, self.state, args, kwargs, self.contexts)
         self.ledger.not_kept(tensors_in(output))
         return output
 

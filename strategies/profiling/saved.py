@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
+from strategies.execution.tensors import dense_parts, storage_key, tensors_in
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.step import Step
 
@@ -57,7 +58,7 @@ class _SavedWatcher:
     """Sorts what autograd saves by the block that runs."""
 
     def __init__(self, step: Step) -> None:
-        self.resident = {_key(t) for t in step.resident_tensors()}
+        self.resident = {storage_key(t) for t in step.resident_tensors()}
         self.before: set[int] = set()  # saved outside the blocks: tables and masks that they share
         self.order: list[int] = []
         self.kept: list[Kept] = []
@@ -71,13 +72,13 @@ class _SavedWatcher:
         self.alive: list[torch.UntypedStorage] = []
 
     def pack(self, tensor: Tensor) -> Tensor:
-        key = _key(tensor)
-        self.alive.append(tensor.untyped_storage())
+        key = storage_key(tensor)
+        self.alive += [part.untyped_storage() for part in dense_parts(tensor)]
         if not self.inside:
             self.tail_keeps_input |= bool(self.order) and key == self.boundary[0]
             self.before.add(key)
         elif key not in self.resident and key not in self.before:
-            self.saved[key] = tensor.untyped_storage().nbytes()
+            self.saved[key] = unique_bytes([tensor])
         # A saved output, kept as it is, holds its own graph, and no collector sees that circle.
         return tensor.detach()
 
@@ -85,16 +86,16 @@ class _SavedWatcher:
         self.inside, self.saved = True, {}
         self.order.append(index)
         if index == 0:
-            self.head_keeps_output = _key(boundary) in self.before | self.resident
-        self.before |= {_key(t) for t in others}
-        self.before.discard(_key(boundary))
+            self.head_keeps_output = storage_key(boundary) in self.before | self.resident
+        self.before |= {storage_key(t) for t in others}
+        self.before.discard(storage_key(boundary))
         if index == 0:
             self.input_bytes = unique_bytes([boundary])
-        self.boundary = (_key(boundary), unique_bytes([boundary]))
+        self.boundary = (storage_key(boundary), unique_bytes([boundary]))
 
     def leave(self, index: int, output: Tensor) -> None:
         del index
-        key = _key(output)
+        key = storage_key(output)
         inner = {k: size for k, size in self.saved.items() if k not in (key, self.boundary[0])}
         self.kept.append(
             Kept(
@@ -106,12 +107,8 @@ class _SavedWatcher:
         )
         self.before.discard(self.boundary[0])
         self.boundary = (key, unique_bytes([output]))
-        self.alive.append(output.untyped_storage())
+        self.alive += [part.untyped_storage() for part in dense_parts(output)]
         self.inside = False
-
-
-def _key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _check_order(order: list[int], n_blocks: int) -> None:
@@ -125,20 +122,31 @@ def hooks(
     enter: Callable[[int, Tensor, Sequence[Tensor]], None],
     leave: Callable[[int, Tensor], None],
 ) -> Iterator[None]:
-    """Call ``enter`` and ``leave`` around every block's forward."""
+    """Call ``enter`` and ``leave`` around every block's forward.
+
+    A block's boundary is what the block before it returned; of the first, and where the model
+    computes between the two, the first argument that learns.
+
+    Raises:
+        Unsupported: in the forward, a block that takes or returns no tensor.
+    """
+    returned: list[weakref.ref[Tensor]] = []
 
     def before(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            del module
-            tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-            enter(index, tensors[0], tensors[1:])
+            tensors = tensors_in((args, kwargs))
+            handed_on = [t for t in tensors if any(reference() is t for reference in returned)]
+            boundary = _first([*handed_on, *tensors], module, "takes")
+            enter(index, boundary, [t for t in tensors if t is not boundary])
 
         return hook
 
     def after(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            del module, args, kwargs
-            leave(index, next(t for t in tree_leaves(output) if isinstance(t, Tensor)))
+            del args, kwargs
+            tensors = tensors_in(output)
+            returned[:] = map(weakref.ref, tensors)
+            leave(index, _first(tensors, module, "returns"))
 
         return hook
 
@@ -149,3 +157,10 @@ def hooks(
             stack.callback(pre.remove)
             stack.callback(post.remove)
         yield
+
+
+def _first(tensors: Sequence[Tensor], block: nn.Module, verb: str) -> Tensor:
+    """The first that learns, or else the first."""
+    if not tensors:
+        raise Unsupported(f"{type(block).__name__} {verb} no tensor, so that its costs are unknown")
+    return next((tensor for tensor in tensors if tensor.requires_grad), tensors[0])

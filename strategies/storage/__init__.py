@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -49,15 +50,16 @@ class Storage:
         """While active, tensors that autograd saves and that share ``boundary``'s memory rest here.
 
         Other saved tensors (a mask, rotary tables) are shared by every block; moving them would
-        only make copies.
+        only make copies. What does not lie in memory of its own (a sparse or a jagged tensor) stays
+        where it is. As for any saved tensor, a change in place is an error.
         """
-        kept = {t.untyped_storage()._cdata for t in boundary if isinstance(t, Tensor)}
+        kept = {memory for t in boundary if (memory := _memory(t)) is not None}
 
         def pack(tensor: Tensor) -> Any:
-            known = tensor.untyped_storage()._cdata in kept
-            return self.store(tensor) if known else tensor
+            stored = self.store(tensor) if _memory(tensor) in kept else tensor
+            return Watched(stored, tensor)
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, _restore):
+        with torch.autograd.graph.saved_tensors_hooks(pack, Watched.unpacked):
             yield
 
     def store(self, tensor: Tensor) -> Stored:
@@ -88,5 +90,31 @@ class Stored:
         return self.encoded.decode(parts)
 
 
-def _restore(packed: Any) -> Tensor:
-    return packed.restore() if isinstance(packed, Stored) else packed
+class Watched:
+    """What a hook keeps of a tensor: PyTorch leaves it to hooks to see changes in place."""
+
+    def __init__(self, packed: Stored | Tensor, tensor: Tensor) -> None:
+        self.packed = packed
+        self.version = 0 if tensor.is_inference() else tensor._version
+        self.tensor = weakref.ref(tensor)
+
+    def unpacked(self) -> Tensor:
+        """The tensor as it was.
+
+        Raises:
+            RuntimeError: it was written to since.
+        """
+        tensor = self.tensor()
+        if tensor is not None and not tensor.is_inference() and tensor._version != self.version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an"
+                f" inplace operation: a boundary of shape {list(tensor.shape)} is at version"
+                f" {tensor._version}; expected version {self.version} instead"
+            )
+        return self.packed.restore() if isinstance(self.packed, Stored) else self.packed
+
+
+def _memory(tensor: Any) -> int | None:
+    """What tells its memory from all other; ``None`` if it has none of its own."""
+    strided = isinstance(tensor, Tensor) and tensor.layout is torch.strided
+    return int(tensor.untyped_storage()._cdata) if strided else None

@@ -1,0 +1,48 @@
+"""Finds tensors in what blocks take and return, and the memory that they lie in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+_INDICES = {
+    torch.sparse_coo: ("_indices",),
+    torch.sparse_csr: ("crow_indices", "col_indices"),
+    torch.sparse_bsr: ("crow_indices", "col_indices"),
+    torch.sparse_csc: ("ccol_indices", "row_indices"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices"),
+}
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Every tensor in nested values, those in the fields of dataclasses too."""
+    return list(_found(values))
+
+
+def _found(values: Any) -> Iterator[Tensor]:
+    for leaf in tree_leaves(values):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from _found([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
+
+
+def dense_parts(tensor: Tensor) -> list[Tensor]:
+    """The tensors that hold its bytes: itself, or values and indices of a sparse or jagged one."""
+    if tensor.layout is torch.strided:
+        return [tensor]
+    if tensor.layout is torch.jagged:
+        inner, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+        return [getattr(tensor, name) for name in inner if name.startswith(("_values", "_offsets"))]
+    values = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
+    return [values, *(getattr(tensor, name)() for name in _INDICES[tensor.layout])]
+
+
+def storage_key(tensor: Tensor) -> int:
+    """What tells a tensor's memory from all other that is alive."""
+    return int(dense_parts(tensor)[0].untyped_storage()._cdata)
