@@ -282,7 +282,7 @@ def test_blocks_that_are_named_are_those_that_are_searched():
     assert len(applied.undos) == 4
     strategies.undo(model)
     with pytest.raises(Unsupported, match="no attention or FFN sub-module"):
-        strategies.apply(model, "selective")
+        strategies.apply(model, "selective", blocks="large")
 
 
 def test_attention_that_cannot_be_seen_is_refused_where_it_runs():

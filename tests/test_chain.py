@@ -1,7 +1,20 @@
 """Discovery: which modules of a model are its blocks."""
 
 import pytest
-from models import BLOCKS, CASES, WIDTH, Block, ConvBlock, Loop, Shared, Small, Stage
+import torch
+from models import (
+    BLOCKS,
+    CASES,
+    WIDTH,
+    Block,
+    ConvBlock,
+    Loop,
+    Shared,
+    Small,
+    Stage,
+    assert_same,
+    step,
+)
 from torch import nn
 
 import strategies
@@ -163,3 +176,86 @@ def test_a_chain_does_not_change():
     chain = find_chain(CASES["gpt"].model())
     with pytest.raises(AttributeError):
         chain.blocks = ()
+
+
+# Towers.
+
+
+class Mlp(nn.Module):
+    """A block of two matrices."""
+
+    def __init__(self, width=WIDTH):
+        super().__init__()
+        self.up, self.down = linear(width), linear(width)
+
+    def forward(self, x):
+        return x + self.down(self.up(x).tanh())
+
+
+class Other(Mlp):
+    """A block of another class."""
+
+
+class Staged(nn.Module):
+    """A stage: blocks, and a layer behind them."""
+
+    def __init__(self, name="blocks", blocks=2):
+        super().__init__()
+        setattr(self, name, nn.ModuleList([Mlp() for _ in range(blocks)]))
+        self.behind = linear()
+
+
+def mlps(count=2):
+    return nn.ModuleList([Mlp() for _ in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("model", "paths"),
+    [
+        (nn.Transformer(16, 2, 3, 3, 32, batch_first=True), ("encoder.layers", "decoder.layers")),
+        (Holder(text=Holder(h=mlps()), vision=Holder(h=mlps(3))), ("text.h", "vision.h")),
+        (Holder(h=nn.ModuleList([Mlp(), Other(), Mlp()])), ("h",)),
+        (Holder(a=mlps(), b=nn.ModuleList([Other(), Other()])), ("a", "b")),
+        (Holder(h=nn.ModuleList([Staged(), Staged()])), ("h.0.blocks", "h.1.blocks")),
+        (
+            Holder(h=nn.ModuleList([Staged(), Staged(blocks=1), Staged()])),
+            ("h.0.blocks", "h.1.blocks", "h.2.blocks"),
+        ),
+        (Holder(h=nn.ModuleList([Staged("experts"), Staged("experts")])), ("h",)),
+        (Holder(h=nn.ModuleList([nn.Sequential(linear(), nn.GELU(), linear())] * 3)), ("h",)),
+        (nn.Sequential(nn.Sequential(Mlp(), Mlp()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),
+        (Holder(h=nn.ModuleDict({"a": Mlp(), "b": Mlp()})), ("h",)),
+        (Holder(h=nn.ModuleList([Mlp()])), ("h",)),
+        (Holder(heads=nn.ModuleList([linear()] * 2), h=mlps()), ("h",)),
+    ],
+)
+def test_towers(model, paths):
+    assert find_chain(model).paths == paths
+
+
+class Backwards(nn.Module):
+    """Declares its towers in another order than that in which they run, and one runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder, self.encoder, self.shared = mlps(), mlps(3), mlps()
+
+    def forward(self, x):
+        for block in (*self.encoder, *self.shared, *self.decoder, *self.shared):
+            x = block(x)
+        return x
+
+
+def test_towers_are_planned_for_in_the_order_in_which_they_run():
+    rows = torch.ones(3, WIDTH)
+    model = Backwards()
+    wanted = step(model, rows)
+    with strategies.apply(model, "optimal(budget='100%')", example=rows) as applied:
+        assert applied.chain.paths == ("encoder", "decoder")
+        assert applied.chain.borders == (3,)
+        assert any("the blocks of shared" in note for note in applied.notes)
+        assert_same(step(model, rows), wanted)
+    for spec in ("every_layer", "sqrt", "recursive", "every_k(k=2)"):
+        with strategies.apply(model, spec) as applied:
+            assert len(applied.chain) == 7
+            assert_same(step(model, rows), wanted)

@@ -158,6 +158,11 @@ def prepare(
 def _prepared(model: nn.Module, strategy: Strategy, chain: Chain) -> Prepared:
     planned, storage = strategy.planned(chain), strategy.storage()
     schedule, notes = planned.schedule.split(chain.borders), list(planned.notes)
+    if chain.left_out:
+        notes.append(
+            f"without a plan, because they do not run once each, one after the other: the blocks of"
+            f" {', '.join(chain.left_out)}"
+        )
     nothing = all(isinstance(node, int) for node in schedule.plan)
     if storage and storage.everywhere and nothing:
         notes.append(f"the plan keeps no boundaries apart, so nothing rests as {storage}")

@@ -15,6 +15,7 @@ from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain, find_chain
 from strategies.execution.undo import installed
 from strategies.profiling.oom import is_out_of_memory
+from strategies.profiling.order import ordered
 from strategies.profiling.step import ExampleStep, Step, preserved
 
 
@@ -37,19 +38,17 @@ def profiled(
     if step is None:
         return chain
     with installed(lambda: caches.turn_off(model)), preserved(model):
-        return _profiled(chain, get(strategy), step, blocks)
+        return _profiled(chain, get(strategy), step)
 
 
-def _profiled(
-    chain: Chain, strategy: Strategy, step: Step, blocks: str | Sequence[str] | None
-) -> Chain:
+def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
     """The chain, profiled on the step; on fake tensors if the step does not fit as it is.
 
     That is why a budget is asked for, after all. Fake tensors have the same bytes, but no kernels
     run, so that their scratch memory is not seen.
     """
     try:
-        return strategy.profiled(chain, step)
+        return strategy.profiled(ordered(chain, step) if strategy.needs_profile else chain, step)
     except (RuntimeError, MemoryError) as error:
         if not isinstance(step, ExampleStep) or not is_out_of_memory(error):
             raise
@@ -58,6 +57,8 @@ def _profiled(
     mode = FakeTensorMode()
     fake = step.faked(mode)
     with mode:
-        fake_chain = strategy.profiled(find_chain(fake.model, blocks), fake)
+        fake_chain = strategy.profiled(ordered(find_chain(fake.model, chain.paths), fake), fake)
     assert fake_chain.profile is not None
-    return dataclasses.replace(chain, profile=dataclasses.replace(fake_chain.profile, faked=True))
+    profile = dataclasses.replace(fake_chain.profile, faked=True)
+    real = find_chain(step.model, fake_chain.paths)
+    return dataclasses.replace(real, profile=profile, left_out=fake_chain.left_out)
