@@ -55,7 +55,7 @@ class Stack(nn.Module):
 
 def under(model, name):
     blocks = dict(enumerate(model.blocks))
-    op_policies.install(blocks, dict.fromkeys(blocks, name))
+    op_policies.install(blocks, dict.fromkeys(blocks, name), list(blocks.values()))
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ def apply(
     loss: Callable[[Any], Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     chain: Chain | None = None,
+    compile_blocks: bool | Mapping[str, Any] = False,
     **params: Any,
 ) -> Applied:
     """Put ``model`` under ``strategy``, in place.
@@ -44,6 +45,8 @@ def apply(
         optimizer: whose state counts into a budget, as far as it exists by now.
         chain: instead of ``blocks`` and ``example``: the blocks, with what was found out about
             them before (`strategies.profiled`).
+        compile_blocks: call ``block.compile()`` for every block first, with these options: what a
+            whole-model compilation does for groups of one block, for groups of any length.
         params: the strategy's parameters.
 
     Returns:
@@ -62,7 +65,7 @@ def apply(
         optimizer=optimizer,
         chain=chain,
         **params,
-    ).apply()
+    ).apply(compile_blocks=compile_blocks)
 
 
 def undo(model: nn.Module) -> nn.Module:

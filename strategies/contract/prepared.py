@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +17,7 @@ from strategies.contract.strategy import Strategy
 from strategies.execution import block_modes, groups
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
+from strategies.execution.stand_in import compiled
 from strategies.execution.undo import Undo, undo_all, undone_on_error
 from strategies.profiling.step import ExampleStep, Step, detached
 from strategies.schedules.interpreter import Prediction
@@ -62,10 +63,13 @@ class Prepared:
         named = self.storage is not None and not self.storage.everywhere
         return self.schedule.offloaded if named or self.schedule.offloaded else None
 
-    def install(self) -> list[Undo]:
+    def install(self, compile_blocks: bool | Mapping[str, Any] = False) -> list[Undo]:
         """Kernels and sub-modules, op policies, and the plan; returns how to undo them."""
         undos: list[Undo] = []
         with undone_on_error(undos):
+            if compile_blocks is not False:
+                options = {} if compile_blocks is True else compile_blocks
+                undos += [compiled(block, options) for block in dict.fromkeys(self.chain.blocks)]
             undos += self.strategy.install(self.model, self.chain)
             undos += block_modes.install(self.chain, dict(enumerate(self.schedule.modes)))
             undos += groups.install(self.chain, self.plan, self.storage, self.stored)
@@ -73,15 +77,18 @@ class Prepared:
                 undos += caches.turn_off(self.model)
         return undos
 
-    def apply(self) -> Applied:
+    def apply(self, compile_blocks: bool | Mapping[str, Any] = False) -> Applied:
         """Put the model under the strategy.
+
+        Args:
+            compile_blocks: see `strategies.apply`.
 
         Raises:
             ValueError: it is under one already.
         """
         check_bare(self.model)
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(Prepared)}
-        applied = Applied(**parts, undos=self.install())
+        applied = Applied(**parts, undos=self.install(compile_blocks))
         self.model.__dict__[MARK] = applied
         return applied
 

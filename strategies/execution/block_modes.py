@@ -54,7 +54,8 @@ def install(chain: Chain, names: Mapping[int, str]) -> list[Undo]:
             raise ValueError(f"a mode is one of {known} or keep(2,5), not {name!r}")
     undos = _install_cores(chain, [index for index, name in names.items() if name == CORE])
     others = {index: name for index, name in names.items() if op_policies.is_policy(name)}
-    undos += op_policies.install({index: chain.blocks[index] for index in others}, others)
+    blocks = {index: chain.blocks[index] for index in others}
+    undos += op_policies.install(blocks, others, chain.blocks)
     return undos
 
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 from strategies.execution.chain import Chain
 from strategies.execution.checkpoint import boundary_of, checkpoint_module
 from strategies.execution.contexts import writes_arguments
+from strategies.execution.errors import Unsupported
 from strategies.execution.frames import Frame, Hooks, laid, lifted
 from strategies.execution.stand_in import StandIn
 from strategies.execution.state import BlockState, Met
@@ -111,13 +112,17 @@ class GroupedForward(StandIn):
         scopes: shared by all blocks.
     """
 
-    def __init__(self, module: nn.Module, positions: Sequence[Position], scopes: Scopes) -> None:
-        super().__init__(module)
+    def __init__(
+        self, module: nn.Module, positions: Sequence[Position], scopes: Scopes, entry: str
+    ) -> None:
+        super().__init__(module, entry)
         self.positions, self.scopes = positions, scopes
         self.state = BlockState(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
+        if torch.compiler.is_compiling():
+            refuse_compilation()
         scope = self.scopes.stack[-1]
         if scope.again is not None:
             (position, met, args, kwargs), scope.again = scope.again, None
@@ -179,6 +184,20 @@ class GroupedForward(StandIn):
         self.module(*args, **kwargs)
         output, scope.output = scope.output, None
         return tree_leaves(output)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def refuse_compilation() -> None:
+    """Called where a compiler traces the model; runs, and raises, when the compiled model runs.
+
+    Raises:
+        Unsupported: always.
+    """
+    raise Unsupported(
+        "a recompute group of several blocks cannot be compiled as a part of the model; compile the"
+        " blocks instead: strategies.apply(model, ..., compile_blocks=True), or block.compile() for"
+        " each before apply"
+    )
 
 
 class SettledForward(StandIn):
@@ -246,4 +265,4 @@ def _install_block(block: nn.Module, places: list[Position], scopes: Scopes) -> 
         return []
     if len(places) == 1 and [group.size for group in groups] == [1]:
         return [checkpoint_module(block, groups[0].storage)]
-    return [GroupedForward(block, places, scopes).install()]
+    return [GroupedForward(block, places, scopes, StandIn.outermost(block)).install()]

@@ -8,11 +8,13 @@ random operators, one that ran again after a kept one would draw other numbers, 
 
 from __future__ import annotations
 
+import collections
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -47,37 +49,65 @@ def is_policy(name: str) -> bool:
     return name == PRODUCTS or kept_by(name) is not None
 
 
-def install(blocks: Mapping[int, nn.Module], names: Mapping[int, str]) -> list[Undo]:
+def install(
+    blocks: Mapping[int, nn.Module], names: Mapping[int, str], all_blocks: Sequence[nn.Module]
+) -> list[Undo]:
     """Make blocks run under op policies.
 
     Args:
         blocks: by index.
         names: a policy for each of them.
+        all_blocks: of the chain, some of which may share parameters.
 
     Returns:
         How to undo it, to be run in reverse.
     """
-    return [PolicyForward(block, names[index]).install() for index, block in blocks.items()]
+    uses = collections.Counter(
+        id(p) for block in dict.fromkeys(all_blocks) for p in block.parameters()
+    )
+    undos: list[Undo] = []
+    for index, block in blocks.items():
+        shares = any(uses[id(parameter)] > 1 for parameter in block.parameters())
+        undos.append(PolicyForward(block, names[index], shares=shares).install())
+    return undos
 
 
 class PolicyForward(StandIn):
     """Runs a block under a checkpoint with an op policy.
 
     Attributes:
+        shares: whether the block shares parameters with another one.
         keeps_output: whether the last call kept the output of the block itself.
     """
 
-    def __init__(self, module: nn.Module, name: str) -> None:
+    def __init__(self, module: nn.Module, name: str, *, shares: bool = False) -> None:
         super().__init__(module)
-        self.name, self.state = name, BlockState(module)
+        self.name, self.state, self.shares = name, BlockState(module), shares
         self.keeps_output = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As the module's own ``forward``."""
+        """As the module's own ``forward``.
+
+        Raises:
+            Unsupported: the operators of the recompute would have other numbers.
+        """
+        if self.shares and _casts_once():
+            raise Unsupported(
+                f"{type(self.module).__name__} shares parameters with another block, and autocast"
+                " casts them in the first alone, but in the recompute of each; use"
+                " torch.autocast(..., cache_enabled=False), or a strategy of whole blocks"
+            )
         policy = OpPolicy(self.name)
         output = recompute(self.original, self.state, args, kwargs, policy.contexts)
         self.keeps_output = not policy.kept.isdisjoint(map(storage_key, tensors_in(output)))
         return output
+
+
+def _casts_once() -> bool:
+    """Whether a parameter is cast where it is first used, and the copy is used from then on."""
+    accelerator = torch.accelerator.current_accelerator()
+    kinds = ("cpu", accelerator.type) if accelerator else ("cpu",)
+    return torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, kinds))
 
 
 class OpPolicy:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from torch import nn
 
 from strategies.execution.undo import RestoreAttribute, Undo
 
+COMPILED = "_compiled_call_impl"
+"""What ``module.compile()`` sets, and a call of the module runs before anything else."""
 _REPLICATE = "_replicate_for_data_parallel"
 
 
@@ -24,12 +26,18 @@ class StandIn:
 
     Attributes:
         module: whose ``forward``.
-        inner: what the instance had before; ``None``: nothing but its class's.
+        entry: the attribute that it is put under.
+        inner: what the instance had there before; ``None``: nothing but its class's ``forward``.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.inner: Callable[..., Any] | None = module.__dict__.get("forward")
+    def __init__(self, module: nn.Module, entry: str = "forward") -> None:
+        self.module, self.entry = module, entry
+        self.inner: Callable[..., Any] | None = module.__dict__.get(entry)
+
+    @staticmethod
+    def outermost(module: nn.Module) -> str:
+        """The entry that a compiler does not trace: ``block.compile()`` compiles ``forward``."""
+        return COMPILED if module.__dict__.get(COMPILED) is not None else "forward"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
@@ -57,8 +65,8 @@ class StandIn:
     def install(self) -> Undo:
         """Put it in place; returns how to undo it."""
         own = self.module.__dict__
-        before = [RestoreAttribute.of(self.module, name) for name in ("forward", _REPLICATE)]
-        own["forward"], own[_REPLICATE] = self, Replicate(self.module)
+        before = [RestoreAttribute.of(self.module, name) for name in (self.entry, _REPLICATE)]
+        own[self.entry], own[_REPLICATE] = self, Replicate(self.module)
         return RestoreForward(*before)
 
 
@@ -71,18 +79,27 @@ class Replicate:
     def __call__(self) -> nn.Module:
         """A shallow copy."""
         replica: nn.Module = type(self.module)._replicate_for_data_parallel(self.module)
-        replica.__dict__["forward"] = replica.__dict__["forward"].on(replica)
+        for entry in ("forward", COMPILED):
+            if isinstance(stand_in := replica.__dict__.get(entry), StandIn):
+                replica.__dict__[entry] = stand_in.on(replica)
         return replica
 
 
 @dataclasses.dataclass
 class RestoreForward(Undo):
-    """Puts back a module's ``forward``."""
+    """Puts back what a stand-in took the place of."""
 
-    forward: RestoreAttribute
+    entry: RestoreAttribute
     replicate: RestoreAttribute
 
     def __call__(self) -> None:
         """Put it back."""
-        self.forward()
+        self.entry()
         self.replicate()
+
+
+def compiled(module: nn.Module, options: Mapping[str, Any]) -> Undo:
+    """Compile a module, in place; returns how to undo it."""
+    undo = RestoreAttribute.of(module, COMPILED)
+    module.compile(**options)
+    return undo

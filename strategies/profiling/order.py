@@ -57,6 +57,10 @@ def _running_order(chain: Chain, step: Step) -> list[int]:
                 order.append(index)
 
             stack.callback(block.register_forward_pre_hook(hook).remove)
-        with torch.no_grad():
+        with torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing):  # takes no memory
             step.forward()
     return order
+
+
+def _nothing(_: Any) -> Any:
+    """Of a graph that is never run backward."""
