@@ -32,6 +32,7 @@ from torch import nn
 import strategies
 from strategies import Unsupported
 from strategies.execution import groups
+from strategies.execution.state import BlockState
 from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.undo import undo_all
 from strategies.profiling.ledger import Ledger
@@ -519,7 +520,7 @@ def test_frozen_statistics_are_put_back_after_an_error():
     buffers = dict(norm._buffers)
 
     def fail():
-        frozen = FrozenStatistics(norm)
+        frozen = FrozenStatistics([norm])
         with frozen:
             norm(ROWS)
             with frozen:  # a graph that is retained is run again within
@@ -534,9 +535,14 @@ def test_frozen_statistics_are_put_back_after_an_error():
 
 def test_statistics_in_evaluation_mode_are_not_copied():
     norm = nn.BatchNorm1d(WIDTH).eval()
-    mean = norm.running_mean
-    with FrozenStatistics(norm):
-        assert norm.running_mean is mean
+    state = BlockState(norm)
+    with state.forward() as met:
+        norm(ROWS)
+    assert state.recompute(met) is None
+    norm.train()
+    with state.recompute(met):
+        assert not norm.training
+    assert norm.training
 
 
 def test_dropout_is_the_same_again_whatever_is_drawn_between():

@@ -404,13 +404,13 @@ def test_pythons_state_is_read_where_it_lies():
 def test_modules_that_come_later_are_watched_too():
     block = Small()
     watched = state.BlockState(block)
-    with watched.watched() as met:
+    with watched.forward() as met:
         block(ROWS)
     block.more = Anneals()
-    with watched.watched() as met:
+    with watched.forward() as met:
         block.more(ROWS)
     assert block.more.calls == 1
-    with met.again():
+    with watched.recompute(met):
         assert block.more.calls == 0
         block.more(ROWS)
     assert block.more.calls == 1

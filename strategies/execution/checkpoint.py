@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from strategies.execution.contexts import Contexts, Pair
@@ -17,6 +17,8 @@ from strategies.execution.stand_in import StandIn
 from strategies.execution.state import BlockState
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
+
+_FLAT = frozenset({Tensor, nn.Parameter, type(None), bool, int, float, str})
 
 
 class Call:
@@ -29,12 +31,17 @@ class Call:
     def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self.function = function
         self.first: tuple[Any, Any] | None = (args, kwargs)
-        self.leaves, self.spec = tree_flatten((args, kwargs))
+        self.spec: TreeSpec | None = None
+        self.leaves = args
+        if kwargs or not _FLAT.issuperset(map(type, args)):
+            self.leaves, self.spec = tree_flatten((args, kwargs))
 
     def __call__(self, *leaves: Any) -> Any:
         """Run it."""
         first, self.first = self.first, None
-        args, kwargs = first or tree_unflatten(leaves, self.spec)
+        if first is None:
+            first = (leaves, {}) if self.spec is None else tree_unflatten(leaves, self.spec)
+        args, kwargs = first
         return self.function(*args, **kwargs)
 
 
@@ -62,7 +69,7 @@ def recompute(
     if torch.compiler.is_compiling():  # which sees what is written in place
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
     call = Call(function, args, kwargs)
-    leaves, call.leaves = call.leaves, []
+    leaves, call.leaves = call.leaves, ()
     return checkpoint(call, *leaves, use_reentrant=False, context_fn=Contexts(state, leaves, more))
 
 

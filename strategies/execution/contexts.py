@@ -15,7 +15,6 @@ from torch import nn
 
 from strategies.execution.errors import Unsupported
 from strategies.execution.state import BlockState, Met
-from strategies.execution.statistics import FrozenStatistics
 
 Pair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
@@ -36,40 +35,43 @@ class Contexts:
 
     def __call__(self) -> Pair:
         """Of one call."""
-        forward, again = self.more() if self.more else (contextlib.nullcontext(),) * 2
+        forward, again = self.more() if self.more else (None, None)
         if self.state is None:
-            return forward, again
+            return forward or contextlib.nullcontext(), again or contextlib.nullcontext()
         watched = Watched(self.state, self.leaves, forward)
-        return watched, Recompute(self.state, watched, again)
+        return watched, Recompute(watched, again)
 
 
 class Watched:
-    """Of forward: finds out what the block changes."""
+    """Of forward: finds out what the block met."""
 
     def __init__(
-        self, state: BlockState, leaves: Sequence[Any], more: AbstractContextManager[Any]
+        self, state: BlockState, leaves: Sequence[Any], more: AbstractContextManager[Any] | None
     ) -> None:
         self.state, self.more = state, more
-        self.leaves = leaves
+        self.forward: AbstractContextManager[Met] | None = state.forward(leaves)
         self.met: Met | None = None
-        self.stack = contextlib.ExitStack()
 
     def __enter__(self) -> None:
         """Look."""
-        leaves, self.leaves = self.leaves, ()
-        self.met = self.stack.enter_context(self.state.watched(leaves))
-        self.stack.enter_context(self.more)
+        assert self.forward is not None
+        self.met = self.forward.__enter__()
+        if self.more is not None:
+            self.more.__enter__()
 
-    def __exit__(self, *exception: Any) -> bool | None:
+    def __exit__(self, *exception: Any) -> None:
         """Look again.
 
         Raises:
             Unsupported: the block wrote to its arguments, so that a recompute would not find them.
         """
-        suppressed = self.stack.__exit__(*exception)
+        forward, self.forward = self.forward, None  # it holds the arguments
+        if self.more is not None:
+            self.more.__exit__(*exception)
+        assert forward is not None
+        forward.__exit__(*exception)
         if self.met is not None and self.met.written:
             raise writes_arguments(self.state.root)
-        return suppressed
 
 
 def writes_arguments(block: nn.Module) -> Unsupported:
@@ -83,21 +85,24 @@ def writes_arguments(block: nn.Module) -> Unsupported:
 class Recompute:
     """Of recompute; can be entered again, for a graph that is retained is recomputed each time."""
 
-    def __init__(
-        self, state: BlockState, watched: Watched, more: AbstractContextManager[Any]
-    ) -> None:
-        self.state, self.watched, self.more = state, watched, more
-        self.entered: list[contextlib.ExitStack] = []
+    def __init__(self, watched: Watched, more: AbstractContextManager[Any] | None) -> None:
+        self.watched, self.more = watched, more
+        self.entered: list[contextlib.ExitStack | None] = []
 
     def __enter__(self) -> None:
         """Put back what forward met."""
-        with contextlib.ExitStack() as stack:
-            if self.watched.met is not None:
-                stack.enter_context(self.watched.met.again())
-            stack.enter_context(FrozenStatistics(self.state.root))
-            stack.enter_context(self.more)
-            self.entered.append(stack.pop_all())
+        met = self.watched.met
+        assert met is not None
+        self.entered.append(self.watched.state.recompute(met))
+        if self.more is not None:
+            self.more.__enter__()
 
-    def __exit__(self, *exception: Any) -> bool | None:
+    def __exit__(self, *exception: Any) -> None:
         """Put back what there is now."""
-        return self.entered.pop().__exit__(*exception)
+        stack = self.entered.pop()
+        try:
+            if self.more is not None:
+                self.more.__exit__(*exception)
+        finally:
+            if stack is not None:
+                stack.close()

@@ -26,7 +26,6 @@ from strategies.execution.errors import Unsupported
 from strategies.execution.frames import Frame, Hooks, laid, lifted
 from strategies.execution.stand_in import StandIn
 from strategies.execution.state import BlockState, Met
-from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.undo import Undo
 from strategies.schedules import plan as plans
 from strategies.schedules.plan import Node, Plan
@@ -126,7 +125,7 @@ class GroupedForward(StandIn):
         scope = self.scopes.stack[-1]
         if scope.again is not None:
             (position, met, args, kwargs), scope.again = scope.again, None
-            with met.again(), FrozenStatistics(self.module):
+            with self.state.recompute(met) or contextlib.nullcontext():
                 scope.output = self.run(scope, position, args, kwargs)
             return scope.output
         number = scope.calls[self.module]
@@ -144,7 +143,7 @@ class GroupedForward(StandIn):
                 return self.original(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         with contextlib.ExitStack() as stack:
-            met = stack.enter_context(self.state.watched(leaves))
+            met = stack.enter_context(self.state.forward(leaves))
             if scope.hooks is not None:
                 stack.enter_context(laid(scope.hooks))
             for depth, group in enumerate(groups, scope.depth + 1):

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
 from strategies.execution.randoms import Restore, Shared, is_generator, own_state
 from strategies.execution.stand_in import Replicate, StandIn
-from strategies.execution.statistics import keeps_statistics
+from strategies.execution.statistics import FrozenStatistics
 
 Values = dict[str, Any]
 Make = Callable[[], Any]
@@ -86,8 +87,8 @@ class Met:
         written: which leaves of the arguments it wrote to.
     """
 
-    def __init__(self, places: Sequence[Values], leaves: Sequence[Any]) -> None:
-        self.places = [(values, values.copy()) for values in places]
+    def __init__(self, state: BlockState, leaves: Sequence[Any]) -> None:
+        self.places = [(values, values.copy()) for values in state.places]
         self.made: list[tuple[Values, dict[str, Make]]] = []
         self.generators: list[tuple[Any, Restore]] = []
         self.shared: Shared | None = None
@@ -102,43 +103,49 @@ class Met:
         Returns:
             Whether the forward replaced anything.
         """
-        replaced = [(held, name) for values, held in self.places for name in _others(values, held)]
+        replaced = [(held, name) for now, held in self.others() for name in _names(now, held)]
         for held, name in replaced:
             value = held.get(name)
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 held[name] = value.detach().requires_grad_()
         return bool(replaced)
 
-    @contextlib.contextmanager
-    def again(self) -> Iterator[None]:
-        """For a recompute: everything as it was; afterwards as it is now."""
-        with contextlib.ExitStack() as stack:
-            for values, held in self.places:
-                others = {name: held.get(name, _MISSING) for name in _others(values, held)}
-                _exchange(stack, values, others)
-            for values, made in self.made:
-                _exchange(stack, values, {name: make() for name, make in made.items()})
-            for generator, restore in self.generators:
-                stack.callback(own_state(generator))
-                restore()
-            if self.shared:
-                stack.callback(Shared.now(numpy=self.shared.numpy_state is not None).restore)
-                self.shared.restore()
-            yield
+    def others(self) -> list[tuple[Values, Values]]:
+        """The places that hold something else by now."""
+        return [
+            (now, held)
+            for now, held in self.places
+            if len(now) != len(held) or not all(map(operator.is_, now.values(), held.values()))
+        ]
+
+    def restore(self) -> contextlib.ExitStack | None:
+        """For a recompute: everything as it was; the stack makes it as it is now."""
+        others = self.others()
+        if not (others or self.made or self.generators or self.shared):
+            return None
+        stack = contextlib.ExitStack()
+        for now, held in others:
+            _exchange(stack, now, {name: held.get(name, _MISSING) for name in _names(now, held)})
+        for values, made in self.made:
+            _exchange(stack, values, {name: make() for name, make in made.items()})
+        for generator, restore in self.generators:
+            stack.callback(own_state(generator))
+            restore()
+        if self.shared:
+            stack.callback(Shared.now(numpy=self.shared.numpy_state is not None).restore)
+            self.shared.restore()
+        return stack
 
 
-def _others(now: Values, then: Values) -> list[str]:
+def _names(now: Values, then: Values) -> list[str]:
     """The names under which there is something else."""
-    if len(now) == len(then) and all(map(operator.is_, now.values(), then.values())):
-        return []
     return [n for n in {**then, **now} if then.get(n, _MISSING) is not now.get(n, _MISSING)]
 
 
 def _exchange(stack: contextlib.ExitStack, values: Values, others: Values) -> None:
     """Put others in place, until the stack ends."""
-    if others:
-        stack.callback(_put, values, {name: values.get(name, _MISSING) for name in others})
-        _put(values, others)
+    stack.callback(_put, values, {name: values.get(name, _MISSING) for name in others})
+    _put(values, others)
 
 
 def _put(values: Values, some: Values) -> None:
@@ -166,9 +173,10 @@ class BlockState:
         self.children: list[tuple[Values, tuple[Any, ...]]] = []
         self.places: list[Values] = []
         self.special: list[Place] = []
+        self.norms: list[nn.Module] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "children": [], "places": [], "special": []}
+        return {**vars(self), "children": [], "places": [], "special": [], "norms": []}
 
     def _refresh(self) -> None:
         """Look again where values are, if modules came or went."""
@@ -182,10 +190,11 @@ class BlockState:
                 seen.setdefault(id(values), Place.of(module, values))
         self.places = [place.values for place in seen.values()]
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
+        self.norms = [module for module in self.root.modules() if isinstance(module, _NormBase)]
 
     @contextlib.contextmanager
-    def watched(self, leaves: Sequence[Any] = ()) -> Iterator[Met]:
-        """While the block runs; what it met is known in full afterwards.
+    def forward(self, leaves: Sequence[Any] = ()) -> Iterator[Met]:
+        """The block's forward; what it met is known in full afterwards.
 
         Args:
             leaves: of the block's arguments, among which may be generators and objects.
@@ -194,17 +203,29 @@ class BlockState:
             Unsupported: it changed what cannot be put back.
         """
         self._refresh()
-        met = Met(self.places, leaves)
+        met = Met(self, leaves)
         special = [Before(place) for place in self.special]
         shared = Shared.now(numpy=_DRAWING.get(self.root, True))
-        versions = {n: leaf._version for n, leaf in enumerate(leaves) if has_version(leaf)}
+        versions = [leaf._version if has_version(leaf) else 0 for leaf in leaves]
         yield met
-        met.written = [n for n, version in versions.items() if leaves[n]._version != version]
+        now = (leaf._version if has_version(leaf) else 0 for leaf in leaves)
+        met.written = [
+            n for n, pair in enumerate(zip(versions, now, strict=True)) if pair[0] != pair[1]
+        ]
         for each in special:
             each.complete(met)
         met.shared = self._drawn_from(shared)
         if met.cut() or met.made:
             self._forget()  # what is new may be changed, too
+
+    def recompute(self, met: Met) -> contextlib.ExitStack | None:
+        """The block is to run again, as it ran then; the stack, if there is one, ends that."""
+        stack = met.restore()
+        norms = [norm for norm in self.norms if norm.training]
+        if norms:
+            stack = stack or contextlib.ExitStack()
+            stack.enter_context(FrozenStatistics(norms))
+        return stack
 
     def _drawn_from(self, shared: Shared) -> Shared | None:
         python, numpy = shared.moved()
@@ -220,7 +241,7 @@ class BlockState:
 
 def _dictionaries(module: nn.Module) -> Iterator[Values]:
     yield vars(module)
-    if not keeps_statistics(module):
+    if not (isinstance(module, _NormBase) and module.training):
         yield module._buffers
     for name, value in vars(module).items():
         if name not in _OWN and has_state(value):
