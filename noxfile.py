@@ -26,9 +26,13 @@ CONTRACT = ("contract", "apply", "execute", "policies", "overlapped", "memory_bu
 
 
 def install(session, *extras, constraints=CONSTRAINTS):
-    """Install the project with some extras, every version pinned."""
+    """Install the project with some extras, every version pinned.
+
+    Not compiled to byte code: of PyTorch that takes three times as long as the rest, and Python
+    does it for what is imported.
+    """
     target = f".[{','.join(extras)}]" if extras else "."
-    session.install("-c", str(constraints), "-e", target)
+    session.install("--no-compile", "-c", str(constraints), "-e", target)
 
 
 @nox.session

@@ -100,8 +100,8 @@ MUTATIONS = (
     Mutation(
         "training and other attributes are not those of forward",
         EXECUTION,
-        "others = {name: held.get(name, _MISSING) for name in _others(values, held)}",
-        "others: Values = {}",
+        "others = self.others()",
+        "others = self.others()[:0]",
         ["tests/test_state.py::test_what_changes_between_forward_and_backward_is_no_matter"],
     ),
     Mutation(
@@ -119,11 +119,11 @@ MUTATIONS = (
         ["tests/test_storage.py::test_bytes_after_forward"],
     ),
     Mutation(
-        "groups run across borders",
+        "a block that repeats is always taken for the first",
         EXECUTION,
-        "plans.split(plan, chain.borders)",
-        "plans.split(plan, ())",
-        ["tests/test_execute.py::test_any_plan_is_cut_between_containers"],
+        "number % len(self.positions)",
+        "0 * number",
+        ["tests/test_execute.py::test_any_plan_of_a_block_that_repeats"],
     ),
     Mutation(
         "evaluation is checkpointed",

@@ -381,6 +381,7 @@ def test_a_killed_sweep_resumes_to_the_same_records(tmp_path):
 
 def test_smoke_runs_every_strategy_once_and_nothing_deep():
     found = sweep.cells_of("smoke", "cpu")
-    assert {cell.spec for cell in found} == set(sweep.every_spec())
+    names = [strategies.get(cell.spec).name() for cell in found]
+    assert sorted(names) == sorted(strategies.available())
     assert {cell.workload for cell in found} == {"mlp-chain"}
     assert all(not cell.options for cell in found)
