@@ -536,8 +536,9 @@ def test_frozen_statistics_are_put_back_after_an_error():
 def test_statistics_in_evaluation_mode_are_not_copied():
     norm = nn.BatchNorm1d(WIDTH).eval()
     state = BlockState(norm)
-    with state.forward() as met:
-        norm(ROWS)
+    met = state.begin()
+    norm(ROWS)
+    state.end(met)
     assert state.recompute(met) is None
     norm.train()
     with state.recompute(met):

@@ -311,7 +311,10 @@ class Rarely(Small):
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("writes", "writes 'mean' in this forward"), ("draws", "draws from numpy.random, as it did")],
+    [
+        ("writes", "writes 'mean' in this forward"),
+        ("draws", "draws from random or numpy.random, as it did"),
+    ],
 )
 def test_what_comes_late_is_refused_once(what, message):
     seed(0)
@@ -384,31 +387,43 @@ def gc_objects():
 # Parts.
 
 
-def test_pythons_state_is_read_where_it_lies():
-    generator = random.getstate()
-    try:
-        random.seed(1)
-        random.gauss(0, 1)
-        shared = randoms.Shared.now(numpy=False)
-        assert shared.moved() == (False, False)
-        wanted = random.getstate()
-        random.gauss(0, 1)
-        random.random()
-        assert shared.moved() == (True, False)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        random.random,
+        np.random.rand,
+        lambda: random.gauss(0, 1),
+        lambda: np.random.shuffle([1, 2, 3]),
+    ],
+)
+def test_draws_from_what_all_share_are_seen(full, draw):
+    before = generators()
+    shared = randoms.Shared(full=full)
+    assert not shared.moved()
+    for _ in range(3):
+        draw()
+        assert shared.moved()
+    if full:
         shared.restore()
-        assert random.getstate() == wanted
-    finally:
-        random.setstate(generator)
+        assert generators() == before
+
+
+def test_a_number_that_was_left_over_is_seen_by_the_whole_state_alone():
+    np.random.randn()
+    full, mark = randoms.Shared(full=True), randoms.Shared(full=False)
+    np.random.randn()
+    assert (full.moved(), mark.moved()) == (True, False)
 
 
 def test_modules_that_come_later_are_watched_too():
     block = Small()
     watched = state.BlockState(block)
-    with watched.forward() as met:
-        block(ROWS)
+    watched.end(watched.begin())
     block.more = Anneals()
-    with watched.forward() as met:
-        block.more(ROWS)
+    met = watched.begin()
+    block.more(ROWS)
+    watched.end(met)
     assert block.more.calls == 1
     with watched.recompute(met):
         assert block.more.calls == 0

@@ -48,29 +48,28 @@ class Watched:
     def __init__(
         self, state: BlockState, leaves: Sequence[Any], more: AbstractContextManager[Any] | None
     ) -> None:
-        self.state, self.more = state, more
-        self.forward: AbstractContextManager[Met] | None = state.forward(leaves)
+        self.state, self.leaves, self.more = state, leaves, more
         self.met: Met | None = None
 
     def __enter__(self) -> None:
         """Look."""
-        assert self.forward is not None
-        self.met = self.forward.__enter__()
+        self.met = self.state.begin(self.leaves)
         if self.more is not None:
             self.more.__enter__()
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
         """Look again.
 
         Raises:
             Unsupported: the block wrote to its arguments, so that a recompute would not find them.
         """
-        forward, self.forward = self.forward, None  # it holds the arguments
+        leaves, self.leaves = self.leaves, ()  # not to be kept
         if self.more is not None:
-            self.more.__exit__(*exception)
-        assert forward is not None
-        forward.__exit__(*exception)
-        if self.met is not None and self.met.written:
+            self.more.__exit__(kind, *exception)
+        assert self.met is not None
+        if kind is None:
+            self.state.end(self.met, leaves)
+        if self.met.written:
             raise writes_arguments(self.state.root)
 
 

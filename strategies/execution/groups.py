@@ -143,7 +143,7 @@ class GroupedForward(StandIn):
                 return self.original(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         with contextlib.ExitStack() as stack:
-            met = stack.enter_context(self.state.forward(leaves))
+            met = self.state.begin(leaves)
             if scope.hooks is not None:
                 stack.enter_context(laid(scope.hooks))
             for depth, group in enumerate(groups, scope.depth + 1):
@@ -157,6 +157,7 @@ class GroupedForward(StandIn):
             except BaseException:
                 scope.frames.clear()
                 raise
+            self.state.end(met, leaves)
         for group in groups:
             if scope.frames[group].wants(met.written):
                 raise writes_arguments(self.module)

@@ -1,13 +1,13 @@
 """Random numbers beside PyTorch's own: Python's, numpy's, and generators that a block holds.
 
-To ask Python or numpy for the state of its shared generator costs as much as a small block. So the
-state is read where it lies in memory: both are Mersenne twisters of 624 words and a position.
+To ask Python or numpy for the state of its shared generator costs as much as a small block. So of
+blocks that are known not to draw, a mark is compared: the position and a word, where they lie in
+memory. Both are Mersenne twisters of 624 words: a draw moves the position, or renews the words.
 """
 
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 import random
 import sys
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 Restore = Callable[[], object]
-_BYTES = 4 * 625
+_HEAD = object.__basicsize__
+_LAST_WORD = 4 * 623  # the position lies behind it
 
 
 def is_generator(value: Any) -> bool:
@@ -39,77 +40,63 @@ def own_state(generator: Any) -> Restore:
     return functools.partial(setattr, bits, "state", bits.state)
 
 
-def _python() -> Any:
-    """The state of `random`: position and words, which lie behind the head, and a number more."""
-    shared: Any = random._inst
-    return ctypes.string_at(id(shared) + object.__basicsize__, _BYTES), shared.gauss_next
+def _marks() -> tuple[bytes, bytes]:
+    """A position and a word of Python's and of numpy's shared generator."""
+    python = ctypes.string_at(id(random._inst) + _HEAD, 8)
+    module = sys.modules.get("numpy.random.mtrand")
+    if module is None:
+        return python, b""
+    place = module._rand._bit_generator.ctypes.state_address
+    return python, ctypes.string_at(place + _LAST_WORD, 8)
 
 
-def _set_python(state: Any) -> None:
-    raw, following = state
-    position, *words = memoryview(raw).cast("I")
-    random.setstate((3, (*words, position), following))
+def _states() -> tuple[Any, Any]:
+    """All of both, comparable."""
+    module = sys.modules.get("numpy.random.mtrand")
+    if module is None:
+        return random.getstate(), None
+    kind, words, *rest = module._rand.get_state()
+    return random.getstate(), (kind, tuple(words.tolist()), *rest)
 
 
 def _is_readable() -> bool:
-    """Whether Python's generator lies there, and is read right."""
-    before = random.getstate()
-    try:
-        state = _python()
-        random.getrandbits(32)
-        _set_python(state)
-        return random.getstate() == before
-    except (AttributeError, TypeError, ValueError):
-        return False
-    finally:
-        random.setstate(before)
+    """Whether a draw of Python's changes its mark: it lies elsewhere than in CPython if not."""
+    before, marks = random.getstate(), _marks()
+    random.getrandbits(32)
+    moved = _marks() != marks
+    random.setstate(before)
+    return moved and _marks() == marks
 
 
-if not _is_readable():
-    _python, _set_python = random.getstate, random.setstate
+_READABLE = _is_readable()
 
 
-def _numpy() -> bytes:
-    """A mark of the state of `numpy.random`: its words, and the object that holds a number more."""
-    module = sys.modules.get("numpy.random.mtrand")
-    if module is None:
-        return b""
-    shared, head = module._rand, object.__basicsize__
-    held = ctypes.string_at(id(shared) + head, type(shared).__basicsize__ - head)
-    return ctypes.string_at(shared._bit_generator.ctypes.state_address, _BYTES) + held
-
-
-@dataclasses.dataclass(frozen=True)
 class Shared:
     """Where the generators are that all share.
 
-    Attributes:
-        python: the state of Python's.
-        numpy: a mark of numpy's.
-        numpy_state: puts numpy's back, if it was asked for.
+    Args:
+        full: whether they may have to be put back.
     """
 
-    python: Any
-    numpy: bytes
-    numpy_state: Restore | None
+    __slots__ = ("marks", "states")
 
-    @classmethod
-    def now(cls, *, numpy: bool) -> Shared:
-        """As they are.
+    def __init__(self, *, full: bool) -> None:
+        self.marks = _marks()
+        self.states = _states() if full or not _READABLE else None
 
-        Args:
-            numpy: whether numpy's may have to be put back.
-        """
-        module = sys.modules.get("numpy.random.mtrand")
-        state = own_state(module._rand) if numpy and module else None
-        return cls(_python(), _numpy(), state)
-
-    def moved(self) -> tuple[bool, bool]:
-        """Whether Python's and numpy's are elsewhere by now; not by being loaded meanwhile."""
-        return self.python != _python(), bool(self.numpy) and self.numpy != _numpy()
+    def moved(self) -> bool:
+        """Whether one is elsewhere by now; not by being loaded meanwhile."""
+        if self.states is None:
+            python, numpy = _marks()
+            return python != self.marks[0] or (bool(self.marks[1]) and numpy != self.marks[1])
+        python_state, numpy_state = _states()
+        loaded = self.states[1] is not None
+        return bool(python_state != self.states[0] or (loaded and numpy_state != self.states[1]))
 
     def restore(self) -> None:
-        """Put them back, numpy's if it was asked for."""
-        _set_python(self.python)
-        if self.numpy_state:
-            self.numpy_state()
+        """Put them back."""
+        assert self.states is not None
+        python, numpy = self.states
+        random.setstate(python)
+        if numpy is not None:
+            sys.modules["numpy.random.mtrand"]._rand.set_state(numpy)

@@ -40,12 +40,19 @@ _STATELESS = (
     *(nn.Module, Tensor, StandIn, Replicate, functools.partial),
     *(type, types.FunctionType, types.MethodType, types.ModuleType),
 )
+# PyTorch's own that change nothing of themselves, whether in training or not: most of a block.
+_UNCHANGING = frozenset(
+    {
+        *(nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.RMSNorm),
+        *(nn.GroupNorm, nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity),
+    }
+)
 _SIMPLE = frozenset({Tensor, nn.Parameter, FakeTensor, type(None), bool, int, float, str})
 
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
 _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
-"""Whether a block draws from numpy's shared generator, as its first forward showed."""
+"""Whether a block draws from the generators that all share, as its first forward showed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +98,22 @@ class Met:
         self.places = [(values, values.copy()) for values in state.places]
         self.made: list[tuple[Values, dict[str, Make]]] = []
         self.generators: list[tuple[Any, Restore]] = []
-        self.shared: Shared | None = None
         self.written: list[int] = []
+        self.special = [Before(place) for place in state.special] if state.special else ()
+        self.versions = [leaf._version if has_version(leaf) else 0 for leaf in leaves]
+        self.shared: Shared | None = Shared(full=state.draws)
         if not _SIMPLE.issuperset(map(type, leaves)):
             self.places += [(vars(leaf), vars(leaf).copy()) for leaf in leaves if has_state(leaf)]
             self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
+
+    def complete(self, leaves: Sequence[Any]) -> None:
+        """The forward is over: which arguments and which values it wrote to."""
+        now = [leaf._version if has_version(leaf) else 0 for leaf in leaves]
+        if now != self.versions:
+            self.written = [n for n, version in enumerate(self.versions) if version != now[n]]
+        for each in self.special:
+            each.complete(self)
+        self.special = ()
 
     def cut(self) -> bool:
         """Let go of the graphs of earlier steps, which would be kept from step to step.
@@ -132,7 +150,7 @@ class Met:
             stack.callback(own_state(generator))
             restore()
         if self.shared:
-            stack.callback(Shared.now(numpy=self.shared.numpy_state is not None).restore)
+            stack.callback(Shared(full=True).restore)
             self.shared.restore()
         return stack
 
@@ -163,10 +181,12 @@ class BlockState:
         root: the block.
         places: where all of it is.
         special: the places that hold what can change without being replaced.
+        draws: whether the block may draw from the generators that all share.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
+        self.draws = _DRAWING.get(root, True)
         self._forget()
 
     def _forget(self) -> None:
@@ -192,29 +212,23 @@ class BlockState:
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.norms = [module for module in self.root.modules() if isinstance(module, _NormBase)]
 
-    @contextlib.contextmanager
-    def forward(self, leaves: Sequence[Any] = ()) -> Iterator[Met]:
-        """The block's forward; what it met is known in full afterwards.
+    def begin(self, leaves: Sequence[Any] = ()) -> Met:
+        """The block's forward begins.
 
         Args:
             leaves: of the block's arguments, among which may be generators and objects.
+        """
+        self._refresh()
+        return Met(self, leaves)
+
+    def end(self, met: Met, leaves: Sequence[Any] = ()) -> None:
+        """It is over: what it met is known in full.
 
         Raises:
             Unsupported: it changed what cannot be put back.
         """
-        self._refresh()
-        met = Met(self, leaves)
-        special = [Before(place) for place in self.special]
-        shared = Shared.now(numpy=_DRAWING.get(self.root, True))
-        versions = [leaf._version if has_version(leaf) else 0 for leaf in leaves]
-        yield met
-        now = (leaf._version if has_version(leaf) else 0 for leaf in leaves)
-        met.written = [
-            n for n, pair in enumerate(zip(versions, now, strict=True)) if pair[0] != pair[1]
-        ]
-        for each in special:
-            each.complete(met)
-        met.shared = self._drawn_from(shared)
+        met.complete(leaves)
+        met.shared = self._drawn_from(met.shared)
         if met.cut() or met.made:
             self._forget()  # what is new may be changed, too
 
@@ -227,19 +241,25 @@ class BlockState:
             stack.enter_context(FrozenStatistics(norms))
         return stack
 
-    def _drawn_from(self, shared: Shared) -> Shared | None:
-        python, numpy = shared.moved()
-        if numpy and shared.numpy_state is None:
-            _DRAWING[self.root] = True
+    def _drawn_from(self, shared: Shared | None) -> Shared | None:
+        assert shared is not None
+        moved = shared.moved()
+        if moved and shared.states is None:
+            _DRAWING[self.root] = self.draws = True
             raise Unsupported(
-                f"{type(self.root).__name__} draws from numpy.random, as it did not in its first"
-                " forward; run this step again: from now on the state is kept for the recompute"
+                f"{type(self.root).__name__} draws from random or numpy.random, as it did not in"
+                " its first forward; run this step again: from now on the state is kept"
             )
-        _DRAWING.setdefault(self.root, numpy)
-        return shared if python or numpy else None
+        if self.draws and not moved:
+            self.draws = _DRAWING.setdefault(self.root, False)
+        elif moved:
+            _DRAWING[self.root] = True
+        return shared if moved else None
 
 
 def _dictionaries(module: nn.Module) -> Iterator[Values]:
+    if type(module) in _UNCHANGING and not module._forward_pre_hooks:
+        return
     yield vars(module)
     if not (isinstance(module, _NormBase) and module.training):
         yield module._buffers
