@@ -383,6 +383,8 @@ def twice_derived(model: nn.Module, trial: Trial) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("cls", classes().values(), ids=classes())
 def test_every_point_runs_on_some_model(cls: type[Strategy]) -> None:
     """Always refused is never checked."""
+    if cls.compiled and refusals.no_pass in refusals.RULES:
+        pytest.skip("PyTorch 2.9 has no pass to watch")
     for position, point in enumerate(points(cls)):
         names = [name for name in FEW if meets(cls, position, name)]
         given = [reference(name) for name in names]

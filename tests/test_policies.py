@@ -1,12 +1,14 @@
 """Op policies: what they keep, what they never keep, and that gradients stay what they are."""
 
 import copy
+import inspect
 
 import pytest
 import torch
 from models import assert_same, no_checkpoint, seed, step
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import SelectiveCheckpointContext
 
 import strategies
 from strategies import Unsupported
@@ -116,6 +118,10 @@ def test_random_operators_run_again_in_order_or_not_at_all():
         step(under(Stack(dropout=0.5), keep([first])), BATCH)
 
 
+@pytest.mark.skipif(
+    "op_output" not in inspect.signature(SelectiveCheckpointContext).parameters,
+    reason="PyTorch 2.9 does not say what an operator returned",
+)
 def test_the_blocks_own_output_is_known_to_be_kept():
     class Linear(nn.Linear):
         pass

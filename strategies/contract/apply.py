@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strategies.contract.check import outcome, verify
 from strategies.contract.prepared import MARK, Applied, prepare
 from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain
+from strategies.profiling.step import ExampleStep, detached
 
 
 def apply(
@@ -23,6 +25,7 @@ def apply(
     optimizer: torch.optim.Optimizer | None = None,
     chain: Chain | None = None,
     compile_blocks: bool | Mapping[str, Any] = False,
+    check: bool = False,
     **params: Any,
 ) -> Applied:
     """Put ``model`` under ``strategy``, in place.
@@ -37,16 +40,19 @@ def apply(
         strategy: a name (`strategies.available`), a specification such as ``"every_k(k=4)"``, or a
             `Strategy`.
         blocks: dotted path(s) of the container(s) of blocks, if they are not to be found.
-        example: a batch, for strategies that plan by what the blocks cost (``needs_profile``): a
-            tensor, a sequence of arguments, or a mapping of keyword arguments. One step runs on it
-            a few times, on fake tensors if it does not fit; gradients, buffers and random states
-            are afterwards what they were.
+        example: a batch: a tensor, a sequence of arguments, or a mapping of keyword arguments. The
+            notes then say which blocks ran on it, and how much of the memory is theirs. Strategies
+            that plan by what blocks cost (``needs_profile``) need one: one step runs on it a few
+            times, on fake tensors if it does not fit. Gradients, buffers and random states are
+            afterwards what they were.
         loss: of the model's output on the example; default: its ``.loss``, or else its sum.
         optimizer: whose state counts into a budget, as far as it exists by now.
         chain: instead of ``blocks`` and ``example``: the blocks, with what was found out about
             them before (`strategies.profiled`).
         compile_blocks: call ``block.compile()`` for every block first, with these options: what a
             whole-model compilation does for groups of one block, for groups of any length.
+        check: run one step on the example without the strategy and one with it, and compare loss
+            and gradients.
         params: the strategy's parameters.
 
     Returns:
@@ -54,18 +60,20 @@ def apply(
 
     Raises:
         ValueError: unknown strategy or parameter, or the model is under a strategy already.
-        Unsupported: the strategy cannot run on this model or its device.
+        Unsupported: the strategy cannot run on this model or its device, or changes its gradient;
+            the model is as it was.
     """
-    return prepare(
-        model,
-        strategy,
-        blocks=blocks,
-        example=example,
-        loss=loss,
-        optimizer=optimizer,
-        chain=chain,
-        **params,
-    ).apply(compile_blocks=compile_blocks)
+    step = None if example is None else ExampleStep(model, detached(example), loss, optimizer)
+    prepared = prepare(model, strategy, blocks=blocks, step=step, chain=chain, **params)
+    reference = outcome(model, step) if check else None
+    applied = prepared.apply(compile_blocks=compile_blocks)
+    if reference is not None and step is not None:
+        try:
+            verify(reference, step, applied.strategy)
+        except BaseException:
+            applied.undo()
+            raise
+    return applied
 
 
 def undo(model: nn.Module) -> nn.Module:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from strategies.contract import caches
 from strategies.contract.profiled import profiled
@@ -19,7 +19,8 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import compiled
 from strategies.execution.undo import Undo, undo_all, undone_on_error
-from strategies.profiling.step import ExampleStep, Step, detached
+from strategies.profiling.coverage import coverage
+from strategies.profiling.step import ExampleStep, Step, preserved
 from strategies.schedules.interpreter import Prediction
 from strategies.schedules.plan import Plan
 from strategies.schedules.schedule import Schedule
@@ -124,9 +125,6 @@ def prepare(
     strategy: str | Strategy,
     *,
     blocks: str | Sequence[str] | None = None,
-    example: Any = None,
-    loss: Callable[[Any], Tensor] | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
     step: Step | None = None,
     chain: Chain | None = None,
     device: torch.device | None = None,
@@ -138,11 +136,8 @@ def prepare(
         model: see `strategies.apply`, also for the other arguments.
         strategy: a name, a specification, or a `Strategy`.
         blocks: dotted path(s) of the container(s) of blocks.
-        example: a batch.
-        loss: of the model's output.
-        optimizer: whose state counts into a budget.
-        step: to watch, instead of ``example``, ``loss`` and ``optimizer``.
-        chain: instead of all of these and ``blocks``.
+        step: to watch.
+        chain: instead of ``step`` and ``blocks``.
         device: that the model is to run on; default: where it is.
         params: the strategy's parameters.
 
@@ -156,10 +151,13 @@ def prepare(
     if reason:
         raise Unsupported(f"{chosen.spec()}: {reason}")
     if chain is None:
-        if step is None and example is not None:
-            step = ExampleStep(model, detached(example), loss, optimizer)
         chain = profiled(model, chosen, step, blocks=blocks)
-    return _prepared(model, chosen, chain)
+    prepared = _prepared(model, chosen, chain)
+    if isinstance(step, ExampleStep):
+        with preserved(model):
+            notes = coverage(chain, step).sentences(chain)
+        prepared = dataclasses.replace(prepared, notes=[*notes, *prepared.notes])
+    return prepared
 
 
 def _prepared(model: nn.Module, strategy: Strategy, chain: Chain) -> Prepared:

@@ -66,6 +66,30 @@ class Output:
     leaf: int
 
 
+class Referred:
+    """A tensor, referred to as it is: PyTorch before 2.11 saves none for others."""
+
+    def __init__(self, tensor: Tensor, *, is_output: bool) -> None:
+        self.tensor, self.version = tensor, tensor._version
+        assert not is_output
+
+    def unpack(self) -> Tensor:
+        """The tensor.
+
+        Raises:
+            RuntimeError: it was written to since.
+        """
+        if self.tensor._version != self.version:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an"
+                " inplace operation: an argument of a block that is recomputed"
+            )
+        return self.tensor
+
+
+_saved: Any = getattr(_autograd, "_make_saved_tensor", Referred)
+
+
 @dataclasses.dataclass(frozen=True)
 class Held:
     """A tensor from elsewhere, kept by autograd's rules: a change in place is an error."""
@@ -75,14 +99,14 @@ class Held:
     @classmethod
     def of(cls, leaf: Any) -> Held | Plain:
         """Any leaf."""
-        if not isinstance(leaf, Tensor):
+        if not isinstance(leaf, Tensor) or leaf.is_inference():
             return Plain(leaf)
-        return cls(_autograd._make_saved_tensor(leaf, is_output=False))
+        return cls(_saved(leaf, is_output=False))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """What is no tensor."""
+    """What is no tensor, or one that autograd knows nothing of."""
 
     value: Any
 
