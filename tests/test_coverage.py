@@ -1,0 +1,113 @@
+"""What `apply` says of an example, and how it checks a step on it."""
+
+import copy
+
+import pytest
+import torch
+from models import BLOCKS, CASES, WIDTH, Loop, Small, assert_same, step
+from torch import nn
+
+import strategies
+from strategies import Unsupported, find_chain
+from strategies.profiling.coverage import coverage
+from strategies.profiling.step import ExampleStep
+
+ROWS = torch.linspace(-2, 2, 3 * WIDTH).view(3, WIDTH)
+
+
+class Idle(nn.Module):
+    """Two towers, of which one is not run, and a head that saves as much as a block."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(3)])
+        self.idle = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(2)])
+
+    def forward(self, x):
+        for block in self.used:
+            x = block(x)
+        return x.exp()
+
+
+def test_bytes_by_hand():
+    model = Idle()
+    found = coverage(find_chain(model), ExampleStep(model, ROWS))
+    assert found.ran == (1, 1, 1, 0, 0)
+    # The first block saves the batch, the others what the one before returned; exp its output.
+    assert (found.inside_bytes, found.outside_bytes) == (2 * ROWS.nbytes, ROWS.nbytes)
+
+
+@pytest.mark.parametrize("spec", ["none", "every_layer", "sqrt", "offload"])
+def test_notes_say_what_is_covered_and_what_did_not_run(spec):
+    with strategies.apply(Idle(), spec, example=ROWS) as applied:
+        assert applied.notes[:2] == [
+            "blocks: 3 of used and 2 of idle; they save 67% of what forward saves",
+            "not run on the example, and so without effect: idle.0, idle.1",
+        ]
+
+
+class NeedsValues(Loop):
+    """Branches on a value, which a fake tensor has not."""
+
+    def forward(self, x):
+        return super().forward(x) if x.sum() > -1e9 else x
+
+
+def test_a_model_that_needs_values_is_watched_as_it_is():
+    model = NeedsValues()
+    found = coverage(find_chain(model), ExampleStep(model, ROWS))
+    assert found.ran == (1,) * BLOCKS
+    assert found.inside_bytes > 0
+
+
+def test_watching_leaves_everything_as_it_was():
+    model = CASES["norms"].model()
+    data = CASES["norms"].input()
+    other = copy.deepcopy(model)
+    torch.manual_seed(0)
+    wanted = torch.rand(())
+    torch.manual_seed(0)
+    applied = strategies.apply(model, "every_layer", example=data, check=True)
+    assert torch.equal(torch.rand(()), wanted)
+    assert all(p.grad is None for p in model.parameters())
+    for one, two in zip(model.buffers(), other.buffers(), strict=True):
+        assert torch.equal(one, two)
+    assert_same(step(model, data), step(other, data))
+    applied.undo()
+
+
+SEEN = []
+
+
+class Hidden(Small):
+    """Counts where nobody looks, so that a recompute gives something else."""
+
+    def forward(self, x):
+        SEEN.append(x.shape)
+        return torch.tanh(super().forward(x) / len(SEEN)).exp()
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "offload"])
+def test_a_check_finds_a_gradient_that_is_another_and_undoes(spec):
+    model = nn.Sequential(*(Hidden() for _ in range(4)))
+    before = [dict(vars(module)) for module in model.modules()]
+    with pytest.raises(Unsupported, match=r"on the example the (loss|gradient of .*) is"):
+        strategies.apply(model, spec, example=ROWS, check=True)
+    assert [dict(vars(module)) for module in model.modules()] == before
+    with pytest.raises(ValueError, match="under no strategy"):
+        strategies.undo(model)
+
+
+@pytest.mark.parametrize(
+    "spec", ["every_layer", "sqrt", "compressed(codec=int8)", "optimal(budget='98%')"]
+)
+def test_a_check_of_what_is_right_passes(spec):
+    case = CASES["gpt"]
+    model = case.model()
+    with strategies.apply(model, spec, example=case.input(), check=True) as applied:
+        assert "they save" in applied.notes[0]
+
+
+def test_a_check_needs_an_example():
+    with pytest.raises(ValueError, match="needs example="):
+        strategies.apply(Loop(), "every_layer", check=True)
