@@ -1,7 +1,7 @@
 """pytest-benchmark's front end: which items run, and what a comparison may compare.
 
 ``pytest`` runs the tests; with any benchmark option (``--benchmark-compare``,
-``--benchmark-only`` …) it runs the benchmarks in ``bench/test_step.py`` instead.
+``--benchmark-only`` …) it runs the benchmarks in ``bench/`` instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 # as the machine has something else to do. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-BENCHMARKS = "test_step.py"
+BENCHMARKS = "bench"  # the folder
 # What must agree for two timings to say anything about each other.
 COMPARABLE = ("device", "device_name", "torch_version", "threads")
 
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if any(_is_path(config, argument) for argument in config.invocation_params.args):
         return
     wanted = asks_for_benchmarks(config)
-    dropped = [item for item in items if (item.path.name == BENCHMARKS) != wanted]
+    dropped = [item for item in items if (item.path.parent.name == BENCHMARKS) != wanted]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
