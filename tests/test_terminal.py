@@ -45,7 +45,7 @@ def test_units_are_those_that_a_person_reads():
 
 def test_it_says_where_and_when_and_what_failed():
     text = printed(RECORDS)
-    assert "gpt-mini on cpu: cpu (Test CPU); torch 2.13.0+cpu; 2026-01-02" in text
+    assert "gpt-mini on cpu (Test CPU); torch 2.13.0+cpu; 2026-01-02" in text
     assert "sqrt: oom: 7.08 GB [missing]" in text
     assert "50.0 %" in text
     assert "1.30×" in text

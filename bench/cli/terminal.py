@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.report import display, summary
 from bench.report.frame import ATTENTION, Row, build
 from bench.report.rounding import steady
-from bench.report.tables import title, tradeoff_groups
+from bench.report.tables import tradeoff_groups
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ def print_table(found: Sequence[Record], console: Console) -> None:
     """A table for each workload and device, and under it what ended badly, with its reason."""
     for group in tradeoff_groups(build(found)):
         shape = display.options(group[0], without=(ATTENTION,))
-        console.print(f"{title(group)}: {display.where(group)}", style="bold", **PLAIN)
+        console.print(f"{group[0]['workload']} on {display.where(group)}", style="bold", **PLAIN)
         console.print(f"{shape}; {group[0]['precision']}", style="dim", **PLAIN)
         console.print(_table(group))
         for line in _failures(group):
