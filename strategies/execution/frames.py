@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _autograd
+from torch.utils import checkpoint as torch_checkpoint
 from torch.utils._pytree import TreeSpec, tree_unflatten
 from torch.utils.checkpoint import (
     _checkpoint_without_reentrant_generator,
@@ -27,17 +28,26 @@ from torch.utils.checkpoint import (
     set_device_states,
 )
 
+_USER_HOOKS = "_user_hooks"
 Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
 
 
 @contextlib.contextmanager
 def laid(hooks: Hooks) -> Iterator[None]:
     """Hooks for saved tensors on top of those that are there."""
+    own = vars(hooks[0])
+    before = own.get(_USER_HOOKS, own)
+    if own.get("_checkpoint_internal"):  # PyTorch 2.14: they know which hooks are the user's below
+        own[_USER_HOOKS] = vars(torch_checkpoint)["_current_user_saved_tensors_hooks"]()
     _autograd._push_saved_tensors_default_hooks(*hooks)
     try:
         yield
     finally:
         _autograd._pop_saved_tensors_default_hooks()
+        if before is not own:
+            own[_USER_HOOKS] = before
+        else:
+            own.pop(_USER_HOOKS, None)
 
 
 @contextlib.contextmanager
