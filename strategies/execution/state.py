@@ -85,6 +85,7 @@ class Met:
         generators: that may have been drawn from, and how to put them back.
         shared: the generators that all share, if the forward drew from them.
         written: which leaves of the arguments it wrote to.
+        norms: whose statistics are frozen in a recompute.
     """
 
     def __init__(self, state: BlockState, leaves: Sequence[Any]) -> None:
@@ -93,6 +94,7 @@ class Met:
         self.generators: list[tuple[Any, Restore]] = []
         self.shared: Shared | None = None
         self.written: list[int] = []
+        self.norms = state.norms
         if not _SIMPLE.issuperset(map(type, leaves)):
             self.places += [(vars(leaf), vars(leaf).copy()) for leaf in leaves if has_state(leaf)]
             self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
@@ -221,7 +223,7 @@ class BlockState:
     def recompute(self, met: Met) -> contextlib.ExitStack | None:
         """The block is to run again, as it ran then; the stack, if there is one, ends that."""
         stack = met.restore()
-        norms = [norm for norm in self.norms if norm.training]
+        norms = [norm for norm in met.norms if norm.training]
         if norms:
             stack = stack or contextlib.ExitStack()
             stack.enter_context(FrozenStatistics(norms))
