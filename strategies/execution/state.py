@@ -58,6 +58,9 @@ class Place:
         tensors: names of tensors, which a forward might write to.
         containers: names of lists and the like, which it might fill.
         generators: names of generators, from which it might draw.
+        names: of all values that are not those of any module.
+        kinds: their types: where one is another, all is looked through again.
+        size: how many values there are, those of any module among them.
     """
 
     module: nn.Module
@@ -65,6 +68,14 @@ class Place:
     tensors: list[str]
     containers: list[str]
     generators: list[str]
+    names: tuple[str, ...]
+    kinds: tuple[type, ...]
+    size: int
+
+    def is_fresh(self) -> bool:
+        """Whether the names are still right."""
+        kinds = tuple(map(type, map(self.values.get, self.names)))
+        return kinds == self.kinds and len(self.values) == self.size
 
     @classmethod
     def of(cls, module: nn.Module, values: Values) -> Place:
@@ -73,7 +84,10 @@ class Place:
         tensors = [n for n, v in own.items() if isinstance(v, Tensor) and not v.is_inference()]
         containers = [name for name, value in own.items() if isinstance(value, _CONTAINERS)]
         generators = [name for name, value in own.items() if is_generator(value)]
-        return cls(module, values, tensors, containers, generators)
+        kinds = tuple(map(type, own.values()))
+        return cls(
+            module, values, tensors, containers, generators, tuple(own), kinds, len(values)
+        )
 
 
 class Met:
@@ -86,6 +100,7 @@ class Met:
         shared: the generators that all share, if the forward drew from them.
         written: which leaves of the arguments it wrote to.
         norms: whose statistics are frozen in a recompute.
+        replaced: the places where the forward put something else, what they held, and the names.
     """
 
     def __init__(self, state: BlockState, leaves: Sequence[Any]) -> None:
@@ -95,6 +110,7 @@ class Met:
         self.shared: Shared | None = None
         self.written: list[int] = []
         self.norms = state.norms
+        self.replaced: list[tuple[Values, Values, list[str]]] = []
         if not _SIMPLE.issuperset(map(type, leaves)):
             self.places += [(vars(leaf), vars(leaf).copy()) for leaf in leaves if has_state(leaf)]
             self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
@@ -105,12 +121,13 @@ class Met:
         Returns:
             Whether the forward replaced anything.
         """
-        replaced = [(held, name) for now, held in self.others() for name in _names(now, held)]
-        for held, name in replaced:
-            value = held.get(name)
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                held[name] = value.detach().requires_grad_()
-        return bool(replaced)
+        self.replaced = [(now, held, _names(now, held)) for now, held in self.others()]
+        for _, held, names in self.replaced:
+            for name in names:
+                value = held.get(name)
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    held[name] = value.detach().requires_grad_()
+        return bool(self.replaced)
 
     def others(self) -> list[tuple[Values, Values]]:
         """The places that hold something else by now."""
@@ -122,12 +139,12 @@ class Met:
 
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""
-        others = self.others()
-        if not (others or self.made or self.generators or self.shared):
+        others = [(now, held, _names(now, held)) for now, held in self.others()]
+        if not (others or self.replaced or self.made or self.generators or self.shared):
             return None
         stack = contextlib.ExitStack()
-        for now, held in others:
-            _exchange(stack, now, {name: held.get(name, _MISSING) for name in _names(now, held)})
+        for now, held, names in (*self.replaced, *others):  # which the recompute will replace again
+            _exchange(stack, now, {name: held.get(name, _MISSING) for name in names})
         for values, made in self.made:
             _exchange(stack, values, {name: make() for name, make in made.items()})
         for generator, restore in self.generators:
@@ -173,16 +190,18 @@ class BlockState:
 
     def _forget(self) -> None:
         self.children: list[tuple[Values, tuple[Any, ...]]] = []
+        self.all: list[Place] = []
         self.places: list[Values] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "children": [], "places": [], "special": [], "norms": []}
+        looked = dict.fromkeys(("children", "all", "places", "special", "norms"), [])
+        return {**vars(self), **looked}
 
     def _refresh(self) -> None:
-        """Look again where values are, if modules came or went."""
-        if self.places and all(tuple(own.values()) == then for own, then in self.children):
+        """Look again where values are, if modules or values of other kinds came or went."""
+        if self.places and self._is_fresh():
             return
         self._forget()
         seen: dict[int, Place] = {}
@@ -190,9 +209,13 @@ class BlockState:
             self.children.append((module._modules, tuple(module._modules.values())))
             for values in _dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
-        self.places = [place.values for place in seen.values()]
+        self.all, self.places = list(seen.values()), [place.values for place in seen.values()]
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.norms = [module for module in self.root.modules() if isinstance(module, _NormBase)]
+
+    def _is_fresh(self) -> bool:
+        same = all(tuple(own.values()) == then for own, then in self.children)
+        return same and all(place.is_fresh() for place in self.all)
 
     @contextlib.contextmanager
     def forward(self, leaves: Sequence[Any] = ()) -> Iterator[Met]:
