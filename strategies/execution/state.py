@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 import operator
-import types
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,153 +23,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
-from strategies.execution.randoms import Restore, Shared, is_generator, own_state
-from strategies.execution.stand_in import Replicate, StandIn
+from strategies.execution.met import Make, Met
+from strategies.execution.places import Place, Values, dictionaries, written_to
+from strategies.execution.randoms import Shared, own_state
 from strategies.execution.statistics import FrozenStatistics
-
-Values = dict[str, Any]
-Make = Callable[[], Any]
-_OWN = frozenset(nn.Module().__dict__) - {"training"}
-_MISSING = object()
-_CONTAINERS = (list, dict, set, deque)
-# What has attributes, but none that a forward would change.
-_STATELESS = (
-    *(nn.Module, Tensor, StandIn, Replicate, functools.partial),
-    *(type, types.FunctionType, types.MethodType, types.ModuleType),
-)
-_SIMPLE = frozenset({Tensor, nn.Parameter, FakeTensor, type(None), bool, int, float, str})
 
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
 _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 """Whether a block draws from numpy's shared generator, as its first forward showed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """The attributes or the buffers of a module, or the attributes of an object that it has.
-
-    Attributes:
-        module: whose.
-        values: by name.
-        tensors: names of tensors, which a forward might write to.
-        containers: names of lists and the like, which it might fill.
-        generators: names of generators, from which it might draw.
-        names: of all values that are not those of any module.
-        kinds: their types: where one is another, all is looked through again.
-        size: how many values there are, those of any module among them.
-    """
-
-    module: nn.Module
-    values: Values
-    tensors: list[str]
-    containers: list[str]
-    generators: list[str]
-    names: tuple[str, ...]
-    kinds: tuple[type, ...]
-    size: int
-
-    def is_fresh(self) -> bool:
-        """Whether the names are still right."""
-        kinds = tuple(map(type, map(self.values.get, self.names)))
-        return kinds == self.kinds and len(self.values) == self.size
-
-    @classmethod
-    def of(cls, module: nn.Module, values: Values) -> Place:
-        """Look through the values."""
-        own = {name: value for name, value in values.items() if name not in _OWN}
-        tensors = [n for n, v in own.items() if isinstance(v, Tensor) and not v.is_inference()]
-        containers = [name for name, value in own.items() if isinstance(value, _CONTAINERS)]
-        generators = [name for name, value in own.items() if is_generator(value)]
-        kinds = tuple(map(type, own.values()))
-        return cls(
-            module, values, tensors, containers, generators, tuple(own), kinds, len(values)
-        )
-
-
-class Met:
-    """What a block's forward met; met again by each of its recomputes.
-
-    Attributes:
-        places: dictionaries of attributes and buffers, and all that each held.
-        made: dictionaries, and for some names how to make what was there.
-        generators: that may have been drawn from, and how to put them back.
-        shared: the generators that all share, if the forward drew from them.
-        written: which leaves of the arguments it wrote to.
-        norms: whose statistics are frozen in a recompute.
-        replaced: the places where the forward put something else, what they held, and the names.
-    """
-
-    def __init__(self, state: BlockState, leaves: Sequence[Any]) -> None:
-        self.places = [(values, values.copy()) for values in state.places]
-        self.made: list[tuple[Values, dict[str, Make]]] = []
-        self.generators: list[tuple[Any, Restore]] = []
-        self.shared: Shared | None = None
-        self.written: list[int] = []
-        self.norms = state.norms
-        self.replaced: list[tuple[Values, Values, list[str]]] = []
-        if not _SIMPLE.issuperset(map(type, leaves)):
-            self.places += [(vars(leaf), vars(leaf).copy()) for leaf in leaves if has_state(leaf)]
-            self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
-
-    def cut(self) -> bool:
-        """Let go of the graphs of earlier steps, which would be kept from step to step.
-
-        Returns:
-            Whether the forward replaced anything.
-        """
-        self.replaced = [(now, held, _names(now, held)) for now, held in self.others()]
-        for _, held, names in self.replaced:
-            for name in names:
-                value = held.get(name)
-                if isinstance(value, Tensor) and value.grad_fn is not None:
-                    held[name] = value.detach().requires_grad_()
-        return bool(self.replaced)
-
-    def others(self) -> list[tuple[Values, Values]]:
-        """The places that hold something else by now."""
-        return [
-            (now, held)
-            for now, held in self.places
-            if len(now) != len(held) or not all(map(operator.is_, now.values(), held.values()))
-        ]
-
-    def restore(self) -> contextlib.ExitStack | None:
-        """For a recompute: everything as it was; the stack makes it as it is now."""
-        others = [(now, held, _names(now, held)) for now, held in self.others()]
-        if not (others or self.replaced or self.made or self.generators or self.shared):
-            return None
-        stack = contextlib.ExitStack()
-        for now, held, names in (*self.replaced, *others):  # which the recompute will replace again
-            _exchange(stack, now, {name: held.get(name, _MISSING) for name in names})
-        for values, made in self.made:
-            _exchange(stack, values, {name: make() for name, make in made.items()})
-        for generator, restore in self.generators:
-            stack.callback(own_state(generator))
-            restore()
-        if self.shared:
-            stack.callback(Shared.now(numpy=self.shared.numpy_state is not None).restore)
-            self.shared.restore()
-        return stack
-
-
-def _names(now: Values, then: Values) -> list[str]:
-    """The names under which there is something else."""
-    return [n for n in {**then, **now} if then.get(n, _MISSING) is not now.get(n, _MISSING)]
-
-
-def _exchange(stack: contextlib.ExitStack, values: Values, others: Values) -> None:
-    """Put others in place, until the stack ends."""
-    stack.callback(_put, values, {name: values.get(name, _MISSING) for name in others})
-    _put(values, others)
-
-
-def _put(values: Values, some: Values) -> None:
-    for name, value in some.items():
-        if value is _MISSING:
-            values.pop(name, None)
-        else:
-            values[name] = value
 
 
 class BlockState:
@@ -196,8 +55,8 @@ class BlockState:
         self.norms: list[nn.Module] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        looked = dict.fromkeys(("children", "all", "places", "special", "norms"), [])
-        return {**vars(self), **looked}
+        found = ("children", "all", "places", "special", "norms")
+        return {**vars(self), **{name: [] for name in found}}
 
     def _refresh(self) -> None:
         """Look again where values are, if modules or values of other kinds came or went."""
@@ -207,7 +66,7 @@ class BlockState:
         seen: dict[int, Place] = {}
         for module in self.root.modules():
             self.children.append((module._modules, tuple(module._modules.values())))
-            for values in _dictionaries(module):
+            for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
         self.all, self.places = list(seen.values()), [place.values for place in seen.values()]
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
@@ -228,15 +87,12 @@ class BlockState:
             Unsupported: it changed what cannot be put back.
         """
         self._refresh()
-        met = Met(self, leaves)
+        met = Met(self.places, self.norms, leaves)
         special = [Before(place) for place in self.special]
         shared = Shared.now(numpy=_DRAWING.get(self.root, True))
-        versions = [leaf._version if has_version(leaf) else 0 for leaf in leaves]
+        versions = [written_to(leaf) for leaf in leaves]
         yield met
-        now = (leaf._version if has_version(leaf) else 0 for leaf in leaves)
-        met.written = [
-            n for n, pair in enumerate(zip(versions, now, strict=True)) if pair[0] != pair[1]
-        ]
+        met.written = [n for n, then in enumerate(versions) if written_to(leaves[n]) != then]
         for each in special:
             each.complete(met)
         met.shared = self._drawn_from(shared)
@@ -262,21 +118,6 @@ class BlockState:
             )
         _DRAWING.setdefault(self.root, numpy)
         return shared if python or numpy else None
-
-
-def _dictionaries(module: nn.Module) -> Iterator[Values]:
-    yield vars(module)
-    if not (isinstance(module, _NormBase) and module.training):
-        yield module._buffers
-    for name, value in vars(module).items():
-        if name not in _OWN and has_state(value):
-            yield vars(value)
-
-
-def has_state(value: Any) -> bool:
-    """Whether it is an object whose attributes a forward might change."""
-    stateless = isinstance(value, _STATELESS) or is_generator(value)
-    return not stateless and type(getattr(value, "__dict__", None)) is dict
 
 
 class Before:
@@ -325,11 +166,6 @@ class Before:
             f"{type(self.place.module).__name__} writes {name!r} in this forward, as it did not in"
             " its first; run this step again: from now on it is kept for the recompute"
         )
-
-
-def has_version(value: Any) -> bool:
-    """Whether it is a tensor that knows how often it was written to."""
-    return isinstance(value, Tensor) and not value.is_inference()
 
 
 def _has_values(tensor: Tensor) -> bool:
