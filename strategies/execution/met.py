@@ -56,7 +56,7 @@ class Met:
         Returns:
             Whether the forward replaced anything.
         """
-        self.replaced = [(now, held, _names(now, held)) for now, held in self.others()]
+        self.replaced = self.others()
         for _, held, names in self.replaced:
             for name in names:
                 value = held.get(name)
@@ -64,17 +64,18 @@ class Met:
                     held[name] = value.detach().requires_grad_()
         return bool(self.replaced)
 
-    def others(self) -> list[tuple[Values, Values]]:
-        """The places that hold something else by now."""
-        return [
-            (now, held)
+    def others(self) -> list[tuple[Values, Values, list[str]]]:
+        """The places that hold something else by now, what they held, and the names."""
+        others = [
+            (now, held, _names(now, held))
             for now, held in self.places
             if len(now) != len(held) or not all(map(operator.is_, now.values(), held.values()))
         ]
+        return [other for other in others if other[2]]
 
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""
-        others = [(now, held, _names(now, held)) for now, held in self.others()]
+        others = self.others()
         kept = (self.replaced, self.made, self.generators, self.objects, self.shared)
         if not (others or any(kept)):
             return None
@@ -96,8 +97,13 @@ class Met:
 
 
 def _names(now: Values, then: Values) -> list[str]:
-    """The names under which there is something else."""
-    return [n for n in {**then, **now} if then.get(n, _MISSING) is not now.get(n, _MISSING)]
+    """The names under which there is something else; not a parameter that FSDP gathers."""
+    pairs = {name: (then.get(name, _MISSING), now.get(name, _MISSING)) for name in {**then, **now}}
+    return [n for n, (a, b) in pairs.items() if a is not b and _is_split(a) == _is_split(b)]
+
+
+def _is_split(value: Any) -> bool:
+    return type(value).__name__ == "DTensor"
 
 
 def _exchange(stack: contextlib.ExitStack, values: Values, others: Values) -> None:

@@ -1,10 +1,11 @@
 """What a block's forward changes besides making its output, so that its recompute can be the same.
 
 A recompute must meet what forward met, and leave what it finds: buffers that are written or
-replaced, counters, caches and lists among the modules' attributes, generators of random numbers.
-What is another when the recompute begins, because the forward or anybody else changed it since, is
-put back for as long; afterwards everything is as it was. Statistics of batch norms, on which no
-output depends in training, are frozen instead (`strategies.execution.statistics`).
+replaced, parameters that are replaced (`torch.func.functional_call`), counters, caches and lists
+among the modules' attributes, generators of random numbers. What is another when the recompute
+begins, because the forward or anybody else changed it since, is put back for as long; afterwards
+everything is as it was. Statistics of batch norms, on which no output depends in training, are
+frozen instead (`strategies.execution.statistics`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary
 
 
 class BlockState:
-    """Everything but parameters that a block's modules hold, and what its forwards change of it.
+    """Everything that a block's modules hold, and what its forwards change of it.
 
     Attributes:
         root: the block.
@@ -69,6 +70,7 @@ class BlockState:
             for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
         self.all, self.places = list(seen.values()), [place.values for place in seen.values()]
+        self.places += [m._parameters for m in self.root.modules() if m._parameters]
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.norms = [module for module in self.root.modules() if isinstance(module, _NormBase)]
 
