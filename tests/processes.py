@@ -44,9 +44,14 @@ def steps(model):
 
 
 def ddp(spec, unused):
+    """With all parameters looked for in the graph, the model is wrapped before `apply`."""
     model = chain()
-    strategies.apply(model, spec)
-    return steps(DistributedDataParallel(model, find_unused_parameters=unused))
+    if not unused:
+        strategies.apply(model, spec)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=unused)
+    if unused:
+        strategies.apply(wrapped, spec)
+    return steps(wrapped)
 
 
 def fsdp(spec, first):

@@ -323,7 +323,7 @@ def test_a_trainer(spec, tmp_path):
         arguments = transformers.TrainingArguments(
             output_dir=str(tmp_path / "out"), max_steps=3, per_device_train_batch_size=2,
             gradient_accumulation_steps=2, report_to=[], use_cpu=True, disable_tqdm=True,
-            save_strategy="no", logging_strategy="no", seed=3,
+            save_strategy="no", logging_strategy="no", seed=3, use_cache=True,
         )  # fmt: skip
         trainer = transformers.Trainer(model, arguments, train_dataset=rows)
         trainer.train()
