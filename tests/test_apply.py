@@ -180,23 +180,49 @@ def test_models_without_parameters_have_no_chain():
 # Key-value caches of transformers models.
 
 
+class Cached(Loop):
+    """Asks its configurations for caches, as models of the transformers library do."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = self.h[0].config = types.SimpleNamespace(use_cache=True)
+        self.h[1].config = types.SimpleNamespace(use_cache=False)
+        self.h[2].config = types.SimpleNamespace(use_cache=True)
+        self.h[3].config = types.SimpleNamespace()
+
+    def forward(self, x):
+        self.asked = [block.config.use_cache for block in self.h[:3]]
+        return super().forward(x)
+
+
 def test_caches_are_off_while_a_strategy_recomputes():
-    model = CASES["loop"].model()
-    model.config = model.h[0].config = types.SimpleNamespace(use_cache=True)
-    model.h[1].config = types.SimpleNamespace(use_cache=False)
-    model.h[2].config = types.SimpleNamespace()
+    model, x = Cached(), CASES["loop"].input()
+    kept = [copy.copy(vars(block.config)) for block in model.h[:4]]
     with strategies.apply(model, "every_layer"):
-        assert model.config.use_cache is False
-        copied = copy.deepcopy(model)
-        assert copied.config is not model.config
+        for each in (model, copy.deepcopy(model)):
+            each(x).sum().backward()
+            assert each.asked == [False, False, False]
+            assert [vars(block.config) for block in each.h[:4]] == kept
+            with torch.no_grad():
+                each(x)
+            assert each.asked == [True, False, True]
+    model(x)
+    assert model.asked == [True, False, True]
+    assert "forward" not in vars(model)
+
+
+def test_caches_are_on_again_after_a_failure():
+    model = Cached()
+    with strategies.apply(model, "every_layer"), pytest.raises(RuntimeError, match="shapes"):
+        model(torch.ones(2, 3))
     assert model.config.use_cache is True
-    assert vars(model.h[1].config) == {"use_cache": False}
-    assert vars(model.h[2].config) == {}
-    assert copied.config.use_cache is False
-    strategies.undo(copied)
-    assert copied.config.use_cache is True
+
+
+def test_without_recomputation_caches_stay():
+    model = Cached()
     with strategies.apply(model, "none"):
-        assert model.config.use_cache is True
+        model(CASES["loop"].input())
+        assert model.asked == [True, False, True]
 
 
 # Selective.

@@ -429,3 +429,102 @@ def test_modules_that_come_later_are_watched_too():
         assert block.more.calls == 0
         block.more(ROWS)
     assert block.more.calls == 1
+
+
+# What the fuzz found (`test_fuzz`).
+
+
+class NormAndCounter(Small):
+    """Has statistics to freeze, and something else that changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.calls = nn.BatchNorm1d(WIDTH), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.norm(super().forward(x)) * self.calls
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_statistics_are_frozen_in_a_block_that_changes_something_else(spec):
+    model = chain_of(4, NormAndCounter)
+    wanted = steps(copy.deepcopy(model))[0]
+    strategies.apply(model, spec)
+    for one, other in zip(steps(model)[0], wanted, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_what_the_model_took_from_a_block_stays_taken(spec):
+    model = WithAuxiliary()
+    strategies.apply(model, spec)
+    loss = model(ROWS).sum()
+    for block in model.h:
+        block.auxiliary = None
+    loss.backward()
+    assert [block.auxiliary for block in model.h] == [None] * 4
+
+
+class Given(Small):
+    """Writes to a tensor that the model puts where there was none."""
+
+    memory = None
+
+    def forward(self, x):
+        self.memory.add_(x.detach().mean(0))
+        return super().forward(x) * self.memory
+
+
+class Gives(Args):
+    """Puts it there anew in each forward, on a name that was None or was not at all."""
+
+    def forward(self, x):
+        for block in self.h:
+            block.memory = torch.zeros(WIDTH)
+        x = super().forward(x)
+        for block in self.h:
+            del block.memory
+        return x
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_tensor_that_the_model_puts_on_a_block(spec):
+    seed(0)
+    model = Gives(Given)
+    wanted = [step(copy.deepcopy(model), ROWS) for _ in range(2)]
+    strategies.apply(model, spec)
+    for result in wanted:
+        assert_same(step(model, ROWS), result)
+
+
+@dataclasses.dataclass
+class Hidden:
+    """What is no tensor, and holds one."""
+
+    states: torch.Tensor
+
+
+class Unpacks(Small):
+    """Is given an object, whose tensor it may write to."""
+
+    writes = False
+
+    def forward(self, x, hidden):
+        if self.writes:
+            hidden.states.mul_(0.9)
+        return super().forward(x) + hidden.states
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_tensor_in_an_object_is_no_more_written_to_than_another(spec):
+    model, hidden = Args(Unpacks), Hidden(torch.ones(WIDTH))
+    model.given = lambda: {"hidden": hidden}
+    strategies.apply(model, spec)
+    loss = model(ROWS).sum()
+    hidden.states.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation: a tensor in an obj"):
+        loss.backward()
+    model.h[1].writes = True
+    with pytest.raises(Unsupported, match="Unpacks writes to one of its arguments in place"):
+        model(ROWS)

@@ -33,7 +33,7 @@ def apply(
     Parameters stay the same objects, ``state_dict`` keys stay the same, and ``train()``/``eval()``
     keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. Forward hooks
     on blocks that share a recompute group run again when the group is recomputed. Models of the
-    transformers library build no cache of keys and values meanwhile (``config.use_cache``).
+    transformers library build no cache of keys and values while gradients are recorded.
 
     Args:
         model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.

@@ -75,7 +75,7 @@ class Prepared:
             undos += block_modes.install(self.chain, dict(enumerate(self.schedule.modes)))
             undos += groups.install(self.chain, self.plan, self.storage, self.stored)
             if undos:
-                undos += caches.turn_off(self.model)
+                undos += caches.turn_off(self.model, self.chain)
         return undos
 
     def apply(self, compile_blocks: bool | Mapping[str, Any] = False) -> Applied:

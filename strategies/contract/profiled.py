@@ -37,7 +37,7 @@ def profiled(
     chain = find_chain(model, blocks)
     if step is None:
         return chain
-    with installed(lambda: caches.turn_off(model)), preserved(model):
+    with installed(lambda: caches.turn_off(model, chain)), preserved(model):
         return _profiled(chain, get(strategy), step)
 
 

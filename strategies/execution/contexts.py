@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 
 from strategies.execution.errors import Unsupported
-from strategies.execution.state import BlockState, Met
+from strategies.execution.met import Met
+from strategies.execution.state import BlockState
 
 Pair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 

@@ -223,7 +223,7 @@ class Frame:
         self, leaves: Sequence[Any], scope: Callable[[], AbstractContextManager[Any]]
     ) -> None:
         self.recipe = Recipe(scope)
-        self.autocast = _autocast()
+        self.around = _around()
         self.left: Drawn | None = None
         self.known: dict[Hashable, tuple[weakref.ref[Tensor], int, Source]] = {}
         frame = _checkpoint_without_reentrant_generator(
@@ -237,7 +237,7 @@ class Frame:
     def continues(self, leaves: Sequence[Any]) -> bool:
         """Whether a block that is given ``leaves`` continues from the blocks before it."""
         sources = map(self._source, leaves)
-        same = self.autocast == _autocast()
+        same = self.around == _around()
         return same and any(isinstance(source, Output) for source in sources)
 
     def enter(
@@ -283,6 +283,8 @@ def _identity(tensor: Tensor) -> Hashable:
     return memory, placed, tensor.dtype, tensor.requires_grad
 
 
-def _autocast() -> tuple[Any, ...]:
+def _around() -> tuple[Any, ...]:
+    """Autocast, and the hooks outside: a user's own checkpoint recomputes what is in it alone."""
     kinds = {"cpu", torch._C._get_accelerator().type}
-    return tuple((torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in sorted(kinds))
+    cast = [(torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in sorted(kinds)]
+    return _autograd._top_saved_tensors_default_hooks(False), *cast

@@ -24,8 +24,9 @@ from strategies.execution.checkpoint import boundary_of, checkpoint_module
 from strategies.execution.contexts import writes_arguments
 from strategies.execution.errors import Unsupported
 from strategies.execution.frames import Frame, Hooks, laid, lifted
+from strategies.execution.met import Met
 from strategies.execution.stand_in import StandIn
-from strategies.execution.state import BlockState, Met
+from strategies.execution.state import BlockState
 from strategies.execution.undo import Undo
 from strategies.schedules import plan as plans
 from strategies.schedules.plan import Node, Plan

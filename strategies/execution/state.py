@@ -1,23 +1,19 @@
 """What a block's forward changes besides making its output, so that its recompute can be the same.
 
 A recompute must meet what forward met, and leave what it finds: buffers that are written or
-replaced, counters, caches and lists among the modules' attributes, generators of random numbers.
-What is another when the recompute begins, because the forward or anybody else changed it since, is
-put back for as long; afterwards everything is as it was. Statistics of batch norms, on which no
-output depends in training, are frozen instead (`strategies.execution.statistics`).
+replaced, parameters that are replaced (`torch.func.functional_call`), counters, caches and lists
+among the modules' attributes, generators of random numbers. What is another when the recompute
+begins, because the forward or anybody else changed it since, is put back for as long; afterwards
+everything is as it was. Statistics of batch norms, on which no output depends in training, are
+frozen instead (`strategies.execution.statistics`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import functools
-import operator
-import types
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,28 +22,18 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
-from strategies.execution.randoms import Restore, Shared, is_generator, own_state
-from strategies.execution.stand_in import Replicate, StandIn
+from strategies.execution.met import Met
+from strategies.execution.places import (
+    Make,
+    Place,
+    Values,
+    contents,
+    dictionaries,
+    filled,
+    written_to,
+)
+from strategies.execution.randoms import Shared, own_state
 from strategies.execution.statistics import FrozenStatistics
-
-Values = dict[str, Any]
-Make = Callable[[], Any]
-_OWN = frozenset(nn.Module().__dict__) - {"training"}
-_MISSING = object()
-_CONTAINERS = (list, dict, set, deque)
-# What has attributes, but none that a forward would change.
-_STATELESS = (
-    *(nn.Module, Tensor, StandIn, Replicate, functools.partial),
-    *(type, types.FunctionType, types.MethodType, types.ModuleType),
-)
-# PyTorch's own that change nothing of themselves, whether in training or not: most of a block.
-_UNCHANGING = frozenset(
-    {
-        *(nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.RMSNorm),
-        *(nn.GroupNorm, nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity),
-    }
-)
-_SIMPLE = frozenset({Tensor, nn.Parameter, FakeTensor, type(None), bool, int, float, str})
 
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
@@ -55,127 +41,8 @@ _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary
 """Whether a block draws from the generators that all share, as its first forward showed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """The attributes or the buffers of a module, or the attributes of an object that it has.
-
-    Attributes:
-        module: whose.
-        values: by name.
-        tensors: names of tensors, which a forward might write to.
-        containers: names of lists and the like, which it might fill.
-        generators: names of generators, from which it might draw.
-    """
-
-    module: nn.Module
-    values: Values
-    tensors: list[str]
-    containers: list[str]
-    generators: list[str]
-
-    @classmethod
-    def of(cls, module: nn.Module, values: Values) -> Place:
-        """Look through the values."""
-        own = {name: value for name, value in values.items() if name not in _OWN}
-        tensors = [n for n, v in own.items() if isinstance(v, Tensor) and not v.is_inference()]
-        containers = [name for name, value in own.items() if isinstance(value, _CONTAINERS)]
-        generators = [name for name, value in own.items() if is_generator(value)]
-        return cls(module, values, tensors, containers, generators)
-
-
-class Met:
-    """What a block's forward met; met again by each of its recomputes.
-
-    Attributes:
-        places: dictionaries of attributes and buffers, and all that each held.
-        made: dictionaries, and for some names how to make what was there.
-        generators: that may have been drawn from, and how to put them back.
-        shared: the generators that all share, if the forward drew from them.
-        written: which leaves of the arguments it wrote to.
-    """
-
-    def __init__(self, state: BlockState, leaves: Sequence[Any]) -> None:
-        self.places = [(values, values.copy()) for values in state.places]
-        self.made: list[tuple[Values, dict[str, Make]]] = []
-        self.generators: list[tuple[Any, Restore]] = []
-        self.written: list[int] = []
-        self.special = [Before(place) for place in state.special] if state.special else ()
-        self.versions = [leaf._version if has_version(leaf) else 0 for leaf in leaves]
-        self.shared: Shared | None = Shared(full=state.draws)
-        if not _SIMPLE.issuperset(map(type, leaves)):
-            self.places += [(vars(leaf), vars(leaf).copy()) for leaf in leaves if has_state(leaf)]
-            self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
-
-    def complete(self, leaves: Sequence[Any]) -> None:
-        """The forward is over: which arguments and which values it wrote to."""
-        now = [leaf._version if has_version(leaf) else 0 for leaf in leaves]
-        if now != self.versions:
-            self.written = [n for n, version in enumerate(self.versions) if version != now[n]]
-        for each in self.special:
-            each.complete(self)
-        self.special = ()
-
-    def cut(self) -> bool:
-        """Let go of the graphs of earlier steps, which would be kept from step to step.
-
-        Returns:
-            Whether the forward replaced anything.
-        """
-        replaced = [(held, name) for now, held in self.others() for name in _names(now, held)]
-        for held, name in replaced:
-            value = held.get(name)
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                held[name] = value.detach().requires_grad_()
-        return bool(replaced)
-
-    def others(self) -> list[tuple[Values, Values]]:
-        """The places that hold something else by now."""
-        return [
-            (now, held)
-            for now, held in self.places
-            if len(now) != len(held) or not all(map(operator.is_, now.values(), held.values()))
-        ]
-
-    def restore(self) -> contextlib.ExitStack | None:
-        """For a recompute: everything as it was; the stack makes it as it is now."""
-        others = self.others()
-        if not (others or self.made or self.generators or self.shared):
-            return None
-        stack = contextlib.ExitStack()
-        for now, held in others:
-            _exchange(stack, now, {name: held.get(name, _MISSING) for name in _names(now, held)})
-        for values, made in self.made:
-            _exchange(stack, values, {name: make() for name, make in made.items()})
-        for generator, restore in self.generators:
-            stack.callback(own_state(generator))
-            restore()
-        if self.shared:
-            stack.callback(Shared(full=True).restore)
-            self.shared.restore()
-        return stack
-
-
-def _names(now: Values, then: Values) -> list[str]:
-    """The names under which there is something else."""
-    return [n for n in {**then, **now} if then.get(n, _MISSING) is not now.get(n, _MISSING)]
-
-
-def _exchange(stack: contextlib.ExitStack, values: Values, others: Values) -> None:
-    """Put others in place, until the stack ends."""
-    stack.callback(_put, values, {name: values.get(name, _MISSING) for name in others})
-    _put(values, others)
-
-
-def _put(values: Values, some: Values) -> None:
-    for name, value in some.items():
-        if value is _MISSING:
-            values.pop(name, None)
-        else:
-            values[name] = value
-
-
 class BlockState:
-    """Everything but parameters that a block's modules hold, and what its forwards change of it.
+    """Everything that a block's modules hold, and what its forwards change of it.
 
     Attributes:
         root: the block.
@@ -191,26 +58,33 @@ class BlockState:
 
     def _forget(self) -> None:
         self.children: list[tuple[Values, tuple[Any, ...]]] = []
+        self.all: list[Place] = []
         self.places: list[Values] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "children": [], "places": [], "special": [], "norms": []}
+        found = ("children", "all", "places", "special", "norms")
+        return {**vars(self), **{name: [] for name in found}}
 
     def _refresh(self) -> None:
-        """Look again where values are, if modules came or went."""
-        if self.places and all(tuple(own.values()) == then for own, then in self.children):
+        """Look again where values are, if modules or values of other kinds came or went."""
+        if self.places and self._is_fresh():
             return
         self._forget()
         seen: dict[int, Place] = {}
         for module in self.root.modules():
             self.children.append((module._modules, tuple(module._modules.values())))
-            for values in _dictionaries(module):
+            for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
-        self.places = [place.values for place in seen.values()]
+        self.all, self.places = list(seen.values()), [place.values for place in seen.values()]
+        self.places += [m._parameters for m in self.root.modules() if m._parameters]
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.norms = [module for module in self.root.modules() if isinstance(module, _NormBase)]
+
+    def _is_fresh(self) -> bool:
+        same = all(tuple(own.values()) == then for own, then in self.children)
+        return same and all(place.is_fresh() for place in self.all)
 
     def begin(self, leaves: Sequence[Any] = ()) -> Met:
         """The block's forward begins.
@@ -219,7 +93,11 @@ class BlockState:
             leaves: of the block's arguments, among which may be generators and objects.
         """
         self._refresh()
-        return Met(self, leaves)
+        met = Met(self.places, self.norms, leaves)
+        met.shared = Shared(full=self.draws)
+        met.special = [Before(place) for place in self.special]
+        met.versions = list(map(written_to, leaves))
+        return met
 
     def end(self, met: Met, leaves: Sequence[Any] = ()) -> None:
         """It is over: what it met is known in full.
@@ -227,7 +105,11 @@ class BlockState:
         Raises:
             Unsupported: it changed what cannot be put back.
         """
-        met.complete(leaves)
+        now = list(map(written_to, leaves))
+        met.written = [n for n, version in enumerate(met.versions) if version != now[n]]
+        for each in met.special:
+            each.complete(met)
+        met.complete()
         met.shared = self._drawn_from(met.shared)
         if met.cut() or met.made:
             self._forget()  # what is new may be changed, too
@@ -235,7 +117,7 @@ class BlockState:
     def recompute(self, met: Met) -> contextlib.ExitStack | None:
         """The block is to run again, as it ran then; the stack, if there is one, ends that."""
         stack = met.restore()
-        norms = [norm for norm in self.norms if norm.training]
+        norms = [norm for norm in met.norms if norm.training]
         if norms:
             stack = stack or contextlib.ExitStack()
             stack.enter_context(FrozenStatistics(norms))
@@ -257,23 +139,6 @@ class BlockState:
         return shared if moved else None
 
 
-def _dictionaries(module: nn.Module) -> Iterator[Values]:
-    if type(module) in _UNCHANGING and not module._forward_pre_hooks:
-        return
-    yield vars(module)
-    if not (isinstance(module, _NormBase) and module.training):
-        yield module._buffers
-    for name, value in vars(module).items():
-        if name not in _OWN and has_state(value):
-            yield vars(value)
-
-
-def has_state(value: Any) -> bool:
-    """Whether it is an object whose attributes a forward might change."""
-    stateless = isinstance(value, _STATELESS) or is_generator(value)
-    return not stateless and type(getattr(value, "__dict__", None)) is dict
-
-
 class Before:
     """What can change without being replaced, as it is when a forward begins."""
 
@@ -287,8 +152,7 @@ class Before:
             for name, tensor in self.tensors.items()
             if self.known.get(name, True) and _has_values(tensor)
         }
-        containers = {name: place.values[name] for name in place.containers}
-        self.contents = {name: (held, copy.copy(held)) for name, held in containers.items()}
+        self.contents = contents({name: place.values[name] for name in place.containers})
         generators = [place.values[name] for name in place.generators]
         self.generators = [(generator, own_state(generator)) for generator in generators]
 
@@ -297,8 +161,7 @@ class Before:
         written = {name: self._is_written(name) for name in self.tensors}
         self.known |= written
         made = {name: self._copy(name) for name, is_written in written.items() if is_written}
-        filled = {n: then for n, (held, then) in self.contents.items() if not _alike(held, then)}
-        made |= {name: functools.partial(copy.copy, then) for name, then in filled.items()}
+        made |= filled(self.contents)
         if made:
             met.made.append((self.place.values, made))
         met.generators += self.generators
@@ -322,19 +185,5 @@ class Before:
         )
 
 
-def has_version(value: Any) -> bool:
-    """Whether it is a tensor that knows how often it was written to."""
-    return isinstance(value, Tensor) and not value.is_inference()
-
-
 def _has_values(tensor: Tensor) -> bool:
     return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
-
-
-def _alike(held: Any, then: Any) -> bool:
-    """Whether a container holds the same objects as then."""
-    if len(held) != len(then):
-        return False
-    if isinstance(held, dict):
-        return list(held) == list(then) and all(map(operator.is_, held.values(), then.values()))
-    return held == then if isinstance(held, set) else all(map(operator.is_, held, then))
