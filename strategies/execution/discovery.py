@@ -113,13 +113,23 @@ def _has_forward(module: nn.Module) -> bool:
 
 
 def _are_stages(container: Container, inside: list[list[Tower]]) -> bool:
-    """Whether most members hold a list of alike blocks with most of their parameters."""
+    """Whether most members hold a list of alike blocks with most of their parameters, and little
+    else: MobileBERT's layers hold a list of four feed-forward nets beside their attention.
+    """
     stages = 0
     for member, lists in zip(children(container), inside, strict=True):
+        if _has_parts(member):
+            continue
         alike = [tower for _, tower in lists if len({type(b) for b in children(tower)}) == 1]
         share = sum(map(_parameter_count, alike)) / max(1, _parameter_count(member))
         stages += share > 0.5
     return 2 * stages > len(inside)
+
+
+def _has_parts(member: nn.Module) -> bool:
+    """Whether it has two parts, besides its lists, that could be blocks themselves."""
+    beside = [child for child in member.children() if not isinstance(child, LISTS)]
+    return not isinstance(member, LISTS) and sum(map(_is_block, beside)) >= 2
 
 
 def _outermost(

@@ -17,7 +17,7 @@ import operator
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from strategies.execution.statistics import FrozenStatistics
 
 Values = dict[str, Any]
 Make = Callable[[], Any]
+Contents = dict[str, tuple[Any, Any]]
 _OWN = frozenset(nn.Module().__dict__) - {"training"}
 _MISSING = object()
 _CONTAINERS = (list, dict, set, deque)
@@ -93,9 +94,19 @@ class Met:
         self.generators: list[tuple[Any, Restore]] = []
         self.shared: Shared | None = None
         self.written: list[int] = []
+        self.contents: list[tuple[Values, Contents]] = []
         if not _SIMPLE.issuperset(map(type, leaves)):
-            self.places += [(vars(leaf), vars(leaf).copy()) for leaf in leaves if has_state(leaf)]
+            found = _reachable(leaves)
+            self.places += [(values, values.copy()) for values in found]
+            self.contents = [(values, _contents(values)) for values in found]
             self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
+
+    def complete(self) -> None:
+        """Add the containers of the arguments' attributes that the forward filled or emptied."""
+        for values, contents in self.contents:
+            if changed := _filled(contents):
+                self.made.append((values, changed))
+        self.contents = []
 
     def cut(self) -> bool:
         """Let go of the graphs of earlier steps, which would be kept from step to step.
@@ -214,6 +225,7 @@ class BlockState:
         ]
         for each in special:
             each.complete(met)
+        met.complete()
         met.shared = self._drawn_from(shared)
         if met.cut() or met.made:
             self._forget()  # what is new may be changed, too
@@ -254,6 +266,36 @@ def has_state(value: Any) -> bool:
     return not stateless and type(getattr(value, "__dict__", None)) is dict
 
 
+def _reachable(leaves: Iterable[Any]) -> list[Values]:
+    """The attributes of objects, of objects that these have, and so on: a cache holds its layers'.
+
+    Each once, however the objects refer to each other.
+    """
+    found: dict[int, Values] = {}
+    waiting = deque(leaves)
+    while waiting:
+        value = waiting.popleft()
+        if isinstance(value, (list, tuple, dict)):
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+        elif type(value) not in _SIMPLE and has_state(value) and id(vars(value)) not in found:
+            found[id(vars(value))] = vars(value)
+            waiting.extend(vars(value).values())
+    return list(found.values())
+
+
+def _contents(values: Values) -> Contents:
+    """The containers among attributes, each with a copy: what it holds now."""
+    return {
+        n: (held, copy.copy(held)) for n, held in values.items() if isinstance(held, _CONTAINERS)
+    }
+
+
+def _filled(contents: Contents) -> dict[str, Make]:
+    """How to make those that hold something else by now as they were."""
+    filled = {name: then for name, (held, then) in contents.items() if not _alike(held, then)}
+    return {name: functools.partial(copy.copy, then) for name, then in filled.items()}
+
+
 class Before:
     """What can change without being replaced, as it is when a forward begins."""
 
@@ -267,8 +309,7 @@ class Before:
             for name, tensor in self.tensors.items()
             if self.known.get(name, True) and _has_values(tensor)
         }
-        containers = {name: place.values[name] for name in place.containers}
-        self.contents = {name: (held, copy.copy(held)) for name, held in containers.items()}
+        self.contents = _contents({name: place.values[name] for name in place.containers})
         generators = [place.values[name] for name in place.generators]
         self.generators = [(generator, own_state(generator)) for generator in generators]
 
@@ -277,8 +318,7 @@ class Before:
         written = {name: self._is_written(name) for name in self.tensors}
         self.known |= written
         made = {name: self._copy(name) for name, is_written in written.items() if is_written}
-        filled = {n: then for n, (held, then) in self.contents.items() if not _alike(held, then)}
-        made |= {name: functools.partial(copy.copy, then) for name, then in filled.items()}
+        made |= _filled(self.contents)
         if made:
             met.made.append((self.place.values, made))
         met.generators += self.generators
