@@ -59,7 +59,8 @@ def studied(name: str, timeout_s: float, results: Path) -> studies.Study:
 def _sentence(study: studies.Study) -> str:
     if not study.installed:
         return f"{study.library} is not installed"
-    verdicts = [f"{one.spec} {one.verdict}" for one in study.outcomes if one.verdict != "bitwise"]
+    ours = [one for one in study.outcomes if one.spec != studies.OWN]
+    verdicts = [f"{one.spec} {one.verdict}" for one in ours if one.verdict != "bitwise"]
     return study.problem or ", ".join(verdicts) or "bitwise under all"
 
 

@@ -101,9 +101,15 @@ def _holds_blocks(container: Container, least: int) -> bool:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether it can be called, and holds two layers with matrices at least."""
+    """Whether it can be called, and holds two layers with matrices at least.
+
+    Or its library marks it as what can be checkpointed, as transformers does: the convolutions
+    with which wav2vec2 listens hold one matrix each, and the largest activations.
+    """
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)) and not _has_forward(module):
         return False
+    if hasattr(type(module), "gradient_checkpointing"):
+        return any(True for _ in module.parameters())
     own = ([p for p in each._parameters.values() if p is not None] for each in module.modules())
     return sum(any(p.dim() > 1 for p in parameters) for parameters in own) >= 2
 
