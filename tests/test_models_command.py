@@ -1,4 +1,4 @@
-"""``python -m bench models``: real architectures, studied in this process; the table; the command."""
+"""``python -m bench models``: real architectures, studied here; the table; the command."""
 
 import re
 from pathlib import Path

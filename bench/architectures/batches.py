@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ def images(size: int = IMAGE) -> Callable[[], Batch]:
     return lambda: {"pixel_values": torch.randn(ROWS, 3, size, size)}
 
 
-def video() -> Batch:
+def video() -> dict[str, Any]:
     """Clips of four frames."""
     return {"pixel_values": torch.randn(ROWS, 4, 3, IMAGE, IMAGE)}
 
@@ -87,7 +88,7 @@ def filterbank() -> Batch:
     }
 
 
-def features() -> Batch:
+def features() -> dict[str, Any]:
     """A spectrogram alone."""
     return {"input_features": torch.randn(ROWS, FRAMES, MELS)}
 

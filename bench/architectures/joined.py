@@ -35,7 +35,7 @@ LANGUAGE: dict[str, Any] = {**GROUPED, "model_type": "llama"}
 ROPE: dict[str, Any] = {"type": "default", "rope_type": "default", "mrope_section": [1, 1, 2]}
 
 
-def picture(count: int = PATCHES) -> Batch:
+def picture(count: int = PATCHES) -> dict[str, Any]:
     """Text with an image in it, which is ``count`` tokens long."""
     ids = integers(ROWS, count + 12, high=VOCABULARY - 4)
     ids[:, 2 : 2 + count] = IMAGE_TOKEN
@@ -61,7 +61,7 @@ def patches() -> Batch:
     }
 
 
-def question() -> Batch:
+def question() -> dict[str, Any]:
     """An image and words about it."""
     return {
         "input_ids": integers(ROWS, 12),

@@ -131,7 +131,8 @@ def _rows(study: Study) -> Iterator[dict[str, object]]:
         "resident_bytes": study.resident_bytes,
         "plain_peak_bytes": study.plain_peak_bytes,
     }
-    for one in study.outcomes or [None]:
+    nothing: list[Outcome | None] = [None]
+    for one in study.outcomes or nothing:
         found = {
             "spec": one and one.spec,
             "verdict": one.verdict if one else "error" if study.installed else "not installed",

@@ -26,7 +26,7 @@ from bench.architectures import Architecture, Batch, get
 from bench.cells import machine
 from bench.measure import gradients
 from bench.measure.gradients import Outcome as Trained
-from bench.store.models import OWN, SCHEMA_VERSION, Outcome, Study, encode
+from bench.store.models import OWN, SCHEMA_VERSION, Outcome, Study, Verdict, encode
 from strategies.contract import caches
 from strategies.profiling.ledger import Ledger
 
@@ -176,7 +176,7 @@ class _Bench:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome
             return Outcome(spec=spec, verdict="error", reason=_sentence(error))
         problem = difference(plain, trained)
-        verdict = "WRONG" if problem else "bitwise"
+        verdict: Verdict = "WRONG" if problem else "bitwise"
         return Outcome(spec=spec, verdict=verdict, reason=problem or "", peak_bytes=peak_bytes)
 
 
@@ -190,7 +190,8 @@ def seed_all(seed: int) -> None:
 def train(model: nn.Module, batch: Batch, seed: int) -> Trained:
     """Two training steps; the model keeps no gradients."""
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    losses, grads = [], {}
+    losses: list[Tensor] = []
+    grads: dict[str, Tensor | None] = {}
     seed_all(seed)
     for number in range(STEPS):
         loss = loss_of(call(model, batch))

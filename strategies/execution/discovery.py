@@ -119,8 +119,9 @@ def _has_forward(module: nn.Module) -> bool:
 
 
 def _are_stages(container: Container, inside: list[list[Tower]]) -> bool:
-    """Whether most members hold a list of alike blocks with most of their parameters, and little
-    else: MobileBERT's layers hold a list of four feed-forward nets beside their attention.
+    """Whether most members hold a list of alike blocks with most of their parameters.
+
+    And little else: MobileBERT's layers hold a list of feed-forward nets beside their attention.
     """
     stages = 0
     for member, lists in zip(children(container), inside, strict=True):
