@@ -88,6 +88,13 @@ def validate(session):
 
 
 @nox.session(default=False)
+def models(session):
+    """Train real architectures, tiny, under the strategies: -- --only gpt2 --only t5."""
+    install(session, "transformers")
+    session.run("python", "-m", "bench", "models", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(default=False)
 def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
     session.install("-c", str(CONSTRAINTS), *REPORT)

@@ -13,7 +13,7 @@ import warnings
 import msgspec
 import typer
 
-from bench.cli import budgets, frontier, listing, measure, plan, profile, report, solvers
+from bench.cli import budgets, frontier, listing, measure, models, plan, profile, report, solvers
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("list")(listing.list_)
@@ -28,6 +28,7 @@ app.command("plan")(plan.plan)
 app.command("solvers")(solvers.solvers)
 app.command("budgets")(budgets.budgets)
 app.command("frontier")(frontier.frontier)
+app.command("models")(models.models)
 
 INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt
 

@@ -82,6 +82,33 @@ def test_stages_within_a_list():
     assert chain.borders == (2, 3)
 
 
+def test_a_block_with_a_list_of_networks_is_no_stage():
+    """As MobileBERT's: most parameters are in the list, and attention is beside it."""
+
+    class Mobile(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.output = Block(), Block()
+            self.ffn = nn.ModuleList([Block() for _ in range(5)])
+
+    assert find_chain(Holder(layer=nn.ModuleList([Mobile(), Mobile()]))).paths == ("layer",)
+
+
+def test_what_its_library_marks_is_a_block():
+    """As the convolutions with which wav2vec2 listens, of one matrix each."""
+
+    class Listens(nn.Module):
+        gradient_checkpointing = False
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(2, 2, 3)
+
+    listening = nn.ModuleList([Listens(), Listens()])
+    chain = find_chain(Holder(conv=listening, layers=nn.ModuleList([Block(), Block()])))
+    assert chain.paths == ("conv", "layers")
+
+
 def test_the_largest_kind_of_block_wins():
     model = Holder(
         small=nn.ModuleList([nn.Linear(2, 2) for _ in range(9)]),

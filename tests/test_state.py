@@ -271,6 +271,57 @@ def test_containers_and_objects_among_the_arguments(spec):
     assert torch.equal(one["table"]["n"], other["table"]["n"])
 
 
+class Layer:
+    """Of a cache: what one block kept."""
+
+    def __init__(self):
+        self.keys = None
+
+
+class Cache:
+    """Holds layers, which come when they are wanted, and a cache of the same kind, and itself."""
+
+    def __init__(self, depth=1):
+        self.layers, self.updated, self.owner = [], {}, self
+        self.inner = Cache(depth - 1) if depth else None
+
+
+class Attends(Small):
+    """Appends to what the cache holds of its layer, as XLM's attention does."""
+
+    def forward(self, x, caches, number):
+        cache = caches[0].inner
+        while len(cache.layers) <= number:
+            cache.layers.append(Layer())
+        layer = cache.layers[number]
+        layer.keys = x if layer.keys is None else torch.cat([layer.keys, x])
+        cache.updated[number] = True
+        return torch.tanh(super().forward(x) @ layer.keys.T @ layer.keys / len(cache.updated))
+
+
+class Attention(nn.Module):
+    """A cache in a list, which a forward makes even when it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.h = nn.ModuleList([Attends() for _ in range(4)])
+
+    def forward(self, x):
+        caches = [Cache()]
+        for number, block in enumerate(self.h):
+            x = block(x, caches, number)
+        return x
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_what_objects_among_the_arguments_hold(spec):
+    seed(0)
+    model = Attention()
+    wanted = step(copy.deepcopy(model), ROWS)
+    with strategies.apply(model, spec):
+        assert_same(step(model, ROWS), wanted)
+
+
 class Accumulates(Small):
     """Writes to a tensor that it is given."""
 

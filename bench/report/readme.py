@@ -17,6 +17,7 @@ END = "<!-- tradeoff:end -->"
 LINKS = (
     ("every table", "tradeoff"),
     ("ten budgets against every rule", "budgets"),
+    ("real architectures, to the bit", "models"),
     ("growth with depth", "depth"),
     ("the time model against this CPU", "calibration"),
     ("what a simulation costs", "simulator"),
@@ -24,7 +25,7 @@ LINKS = (
     ("failures", "failures"),
     ("what solvers cost", "solvers"),
 )
-STUDIES = frozenset({"budgets", "solvers"})
+STUDIES = frozenset({"budgets", "models", "solvers"})
 """Tables that are not made from records."""
 
 

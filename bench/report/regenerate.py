@@ -17,12 +17,13 @@ from typing import TypeVar
 
 import pandas as pd
 
-from bench.report import budgets, claims, growth, modelled, solvers, tables
+from bench.report import budgets, claims, growth, modelled, models, solvers, tables
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
 from bench.report.likeness import same
 from bench.store import budgets as studies
+from bench.store import models as model_studies
 from bench.store import solvers as solver_records
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
@@ -49,11 +50,13 @@ class Stored:
         records: of cells.
         budgets: studies of budgets.
         solvers: studies of what solvers cost.
+        models: studies of real architectures.
     """
 
     records: Sequence[Record]
     budgets: Sequence[studies.Study] = ()
     solvers: Sequence[solver_records.Study] = ()
+    models: Sequence[model_studies.Study] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
@@ -63,6 +66,9 @@ class Stored:
             texts |= {"budgets.csv": budgets.csv(self.budgets)}
         if self.solvers:
             texts |= {"solvers.md": solvers.table(self.solvers)}
+        if self.models:
+            texts |= {"models.md": models.markdown(self.models)}
+            texts |= {"models.csv": models.csv(self.models)}
         return texts
 
 
@@ -110,7 +116,7 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     With ``check`` nothing on disk changes.
 
     Args:
-        results: The folder that holds ``raw``, ``budgets`` and ``solvers``.
+        results: The folder that holds ``raw``, ``budgets``, ``solvers`` and ``models``.
         readme: The README with markers, or ``None`` to leave it out.
         check: Compare instead of writing.
 
@@ -123,7 +129,7 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     """
     bad: list[str] = []
     stored = _strict(results, bad) if check else _lenient(results)
-    if not (stored.records or stored.budgets or stored.solvers):
+    if not any(map(len, dataclasses.astuple(stored))):
         raise ValueError(f"no records under {results / 'raw'}: measure something first")
     files = render(stored, results, readme)
     stale = sorted(set(_generated(results)) - set(files))
@@ -136,6 +142,7 @@ def _lenient(results: Path) -> Stored:
         list(read_all(results)),
         list(studies.read_all(results)),
         list(solver_records.read_all(results)),
+        list(model_studies.read_all(results)),
     )
 
 
@@ -145,6 +152,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(sorted((results / "raw").rglob("*.json")), decode, bad),
         _strictly(studies.paths(results), studies.decode, bad),
         _strictly(solver_records.paths(results), solver_records.decode, bad),
+        _strictly(model_studies.paths(results), model_studies.decode, bad),
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -57,23 +57,28 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
     return decode(answer)
 
 
-def in_process(work: Work, payload: bytes, timeout_s: float = TIMEOUT_S) -> bytes | Ending:
+def in_process(
+    work: Work, payload: bytes, timeout_s: float = TIMEOUT_S, preload: Sequence[str] = ()
+) -> bytes | Ending:
     """What ``work`` makes of ``payload`` in a process of its own, or how that process ended.
 
     Args:
         work: a function of a module, so that the process can find it.
         payload: its argument.
         timeout_s: after which the process is killed.
+        preload: modules that all processes share, where this is the first of them.
 
     Raises:
         ValueError: the model cannot be simulated because it needs a tensor's value.
     """
     with tempfile.TemporaryDirectory(prefix="ckpt-bench-") as folder:
-        return _in_process(work, payload, Path(folder) / "log", timeout_s)
+        return _in_process(work, payload, Path(folder) / "log", timeout_s, preload)
 
 
-def _in_process(work: Work, payload: bytes, log: Path, timeout_s: float) -> bytes | Ending:
-    context = _context()
+def _in_process(
+    work: Work, payload: bytes, log: Path, timeout_s: float, preload: Sequence[str]
+) -> bytes | Ending:
+    context = _context(preload)
     receiver, sender = context.Pipe(duplex=False)
     kills = _oom_kills()
     process = context.Process(target=child, args=(sender, work, payload, str(log)))
@@ -95,13 +100,13 @@ def _in_process(work: Work, payload: bytes, log: Path, timeout_s: float) -> byte
         process.join()
 
 
-def _context() -> ForkServerContext:
+def _context(preload: Sequence[str]) -> ForkServerContext:
     # Threads that spin while they wait make a step many times slower as soon as any other process
     # wants a core; the server that all cells are forked from reads this when it starts.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("forkserver")
     # Imported once; starts no threads. The first checkpoint imports torch._dynamo, a second's work.
-    context.set_forkserver_preload(["bench.run.worker", "torch._dynamo"])
+    context.set_forkserver_preload(["bench.run.worker", "torch._dynamo", *preload])
     return context
 
 

@@ -101,9 +101,15 @@ def _holds_blocks(container: Container, least: int) -> bool:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether it can be called, and holds two layers with matrices at least."""
+    """Whether it can be called, and holds two layers with matrices at least.
+
+    Or its library marks it as what can be checkpointed, as transformers does: the convolutions
+    with which wav2vec2 listens hold one matrix each, and the largest activations.
+    """
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)) and not _has_forward(module):
         return False
+    if hasattr(type(module), "gradient_checkpointing"):
+        return any(True for _ in module.parameters())
     own = ([p for p in each._parameters.values() if p is not None] for each in module.modules())
     return sum(any(p.dim() > 1 for p in parameters) for parameters in own) >= 2
 
@@ -113,13 +119,24 @@ def _has_forward(module: nn.Module) -> bool:
 
 
 def _are_stages(container: Container, inside: list[list[Tower]]) -> bool:
-    """Whether most members hold a list of alike blocks with most of their parameters."""
+    """Whether most members hold a list of alike blocks with most of their parameters.
+
+    And little else: MobileBERT's layers hold a list of feed-forward nets beside their attention.
+    """
     stages = 0
     for member, lists in zip(children(container), inside, strict=True):
+        if _has_parts(member):
+            continue
         alike = [tower for _, tower in lists if len({type(b) for b in children(tower)}) == 1]
         share = sum(map(_parameter_count, alike)) / max(1, _parameter_count(member))
         stages += share > 0.5
     return 2 * stages > len(inside)
+
+
+def _has_parts(member: nn.Module) -> bool:
+    """Whether it has two parts, besides its lists, that could be blocks themselves."""
+    beside = [child for child in member.children() if not isinstance(child, LISTS)]
+    return not isinstance(member, LISTS) and sum(map(_is_block, beside)) >= 2
 
 
 def _outermost(

@@ -1,0 +1,77 @@
+"""``python -m bench models``: are real architectures trained to the bit, and in less memory?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli import flags
+from bench.cli.flags import Format
+from bench.store import models as studies
+from bench.store.json_store import RESULTS
+
+TIMEOUT_S = 600.0
+PRELOAD = ("bench.studies.models", "transformers.modeling_utils")
+
+
+def models(
+    only: Annotated[
+        list[str] | None, typer.Option(help="A model; may be repeated; default: all.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for one model.")] = TIMEOUT_S,
+    results: flags.ResultsOption = RESULTS,
+    output: flags.FormatOption = Format.md,
+) -> None:
+    """Train every architecture of the catalogue under strategies, tiny; write the table.
+
+    Each runs in a process of its own and ends as one file under models/ in the results. Exit code 1
+    if one is wrong or ends in an error; refusals, and what is not installed, are answers.
+    """
+    from bench import architectures
+
+    names = list(dict.fromkeys(only or architectures.CATALOGUE))
+    for name in names:
+        architectures.get(name)
+    outcomes = [studied(name, timeout, results) for name in names]
+    _show(outcomes, results, output)
+    if any(study.bad for study in outcomes):
+        raise typer.Exit(1)
+
+
+def studied(name: str, timeout_s: float, results: Path) -> studies.Study:
+    """The study of a model, stored; a process that ends without one is a study that says so."""
+    from bench.run import executor
+    from bench.studies import models as bench
+
+    answer = executor.in_process(bench.work, name.encode(), timeout_s, PRELOAD)
+    if isinstance(answer, executor.Ending):
+        study = bench.blank(name, problem=f"{answer.status}: {answer.reason}")
+    else:
+        study = studies.decode(answer)
+    studies.write(study, results)
+    print(f"{name}: {_sentence(study)}", file=sys.stderr, flush=True)  # noqa: T201
+    return study
+
+
+def _sentence(study: studies.Study) -> str:
+    if not study.installed:
+        return f"{study.library} is not installed"
+    ours = [one for one in study.outcomes if one.spec != studies.OWN]
+    verdicts = [f"{one.spec} {one.verdict}" for one in ours if one.verdict != "bitwise"]
+    return study.problem or ", ".join(verdicts) or "bitwise under all"
+
+
+def _show(outcomes: list[studies.Study], results: Path, output: Format) -> None:
+    from bench.report import models as report
+    from bench.report import regenerate
+
+    regenerate.regenerate(results, regenerate.readme_of(results))
+    if output is Format.json:
+        for study in outcomes:
+            typer.echo(studies.encode_line(study))
+    else:
+        text = report.csv(outcomes) if output is Format.csv else report.markdown(outcomes)
+        typer.echo(text, nl=False)
