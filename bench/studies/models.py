@@ -27,7 +27,6 @@ from bench.cells import machine
 from bench.measure import gradients
 from bench.measure.gradients import Outcome as Trained
 from bench.store.models import OWN, SCHEMA_VERSION, Outcome, Study, Verdict, encode
-from strategies.contract import caches
 from strategies.profiling.ledger import Ledger
 
 SPECS = ("none", "every_layer", "every_k(k=3)", "sqrt", "recursive", "offload")
@@ -146,7 +145,9 @@ class _Bench:
         """Without caches: to turn them off changes last bits by itself."""
         seed_all(self.seed)
         model, batch = self.architecture.build()
-        caches.turn_off(model)
+        for config in filter(None, (getattr(each, "config", None) for each in model.modules())):
+            if getattr(config, "use_cache", None) is True:
+                config.use_cache = False
         return model, batch
 
     def run(self, change: Change, *, watched: bool = True) -> Ran:
