@@ -45,7 +45,7 @@ def tests(session):
 @nox.session
 def lint(session):
     """Check style, formatting, and that imports run down only."""
-    session.install("-c", str(CONSTRAINTS), "ruff", "import-linter")
+    session.install("--no-compile", "-c", str(CONSTRAINTS), "ruff", "import-linter")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
@@ -97,12 +97,12 @@ def models(session):
 @nox.session(default=False)
 def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
-    session.install("-c", str(CONSTRAINTS), *REPORT)
+    session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)
     session.run("python", "-m", "bench", "tables", *session.posargs)
 
 
 @nox.session(default=False)
 def compare(session):
     """Compare two sets of records: -- A B --fail-on peak_allocated_bytes:1%."""
-    session.install("-c", str(CONSTRAINTS), *REPORT)
+    session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)
     session.run("python", "-m", "bench", "compare", *session.posargs)

@@ -1,6 +1,7 @@
 """The executor: any plan, on any container, runs what it says and nothing else."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -353,6 +354,51 @@ def test_a_group_that_is_left_early():
     for spec in ("every_k(k=4)", "every_k(k=5)"):
         with strategies.apply(model, spec):
             assert_same(step(model, ROWS), wanted)
+
+
+def alive():
+    gc.collect()
+    return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("spec", ["every_k(k=3)", "every_k(k=5)", "recursive"])
+def test_a_group_that_is_left_open_ends_with_the_forward(spec):
+    model = LeftEarly()
+    step(model, ROWS)
+    before = alive()
+    with strategies.apply(model, spec):
+        step(model, ROWS)
+        assert alive() == before
+
+
+class Alternating(nn.Module):
+    """Two blocks in turn, the first twice; a forward that fails between leaves no trace."""
+
+    def __init__(self):
+        super().__init__()
+        a, b, c = (Small() for _ in range(3))
+        self.h = nn.ModuleList([a, b, a, c])
+        self.fails = False
+
+    def forward(self, x):
+        for index, block in enumerate(self.h):
+            if self.fails and index == 1:
+                raise KeyError
+            x = block(x)
+        return x
+
+
+def test_a_forward_that_failed_leaves_a_block_that_repeats_in_its_first_place():
+    model = Alternating()
+    block = model.h[0]
+    strategies.apply(model, strategies.get("every_k(k=3)"))
+    model.fails = True
+    with pytest.raises(KeyError):
+        model(ROWS)
+    model.fails = False
+    with counted([block]) as counts:
+        step(model, ROWS)
+    assert counts == [4]  # twice, and both again: [0 1 2] 3
 
 
 def test_a_gradient_switched_on_within_a_group():

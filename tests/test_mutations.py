@@ -114,8 +114,8 @@ MUTATIONS = (
     Mutation(
         "boundaries are not stored",
         EXECUTION,
-        "with group.storage.keep(boundary_of(self, args, kwargs)):",
-        "with group.storage.keep(()):",
+        "group.storage.keep(boundary_of(self, args, kwargs))",
+        "group.storage.keep(())",
         ["tests/test_storage.py::test_bytes_after_forward"],
     ),
     Mutation(

@@ -205,7 +205,7 @@ from bench import __main__, workloads
 from bench.run import executor
 import simulated
 simulated.register(workloads._registry(), "branching", simulated.Branching)
-executor._context = lambda: multiprocessing.get_context("fork")  # the registry goes along
+executor._context = lambda preload: multiprocessing.get_context("fork")  # the registry goes along
 __main__.main()
 """
 

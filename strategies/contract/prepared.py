@@ -73,7 +73,7 @@ class Prepared:
                 undos += [compiled(block, options) for block in dict.fromkeys(self.chain.blocks)]
             undos += self.strategy.install(self.model, self.chain)
             undos += block_modes.install(self.chain, dict(enumerate(self.schedule.modes)))
-            undos += groups.install(self.chain, self.plan, self.storage, self.stored)
+            undos += groups.install(self.chain, self.plan, self.storage, self.stored, self.model)
             if undos:
                 undos += caches.turn_off(self.model, self.chain)
         return undos

@@ -220,7 +220,10 @@ class Frame:
     """
 
     def __init__(
-        self, leaves: Sequence[Any], scope: Callable[[], AbstractContextManager[Any]]
+        self,
+        leaves: Sequence[Any],
+        scope: Callable[[], AbstractContextManager[Any]],
+        keep: AbstractContextManager[Any],
     ) -> None:
         self.recipe = Recipe(scope)
         self.around = _around()
@@ -229,9 +232,10 @@ class Frame:
         frame = _checkpoint_without_reentrant_generator(
             self.recipe, True, noop_context_fn, "default", False, True, *leaves
         )
-        next(frame)
-        self.hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
-        next(frame, None)  # takes the hooks away; they can be laid again
+        with keep:
+            next(frame)
+            self.hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
+            next(frame, None)  # takes the hooks away; they can be laid again
         self._learn(leaves, Given)
 
     def continues(self, leaves: Sequence[Any]) -> bool:

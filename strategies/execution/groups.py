@@ -75,6 +75,11 @@ class Scope:
         self.again: tuple[Position, Met, Any, Any] | None = None
         self.output: Any = None
 
+    def reset(self) -> None:
+        """A forward begins or ends."""
+        self.frames.clear()
+        self.calls.clear()
+
 
 class Scopes:
     """The scopes of each thread, the innermost last. A copy of a model starts with none."""
@@ -173,9 +178,8 @@ class GroupedForward(StandIn):
         """A new frame, which begins with this block."""
         around = functools.partial(self.scopes.recompute, depth)
         if group.storage is None:
-            return Frame(leaves, around)
-        with group.storage.keep(boundary_of(self, args, kwargs)):
-            return Frame(leaves, around)
+            return Frame(leaves, around, contextlib.nullcontext())
+        return Frame(leaves, around, group.storage.keep(boundary_of(self, args, kwargs)))
 
     def again(
         self, position: Position, met: Met, scope: Scope, args: Any, kwargs: Any
@@ -185,6 +189,25 @@ class GroupedForward(StandIn):
         self.module(*args, **kwargs)
         output, scope.output = scope.output, None
         return tree_leaves(output)
+
+
+class RootForward(StandIn):
+    """Of the model: a forward begins and ends with no open frame, whatever blocks it leaves out."""
+
+    def __init__(self, module: nn.Module, scopes: Scopes) -> None:
+        super().__init__(module)
+        self.scopes = scopes
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's own ``forward``."""
+        if torch.compiler.is_compiling():
+            return self.original(*args, **kwargs)
+        scope = self.scopes.stack[-1]
+        scope.reset()
+        try:
+            return self.original(*args, **kwargs)
+        finally:
+            scope.reset()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -221,6 +244,7 @@ def install(
     plan: Plan,
     storage: Storage | None = None,
     stored: frozenset[int] | None = None,
+    model: nn.Module | None = None,
 ) -> list[Undo]:
     """Make the model that owns ``chain`` run under ``plan``.
 
@@ -229,6 +253,7 @@ def install(
         plan: see `strategies.schedules.plan`; groups across containers are split there.
         storage: how top-level boundaries rest between forward and backward.
         stored: which boundaries do, by the block that reads them; ``None`` for all.
+        model: whose forwards end what a group left open.
 
     Returns:
         How to undo it, to be run in reverse.
@@ -243,6 +268,8 @@ def install(
     scopes = Scopes()
     for block, places in positions.items():
         undos += _install_block(block, places, scopes)
+    if model is not None and any(map(_in_frames, positions.values())):
+        undos.append(RootForward(model, scopes).install())
     if storage is not None and isinstance(storage.tier, Overlapped):
         undos.append(SettledForward(chain.blocks[-1], storage.tier).install())
     return undos
@@ -261,9 +288,13 @@ def _positions(
 
 
 def _install_block(block: nn.Module, places: list[Position], scopes: Scopes) -> list[Undo]:
-    groups = [group for place in places for group in place.groups]
-    if not groups:
-        return []
-    if len(places) == 1 and [group.size for group in groups] == [1]:
-        return [checkpoint_module(block, groups[0].storage)]
-    return [GroupedForward(block, places, scopes, StandIn.outermost(block)).install()]
+    if _in_frames(places):
+        entry = StandIn.outermost(block)
+        return [GroupedForward(block, places, scopes, entry).install()]
+    return [checkpoint_module(block, group.storage) for place in places for group in place.groups]
+
+
+def _in_frames(places: Sequence[Position]) -> bool:
+    """Whether a block is in a group of several, or is in several groups."""
+    sizes = [group.size for place in places for group in place.groups]
+    return bool(sizes) and (len(places) > 1 or sizes != [1])
