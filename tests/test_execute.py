@@ -416,6 +416,15 @@ def test_a_gradient_switched_on_within_a_group():
     assert torch.equal(*results)
 
 
+def test_a_forward_that_is_replaced_between_forward_and_backward_is_an_error_in_words():
+    model = CASES["loop"].model()
+    strategies.apply(model, "every_k(k=2)")
+    loss = model(ROWS).sum()
+    model.h[0].forward = lambda x: x
+    with pytest.raises(Unsupported, match="Small has another forward than when"):
+        loss.backward()
+
+
 # How blocks are called.
 
 

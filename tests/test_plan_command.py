@@ -51,6 +51,7 @@ def test_times_are_measured_where_the_device_is(device, times):
     assert (facts["times"], facts["step_ratio"], facts["plan"]) == (times, 1, "0 1 2 3 4 5")
 
 
+@pytest.mark.long
 def test_sentences():
     done = run("--workload", "gpt-mini", *SMALL, "--budget", "60%")
     assert done.returncode == 0, done.stderr
@@ -115,6 +116,7 @@ def test_a_chain_profile_as_data_is_the_profile():
     assert [mode["name"] for mode in found["blocks"][0]["modes"]] == ["all", "core", "products"]
 
 
+@pytest.mark.long
 def test_equal_blocks_share_a_row_of_a_chain_profile():
     done = profile(*SMALL, "--chain")
     assert done.returncode == 0, done.stderr

@@ -85,6 +85,7 @@ def test_readme_keeps_its_text_and_links_to_the_tables(results, readme):
         assert (readme.parent / link).is_file()
 
 
+@pytest.mark.long
 def test_check_finds_a_stale_table_and_changes_nothing(results, readme):
     regenerate(results, readme)
     table = results / "tables" / "tradeoff.md"

@@ -160,6 +160,7 @@ def page(tmp_path):
     return path
 
 
+@pytest.mark.long
 def test_studies_add_a_table_and_a_figure_and_are_then_up_to_date(results, page):
     regenerate.regenerate(results, page)
     before = {path.name for path in content(results)}

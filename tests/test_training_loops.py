@@ -171,7 +171,7 @@ def test_a_checkpoint_of_the_users_own(where, spec):
     assert_same(step(model, ROWS), wanted)
 
 
-@under_each
+@pytest.mark.parametrize("spec", few(["every_k(k=2)", "every_layer", "sqrt"]))
 def test_twenty_steps_keep_no_more_than_three(spec):
     model = chain()
     strategies.apply(model, spec)

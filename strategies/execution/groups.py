@@ -75,6 +75,10 @@ class Scope:
         self.again: tuple[Position, Met, Any, Any] | None = None
         self.output: Any = None
 
+    def is_taken(self) -> bool:
+        """Whether the block that was to run again did."""
+        return self.again is None
+
     def reset(self) -> None:
         """A forward begins or ends."""
         self.frames.clear()
@@ -187,6 +191,11 @@ class GroupedForward(StandIn):
         """Run the block again, through its hooks, which may gather its parameters (FSDP)."""
         scope.again = position, met, args, kwargs
         self.module(*args, **kwargs)
+        if not scope.is_taken():
+            raise Unsupported(
+                f"{type(self.module).__name__} has another forward than when the strategy was"
+                " applied; apply it after the change, or undo the change before"
+            )
         output, scope.output = scope.output, None
         return tree_leaves(output)
 
