@@ -8,10 +8,7 @@ parameters stay as they are.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,94 +20,15 @@ from strategies.execution.chain import Chain
 from strategies.execution.checkpoint import boundary_of, checkpoint_module
 from strategies.execution.contexts import writes_arguments
 from strategies.execution.errors import Unsupported
-from strategies.execution.frames import Frame, Hooks, laid, lifted
+from strategies.execution.frames import Frame, laid
 from strategies.execution.met import Met
+from strategies.execution.scopes import Group, Position, Scope, Scopes
 from strategies.execution.stand_in import StandIn
 from strategies.execution.state import BlockState
 from strategies.execution.undo import Undo
 from strategies.schedules import plan as plans
 from strategies.schedules.plan import Node, Plan
 from strategies.storage import Overlapped, Storage
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Group:
-    """A recompute group of a plan.
-
-    Attributes:
-        size: how many blocks it has.
-        last: the index of its last block.
-        storage: how its boundary rests.
-    """
-
-    size: int
-    last: int
-    storage: Storage | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """A block's place in the chain, and its groups, the outermost first."""
-
-    index: int
-    groups: tuple[Group, ...]
-
-
-class Scope:
-    """The frames that are open: in a forward, or in the recompute of one frame.
-
-    Attributes:
-        depth: how many groups of each block are being recomputed.
-        hooks: of that recompute.
-        frames: that are open.
-        calls: how often each block was called in this forward.
-        again: the position of the block that is to run again, what it met, and its arguments.
-        output: of that block.
-    """
-
-    def __init__(self, depth: int = 0, hooks: Hooks | None = None) -> None:
-        self.depth, self.hooks = depth, hooks
-        self.frames: dict[Group, Frame] = {}
-        self.calls: Counter[nn.Module] = Counter()
-        self.again: tuple[Position, Met, Any, Any] | None = None
-        self.output: Any = None
-
-    def is_taken(self) -> bool:
-        """Whether the block that was to run again did."""
-        return self.again is None
-
-    def reset(self) -> None:
-        """A forward begins or ends."""
-        self.frames.clear()
-        self.calls.clear()
-
-
-class Scopes:
-    """The scopes of each thread, the innermost last. A copy of a model starts with none."""
-
-    def __init__(self) -> None:
-        self.local = threading.local()
-
-    def __reduce__(self) -> tuple[type[Scopes], tuple[()]]:
-        return Scopes, ()
-
-    @property
-    def stack(self) -> list[Scope]:
-        """Of this thread."""
-        if not hasattr(self.local, "stack"):
-            self.local.stack = [Scope()]
-        stack: list[Scope] = self.local.stack
-        return stack
-
-    @contextlib.contextmanager
-    def recompute(self, depth: int) -> Iterator[Scope]:
-        """A scope for a frame that is recomputed; blocks run under its hooks."""
-        with lifted() as hooks:
-            self.stack.append(Scope(depth, hooks))
-            try:
-                yield self.stack[-1]
-            finally:
-                self.stack.pop()
 
 
 class GroupedForward(StandIn):
