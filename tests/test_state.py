@@ -204,6 +204,25 @@ def test_a_recompute_meets_what_forward_met_and_leaves_what_it_finds(name, spec,
     assert found[1:] == wanted[1:]
 
 
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)"])
+def test_the_state_of_a_replica_is_its_own(spec):
+    """As `DataParallel` makes them: copies of one level, of which each counts for itself."""
+    gradients = []
+    for chosen in ("none", spec):
+        seed(0)
+        model = chain_of(2, Anneals)
+        with strategies.apply(model, chosen):
+            replicas = [block._replicate_for_data_parallel() for block in model]
+            seed(2)
+            x = ROWS
+            for replica in replicas:
+                x = replica(x)
+            x.sum().backward()
+            assert [block.calls for block in (*model, *replicas)] == [0, 0, 1, 1]
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(map(torch.equal, *gradients))
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_what_changes_between_forward_and_backward_is_no_matter(spec):
     model = chain_of(4, Small)

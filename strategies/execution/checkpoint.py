@@ -13,8 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 from torch.utils.checkpoint import checkpoint
 
 from strategies.execution.contexts import Contexts, Pair
-from strategies.execution.stand_in import StandIn
-from strategies.execution.state import BlockState
+from strategies.execution.state import BlockState, WatchingStandIn
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
 
@@ -83,12 +82,12 @@ def boundary_of(
     return tree_leaves(kwargs[next(iter([*declared, *kwargs]))])
 
 
-class CheckpointedForward(StandIn):
+class CheckpointedForward(WatchingStandIn):
     """Runs a module under one checkpoint."""
 
     def __init__(self, module: nn.Module, storage: Storage | None) -> None:
         super().__init__(module)
-        self.storage, self.state = storage, BlockState(module)
+        self.storage = storage
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""

@@ -24,14 +24,14 @@ from strategies.execution.frames import Frame, laid
 from strategies.execution.met import Met
 from strategies.execution.scopes import Group, Position, Scope, Scopes
 from strategies.execution.stand_in import StandIn
-from strategies.execution.state import BlockState
+from strategies.execution.state import WatchingStandIn
 from strategies.execution.undo import Undo
 from strategies.schedules import plan as plans
 from strategies.schedules.plan import Node, Plan
 from strategies.storage import Overlapped, Storage
 
 
-class GroupedForward(StandIn):
+class GroupedForward(WatchingStandIn):
     """Runs a block in its groups' frames.
 
     Attributes:
@@ -44,7 +44,6 @@ class GroupedForward(StandIn):
     ) -> None:
         super().__init__(module, entry)
         self.positions, self.scopes = positions, scopes
-        self.state = BlockState(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""

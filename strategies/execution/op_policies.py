@@ -30,8 +30,7 @@ from strategies.execution.dispatch import (
     is_random,
 )
 from strategies.execution.errors import Unsupported
-from strategies.execution.stand_in import StandIn
-from strategies.execution.state import BlockState
+from strategies.execution.state import WatchingStandIn
 from strategies.execution.tensors import storage_key, tensors_in
 from strategies.execution.undo import Undo
 from strategies.schedules.modes import kept_by
@@ -72,7 +71,7 @@ def install(
     return undos
 
 
-class PolicyForward(StandIn):
+class PolicyForward(WatchingStandIn):
     """Runs a block under a checkpoint with an op policy.
 
     Attributes:
@@ -82,7 +81,7 @@ class PolicyForward(StandIn):
 
     def __init__(self, module: nn.Module, name: str, *, shares: bool = False) -> None:
         super().__init__(module)
-        self.name, self.state, self.shares = name, BlockState(module), shares
+        self.name, self.shares = name, shares
         self.keeps_output = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

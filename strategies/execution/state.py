@@ -14,7 +14,7 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from strategies.execution.places import (
     written_to,
 )
 from strategies.execution.randoms import Shared, own_state
+from strategies.execution.stand_in import StandIn
 from strategies.execution.statistics import FrozenStatistics
 
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
@@ -187,3 +188,21 @@ class Before:
 
 def _has_values(tensor: Tensor) -> bool:
     return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
+
+
+class WatchingStandIn(StandIn):
+    """Runs a block whose state is watched.
+
+    Attributes:
+        state: of the module; of a replica, the replica's own.
+    """
+
+    def __init__(self, module: nn.Module, entry: str = "forward") -> None:
+        super().__init__(module, entry)
+        self.state = BlockState(module)
+
+    def on(self, module: nn.Module) -> Self:
+        """The same for a replica of the module."""
+        other = super().on(module)
+        other.state = BlockState(module)
+        return other

@@ -16,8 +16,7 @@ from torch.utils.checkpoint import SAC_IGNORED_OPS
 from strategies.execution.chain import Chain
 from strategies.execution.checkpoint import recompute
 from strategies.execution.contexts import Pair
-from strategies.execution.stand_in import StandIn
-from strategies.execution.state import BlockState
+from strategies.execution.state import WatchingStandIn
 from strategies.execution.tensors import tensors_in
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace
@@ -52,12 +51,12 @@ class _Numbering(TorchDispatchMode):
         return self.ledger.run(place, func, args, kwargs or {}, again=self.again)
 
 
-class _NumberedForward(StandIn):
+class _NumberedForward(WatchingStandIn):
     """Runs a block under a checkpoint, its operators numbered."""
 
     def __init__(self, module: nn.Module, ledger: OperatorLedger, block: int) -> None:
         super().__init__(module)
-        self.ledger, self.block, self.state = ledger, block, BlockState(module)
+        self.ledger, self.block = ledger, block
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = recompute(self.original, self.state, args, kwargs, self.contexts)
