@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from bench.cli import flags
 from bench.cli.flags import Format
+from bench.cli.printing import print_studies
 from bench.store import budgets as studies
 from bench.store.json_store import RESULTS
 
@@ -74,13 +74,18 @@ def measured(cell: Cell, timeout_s: float, results: Path) -> studies.Study | Non
     from bench.run import executor
     from bench.studies import budgets as bench
 
-    _say(f"{cell.workload}: profile, {bench.BUDGETS} budgets, {cell.rounds} rounds …")
+    typer.echo(
+        f"{cell.workload}: profile, {bench.BUDGETS} budgets, {cell.rounds} rounds …", err=True
+    )
     answer = executor.in_process(bench.work, msgspec.json.encode(cell), timeout_s)
     if isinstance(answer, executor.Ending):
-        _say(f"{cell.workload}: {answer.status}: {answer.reason}")
+        typer.echo(f"{cell.workload}: {answer.status}: {answer.reason}", err=True)
         return None
     study = studies.decode(answer)
-    _say(f"{cell.workload}: {study.duration_s:.0f} s; wrote {studies.write(study, results)}")
+    typer.echo(
+        f"{cell.workload}: {study.duration_s:.0f} s; wrote {studies.write(study, results)}",
+        err=True,
+    )
     return study
 
 
@@ -89,13 +94,4 @@ def _show(outcomes: list[studies.Study], results: Path, output: Format) -> None:
     from bench.report import regenerate
 
     regenerate.regenerate(results, regenerate.readme_of(results))
-    if output is Format.json:
-        for study in outcomes:
-            typer.echo(studies.encode_line(study))
-    else:
-        text = report.csv(outcomes) if output is Format.csv else report.markdown(outcomes)
-        typer.echo(text, nl=False)
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)  # noqa: T201
+    print_studies(outcomes, report, studies.encode_line, output)

@@ -150,8 +150,9 @@ def with_setup(command: Callable[..., None]) -> Callable[..., None]:
     def call(**given: Any) -> None:
         command(setup=Setup(**{name: given.pop(name) for name in setup}), **given)
 
-    flags = [*({**own, **setup}[name] for name in (*own, *setup) if name != "setup")]
-    keywords = [flag.replace(kind=inspect.Parameter.KEYWORD_ONLY) for flag in flags]
+    flags = {**own, **setup}
+    del flags["setup"]
+    keywords = [flag.replace(kind=inspect.Parameter.KEYWORD_ONLY) for flag in flags.values()]
     call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     call.__annotations__ = {flag.name: flag.annotation for flag in keywords}
     return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from bench.cli import flags
 from bench.cli.flags import Format
+from bench.cli.printing import print_studies
 from bench.store import models as studies
 from bench.store.json_store import RESULTS
 
@@ -52,7 +52,7 @@ def studied(name: str, timeout_s: float, results: Path) -> studies.Study:
     else:
         study = studies.decode(answer)
     studies.write(study, results)
-    print(f"{name}: {_sentence(study)}", file=sys.stderr, flush=True)  # noqa: T201
+    typer.echo(f"{name}: {_sentence(study)}", err=True)
     return study
 
 
@@ -69,9 +69,4 @@ def _show(outcomes: list[studies.Study], results: Path, output: Format) -> None:
     from bench.report import regenerate
 
     regenerate.regenerate(results, regenerate.readme_of(results))
-    if output is Format.json:
-        for study in outcomes:
-            typer.echo(studies.encode_line(study))
-    else:
-        text = report.csv(outcomes) if output is Format.csv else report.markdown(outcomes)
-        typer.echo(text, nl=False)
+    print_studies(outcomes, report, studies.encode_line, output)

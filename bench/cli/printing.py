@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import typer
 
 from bench.cli.flags import Format, RunFormat
 from bench.store import records
+from bench.store.json_store import Provenance
 from bench.store.records import Record
 
 
@@ -42,6 +44,21 @@ def print_records(found: Sequence[Record], output: Format) -> None:
         typer.echo(tables.tradeoff_csv(frame), nl=False)
         return
     typer.echo(tables.tradeoff(frame), nl=False)
+
+
+def print_studies(
+    studies: Sequence[Provenance],
+    report: ModuleType,
+    encode_line: Callable[[Any], str],
+    output: Format,
+) -> None:
+    """Studies: JSON lines, or the CSV or Markdown table of their kind's report."""
+    if output is Format.json:
+        for study in studies:
+            typer.echo(encode_line(study))
+    else:
+        text = report.csv(studies) if output is Format.csv else report.markdown(studies)
+        typer.echo(text, nl=False)
 
 
 def settled(output: RunFormat) -> RunFormat:

@@ -36,6 +36,12 @@ class Chain:
     profile: ChainProfile | None = None
     left_out: tuple[str, ...] = ()
 
+    @property
+    def spans(self) -> list[range]:
+        """The blocks of each container."""
+        ends = (0, *self.borders, len(self))
+        return [range(begin, end) for begin, end in itertools.pairwise(ends)]
+
     def __len__(self) -> int:
         return len(self.blocks)
 

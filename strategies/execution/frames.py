@@ -28,6 +28,8 @@ from torch.utils.checkpoint import (
     set_device_states,
 )
 
+from strategies.execution.tensors import has_version
+
 _USER_HOOKS = "_user_hooks"
 Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
 
@@ -109,9 +111,7 @@ class Held:
     @classmethod
     def of(cls, leaf: Any) -> Held | Plain:
         """Any leaf."""
-        if not isinstance(leaf, Tensor) or leaf.is_inference():
-            return Plain(leaf)
-        return cls(_saved(leaf, is_output=False))
+        return cls(_saved(leaf, is_output=False)) if has_version(leaf) else Plain(leaf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +194,9 @@ class Recipe:
                 if call.drawn is not None:
                     call.drawn.restore()
                 made = call.run(scope, *tree_unflatten(leaves, call.spec))
-                wanted = {n: Output(number, n) for n in range(len(made))}
-                outputs |= {o: made[n] for n, o in wanted.items() if o in last}
-                del leaves, made
+                named = {Output(number, n): value for n, value in enumerate(made)}
+                outputs |= {o: value for o, value in named.items() if o in last}
+                del leaves, made, named
 
 
 def _value(source: Source, given: Sequence[Any], outputs: dict[Source, Any]) -> Any:
@@ -266,12 +266,12 @@ class Frame:
 
     def _learn(self, leaves: Sequence[Any], source: Callable[[int], Source]) -> None:
         for number, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor) and not leaf.is_inference():
+            if has_version(leaf):
                 self.known[_identity(leaf)] = weakref.ref(leaf), leaf._version, source(number)
 
     def _source(self, leaf: Any) -> Source | None:
         """Where a tensor comes from, if it is as it was then."""
-        if not isinstance(leaf, Tensor) or leaf.is_inference():
+        if not has_version(leaf):
             return None
         reference, version, source = self.known.get(_identity(leaf), (lambda: None, 0, None))
         return None if reference() is None or version != leaf._version else source

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.randoms import is_generator
 from strategies.execution.stand_in import Replicate, StandIn
-from strategies.execution.tensors import tensors_in
+from strategies.execution.tensors import has_version, tensors_in
 
 Values = dict[str, Any]
 Make = Callable[[], Any]
@@ -72,7 +72,7 @@ class Place:
     def of(cls, module: nn.Module, values: Values) -> Place:
         """Look through the values."""
         own = {name: value for name, value in values.items() if name not in _OWN}
-        tensors = [n for n, v in own.items() if isinstance(v, Tensor) and not v.is_inference()]
+        tensors = [name for name, value in own.items() if has_version(value)]
         containers = [name for name, value in own.items() if isinstance(value, _CONTAINERS)]
         generators = [name for name, value in own.items() if is_generator(value)]
         kinds = tuple(map(type, own.values()))
@@ -149,8 +149,3 @@ def written_to(leaf: Any) -> int:
 def has_tensors(leaf: Any) -> bool:
     """Whether it is an object that may hold tensors."""
     return type(leaf) not in SIMPLE and (dataclasses.is_dataclass(leaf) or has_state(leaf))
-
-
-def has_version(value: Any) -> bool:
-    """Whether it is a tensor that knows how often it was written to."""
-    return isinstance(value, Tensor) and not value.is_inference()

@@ -46,3 +46,8 @@ def dense_parts(tensor: Tensor) -> list[Tensor]:
 def storage_key(tensor: Tensor) -> int:
     """What tells a tensor's memory from all other that is alive."""
     return int(dense_parts(tensor)[0].untyped_storage()._cdata)
+
+
+def has_version(value: Any) -> bool:
+    """Whether it is a tensor that knows how often it was written to."""
+    return isinstance(value, Tensor) and not value.is_inference()

@@ -33,9 +33,8 @@ class Coverage:
 
     def sentences(self, chain: Chain) -> Iterator[str]:
         """For a user: which blocks there are, and how much of the memory is theirs."""
-        starts = (0, *chain.borders, len(chain))
-        towers = zip(chain.paths, starts, starts[1:], strict=False)
-        counts = [f"{end - begin} of {path or 'the model'}" for path, begin, end in towers]
+        towers = zip(chain.paths, chain.spans, strict=True)
+        counts = [f"{len(span)} of {path or 'the model'}" for path, span in towers]
         total_bytes = self.inside_bytes + self.outside_bytes
         share = self.inside_bytes / total_bytes if total_bytes else 0.0
         yield f"blocks: {' and '.join(counts)}; they save {share:.0%} of what forward saves"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 from typing import Any
 
 import torch
@@ -27,9 +26,8 @@ def ordered(chain: Chain, step: Step) -> Chain:
     if len(chain.containers) < 2:
         return chain
     order = _running_order(chain, step)
-    starts = (0, *chain.borders, len(chain))
-    spans = [range(begin, end) for begin, end in itertools.pairwise(starts)]
-    running = {order.index(span[0]): n for n, span in enumerate(spans) if _runs(order, span)}
+    towers = enumerate(chain.spans)
+    running = {order.index(span[0]): n for n, span in towers if _runs(order, span)}
     if not running:
         return chain
     places = [number for _, number in sorted(running.items())]
