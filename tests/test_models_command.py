@@ -138,6 +138,10 @@ def test_the_table():
     absent = made("timm vit", library="timm", library_version=None)
     dead = made("rwkv", problem="crash: signal SIGSEGV")
     text = report.markdown([sized("gpt2", 500, 400), sized("t5", 300, 400), wrong, absent, dead])
+    assert text.splitlines()[2].startswith("cpu (")
+    assert text.splitlines()[2].endswith("; transformers 5.0")
+    assert f"torch {MADE['torch_version']}; {MADE['started_at_utc'][:10]}" in text
+    assert "cpu (" not in report.markdown([absent])
     assert "4 architectures were here, 1 need a library that is not installed; 1 came to" in text
     assert "Models under a strategy: 1 WRONG, 2 bitwise, 2 refused." in text
     assert "in 1 of 2 models, and lower in 1." in text

@@ -33,11 +33,30 @@ def markdown(studies: Sequence[Study]) -> str:
     header = ("Model", "Library", "Blocks", *(f"`{spec}`" for spec in specs), *TAIL)
     body = [_line(study, specs) for study in studies]
     parts = ["# Real architectures\n", NOTES, summary(studies) + "\n"]
+    if installed:
+        parts.insert(1, cell(where(installed)) + "\n")
     parts.append(display.table(header, body, right=len(TAIL)))
     reasons = [f"- {cell(text)}" for study in installed for text in _reasons(study)]
     if reasons:
         parts.append("## Why\n\n" + "\n".join(reasons) + "\n")
     return "\n".join(parts)
+
+
+def where(studies: Sequence[Study]) -> str:
+    """Where, when and with what they were trained: of a CPU, whatever accelerator there was."""
+    rows = [
+        {
+            "device": "cpu",
+            "device_name": study.machine["processor"],
+            "modelled": False,
+            "torch_version": study.torch_version,
+            "started_at_utc": study.started_at_utc,
+        }
+        for study in studies
+    ]
+    libraries = {f"{study.library} {study.library_version}" for study in studies}
+    others = sorted(text for text in libraries if not text.startswith("torch "))
+    return "; ".join([display.where(rows), *others])
 
 
 def summary(studies: Sequence[Study]) -> str:
