@@ -23,7 +23,7 @@ from torch import nn
 import strategies
 from strategies import Applied, Unsupported, flash_checkpoint, selective
 from strategies.contract.layered import Layered
-from strategies.execution import attention_core, groups
+from strategies.execution import attention_core, layout
 from strategies.execution.checkpoint import CheckpointedForward
 from strategies.schedules import plan as plans
 
@@ -113,7 +113,7 @@ def test_a_failed_install_leaves_the_model_as_it_was(monkeypatch):
     def fail(*_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(groups, "install", fail)
+    monkeypatch.setattr(layout, "install", fail)
     for spec in ("sqrt", "selective", "flash_checkpoint"):
         with pytest.raises(RuntimeError, match="no"):
             strategies.apply(model, spec)

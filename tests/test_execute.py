@@ -32,7 +32,7 @@ from torch import nn
 
 import strategies
 from strategies import Unsupported
-from strategies.execution import groups
+from strategies.execution import layout
 from strategies.execution.state import BlockState
 from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.undo import undo_all
@@ -46,7 +46,7 @@ def check_plan(model, plan):
     """Same step as without a plan, and as many forwards as the plan says."""
     chain = strategies.find_chain(model)
     wanted = step(copy.deepcopy(model), ROWS)
-    undos = groups.install(chain, plan)
+    undos = layout.install(chain, plan)
     with counted(chain.blocks) as counts:
         found = step(model, ROWS)
     undo_all(undos)
@@ -77,7 +77,7 @@ def test_one_block():
     model = nn.ModuleList([Stage()])
     chain = strategies.Chain((model,), ("",), (model[0],), ("0",), ())
     for spec, count in (("every_layer", 2), ("every_k(k=2)", 2), ("sqrt", 1), ("none", 1)):
-        undos = groups.install(chain, strategies.get(spec).plan(chain))
+        undos = layout.install(chain, strategies.get(spec).plan(chain))
         with counted(list(chain.blocks)) as counts:
             chain.blocks[0](ROWS).sum().backward()
         undo_all(undos)
@@ -112,7 +112,7 @@ def test_any_plan_of_a_block_that_repeats(plan):
     model = Shared()
     block = model.h[0]
     wanted = step(copy.deepcopy(model), ROWS)
-    undos = groups.install(strategies.find_chain(model), plan)
+    undos = layout.install(strategies.find_chain(model), plan)
     with counted([block]) as counts:
         found = step(model, ROWS)
     undo_all(undos)
@@ -147,7 +147,7 @@ def test_any_plan_is_cut_between_containers(plan):
 def test_a_plan_must_fit_the_chain():
     chain = strategies.find_chain(chain_of(3))
     with pytest.raises(ValueError, match="blocks 0 to 2 once each"):
-        groups.install(chain, (0, 1))
+        layout.install(chain, (0, 1))
 
 
 # What a model may do with its blocks.
@@ -172,7 +172,7 @@ def test_a_container_stays_what_it_is(spec):
 
 def test_blocks_that_are_kept_are_left_alone():
     model = Loop()
-    undos = groups.install(strategies.find_chain(model), (0, (1, 2), 3, (4,)))
+    undos = layout.install(strategies.find_chain(model), (0, (1, 2), 3, (4,)))
     assert ["forward" in vars(block) for block in model.h] == [False, True, True, False, True]
     undo_all(undos)
 
@@ -220,11 +220,11 @@ def test_parts_of_a_list():
     reference.load_state_dict(model.state_dict())
     wanted = step(reference, ROWS)
     for text in ("[0 1 2] [3 4]", "[0 1] [2] 3 [4]"):
-        undos = groups.install(strategies.find_chain(model), plans.parse(text))
+        undos = layout.install(strategies.find_chain(model), plans.parse(text))
         assert_same(step(model, ROWS), wanted)
         undo_all(undos)
     # Nothing happens between the parts, so even a group across them may run.
-    undos = groups.install(strategies.find_chain(model), plans.parse("[0 1] [2 3] 4"))
+    undos = layout.install(strategies.find_chain(model), plans.parse("[0 1] [2 3] 4"))
     assert_same(step(model, ROWS), wanted)
 
 
@@ -260,7 +260,7 @@ def test_any_plan_of_a_model_that_does_more_than_run_its_blocks(name, plan):
     case = CASES[name]
     model = case.model()
     wanted = step(case.model(), case.input())
-    undos = groups.install(strategies.find_chain(model), plan)
+    undos = layout.install(strategies.find_chain(model), plan)
     assert_same(step(model, case.input()), wanted)
     undo_all(undos)
 
@@ -294,7 +294,7 @@ def test_any_plan_of_a_model_that_draws_writes_and_skips(plan, number):
     model = Busy()
     data = torch.randn(3, WIDTH)
     wanted = step(copy.deepcopy(model), data, passes=3)
-    undos = groups.install(strategies.find_chain(model), plan)
+    undos = layout.install(strategies.find_chain(model), plan)
     assert_same(step(model, data, passes=3), wanted)
     undo_all(undos)
 
@@ -332,7 +332,7 @@ def test_a_group_that_begins_late_or_ends_early(first):
 
     model.forward = forward
     wanted = step(model, ROWS)
-    undos = groups.install(strategies.find_chain(model), (tuple(range(BLOCKS)),))
+    undos = layout.install(strategies.find_chain(model), (tuple(range(BLOCKS)),))
     for _ in range(2):
         assert_same(step(model, ROWS), wanted)
     undo_all(undos)
@@ -552,7 +552,7 @@ def test_any_plan_of_blocks_with_arguments_of_their_own(plan):
     seed(0)
     model = EachItsOwn()
     wanted = step(model, ROWS)
-    undos = groups.install(strategies.find_chain(model), plan)
+    undos = layout.install(strategies.find_chain(model), plan)
     assert_same(step(model, ROWS), wanted)
     undo_all(undos)
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import strategies
 from strategies import Unsupported, find_chain
-from strategies.execution import groups
+from strategies.execution import layout
 from strategies.storage import Disk, Storage
 
 WIDTH = 4
@@ -344,7 +344,7 @@ def apply(model, plan, storage):
         strategies.apply(model, plan)
         return
     kept = {"none": None, "disk": Storage(tier=Disk()), "device": Storage()}[storage]
-    groups.install(find_chain(model), plan, kept)
+    layout.install(find_chain(model), plan, kept)
 
 
 def reference(model, run):

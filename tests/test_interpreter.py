@@ -13,7 +13,7 @@ from nested import random_profile
 from test_operators import some_policy, without_random_states
 
 from bench.measure.forwards import count_forwards
-from strategies.execution import block_modes, groups
+from strategies.execution import block_modes, layout
 from strategies.execution.undo import undo_all
 from strategies.profiling.flops import count_flops
 from strategies.profiling.profiler import profile_chain
@@ -69,7 +69,7 @@ def test_bytes_flops_and_counts_are_those_of_the_step(workload, seed):
     made, profile = profiled(workload)
     chain, schedule = tiny.chain_of(made), random_schedule(seed, profile)
     undos = block_modes.install(chain, dict(enumerate(schedule.modes)))
-    undos += groups.install(chain, schedule.plan)
+    undos += layout.install(chain, schedule.plan)
     try:
         ledger = tiny.watch(made)
         flops = count_flops(made.forward, made.backward)

@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         "no context surrounds a checkpoint",
         EXECUTION,
-        "context_fn=Contexts(state, leaves, more)",
-        "context_fn=Contexts(None, leaves, more)",
+        "Watched(state, leaves, more) if state else",
+        "Watched(state, leaves, more) if False else",
         [f"{PROMISE}[every_layer-norms]"],
     ),
     Mutation(

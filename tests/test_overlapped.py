@@ -19,7 +19,7 @@ from test_chain_profile import SIZES, HeadKeepsItsOutput
 from torch import nn
 
 import strategies
-from strategies.execution import groups
+from strategies.execution import layout
 from strategies.execution.undo import undo_all
 from strategies.profiling.profiler import profile_chain
 from strategies.schedules import plan as plans
@@ -41,7 +41,7 @@ def profiled(workload):
 
 @contextlib.contextmanager
 def under(chain, schedule, tier):
-    undos = groups.install(chain, schedule.plan, Storage(tier=tier), schedule.offloaded)
+    undos = layout.install(chain, schedule.plan, Storage(tier=tier), schedule.offloaded)
     try:
         yield
     finally:
@@ -251,7 +251,7 @@ def put_under(model, folder):
     chain = strategies.find_chain(model)
     schedule = Schedule(((0,), (1,), (2,), (3,)), (), frozenset({0, 1, 2, 3}))
     tier = Overlapped(Disk(directory=str(folder)))
-    return groups.install(chain, schedule.plan, Storage(tier=tier), schedule.offloaded), tier
+    return layout.install(chain, schedule.plan, Storage(tier=tier), schedule.offloaded), tier
 
 
 def test_a_second_backward_and_then_no_files(tmp_path):

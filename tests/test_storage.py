@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import strategies
 from strategies import Unsupported
-from strategies.execution.groups import install
+from strategies.execution.layout import install
 from strategies.schedules import plan as plans
 from strategies.storage import CODECS, TIERS, Device, Disk, Host, Storage, codecs, tiers
 from strategies.storage.auto import Auto

@@ -10,7 +10,7 @@ from bench import workloads
 from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.run import worker
-from strategies.execution import groups
+from strategies.execution import layout
 from strategies.execution.undo import undo_all
 from strategies.profiling.ledger import Ledger
 from strategies.schedules import plan as plans
@@ -60,7 +60,7 @@ def chain_of(step):
 def under(step, plan):
     """The step's model under a plan, written as text."""
     chain = chain_of(step)
-    undos = groups.install(chain, plans.parse(plan))
+    undos = layout.install(chain, plans.parse(plan))
     try:
         yield plans.split(plans.parse(plan), chain.borders)
     finally:

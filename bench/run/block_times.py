@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.measure.time import Switch, interleave, synchronize
 from strategies.execution import block_modes as modes_of
 from strategies.execution.chain import Chain
-from strategies.execution.groups import install
+from strategies.execution.layout import install
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.saved import hooks
 from strategies.profiling.step import Step

@@ -14,7 +14,7 @@ from strategies.contract import caches
 from strategies.contract.profiled import profiled
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
-from strategies.execution import block_modes, groups
+from strategies.execution import block_modes, layout
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import compiled
@@ -73,7 +73,7 @@ class Prepared:
                 undos += [compiled(block, options) for block in dict.fromkeys(self.chain.blocks)]
             undos += self.strategy.install(self.model, self.chain)
             undos += block_modes.install(self.chain, dict(enumerate(self.schedule.modes)))
-            undos += groups.install(self.chain, self.plan, self.storage, self.stored, self.model)
+            undos += layout.install(self.chain, self.plan, self.storage, self.stored, self.model)
             if undos:
                 undos += caches.turn_off(self.model, self.chain)
         return undos

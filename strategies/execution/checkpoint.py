@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from strategies.execution.contexts import Contexts, Pair
+from strategies.execution.contexts import Pair, Watched
 from strategies.execution.state import BlockState, WatchingStandIn
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
@@ -21,26 +21,20 @@ _FLAT = frozenset({Tensor, nn.Parameter, type(None), bool, int, float, str})
 
 
 class Call:
-    """A call, to be repeated from the leaves of its arguments.
+    """A call with containers or keywords, to be repeated from the leaves of its arguments.
 
     The first time, with the arguments themselves, which it may write to (a list of all hidden
     states); again, with new containers of the same leaves.
     """
 
-    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        self.function = function
-        self.first: tuple[Any, Any] | None = (args, kwargs)
-        self.spec: TreeSpec | None = None
-        self.leaves = args
-        if kwargs or not _FLAT.issuperset(map(type, args)):
-            self.leaves, self.spec = tree_flatten((args, kwargs))
+    def __init__(self, function: Callable[..., Any], spec: TreeSpec, *first: Any) -> None:
+        self.function, self.spec = function, spec
+        self.first: tuple[Any, ...] | None = first
 
     def __call__(self, *leaves: Any) -> Any:
         """Run it."""
         first, self.first = self.first, None
-        if first is None:
-            first = (leaves, {}) if self.spec is None else tree_unflatten(leaves, self.spec)
-        args, kwargs = first
+        args, kwargs = first or tree_unflatten(leaves, self.spec)
         return self.function(*args, **kwargs)
 
 
@@ -67,9 +61,12 @@ def recompute(
         return function(*args, **kwargs)
     if torch.compiler.is_compiling():  # which sees what is written in place
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
-    call = Call(function, args, kwargs)
-    leaves, call.leaves = call.leaves, ()
-    return checkpoint(call, *leaves, use_reentrant=False, context_fn=Contexts(state, leaves, more))
+    leaves: Sequence[Any] = args
+    if kwargs or not _FLAT.issuperset(map(type, args)):
+        leaves, spec = tree_flatten((args, kwargs))
+        function = Call(function, spec, args, kwargs)
+    contexts = Watched(state, leaves, more) if state else more or noop_context_fn
+    return checkpoint(function, *leaves, use_reentrant=False, context_fn=contexts)
 
 
 def boundary_of(

@@ -20,8 +20,8 @@ from strategies.execution.state import BlockState
 Pair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 
 
-class Contexts:
-    """``context_fn`` of one checkpoint.
+class Watched:
+    """``context_fn`` of one checkpoint, and its context of forward: finds out what the block met.
 
     Attributes:
         state: of the block that runs under it.
@@ -30,27 +30,19 @@ class Contexts:
     """
 
     def __init__(
-        self, state: BlockState | None, leaves: Sequence[Any], more: Callable[[], Pair] | None
+        self, state: BlockState, leaves: Sequence[Any], more: Callable[[], Pair] | None
     ) -> None:
-        self.state, self.leaves, self.more = state, leaves, more
+        self.state, self.leaves = state, leaves
+        self.more: AbstractContextManager[Any] | None = None
+        self.again: AbstractContextManager[Any] | None = None
+        if more is not None:
+            self.more, self.again = more()
+        self.met: Met | None = None
 
     def __call__(self) -> Pair:
-        """Of one call."""
-        forward, again = self.more() if self.more else (None, None)
-        if self.state is None:
-            return forward or contextlib.nullcontext(), again or contextlib.nullcontext()
-        watched = Watched(self.state, self.leaves, forward)
-        return watched, Recompute(watched, again)
-
-
-class Watched:
-    """Of forward: finds out what the block met."""
-
-    def __init__(
-        self, state: BlockState, leaves: Sequence[Any], more: AbstractContextManager[Any] | None
-    ) -> None:
-        self.state, self.leaves, self.more = state, leaves, more
-        self.met: Met | None = None
+        """Of forward and of recompute."""
+        again, self.again = self.again, None
+        return self, Recompute(self, again)
 
     def __enter__(self) -> None:
         """Look."""

@@ -18,6 +18,7 @@ from strategies.execution.places import (
     filled,
     has_tensors,
     reachable,
+    values_of,
     written_to,
 )
 from strategies.execution.randoms import Restore, Shared, is_generator, own_state
@@ -33,7 +34,10 @@ class Met:
     """What a block's forward met; met again by each of its recomputes.
 
     Attributes:
-        places: dictionaries of attributes and buffers, and all that each held.
+        places: dictionaries of attributes and buffers.
+        names: that each had.
+        values: all that they held, one after the other: most forwards change none of it, and one
+            look over everything says so.
         made: dictionaries, and for some names how to make what was there.
         generators: that may have been drawn from, and how to put them back.
         shared: the generators that all share, if the forward drew from them.
@@ -47,9 +51,14 @@ class Met:
     """
 
     def __init__(
-        self, places: Sequence[Values], norms: Sequence[nn.Module], leaves: Sequence[Any]
+        self,
+        places: Sequence[Values],
+        names: Sequence[tuple[str, ...]],
+        norms: Sequence[nn.Module],
+        leaves: Sequence[Any],
     ) -> None:
-        self.places = [(values, values.copy()) for values in places]
+        self.places, self.names = places, names
+        self.values = values_of(places)
         self.made: list[tuple[Values, dict[str, Make]]] = []
         self.generators: list[tuple[Any, Restore]] = []
         self.objects: list[tuple[Any, int]] = []
@@ -62,7 +71,8 @@ class Met:
         self.replaced: list[tuple[Values, Values, list[str]]] = []
         if not SIMPLE.issuperset(map(type, leaves)):
             objects = reachable(leaves)
-            self.places += [(values, values.copy()) for values in objects]
+            self.places, self.names = [*places, *objects], [*names, *map(tuple, objects)]
+            self.values += values_of(objects)
             self.contents = [(values, contents(values)) for values in objects]
             self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
             self.objects = [(leaf, written_to(leaf)) for leaf in leaves if has_tensors(leaf)]
@@ -82,20 +92,24 @@ class Met:
             Whether the forward replaced anything.
         """
         self.replaced = self.others()
+        ends: dict[int, Tensor] = {}
         for _, held, names in self.replaced:
             for name in names:
                 value = held.get(name)
                 if isinstance(value, Tensor) and value.grad_fn is not None:
-                    held[name] = value.detach().requires_grad_()
+                    held[name] = ends[id(value)] = value.detach().requires_grad_()
+        if ends:
+            self.values = tuple(ends.get(id(value), value) for value in self.values)
         return bool(self.replaced)
 
     def others(self) -> list[tuple[Values, Values, list[str]]]:
         """The places that hold something else by now, what they held, and the names."""
-        others = [
-            (now, held, _names(now, held))
-            for now, held in self.places
-            if len(now) != len(held) or not all(map(operator.is_, now.values(), held.values()))
-        ]
+        values = values_of(self.places)
+        if len(values) == len(self.values) and all(map(operator.is_, values, self.values)):
+            return []
+        rest = iter(self.values)
+        held = [dict(zip(names, rest, strict=False)) for names in self.names]
+        others = [(now, was, _names(now, was)) for now, was in zip(self.places, held, strict=True)]
         return [other for other in others if other[2]]
 
     def restore(self) -> contextlib.ExitStack | None:

@@ -9,6 +9,7 @@ import operator
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from strategies.execution.tensors import has_version, tensors_in
 Values = dict[str, Any]
 Make = Callable[[], Any]
 Contents = dict[str, tuple[Any, Any]]
+_VALUES = operator.methodcaller("values")
 _OWN = frozenset(nn.Module().__dict__) - {"training"}
 _CONTAINERS = (list, dict, set, deque)
 # What has attributes, but none that a forward would change.
@@ -49,9 +51,6 @@ class Place:
         tensors: names of tensors, which a forward might write to.
         containers: names of lists and the like, which it might fill.
         generators: names of generators, from which it might draw.
-        names: of all values that are not those of any module.
-        kinds: their types: where one is another, all is looked through again.
-        size: how many values there are, those of any module among them.
     """
 
     module: nn.Module
@@ -59,14 +58,6 @@ class Place:
     tensors: list[str]
     containers: list[str]
     generators: list[str]
-    names: tuple[str, ...]
-    kinds: tuple[type, ...]
-    size: int
-
-    def is_fresh(self) -> bool:
-        """Whether the names are still right."""
-        kinds = tuple(map(type, map(self.values.get, self.names)))
-        return kinds == self.kinds and len(self.values) == self.size
 
     @classmethod
     def of(cls, module: nn.Module, values: Values) -> Place:
@@ -75,8 +66,17 @@ class Place:
         tensors = [name for name, value in own.items() if has_version(value)]
         containers = [name for name, value in own.items() if isinstance(value, _CONTAINERS)]
         generators = [name for name, value in own.items() if is_generator(value)]
-        kinds = tuple(map(type, own.values()))
-        return cls(module, values, tensors, containers, generators, tuple(own), kinds, len(values))
+        return cls(module, values, tensors, containers, generators)
+
+
+def values_of(places: Iterable[Values]) -> tuple[Any, ...]:
+    """All values, one after the other."""
+    return tuple(chain.from_iterable(map(_VALUES, places)))
+
+
+def names_of(places: Iterable[Values]) -> tuple[str, ...]:
+    """Their names, likewise."""
+    return tuple(chain.from_iterable(places))
 
 
 def dictionaries(module: nn.Module) -> Iterator[Values]:

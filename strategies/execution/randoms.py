@@ -40,14 +40,23 @@ def own_state(generator: Any) -> Restore:
     return functools.partial(setattr, bits, "state", bits.state)
 
 
-def _marks() -> tuple[bytes, bytes]:
+def _marks() -> tuple[int, int]:
     """A position and a word of Python's and of numpy's shared generator."""
-    python = ctypes.string_at(id(random._inst) + _HEAD, 8)
     module = sys.modules.get("numpy.random.mtrand")
     if module is None:
-        return python, b""
-    place = module._rand._bit_generator.ctypes.state_address
-    return python, ctypes.string_at(place + _LAST_WORD, 8)
+        return _word(id(random._inst) + _HEAD), 0
+    return _word(id(random._inst) + _HEAD), _word(_numpy_words(module._rand._bit_generator))
+
+
+def _word(address: int) -> int:
+    return ctypes.c_uint64.from_address(address).value
+
+
+@functools.lru_cache(maxsize=1)
+def _numpy_words(bits: Any) -> int:
+    """The address of the last of a numpy generator's words; asking takes long."""
+    address: int = bits.ctypes.state_address
+    return address + _LAST_WORD
 
 
 def _states() -> tuple[Any, Any]:

@@ -30,6 +30,8 @@ from strategies.execution.places import (
     contents,
     dictionaries,
     filled,
+    names_of,
+    values_of,
     written_to,
 )
 from strategies.execution.randoms import Shared, own_state
@@ -58,34 +60,41 @@ class BlockState:
         self._forget()
 
     def _forget(self) -> None:
-        self.children: list[tuple[Values, tuple[Any, ...]]] = []
-        self.all: list[Place] = []
+        self.trees: list[Values] = []
         self.places: list[Values] = []
+        self.names: list[tuple[str, ...]] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
+        self.shape: tuple[Any, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        found = ("children", "all", "places", "special", "norms")
-        return {**vars(self), **{name: [] for name in found}}
+        return {"root": self.root, "draws": self.draws}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     def _refresh(self) -> None:
         """Look again where values are, if modules or values of other kinds came or went."""
-        if self.places and self._is_fresh():
+        if self.shape and self.shape == self._shape():
             return
-        self._forget()
+        modules = list(self.root.modules())
         seen: dict[int, Place] = {}
-        for module in self.root.modules():
-            self.children.append((module._modules, tuple(module._modules.values())))
+        for module in modules:
             for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
-        self.all, self.places = list(seen.values()), [place.values for place in seen.values()]
-        self.places += [m._parameters for m in self.root.modules() if m._parameters]
+        self.trees = [module._modules for module in modules]
+        self.places = [place.values for place in seen.values()]
+        self.places += [module._parameters for module in modules if module._parameters]
+        self.names = list(map(tuple, self.places))
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
-        self.norms = [module for module in self.root.modules() if isinstance(module, _NormBase)]
+        self.norms = [module for module in modules if isinstance(module, _NormBase)]
+        self.shape = self._shape()
 
-    def _is_fresh(self) -> bool:
-        same = all(tuple(own.values()) == then for own, then in self.children)
-        return same and all(place.is_fresh() for place in self.all)
+    def _shape(self) -> tuple[Any, ...]:
+        """What shows that modules, or values of other kinds, came or went."""
+        kinds = tuple(map(type, values_of(self.places)))
+        return values_of(self.trees), names_of(self.places), kinds
 
     def begin(self, leaves: Sequence[Any] = ()) -> Met:
         """The block's forward begins.
@@ -94,7 +103,7 @@ class BlockState:
             leaves: of the block's arguments, among which may be generators and objects.
         """
         self._refresh()
-        met = Met(self.places, self.norms, leaves)
+        met = Met(self.places, self.names, self.norms, leaves)
         met.shared = Shared(full=self.draws)
         met.special = [Before(place) for place in self.special]
         met.versions = list(map(written_to, leaves))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from torch._subclasses.fake_tensor import FakeTensor
 
 from strategies.execution import block_modes as modes_of
-from strategies.execution import groups, op_policies
+from strategies.execution import layout, op_policies
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
@@ -64,7 +64,7 @@ def profile_chain(
     how = How(rates, scratch and _is_real_cpu(step))
     saved = watch_saved(step, chain)
     normal = how.watch(step, chain)
-    with installed(lambda: groups.install(chain, plans.uniform(len(chain), 1))):
+    with installed(lambda: layout.install(chain, plans.uniform(len(chain), 1))):
         recomputed = how.watch(step, chain)
     everywhere = [dict.fromkeys(modes_of.supporting(chain, name), name) for name in modes]
     others = [_watch_modes(step, chain, names, how) for names in (*everywhere, *assigned)]
