@@ -23,6 +23,8 @@ def apply(
     example: Any = None,
     loss: Callable[[Any], Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    accumulation: bool = False,
+    keep_output: bool = True,
     chain: Chain | None = None,
     compile_blocks: bool | Mapping[str, Any] = False,
     check: bool = False,
@@ -46,7 +48,12 @@ def apply(
             times, on fake tensors if it does not fit. Gradients, buffers and random states are
             afterwards what they were.
         loss: of the model's output on the example; default: its ``.loss``, or else its sum.
-        optimizer: whose state counts into a budget, as far as it exists by now.
+        optimizer: whose update is a part of the step that a budget is of, and whose state counts,
+            whether it exists by now or not.
+        accumulation: the step that a budget is of adds to gradients that exist: several batches
+            before an update, or ``zero_grad(set_to_none=False)``.
+        keep_output: the training loop holds a step's output until the next step's is there, as
+            ``out = model(batch); out.loss.backward()`` in a loop does; a budget is of that.
         chain: instead of ``blocks`` and ``example``: the blocks, with what was found out about
             them before (`strategies.profiled`).
         compile_blocks: call ``block.compile()`` for every block first, with these options: what a
@@ -63,7 +70,9 @@ def apply(
         Unsupported: the strategy cannot run on this model or its device, or changes its gradient;
             the model is as it was.
     """
-    step = None if example is None else ExampleStep(model, detached(example), loss, optimizer)
+    step = None
+    if example is not None:
+        step = ExampleStep(model, detached(example), loss, optimizer, accumulation, keep_output)
     prepared = prepare(model, strategy, blocks=blocks, step=step, chain=chain, **params)
     reference = outcome(model, step) if check else None
     applied = prepared.apply(compile_blocks=compile_blocks)

@@ -74,7 +74,7 @@ class Prepared:
             undos += self.strategy.install(self.model, self.chain)
             undos += block_modes.install(self.chain, dict(enumerate(self.schedule.modes)))
             undos += layout.install(self.chain, self.plan, self.storage, self.stored, self.model)
-            if undos:
+            if undos or self.prediction is not None:  # which is of a model without
                 undos += caches.turn_off(self.model, self.chain)
         return undos
 

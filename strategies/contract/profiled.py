@@ -6,6 +6,7 @@ import dataclasses
 import gc
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -17,6 +18,7 @@ from strategies.execution.undo import installed
 from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.order import ordered
 from strategies.profiling.step import ExampleStep, Step, preserved
+from strategies.profiling.update import update_cost
 
 
 def profiled(
@@ -38,7 +40,8 @@ def profiled(
     if step is None:
         return chain
     with installed(lambda: caches.turn_off(model, chain)), preserved(model):
-        return _profiled(chain, get(strategy), step)
+        chain = _profiled(chain, get(strategy), step)
+    return _updated(chain, step.optimizer) if isinstance(step, ExampleStep) else chain
 
 
 def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
@@ -62,3 +65,17 @@ def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
     profile = dataclasses.replace(fake_chain.profile, faked=True)
     real = find_chain(step.model, fake_chain.paths)
     return dataclasses.replace(real, profile=profile, left_out=fake_chain.left_out)
+
+
+def _updated(chain: Chain, optimizer: torch.optim.Optimizer | None) -> Chain:
+    """The chain whose profile counts the optimizer's update, and the state that it will have."""
+    if chain.profile is None or optimizer is None:
+        return chain
+    update = update_cost(optimizer)
+    resident_bytes = chain.profile.resident_bytes + update.missing_bytes
+    profile = dataclasses.replace(
+        chain.profile,
+        resident_bytes=resident_bytes,
+        update_working_bytes=update.working_bytes,
+    )
+    return dataclasses.replace(chain, profile=profile)

@@ -130,6 +130,8 @@ def _coerce(cls: type[Strategy], field: dataclasses.Field[Any], value: Any) -> A
             value = ast.literal_eval(value)
     if wanted is float and type(value) is int:
         value = float(value)
+    if wanted is str and type(value) is int:
+        value = str(value)
     if field.default is not None and type(value) is not wanted:
         raise ValueError(
             f"{cls.name()}: {field.name} must be of type {wanted.__name__}, not {value!r}"

@@ -24,6 +24,7 @@ from strategies.profiling.ledger import Ledger
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Kept, Saved, watch_saved
+from strategies.profiling.side_gradients import with_side_gradients
 from strategies.profiling.step import Step
 from strategies.profiling.watched import Watched, after, watch_step
 from strategies.schedules import plan as plans
@@ -69,7 +70,7 @@ def profile_chain(
     everywhere = [dict.fromkeys(modes_of.supporting(chain, name), name) for name in modes]
     others = [_watch_modes(step, chain, names, how) for names in (*everywhere, *assigned)]
     listed = watch_operators(step, chain, how.rates, how.trace()) if operators else None
-    gradients = _gradient_bytes(chain)
+    gradients = _gradient_bytes(chain, exist=getattr(step, "accumulation", False))
     blocks = []
     for index in range(len(chain)):
         by_name = {ALL: _mode(ALL, saved.blocks[index], normal, index)}
@@ -81,7 +82,7 @@ def profile_chain(
         steps = (normal, recomputed)
         cost = _block_cost(tuple(by_name.values()), *sizes, steps, index)
         blocks.append(dataclasses.replace(cost, operators=listed[index]) if listed else cost)
-    profile = _assemble(tuple(blocks), normal, saved, chain.borders)
+    profile = with_side_gradients(_assemble(tuple(blocks), normal, saved, chain.borders), normal)
     rates = how.rates
     return dataclasses.replace(
         profile, link_bytes_per_s=rates.link_bytes_per_s, link_tier=rates.link_tier
@@ -180,8 +181,10 @@ def _block_cost(
     )
 
 
-def _gradient_bytes(chain: Chain) -> list[int]:
+def _gradient_bytes(chain: Chain, *, exist: bool) -> list[int]:
     """Bytes of parameter gradients that each block's backward creates; backward runs in reverse."""
+    if exist:
+        return [0] * len(chain)
     seen: set[int] = set()
     sizes = []
     for block in reversed(chain.blocks):

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from strategies.execution.tensors import tensors_in
+
 
 class Step(Protocol):
     """A training step in parts; any object that has them will do.
@@ -61,13 +63,20 @@ class ExampleStep:
         example: a tensor, a sequence of arguments, or a mapping of keyword arguments.
         loss: of the model's output, a scalar; default: ``output.loss`` (or ``output["loss"]``), or
             else the sum of every floating-point tensor in the output.
-        optimizer: whose state counts as resident.
+        optimizer: whose state counts as resident, and whose update as a part of the step.
+        accumulation: gradients exist when the step begins, and it adds to them.
+        keep_output: the training loop holds the output of a step until that of the next is there:
+            ``out = model(batch); out.loss.backward()``, in a loop.
+        output: what it holds.
     """
 
     model: nn.Module
     example: Any
     loss: Callable[[Any], Tensor] | None = None
     optimizer: torch.optim.Optimizer | None = None
+    accumulation: bool = False
+    keep_output: bool = True
+    output: list[Tensor] = dataclasses.field(default_factory=list, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -78,6 +87,8 @@ class ExampleStep:
     def forward(self) -> Tensor:
         """The loss."""
         output = self._call()
+        if self.keep_output:  # not its graph, which backward would have freed
+            self.output = [tensor.detach() for tensor in tensors_in(output)]
         return self.loss(output) if self.loss else default_loss(output)
 
     def _call(self) -> Any:
@@ -95,14 +106,19 @@ class ExampleStep:
         """Nothing: the caller's weights stay as they are."""
 
     def drop_gradients(self) -> None:
-        """Every ``.grad`` to ``None``."""
+        """Every ``.grad`` to ``None``; to zero, where steps accumulate."""
         self.model.zero_grad(set_to_none=True)
+        if self.accumulation:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def resident_tensors(self) -> list[Tensor]:
-        """Parameters, buffers, the example, and the optimizer's state."""
+        """Parameters, buffers, the example, the optimizer's state, and what the loop holds."""
         model, optimizer = self.model, self.optimizer
         state = optimizer.state.values() if optimizer else ()
         values = [*model.parameters(), *model.buffers(), *tree_leaves([self.example, list(state)])]
+        values += [*self.output, *(p.grad for p in model.parameters() if self.accumulation)]
         return [value for value in values if isinstance(value, Tensor)]
 
     def faked(self, mode: FakeTensorMode) -> ExampleStep:
@@ -112,7 +128,7 @@ class ExampleStep:
         )
         with FakeCopyMode(mode):
             model = copy.deepcopy(self.model)
-        return dataclasses.replace(self, model=model, example=example)
+        return dataclasses.replace(self, model=model, example=example, output=[])
 
 
 def default_loss(output: Any) -> Tensor:

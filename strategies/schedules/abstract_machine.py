@@ -162,7 +162,8 @@ class Machine:
         self.visit(profile.head_backward_working_bytes, "backward of the head")
         if profile.head_keeps_output:
             self.drop(0)
-        self.alive_bytes += -profile.boundary_bytes(0) - profile.head_saved_bytes
+        self.alive_bytes -= profile.boundary_bytes(0) + profile.head_saved_bytes
+        self.alive_bytes -= profile.head_gradient_bytes
         self.visit(profile.update_working_bytes, "update")
 
     def unwind(self, node: Node, *, top: bool = False) -> None:

@@ -22,7 +22,8 @@ class BlockCost:
         output_bytes: the boundary that the block hands on.
         unsaved_working_bytes: during a forward inside a checkpoint, which keeps nothing.
         recompute_working_bytes: during recompute and backward of a group of this block alone.
-        gradient_bytes: parameter gradients that its backward creates.
+        gradient_bytes: that its backward leaves alive: gradients of parameters, and of what other
+            blocks are given too; less than zero where such a one comes to its end.
         forward_flops: of one forward.
         last_recompute_flops: of a recompute that stops at the block's last saved tensor.
         forward_s: time of one forward.
@@ -75,6 +76,7 @@ class ChainProfile:
         tail_backward_working_bytes: most alive during the tail's backward, above its start.
         tail_gradient_bytes: parameter gradients alive when the tail's backward ends.
         group_bytes: what each recompute group keeps besides its input (random state).
+        head_gradient_bytes: gradients of what many blocks are given, that its backward frees.
         update_working_bytes: most alive during the optimizer's update, above its start.
         borders: blocks that no recompute group may run across (first of another container).
         fixed_s: time of head, tail, loss and optimizer, forward and backward together.
@@ -99,6 +101,7 @@ class ChainProfile:
     tail_backward_working_bytes: int
     tail_gradient_bytes: int
     group_bytes: int = 0
+    head_gradient_bytes: int = 0
     update_working_bytes: int = 0
     borders: tuple[int, ...] = ()
     fixed_s: float = 0.0

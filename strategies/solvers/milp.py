@@ -106,7 +106,7 @@ def _fixed_bytes(profile: ChainProfile) -> int:
     gradients_bytes = profile.tail_gradient_bytes + sum(b.gradient_bytes for b in profile.blocks)
     kept_bytes = profile.head_saved_bytes + profile.input_bytes
     backward_bytes = gradients_bytes + kept_bytes + profile.head_backward_working_bytes
-    update_bytes = gradients_bytes + profile.update_working_bytes
+    update_bytes = gradients_bytes - profile.head_gradient_bytes + profile.update_working_bytes
     return profile.resident_bytes + max(profile.head_working_bytes, backward_bytes, update_bytes)
 
 

@@ -194,7 +194,8 @@ def fixed_terms_fit(profile: ChainProfile, budget_bytes: int) -> bool:
     """Whether head and update leave room, which no plan changes."""
     gradients = profile.tail_gradient_bytes + sum(b.gradient_bytes for b in profile.blocks)
     head = profile.head_saved_bytes + profile.input_bytes + profile.head_backward_working_bytes
-    needs = (profile.head_working_bytes, gradients + head)
+    update = gradients - profile.head_gradient_bytes + profile.update_working_bytes
+    needs = (profile.head_working_bytes, gradients + head, update)
     return profile.resident_bytes + max(needs) <= budget_bytes
 
 

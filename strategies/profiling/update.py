@@ -1,0 +1,105 @@
+"""What an optimizer's update needs, without running it: on fake tensors, which take no memory."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.optim.optimizer import _default_to_fused_or_foreach
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from strategies.profiling.ledger import Ledger, unique_bytes
+
+_STEPS_SO_FAR = 1000.0
+"""What a fake optimizer reads as its count of steps: past every warm-up that takes less memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateCost:
+    """Bytes of an optimizer's update.
+
+    Attributes:
+        missing_bytes: of the state that its first update will add for good.
+        working_bytes: most alive during an update above what is alive before and after.
+    """
+
+    missing_bytes: int
+    working_bytes: int
+
+
+class _Numbers(TorchDispatchMode):
+    """Answers when an optimizer asks a fake tensor for its number: for its count of steps."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return _number(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _number(tensor: Tensor) -> float | int | bool:
+    if tensor.dtype is torch.bool:
+        return False
+    return _STEPS_SO_FAR if tensor.is_floating_point() else int(_STEPS_SO_FAR)
+
+
+def update_cost(optimizer: torch.optim.Optimizer) -> UpdateCost:
+    """What an update of all parameters costs once the optimizer's state exists.
+
+    Args:
+        optimizer: whose update needs no closure; it is left as it is.
+
+    Raises:
+        Exception: whatever the optimizer raises that cannot run on fake tensors.
+    """
+    before_bytes = unique_bytes(_state(optimizer))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with FakeCopyMode(mode):
+        twin = copy.deepcopy(optimizer)
+    with mode, _Numbers():  # type: ignore[no-untyped-call]
+        _choose_kernels(optimizer, twin)
+        step = getattr(twin, "step")  # noqa: B009 - not a scheduler's, which counts
+        _with_gradients(twin, step)
+        after_bytes = unique_bytes(_state(twin))
+        working_bytes = _with_gradients(twin, step)
+    return UpdateCost(max(0, after_bytes - before_bytes), working_bytes)
+
+
+def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    leaves = tree_leaves(list(optimizer.state.values()))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _choose_kernels(optimizer: torch.optim.Optimizer, twin: torch.optim.Optimizer) -> None:
+    """The twin takes the kernels that the optimizer would; PyTorch chooses by the class."""
+    for real, fake in zip(optimizer.param_groups, twin.param_groups, strict=True):
+        if "foreach" in real and real["foreach"] is None and not real.get("fused"):
+            learning = [p for p in real["params"] if p.requires_grad]
+            _, fake["foreach"] = _default_to_fused_or_foreach(
+                learning, differentiable=bool(real.get("differentiable")), use_fused=False
+            )
+
+
+def _with_gradients(optimizer: torch.optim.Optimizer, step: Callable[[], object]) -> int:
+    """Run an update; most bytes alive meanwhile above those before."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)
+    ledger = Ledger()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    start_bytes = ledger.adopt([*parameters, *gradients, *_state(optimizer)])
+    with ledger:
+        step()
+    return ledger.peak_bytes() - start_bytes
