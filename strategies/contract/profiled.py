@@ -41,7 +41,10 @@ def profiled(
         return chain
     with installed(lambda: caches.turn_off(model, chain)), preserved(model):
         chain = _profiled(chain, get(strategy), step)
-    return _updated(chain, step.optimizer) if isinstance(step, ExampleStep) else chain
+    if not isinstance(step, ExampleStep):
+        return chain
+    step.output = []
+    return _updated(chain, step.optimizer)
 
 
 def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
