@@ -50,13 +50,13 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     from bench.run import planning
     from strategies.schedules import budget as budgets
 
-    chosen = planning.budgeted(strategy, budget)
-    cell = setup.cell(workload, device, chosen.spec(), rounds=0)
-    profile = planning.profile_cell(cell, measured=not modelled, strategy=chosen)
+    planner = planning.budgeted(strategy, budget)
+    cell = setup.cell(workload, device, planner.spec(), rounds=0)
+    profile = planning.profile_cell(cell, measured=not modelled, strategy=planner)
     budget_bytes = budgets.resolve(budget, profile)
-    solution = chosen.solution(profile, budget_bytes)
+    solution = planner.solution(profile, budget_bytes)
     if solution is None:
-        smallest_bytes = chosen.smallest_bytes(profile)
+        smallest_bytes = planner.smallest_bytes(profile)
         raise ValueError(
             f"nothing fits into {budget_bytes:,} bytes; the smallest budget that does is"
             f" {smallest_bytes:,} bytes"
@@ -67,11 +67,11 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         "device": cell.device,
         "modelled": cell.simulated,
         "times": planning.times_of(cell, measured=not modelled),
-        "strategy": chosen.name(),
-        "among": chosen.among,
+        "strategy": planner.name(),
+        "among": planner.among,
         "budget_bytes": budget_bytes,
         **facts_of(answer),
-        **neighbours(answer, chosen),
+        **neighbours(answer, planner),
     }
     lines = [json.dumps(facts, indent=2, ensure_ascii=False)]
     typer.echo("\n".join(lines if output is Format.json else sentences(facts)))

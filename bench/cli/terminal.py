@@ -23,9 +23,9 @@ STRATEGY = 17
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
 
 
-def print_table(found: Sequence[Record], console: Console) -> None:
+def print_table(records: Sequence[Record], console: Console) -> None:
     """A table for each workload and device, and under it what ended badly, with its reason."""
-    for group in tradeoff_groups(build(found)):
+    for group in tradeoff_groups(build(records)):
         shape = display.options(group[0], without=(ATTENTION,))
         console.print(f"{group[0]['workload']} on {display.where(group)}", style="bold", **PLAIN)
         console.print(f"{shape}; {group[0]['precision']}", style="dim", **PLAIN)

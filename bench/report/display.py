@@ -134,8 +134,8 @@ def device(row: Row) -> str:
 
 def options(row: Row, *, without: Sequence[str] = ()) -> str:
     """Workload options as ``batch=4, layers=8``, sorted."""
-    chosen = sorted((k, v) for k, v in row["workload_options"].items() if k not in without)
-    return ", ".join(f"{key}={value}" for key, value in chosen)
+    options = sorted((k, v) for k, v in row["workload_options"].items() if k not in without)
+    return ", ".join(f"{key}={value}" for key, value in options)
 
 
 def sized(count: float) -> str:

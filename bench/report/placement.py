@@ -47,23 +47,23 @@ def place_labels(
     centres = [_steady(xy) for xy in map(axes.transData.transform, points)]
     inside = _settled(axes.bbox)
     leaders: list[Segment] = []
-    taken = [Bbox.from_bounds(x, y, 0, 0).padded(MARKER * scale) for x, y in centres]
-    taken += map(_settled, avoid)
+    obstacles = [Bbox.from_bounds(x, y, 0, 0).padded(MARKER * scale) for x, y in centres]
+    obstacles += map(_settled, avoid)
     labels: list[Bbox] = []
-    made = []
+    notes = []
     for text, point, centre in zip(texts, points, centres, strict=True):
         note = axes.annotate(text, point, xytext=(NEAR, 0), textcoords="offset points", fontsize=8)
         size = note.get_window_extent()
         places = list(_places(centre, size, scale, first))
-        free = [place for place in places if _is_free(place[1], taken, inside)]
+        free = [place for place in places if _is_free(place[1], obstacles, inside)]
         clear = (p for p in free if _is_clear(_leader(centre, *p), p[1], leaders, labels))
         offset, box = next(clear, (free or places)[0])
-        taken.append(box.padded(1.5 * scale))
+        obstacles.append(box.padded(1.5 * scale))
         labels.append(box)
         leaders.append(_leader(centre, offset, box))
         _move(axes, note, offset)
-        made.append(note)
-    return made
+        notes.append(note)
+    return notes
 
 
 def _candidates(first: float) -> Iterator[Point]:
@@ -82,9 +82,9 @@ def _places(centre: Point, size: Bbox, scale: float, first: float) -> Iterator[t
         yield (dx, dy), _box(centre, (dx * scale, dy * scale), size)
 
 
-def _is_free(box: Bbox, taken: Sequence[Bbox], inside: Bbox) -> bool:
+def _is_free(box: Bbox, obstacles: Sequence[Bbox], inside: Bbox) -> bool:
     fits = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
-    return fits and not box.count_overlaps(taken)
+    return fits and not box.count_overlaps(obstacles)
 
 
 def _leader(centre: Point, offset: Point, box: Bbox) -> Segment:

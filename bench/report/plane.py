@@ -43,7 +43,7 @@ def pareto(points: Sequence[Row]) -> list[Row]:
 
 def figure(points: list[Row]) -> Figure:
     """One point a cell, with its interval; the Pareto front is named, the rest in the legend."""
-    drawn, [axes] = canvas.new(8.5, 6.4)
+    figure, [axes] = canvas.new(8.5, 6.4)
     look = families.looks(points)
     draw(axes, points, look)
     front = pareto(points)
@@ -54,14 +54,14 @@ def figure(points: list[Row]) -> Figure:
     axes.set(xlabel="Measured peak, MB (10⁶ bytes)", ylabel="Step time × none, 95 % interval")
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.25 * (high - low), high)  # for names left of what needs least memory
-    _key(drawn, points, look)
-    canvas.head(drawn, "memory against time", points)
+    _key(figure, points, look)
+    canvas.head(figure, "memory against time", points)
     others = [row for row in points if row not in front]
     label(axes, front, [front], others, first=BELOW)
-    return drawn
+    return figure
 
 
-def _key(drawn: Figure, points: Sequence[Row], look: Mapping[str, Look]) -> None:
+def _key(figure: Figure, points: Sequence[Row], look: Mapping[str, Look]) -> None:
     """Under the axes: marker and colour of every strategy, a column a family."""
     of = families.families(points)
     columns: dict[str, list[str]] = {}
@@ -73,7 +73,7 @@ def _key(drawn: Figure, points: Sequence[Row], look: Mapping[str, Look]) -> None
         handles.append(_entry(kind))
         handles += [_entry(name, look[name]) for name in names]
         handles += [_entry("")] * (depth - len(names))
-    drawn.legend(
+    figure.legend(
         handles=handles,
         loc="outside lower center",
         ncols=len(columns),

@@ -166,8 +166,8 @@ def gradient(row: Row) -> str:
 def tradeoff_csv(frame: pd.DataFrame) -> str:
     """Every cell, raw bytes and unrounded FLOPs, ratios to six decimals."""
     data = [{name: plain(row[name]) for name in CSV_COLUMNS} for row in rows(frame)]
-    made = pd.DataFrame(data, columns=list(CSV_COLUMNS), dtype=object)
-    return str(made.to_csv(index=False, lineterminator="\n"))
+    table = pd.DataFrame(data, columns=list(CSV_COLUMNS), dtype=object)
+    return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def plain(value: object) -> object:
@@ -185,8 +185,8 @@ def failures(frame: pd.DataFrame) -> str:
     failed = [row for row in rows(frame) if row["status"] != "ok"]
     header = ("Workload", "Options", "Strategy", "Device", "torch", "Date", "Status", "Reason")
     body = [[cell(text) for text in _failure(row)] for row in failed]
-    made = display.table(header, body) if body else "Every cell ended well.\n"
-    return f"# Cells that failed\n\n{made}"
+    table = display.table(header, body) if body else "Every cell ended well.\n"
+    return f"# Cells that failed\n\n{table}"
 
 
 def _failure(row: Row) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ class Met:
 
     Attributes:
         places: dictionaries of attributes and buffers, and all that each held.
-        made: dictionaries, and for some names how to make what was there.
+        makers: dictionaries, and for some names how to make what was there.
         generators: that may have been drawn from, and how to put them back.
         shared: the generators that all share, if the forward drew from them.
         objects: among the arguments that hold tensors, and how often those had been written to.
@@ -50,7 +50,7 @@ class Met:
         self, places: Sequence[Values], norms: Sequence[nn.Module], leaves: Sequence[Any]
     ) -> None:
         self.places = [(values, values.copy()) for values in places]
-        self.made: list[tuple[Values, dict[str, Make]]] = []
+        self.makers: list[tuple[Values, dict[str, Make]]] = []
         self.generators: list[tuple[Any, Restore]] = []
         self.objects: list[tuple[Any, int]] = []
         self.shared: Shared | None = None
@@ -72,7 +72,7 @@ class Met:
         self.special, self.versions = [], []
         for values, before in self.contents:
             if changed := filled(before):
-                self.made.append((values, changed))
+                self.makers.append((values, changed))
         self.contents = []
 
     def cut(self) -> bool:
@@ -101,7 +101,7 @@ class Met:
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""
         others = self.others()
-        kept = (self.replaced, self.made, self.generators, self.objects, self.shared)
+        kept = (self.replaced, self.makers, self.generators, self.objects, self.shared)
         if not (others or any(kept)):
             return None
         stack = contextlib.ExitStack()
@@ -110,8 +110,8 @@ class Met:
         if any(written_to(leaf) != then for leaf, then in self.objects):
             stack.close()
             raise RuntimeError(_CHANGED)
-        for values, made in self.made:
-            _exchange(stack, values, {name: make() for name, make in made.items()})
+        for values, makers in self.makers:
+            _exchange(stack, values, {name: make() for name, make in makers.items()})
         for generator, restore in self.generators:
             stack.callback(own_state(generator))
             restore()
