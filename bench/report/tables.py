@@ -101,9 +101,8 @@ def tradeoff(frame: pd.DataFrame) -> str:
 
 
 def title(group: Sequence[Row]) -> str:
-    """``gpt-mini on cpu``, modelled if it is."""
-    first = group[0]
-    return f"{first['workload']} on {'modelled ' if first['modelled'] else ''}{first['device']}"
+    """``gpt-mini on cpu``; that a device is modelled is said below, by `display.where`."""
+    return f"{group[0]['workload']} on {group[0]['device']}"
 
 
 def group_table(group: Sequence[Row]) -> str:
