@@ -33,6 +33,13 @@ class Format(enum.StrEnum):
     csv = "csv"
 
 
+class TextFormat(enum.StrEnum):
+    """How to print sentences."""
+
+    text = "text"
+    json = "json"
+
+
 class RunFormat(enum.StrEnum):
     """How to print what was run."""
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from bench.report import canvas, display, plane
 from bench.report.display import Look
 from bench.report.frame import Row, build, rows
-from bench.report.tables import plain
+from bench.report.tables import CELL_COLUMNS, plain
 from bench.store.records import Record
 
 BUDGET = "budget"
@@ -21,18 +21,7 @@ MEASURED = "measured"
 MODELLED = "modelled"
 
 COLUMNS = (
-    "workload",
-    "workload_options",
-    "device",
-    "device_name",
-    "modelled",
-    "precision",
-    "optimizer",
-    "torch_version",
-    "machine_id",
-    "started_at_utc",
-    "strategy",
-    "spec",
+    *CELL_COLUMNS,
     "exact",
     "status",
     "reason",

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.report import display, modelled
 from bench.report.depth import chain_of, order, series
-from bench.report.display import MISSING, cell, code, megabytes, percent, times
+from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import ATTENTION, Row, groups, rows
 from bench.report.metrics import METRICS
 from bench.report.rounding import steady
@@ -39,7 +39,7 @@ NOTES = (
     f"{MISSING} not measured.\n"
 )
 
-CSV_COLUMNS = (
+CELL_COLUMNS = (
     "workload",
     "workload_options",
     "device",
@@ -52,6 +52,10 @@ CSV_COLUMNS = (
     "started_at_utc",
     "strategy",
     "spec",
+)
+"""What the CSV of every kind of table says of a cell, first."""
+CSV_COLUMNS = (
+    *CELL_COLUMNS,
     "label",
     "status",
     "reason",
@@ -131,18 +135,14 @@ def _line(row: Row) -> list[str]:
         code(display.abbreviate(row["plan"]) if row["plan"] else None),
         cell(row["textbook_memory"]),
         megabytes(row["predicted_peak_bytes"]),
-        _amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
-        _amount(row["saved_after_forward_bytes"], row["saved_x_reference"]),
+        display.amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
+        display.amount(row["saved_after_forward_bytes"], row["saved_x_reference"]),
         cell(row["textbook_compute"]),
         percent(row["predicted_recompute_of_forward"]),
         percent(row["recompute_of_forward"]),
         display.interval(row),
         gradient(row),
     ]
-
-
-def _amount(count: int | None, ratio: float | None) -> str:
-    return megabytes(count) if ratio is None else f"{megabytes(count)} ({times(ratio)})"
 
 
 def gradient(row: Row) -> str:
