@@ -164,10 +164,10 @@ class _Backend:
         Raises:
             Unsupported: it draws random numbers that the partitioner may draw anew.
         """
-        drawn = next((str(n.target) for n in joint.graph.nodes if _is_random(n)), None)
-        if drawn and self.fraction < 1:
+        operator = next((str(n.target) for n in joint.graph.nodes if _is_random(n)), None)
+        if operator and self.fraction < 1:
             raise Unsupported(
-                f"memory_budget: the model draws random numbers ({drawn}), and below fraction=1"
+                f"memory_budget: the model draws random numbers ({operator}), and below fraction=1"
                 f" PyTorch may draw others in backward, for a wrong gradient ({_BUG})"
             )
         return joint
@@ -185,8 +185,8 @@ def _argument(node: fx.Node, name: str) -> Any:
     target: Any = node.target
     for position, argument in enumerate(target._schema.arguments):
         if argument.name == name:
-            given = node.args[position : position + 1] or (node.kwargs.get(name),)
-            return argument.default_value if given[0] is None else given[0]
+            values = node.args[position : position + 1] or (node.kwargs.get(name),)
+            return argument.default_value if values[0] is None else values[0]
     return None
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import costs
 import pytest
 import tiny
 import torch
@@ -14,8 +15,6 @@ from bench.run.block_times import GROUPS, StepTimes, with_times
 from strategies.execution.block_modes import MODES
 from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import ExampleStep
-from strategies.schedules.modes import Mode
-from strategies.schedules.profile import BlockCost, ChainProfile
 
 NOW = types.SimpleNamespace(seconds=0.0)
 
@@ -139,39 +138,10 @@ def test_every_kind_of_step_runs_in_every_round(monkeypatch):
 
 # From what was found to a profile.
 
-MODE = Mode(
-    name="all",
-    saved_bytes=4,
-    keeps_input=True,
-    keeps_output=False,
-    forward_working_bytes=1,
-    backward_working_bytes=1,
-    backward_flops=2,
-)
+MODE = costs.mode(saved_bytes=4, backward_flops=2)
 CORE = dataclasses.replace(MODE, name="core", saved_bytes=2, recompute_s=99.0)
-COST = BlockCost(
-    modes=(MODE, CORE),
-    output_bytes=1,
-    unsaved_working_bytes=1,
-    recompute_working_bytes=1,
-    gradient_bytes=1,
-    forward_flops=1,
-    last_recompute_flops=1,
-    forward_s=99.0,
-)
-PROFILE = ChainProfile(
-    blocks=(COST, dataclasses.replace(COST, forward_flops=2), dataclasses.replace(COST)),
-    input_bytes=1,
-    resident_bytes=1,
-    head_saved_bytes=1,
-    head_working_bytes=1,
-    head_backward_working_bytes=1,
-    tail_saved_bytes=1,
-    tail_keeps_input=True,
-    tail_working_bytes=1,
-    tail_backward_working_bytes=1,
-    tail_gradient_bytes=1,
-)
+COST = costs.block(MODE, CORE, forward_s=99.0)
+PROFILE = costs.chain(COST, dataclasses.replace(COST, forward_flops=2), COST)
 
 
 def times(backward_s, step_s=100.0):

@@ -2,84 +2,45 @@
 
 import dataclasses
 
+import costs
 import pytest
 
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
-from strategies.schedules.modes import Mode
-from strategies.schedules.profile import BlockCost, ChainProfile
+
+
+def block(number, gradient_bytes, recomputed, **mode):
+    """The block of a number from 1: 100 bytes saved in the first, 200 in the second, and so on."""
+    return costs.block(
+        costs.mode(
+            saved_bytes=100 * number,
+            forward_working_bytes=100 * number + 50,
+            backward_working_bytes=100 * number + 100,
+            backward_flops=2000 * number,
+            **mode,
+        ),
+        output_bytes=10 + 10 * number,
+        unsaved_working_bytes=100 * number + 20,
+        recompute_working_bytes=100 * number + 230,
+        gradient_bytes=gradient_bytes,
+        forward_flops=1000 * number,
+        last_recompute_flops=recomputed,
+    )
+
 
 BLOCKS = (
-    BlockCost(
-        modes=(
-            Mode(
-                name="all",
-                saved_bytes=100,
-                keeps_input=True,
-                keeps_output=False,
-                forward_working_bytes=150,
-                backward_working_bytes=200,
-                backward_flops=2000,
-                recompute_flops=5,
-            ),
-        ),
-        output_bytes=20,
-        unsaved_working_bytes=120,
-        recompute_working_bytes=330,
-        gradient_bytes=11,
-        forward_flops=1000,
-        last_recompute_flops=900,
-    ),
-    BlockCost(
-        modes=(
-            Mode(
-                name="all",
-                saved_bytes=200,
-                keeps_input=False,
-                keeps_output=True,
-                forward_working_bytes=250,
-                backward_working_bytes=300,
-                backward_flops=4000,
-                recompute_flops=0,
-            ),
-        ),
-        output_bytes=30,
-        unsaved_working_bytes=220,
-        recompute_working_bytes=430,
-        gradient_bytes=12,
-        forward_flops=2000,
-        last_recompute_flops=1700,
-    ),
-    BlockCost(
-        modes=(
-            Mode(
-                name="all",
-                saved_bytes=300,
-                keeps_input=True,
-                keeps_output=False,
-                forward_working_bytes=350,
-                backward_working_bytes=400,
-                backward_flops=6000,
-                recompute_flops=0,
-            ),
-        ),
-        output_bytes=40,
-        unsaved_working_bytes=320,
-        recompute_working_bytes=530,
-        gradient_bytes=13,
-        forward_flops=3000,
-        last_recompute_flops=2500,
-    ),
+    block(1, 11, 900, recompute_flops=5),
+    block(2, 12, 1700, keeps_input=False, keeps_output=True),
+    block(3, 13, 2500),
 )
-PROFILE = ChainProfile(
-    blocks=BLOCKS,
+PROFILE = costs.chain(
+    *BLOCKS,
     input_bytes=10,
     resident_bytes=1000,
     head_saved_bytes=7,
     head_working_bytes=50,
     head_backward_working_bytes=60,
     tail_saved_bytes=5,
-    tail_keeps_input=True,
     tail_working_bytes=40,
     tail_backward_working_bytes=45,
     tail_gradient_bytes=3,

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from test_report_factory import chain, gpt_options, make
 
-from bench.report import canvas, families, plane
+from bench.report import canvas, families, placement, plane
 from bench.report.figures import figures
 from bench.report.frame import build, groups, rows
 from bench.report.placement import LEADER, crossing, place_labels
@@ -182,6 +182,47 @@ def test_leaders_in_the_figure_of_the_readme_do_not_cross():
     assert any(math.hypot(*note.get_position()) > LEADER for note in notes)
     for one, other in itertools.combinations(leaders(notes), 2):
         assert not crossing(one, other)
+
+
+def test_a_label_is_nearest_to_its_own_mark_where_there_is_such_a_place():
+    with mpl.rc_context(canvas.STYLE):
+        axes = canvas.new(8, 5)[1][0]
+        axes.set(xlim=(0, 10), ylim=(0, 10))
+        own, others = (5, 5), [(4.8, 5), (4.8, 5.3), (5, 5.3)]  # left and up is theirs
+        [note] = place_labels(axes, ["offload"], [own], others=others, first=math.pi)
+    box, mark = note.get_window_extent(), axes.transData.transform
+    distance = {p: placement._distance(mark(p), box) for p in (own, *others)}
+    assert min(distance, key=distance.get) == own
+
+
+def test_a_line_leads_to_a_mark_that_others_surround():
+    with mpl.rc_context(canvas.STYLE):
+        axes = canvas.new(8, 5)[1][0]
+        axes.set(xlim=(0, 10), ylim=(0, 10))
+        ring = [(5 + 0.15 * x, 5 + 0.2 * y) for x, y in itertools.product((-1, 0, 1), repeat=2)]
+        [note] = place_labels(axes, ["x"], [(5, 5)], others=[p for p in ring if p != (5, 5)])
+    [line] = [text for text in axes.texts if text is not note]
+    assert line.arrow_patch is not None
+    assert line.xy == note.xy
+
+
+def test_what_is_too_noisy_to_rank_is_hollow_and_the_legend_says_so():
+    noisy = timed("sqrt", 50, 1.2, step_s=[0.6, 0.9, 1.2, 1.5, 1.8])
+    figure, points = plane_of([timed("none", 100, 1.0), noisy, timed("every_k", 60, 1.1)])
+    assert [row["label"] for row in points if row["unstable"]] == ["sqrt"]
+    marks = [p for c in figure.axes[0].collections if (p := c.get_offsets()).size]
+    hollow = [
+        c.get_offsets().tolist()
+        for c in figure.axes[0].collections
+        if c.get_facecolor().tolist() == [[1, 1, 1, 1]]
+    ]
+    assert len(marks) > len(hollow)
+    assert hollow == [[list(plane.at(points[0]))]]
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert plane.HOLLOW in texts
+    figure, _ = plane_of([timed("none", 100, 1.0), timed("sqrt", 50, 1.1)])
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert plane.HOLLOW not in texts
 
 
 def test_segments_that_cross():

@@ -103,7 +103,7 @@ def test_caption_says_device_version_and_date_of_the_records():
 def test_modelled_records_are_called_so():
     record = full("none", device="sim:h100", device_name="NVIDIA H100", modelled=True)
     frame = build([record])
-    assert "## gpt-mini on modelled sim:h100" in tables.tradeoff(frame)
+    assert "## gpt-mini on sim:h100" in tables.tradeoff(frame)
     assert "modelled sim:h100 (NVIDIA H100)" in tables.tradeoff(frame)
     failed = full("none", device="sim:x", modelled=True, status="oom", reason="full")
     assert "modelled sim:x" in tables.failures(build([failed]))
@@ -248,7 +248,7 @@ def test_readme_holds_the_main_table_of_each_device():
     assert re.findall(r"^### (.*)$", text, re.MULTILINE) == ["gpt-mini on cpu", "gpt-mini on cuda"]
     assert "(results/tables/claims.md)" in text
     only = readme.block(build([model]), "t")
-    assert "### gpt-mini on modelled sim:x" in only
+    assert "### gpt-mini on sim:x" in only
 
 
 def test_readme_injection_replaces_what_is_between_and_nothing_else():

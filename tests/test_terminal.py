@@ -57,19 +57,40 @@ def test_brackets_of_a_plan_are_no_markup():
     assert "[0 1] [2 3]" in printed(RECORDS)
 
 
-def test_modelled_is_said():
-    text = printed([make("none", **SHAPE, device="sim:x", device_name="X", modelled=True)])
-    assert "gpt-mini on modelled sim:x" in text
+def test_the_interval_stands_under_the_ratio():
+    noisy = {"step_s": [1.0, 1.1, 1.3, 1.5, 1.6], "none_step_s": [1.0] * 5}
+    text = printed([*RECORDS, make("recursive", **SHAPE, **noisy)])
+    above, below = text.partition("recursive")[2].splitlines()[:2]
+    assert "1.30× †" in above
+    assert below.split()[-1] == "1.00–1.60"
+    assert "(95 %)" in text
+
+
+def test_modelled_is_said_once_in_a_heading():
+    records = [make("none", **SHAPE, device="sim:x", device_name="X", modelled=True)]
+    heading, _, _ = printed(records).partition("Strategy")
+    assert "gpt-mini on modelled sim:x" in heading
+    assert heading.count("modelled") == 1
+
+
+def test_modelled_is_said_once_in_a_heading_in_markdown(capsys):
+    records = [make("none", **SHAPE, device="sim:x", device_name="X", modelled=True)]
+    printing.show(records, RunFormat.md)
+    _, _, table = capsys.readouterr().out.partition("## gpt-mini on sim:x\n")
+    heading, _, _ = table.partition("| Strategy")
+    assert heading.count("modelled sim:x (X)") == heading.count("modelled") == 1
 
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_it_fits(width):
     long = make("selective", **SHAPE, **TIMES, spec="selective(variant=attention_core)")
-    long = [*RECORDS, long, make("flash_checkpoint", **SHAPE, **TIMES)]
+    noisy = {"step_s": [10.0, 11.1, 12.3, 13.5, 14.6], "none_step_s": [1.0] * 5}
+    long = [*RECORDS, long, make("flash_checkpoint", **SHAPE, **noisy)]
     lines = printed(long, width).splitlines()
     assert max(map(len, lines)) <= width
     assert any("flash_checkpoint" in line for line in lines)
     assert any("attention_core)" in line for line in lines)
+    assert any("10.0–14.6" in line for line in lines)
 
 
 def test_a_specification_is_broken_between_words_and_loses_none():

@@ -88,13 +88,13 @@ def with_parameters(specs: Sequence[str], parameters: Mapping[str, Any]) -> list
     Raises:
         ValueError: a parameter that none of them has, or an impossible value.
     """
-    known = [{f.name for f in dataclasses.fields(strategies.get(spec))} for spec in specs]
+    fields = [{f.name for f in dataclasses.fields(strategies.get(spec))} for spec in specs]
     for name in parameters:
-        if not any(name in names for names in known):
+        if not any(name in names for names in fields):
             strategies.get(specs[0], **{name: parameters[name]})  # raises, and says what is valid
     return [
         strategies.get(spec, **{k: v for k, v in parameters.items() if k in names}).spec()
-        for spec, names in zip(specs, known, strict=True)
+        for spec, names in zip(specs, fields, strict=True)
     ]
 
 

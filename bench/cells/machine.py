@@ -44,12 +44,12 @@ def _cores() -> int:
 @functools.cache
 def machine_id() -> str:
     """A folder name for this kind of machine: same hardware, same name. Holds no host name."""
-    known = facts()
-    memory_gib = int(known["memory_bytes"]) >> 30
-    key = f"{known['processor']} {known['cores']} {memory_gib} "
-    digest = hashlib.sha256((key + str(known["accelerator"])).encode()).hexdigest()[:6]
-    readable = re.sub(r"[^a-z0-9]+", "-", str(known["processor"]).lower()).strip("-")
-    return f"{readable}-{known['cores']}c-{digest}"
+    hardware = facts()
+    memory_gib = int(hardware["memory_bytes"]) >> 30
+    key = f"{hardware['processor']} {hardware['cores']} {memory_gib} "
+    digest = hashlib.sha256((key + str(hardware["accelerator"])).encode()).hexdigest()[:6]
+    readable = re.sub(r"[^a-z0-9]+", "-", str(hardware["processor"]).lower()).strip("-")
+    return f"{readable}-{hardware['cores']}c-{digest}"
 
 
 @functools.cache
@@ -68,16 +68,16 @@ def commit() -> tuple[str | None, bool | None]:
 def _git(*arguments: str) -> str | None:
     command = ["git", "-C", str(ROOT), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        process = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def provenance(schema_version: int, seed: int) -> dict[str, Any]:
     """The fields of `Provenance` as of now, for what is about to be measured."""
     head, dirty = commit()
-    known = Provenance(
+    provenance = Provenance(
         schema_version=schema_version,
         seed=seed,
         torch_version=str(torch.__version__),
@@ -88,4 +88,4 @@ def provenance(schema_version: int, seed: int) -> dict[str, Any]:
         dirty=dirty,
         started_at_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return msgspec.structs.asdict(known)
+    return msgspec.structs.asdict(provenance)

@@ -31,8 +31,8 @@ Folders = tuple[tuple[str, Path], ...]
 
 def code_hash(strategy: Strategy, workload: Workload) -> str:
     """Twelve hex digits over the code that decides a strategy's measurements on a workload."""
-    chosen = (get(REFERENCE), strategy)
-    own = [name for one in chosen for name in _strategy_modules(one)]
+    pair = (get(REFERENCE), strategy)
+    own = [name for one in pair for name in _strategy_modules(one)]
     modules = (ENTRY, *_modules_of(type(workload)), *own)
     folders = tuple(sorted({(name.partition(".")[0], _folder(name)) for name in modules}))
     return _digest(tuple(sorted(set(modules))), folders)

@@ -47,11 +47,11 @@ def budgets(  # noqa: PLR0917 - one parameter a flag
     if rounds < 1:
         raise ValueError(f"a budget study needs at least 1 round, not {rounds}")
     names = dict.fromkeys(workload or WORKLOADS)
-    wanted = [cell_of(setup, name, device, rounds) for name in names]
-    outcomes = [study for cell in wanted if (study := measured(cell, timeout, results)) is not None]
+    cells = [cell_of(setup, name, device, rounds) for name in names]
+    outcomes = [study for cell in cells if (study := measured(cell, timeout, results)) is not None]
     if outcomes:
         _show(outcomes, results, output)
-    if len(outcomes) < len(wanted):
+    if len(outcomes) < len(cells):
         raise typer.Exit(1)
 
 

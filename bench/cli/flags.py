@@ -33,6 +33,13 @@ class Format(enum.StrEnum):
     csv = "csv"
 
 
+class TextFormat(enum.StrEnum):
+    """How to print sentences."""
+
+    text = "text"
+    json = "json"
+
+
 class RunFormat(enum.StrEnum):
     """How to print what was run."""
 
@@ -125,9 +132,9 @@ class Setup:
         """
         from bench.cells.cell import Cell, checked
 
-        sizes = {name: getattr(self, name) for name in ("layers", "seq", "batch", "dim")}
-        given = {name: size for name, size in sizes.items() if size is not None}
-        options = {**(defaults or {}), **given, **pairs(self.options, "--option")}
+        flags = {name: getattr(self, name) for name in ("layers", "seq", "batch", "dim")}
+        sizes = {name: size for name, size in flags.items() if size is not None}
+        options = {**(defaults or {}), **sizes, **pairs(self.options, "--option")}
         cell = Cell(
             workload=workload,
             options=options,
@@ -147,8 +154,8 @@ def with_setup(command: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(command, eval_str=True).parameters
 
     @functools.wraps(command)
-    def call(**given: Any) -> None:
-        command(setup=Setup(**{name: given.pop(name) for name in setup}), **given)
+    def call(**arguments: Any) -> None:
+        command(setup=Setup(**{name: arguments.pop(name) for name in setup}), **arguments)
 
     flags = {**own, **setup}
     del flags["setup"]

@@ -46,9 +46,9 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
     if budgets < 1:
         raise ValueError(f"a front needs at least 1 budget, not {budgets}")
     base = setup.cell(workload, device, rounds=rounds)
-    wanted = bench.cells_of(base, budgets)
-    with reporter(len(wanted)) as progress:
-        records = sweep.run(wanted, results or out, progress, timeout_s=timeout)
+    cells = bench.cells_of(base, budgets)
+    with reporter(len(cells)) as progress:
+        records = sweep.run(cells, results or out, progress, timeout_s=timeout)
     show(records, out, f"frontier-{slug(workload)}-{slug(base.device)}", output)
 
 

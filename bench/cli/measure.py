@@ -49,7 +49,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
     from bench.cells.cell import with_parameters
     from bench.run import executor, sweep
 
-    wanted = [
+    cells = [
         setup.cell(
             workload,
             device,
@@ -60,22 +60,22 @@ def run(  # noqa: PLR0917 - one parameter a flag
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]
     if fit:
-        wanted = [fitted(cell, fit) for cell in wanted]
-    with reporter(len(wanted)) as progress:
+        cells = [fitted(cell, fit) for cell in cells]
+    with reporter(len(cells)) as progress:
         if results:
-            found = sweep.run(wanted, results, progress, timeout_s=timeout)
+            records = sweep.run(cells, results, progress, timeout_s=timeout)
             if output is RunFormat.json:
-                print_records(found, Format.json)
+                print_records(records, Format.json)
         else:
-            found = []
-            for number, cell in enumerate(wanted, 1):
-                found.append(executor.run(cell, timeout))
-                progress(number, len(wanted), found[-1])
+            records = []
+            for number, cell in enumerate(cells, 1):
+                records.append(executor.run(cell, timeout))
+                progress(number, len(cells), records[-1])
                 if output is RunFormat.json:
-                    print_records(found[-1:], Format.json)
+                    print_records(records[-1:], Format.json)
     if output is not RunFormat.json:
-        show(found, output, fit)
-    finish(found)
+        show(records, output, fit)
+    finish(records)
 
 
 def sweep(
@@ -95,13 +95,13 @@ def sweep(
     from bench.report import regenerate
     from bench.run import sweep
 
-    wanted = sweep.cells_of(suite, device or devices.default())
-    with reporter(len(wanted)) as progress:
-        found = sweep.run(wanted, results, progress, timeout_s=timeout)
+    cells = sweep.cells_of(suite, device or devices.default())
+    with reporter(len(cells)) as progress:
+        records = sweep.run(cells, results, progress, timeout_s=timeout)
     regenerate.regenerate(results, regenerate.readme_of(results))
-    timed = [record for record in found if record.step_s]
-    show(timed or found, RunFormat.auto)
-    finish(found)
+    timed = [record for record in records if record.step_s]
+    show(timed or records, RunFormat.auto)
+    finish(records)
 
 
 def validate(
@@ -113,8 +113,8 @@ def validate(
     from bench import devices
     from bench.studies import validation
 
-    chosen = tuple(workload or validation.WORKLOADS)
-    rows = list(validation.rows(device or devices.default(), chosen))
+    workloads = tuple(workload or validation.WORKLOADS)
+    rows = list(validation.rows(device or devices.default(), workloads))
     print_rows(validation.as_dicts(rows), output)
     if any(row.tensor_peak_error or row.after_forward_error for row in rows):
         raise typer.Exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import flags
+from bench.cli.flags import TextFormat
 
 if TYPE_CHECKING:
     from strategies.contract.budgeted import Budgeted
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
 STEPS = 40  # budgets between the smallest and none that are looked at for neighbours
 FEW_STEPS = 12  # the same where one budget takes long
-
-
-class Format(enum.StrEnum):
-    """How to print."""
-
-    text = "text"
-    json = "json"
 
 
 @flags.with_setup
@@ -40,7 +33,7 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         str, typer.Option(help="optimal, hybrid, selective_ops, milp or another with a budget.")
     ] = "optimal",
     modelled: flags.Modelled = False,
-    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
+    output: Annotated[TextFormat, typer.Option("--format", help="How to print.")] = TextFormat.text,
 ) -> None:
     """Find the fastest plan whose predicted peak is within a budget; say how good it is.
 
@@ -50,13 +43,13 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     from bench.run import planning
     from strategies.schedules import budget as budgets
 
-    chosen = planning.budgeted(strategy, budget)
-    cell = setup.cell(workload, device, chosen.spec(), rounds=0)
-    profile = planning.profile_cell(cell, measured=not modelled, strategy=chosen)
+    planner = planning.budgeted(strategy, budget)
+    cell = setup.cell(workload, device, planner.spec(), rounds=0)
+    profile = planning.profile_cell(cell, measured=not modelled, strategy=planner)
     budget_bytes = budgets.resolve(budget, profile)
-    solution = chosen.solution(profile, budget_bytes)
+    solution = planner.solution(profile, budget_bytes)
     if solution is None:
-        smallest_bytes = chosen.smallest_bytes(profile)
+        smallest_bytes = planner.smallest_bytes(profile)
         raise ValueError(
             f"nothing fits into {budget_bytes:,} bytes; the smallest budget that does is"
             f" {smallest_bytes:,} bytes"
@@ -67,14 +60,14 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         "device": cell.device,
         "modelled": cell.simulated,
         "times": planning.times_of(cell, measured=not modelled),
-        "strategy": chosen.name(),
-        "among": chosen.among,
+        "strategy": planner.name(),
+        "among": planner.among,
         "budget_bytes": budget_bytes,
         **facts_of(answer),
-        **neighbours(answer, chosen),
+        **neighbours(answer, planner),
     }
     lines = [json.dumps(facts, indent=2, ensure_ascii=False)]
-    typer.echo("\n".join(lines if output is Format.json else sentences(facts)))
+    typer.echo("\n".join(lines if output is TextFormat.json else sentences(facts)))
 
 
 def facts_of(answer: Answer) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from typing import Any
 import typer
 
 from bench.cli.flags import Format, RunFormat
-from bench.store import records
 from bench.store.json_store import Provenance
-from bench.store.records import Record
+from bench.store.records import Record, encode_line
 
 
 def print_rows(rows: Sequence[dict[str, Any]], output: Format) -> None:
@@ -30,16 +29,16 @@ def print_rows(rows: Sequence[dict[str, Any]], output: Format) -> None:
         typer.echo(frame.map(lambda v: str(v).replace("|", "\\|")).to_markdown(index=False))
 
 
-def print_records(found: Sequence[Record], output: Format) -> None:
+def print_records(records: Sequence[Record], output: Format) -> None:
     """Records: JSON lines, the CSV of the trade-off table, or the table itself."""
     if output is Format.json:
-        for record in found:
-            typer.echo(records.encode_line(record))
+        for record in records:
+            typer.echo(encode_line(record))
         return
     from bench.report import frame as frames
     from bench.report import tables
 
-    frame = frames.build(found)
+    frame = frames.build(records)
     if output is Format.csv:
         typer.echo(tables.tradeoff_csv(frame), nl=False)
         return
@@ -68,7 +67,7 @@ def settled(output: RunFormat) -> RunFormat:
     return RunFormat.table if sys.stdout.isatty() else RunFormat.md
 
 
-def show(found: Sequence[Record], output: RunFormat, fit: str = "") -> None:
+def show(records: Sequence[Record], output: RunFormat, fit: str = "") -> None:
     """The trade-off table; of a search for what fits, one line a strategy."""
     output = settled(output)
     if not fit and output is RunFormat.table:
@@ -76,11 +75,11 @@ def show(found: Sequence[Record], output: RunFormat, fit: str = "") -> None:
 
         from bench.cli import terminal
 
-        terminal.print_table(found, Console())
+        terminal.print_table(records, Console())
         return
     printed = Format.md if output is RunFormat.table else Format(output.value)
     if not fit:
-        print_records(found, printed)
+        print_records(records, printed)
         return
     rows = [
         {
@@ -92,6 +91,6 @@ def show(found: Sequence[Record], output: RunFormat, fit: str = "") -> None:
             "status": record.status,
             "reason": record.reason or "",
         }
-        for record in found
+        for record in records
     ]
     print_rows(rows, printed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import itertools
 import json
 import re
@@ -13,18 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli import flags
+from bench.cli.flags import TextFormat
 from bench.store.json_store import write_atomically
 
 if TYPE_CHECKING:
     from bench.cells.cell import Cell
     from bench.store.timeline import Timeline
-
-
-class Format(enum.StrEnum):
-    """How to print."""
-
-    text = "text"
-    json = "json"
 
 
 @flags.with_setup
@@ -39,7 +32,7 @@ def profile(  # noqa: PLR0917 - one parameter a flag
     device: Annotated[str, typer.Option(help="cpu, or a simulated one: sim:h100-80gb.")] = "cpu",
     parameters: flags.Parameters = None,
     modelled: flags.Modelled = False,
-    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
+    output: Annotated[TextFormat, typer.Option("--format", help="How to print.")] = TextFormat.text,
 ) -> None:
     """Draw the bytes over one step by category, and say where the peak is.
 
@@ -60,14 +53,14 @@ def profile(  # noqa: PLR0917 - one parameter a flag
     assert out is not None
     step_profile = profiling.profile_cell(cell)
     paths = write(step_profile.timeline, out, stem(cell))
-    if output is Format.json:
+    if output is TextFormat.json:
         facts = {**step_profile.facts, "files": [str(path) for path in paths]}
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         typer.echo(step_profile.paragraph())
 
 
-def chain_text(cell: Cell, output: Format, *, measured: bool) -> str:
+def chain_text(cell: Cell, output: TextFormat, *, measured: bool) -> str:
     """The chain profile of a cell's workload, as JSON or as a table."""
     import pandas as pd
 
@@ -76,7 +69,7 @@ def chain_text(cell: Cell, output: Format, *, measured: bool) -> str:
 
     facts = dataclasses.asdict(planning.profile_cell(cell, measured=measured))
     times = planning.times_of(cell, measured=measured)
-    if output is Format.json:
+    if output is TextFormat.json:
         return json.dumps({"device": cell.device, "times": times, **facts}, indent=2)
     groups = itertools.groupby(enumerate(facts.pop("blocks")), key=lambda item: item[1])
     rows = []

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from bench.store.records import Record
 
-STRATEGY = 17
-"""Characters of a specification, or of a plan, in a line: with both the table fits into 80."""
+STRATEGY, PLAN = 17, 15
+"""Characters of a specification, and of a plan, in a line: with both the table fits into 80."""
 
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
 
 
-def print_table(found: Sequence[Record], console: Console) -> None:
+def print_table(records: Sequence[Record], console: Console) -> None:
     """A table for each workload and device, and under it what ended badly, with its reason."""
-    for group in tradeoff_groups(build(found)):
+    for group in tradeoff_groups(build(records)):
         shape = display.options(group[0], without=(ATTENTION,))
         console.print(f"{group[0]['workload']} on {display.where(group)}", style="bold", **PLAIN)
         console.print(f"{shape}; {group[0]['precision']}", style="dim", **PLAIN)
@@ -40,9 +40,10 @@ def _table(group: Sequence[Row]) -> Table:
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, padding=0, header_style="bold")
-    for name in summary.HEADER[:2]:
-        table.add_column(name, overflow="fold", max_width=STRATEGY)
-    for name in ("Peak (× none)", "Extra", "Step", "Gradients"):
+    for name, width in zip(summary.HEADER, (STRATEGY, PLAN), strict=False):
+        table.add_column(name, overflow="fold", max_width=width)
+    step = "Step\n(95 %)" if any(row["step_ratio"] for row in group) else "Step"
+    for name in ("Peak (× none)", "Extra", step, "Gradients"):
         table.add_column(name, justify="right" if name != "Gradients" else "left", no_wrap=True)
     for row in group:
         table.add_row(*map(Text, _cells(row)))
@@ -55,7 +56,7 @@ def _cells(row: Row) -> Iterator[str]:
     yield summary.plan(row) or display.MISSING
     yield _peak(row)
     yield display.percent(row["recompute_of_forward"])
-    yield summary.step(row)
+    yield _step(row)
     yield _outcome(row)
 
 
@@ -74,6 +75,15 @@ def _peak(row: Row) -> str:
     if count is None:
         return display.MISSING
     return display.sized(count) + ("" if ratio is None else f" ({display.times(ratio)})")
+
+
+def _step(row: Row) -> str:
+    """``1.31× †``, and in a line below its interval, ``1.28–1.35``, where it was measured."""
+    if row["step_ratio"] is None:
+        return summary.step(row)
+    low, high = row["step_ratio_low"], row["step_ratio_high"]
+    decimals = 2 if high < 10 else 1 if high < 100 else 0  # nine characters
+    return f"{summary.step(row)}\n{low:.{decimals}f}–{high:.{decimals}f}"
 
 
 def _outcome(row: Row) -> str:

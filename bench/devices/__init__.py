@@ -29,9 +29,9 @@ def get(name: str) -> torch.device:
     Raises:
         ValueError: this machine has none of that name; says which it has.
     """
-    known = available()
-    if name not in known:
-        listed = ", ".join(f"{key} ({value})" for key, value in known.items())
+    devices = available()
+    if name not in devices:
+        listed = ", ".join(f"{key} ({value})" for key, value in devices.items())
         raise ValueError(
             f"this machine has no device {name!r}; it has {listed}, and sim:NAME simulates others"
             " (python -m bench list devices)"

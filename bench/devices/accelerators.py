@@ -118,15 +118,15 @@ def get(name: str) -> Accelerator:
         ValueError: there is none of that name, or `custom` refuses; says what is valid.
     """
     bare = name.strip().removeprefix(PREFIX)
-    known = catalogue()
-    if bare in known:
-        return known[bare]
+    accelerators = catalogue()
+    if bare in accelerators:
+        return accelerators[bare]
     if bare.partition("(")[0].strip() == CUSTOM:
         return custom(**_parameters(bare))
-    close = difflib.get_close_matches(bare.lower(), known, n=3)
+    close = difflib.get_close_matches(bare.lower(), accelerators, n=3)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     raise ValueError(
-        f"unknown accelerator {name!r}{hint}; there are {', '.join(known)}, and {_EXAMPLE}"
+        f"unknown accelerator {name!r}{hint}; there are {', '.join(accelerators)}, and {_EXAMPLE}"
     )
 
 
@@ -137,11 +137,11 @@ def _parameters(text: str) -> dict[str, Any]:
     """Keyword arguments of a call that is only ever read."""
     problem = f"cannot read accelerator {text!r}; write numbers by name, as in {_EXAMPLE}"
     try:
-        written = _written(text)
+        parameters = _written(text)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(problem) from error
-    _check_names([name for name, _ in written])
-    return dict(written)
+    _check_names([name for name, _ in parameters])
+    return dict(parameters)
 
 
 def _written(text: str) -> list[tuple[str, Any]]:
@@ -152,16 +152,16 @@ def _written(text: str) -> list[tuple[str, Any]]:
 
 
 def _check_names(names: list[str]) -> None:
-    known = list(inspect.signature(custom).parameters)
+    parameters = list(inspect.signature(custom).parameters)
     problem = "" if "memory_gb" in names else "memory_gb is missing"
     for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+        if name not in parameters:
+            close = difflib.get_close_matches(name, parameters, n=1)
             problem = f"no parameter {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
         elif names.count(name) > 1:
             problem = f"{name} is given twice"
     if problem:
-        raise ValueError(f"custom accelerator: {problem}; it takes {', '.join(known)}")
+        raise ValueError(f"custom accelerator: {problem}; it takes {', '.join(parameters)}")
 
 
 def custom(
@@ -188,7 +188,7 @@ def custom(
     Raises:
         ValueError: a figure is not a positive number.
     """
-    given = {
+    parameters = {
         "memory_gb": memory_gb,
         "bf16_tflops": bf16_tflops,
         "fp16_tflops": fp16_tflops,
@@ -197,9 +197,9 @@ def custom(
         "link_gb_s": link_gb_s,
         "launch_us": launch_us,
     }
-    written = ", ".join(f"{key}={_number(key, value)}" for key, value in given.items())
+    text = ", ".join(f"{key}={_number(key, value)}" for key, value in parameters.items())
     return Accelerator(
-        name=f"{CUSTOM}({written})",
+        name=f"{CUSTOM}({text})",
         product=CUSTOM,
         datasheet_memory_bytes=int(memory_gb * _GIB),
         memory_bytes=int(memory_gb * _GIB),

@@ -123,9 +123,9 @@ def _line(study: Study, budget: Budget) -> Line:
 
 def ratio(one: Contender, other: Contender) -> Interval:
     """Paired step ratio of two contenders."""
-    found = paired_ratio(one.step_s, other.step_s)
-    assert found is not None  # a study without rounds is refused
-    return found
+    interval = paired_ratio(one.step_s, other.step_s)
+    assert interval is not None  # a study without rounds is refused
+    return interval
 
 
 def best_rule(study: Study, budget_bytes: int) -> Contender | None:
@@ -157,10 +157,10 @@ def heading(study: Study) -> Row:
     }
 
 
-def markdown(found: Sequence[Study]) -> str:
+def markdown(studies: Sequence[Study]) -> str:
     """Every study as a table under a line that says where it was measured."""
     parts = ["# Budgets\n", NOTES]
-    for study in found:
+    for study in studies:
         parts += [
             f"## {cell(study.workload)} on {cell(study.device)}\n",
             cell(facts(study)) + "\n",
@@ -208,24 +208,24 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def interval(found: Interval | None) -> str:
+def interval(ratio: Interval | None) -> str:
     """``1.241× [1.228, 1.252]``; ``†`` where it is unstable."""
-    if found is None:
+    if ratio is None:
         return MISSING
-    mark = " †" if found.unstable else ""
-    return f"{found.median:.3f}× [{found.low:.3f}, {found.high:.3f}]{mark}"
+    mark = " †" if ratio.unstable else ""
+    return f"{ratio.median:.3f}× [{ratio.low:.3f}, {ratio.high:.3f}]{mark}"
 
 
-def csv(found: Sequence[Study]) -> str:
+def csv(studies: Sequence[Study]) -> str:
     """Every budget of every study: raw bytes, ratios to six decimals."""
-    made = pd.DataFrame([row for study in found for row in _rows(study)], dtype=object)
-    return str(made.to_csv(index=False, lineterminator="\n"))
+    frame = pd.DataFrame([row for study in studies for row in _rows(study)], dtype=object)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _rows(study: Study) -> Iterator[dict[str, object]]:
     shared = {**heading(study), "machine_id": study.machine_id, "rounds": study.rounds}
     for line in lines(study):
-        found = {
+        own = {
             "budget_bytes": line.budget.budget_bytes,
             "plan": line.chosen.plan,
             "predicted_peak_bytes": line.chosen.predicted_peak_bytes,
@@ -242,9 +242,9 @@ def _rows(study: Study) -> Iterator[dict[str, object]]:
             **_columns("over_best_rule", line.versus),
             "verdict": line.verdict,
         }
-        yield {name: plain(value) for name, value in {**shared, **found}.items()}
+        yield {name: plain(value) for name, value in {**shared, **own}.items()}
 
 
-def _columns(name: str, found: Interval | None) -> dict[str, float | None]:
-    values = (found.median, found.low, found.high) if found else (None, None, None)
+def _columns(name: str, ratio: Interval | None) -> dict[str, float | None]:
+    values = (ratio.median, ratio.low, ratio.high) if ratio else (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))

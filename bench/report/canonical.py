@@ -43,7 +43,7 @@ def canonical(svg: str) -> str:
         elif key in LINKS and value.startswith("#"):
             value = f"#{name(value[1:])}"
         else:
-            value = _REFERENCE.sub(lambda found: name(found[0]), value)
+            value = _REFERENCE.sub(lambda reference: name(reference[0]), value)
             value = _rounded(value) if key in NUMBERS else value
         return f'{key}="{value}"'
 
@@ -58,6 +58,6 @@ def _rounded(value: str) -> str:
     """Every number in ``value``; scales, which multiply what follows, keep their digits."""
     parts = re.split(r"((?:scale|matrix|rotate|url)\([^)]*\))", value)
     return "".join(
-        part if index % 2 else _NUMBER.sub(lambda found: snapped(float(found[0]), DECIMALS), part)
+        part if index % 2 else _NUMBER.sub(lambda number: snapped(float(number[0]), DECIMALS), part)
         for index, part in enumerate(parts)
     )

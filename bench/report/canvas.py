@@ -41,12 +41,12 @@ def style() -> Iterator[None]:
 
 def render(figure: Figure) -> dict[str, bytes]:
     """``figure`` as PNG and SVG, without date, version, random identifiers or last bits."""
-    drawn = {}
+    images = {}
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, metadata=metadata)
-        drawn[kind] = stream.getvalue()
-    return drawn | {"svg": canonical(drawn["svg"].decode()).encode()}
+        images[kind] = stream.getvalue()
+    return images | {"svg": canonical(images["svg"].decode()).encode()}
 
 
 def new(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:

@@ -146,11 +146,11 @@ def judge(frame: pd.DataFrame) -> list[tuple[Claim, Verdict]]:
 def textbook_rows(frame: pd.DataFrame) -> list[str]:
     """A sentence of verdict, in Markdown, on each row of the textbook's table, in its order."""
     lines: dict[str, list[str]] = {}
-    for claim, found in judge(frame):
+    for claim, judgement in judge(frame):
         if claim.source.startswith("|"):
-            figures = f" ({cell(found.gist)})" if found.gist else ""
+            figures = f" ({cell(judgement.gist)})" if judgement.gist else ""
             subject = claim.id.rpartition("-")[2]
-            lines.setdefault(claim.source, []).append(f"{subject} **{found.verdict}**{figures}")
+            lines.setdefault(claim.source, []).append(f"{subject} **{judgement.verdict}**{figures}")
     return [f"{_quoted(source)}: {'; '.join(parts)}." for source, parts in lines.items()]
 
 
@@ -167,11 +167,11 @@ def data(frame: pd.DataFrame) -> list[dict[str, object]]:
             "id": claim.id,
             "source": claim.source,
             "predicts": claim.predicts,
-            "verdict": found.verdict,
-            "evidence": found.evidence,
-            "records": list(found.records),
+            "verdict": judgement.verdict,
+            "evidence": judgement.evidence,
+            "records": list(judgement.records),
         }
-        for claim, found in judge(frame)
+        for claim, judgement in judge(frame)
     ]
 
 
@@ -188,11 +188,11 @@ def markdown(frame: pd.DataFrame) -> str:
             code(claim.id),
             cell(claim.source.replace("|", " ")),
             cell(claim.predicts),
-            f"**{found.verdict}**",
-            cell(found.evidence),
-            str(len(found.records)),
+            f"**{judgement.verdict}**",
+            cell(judgement.evidence),
+            str(len(judgement.records)),
         ]
-        for claim, found in judge(frame)
+        for claim, judgement in judge(frame)
     ]
     measured = rows(frame)
     place = cell(display.where(measured)) if measured else "No records."

@@ -94,14 +94,14 @@ def compare(a: Path, b: Path, fail_on: Sequence[str] = ()) -> Comparison:
     for limit in limits:
         if all(value(limit.metric, before) is None for _, before, _ in pairs):
             raise ValueError(f"{a} has no {limit.metric.name}: there is nothing to gate")
-    shown = [GATED[name] for name in SHOWN] + [limit.metric for limit in limits]
+    metrics = [GATED[name] for name in SHOWN] + [limit.metric for limit in limits]
     return Comparison(
         pairs=tuple(pairs),
         only_a=_names(old[key] for key in set(old) - set(new)),
         only_b=_names(new[key] for key in set(new) - set(old)),
         notes=tuple(_notes(pairs)),
         regressions=tuple(r for pair in pairs for r in _regressions(pair, limits)),
-        metrics=tuple({metric.name: metric for metric in shown}.values()),
+        metrics=tuple({metric.name: metric for metric in metrics}.values()),
     )
 
 
@@ -116,10 +116,10 @@ def load(path: Path) -> list[Record]:
         files = [p for suffix in ("json", "jsonl") for p in sorted(root.rglob(f"*.{suffix}"))]
     else:
         files = [path]
-    found = [record for file in files for record in _read(file)]
-    if not found:
+    records = [record for file in files for record in _read(file)]
+    if not records:
         raise ValueError(f"{path}: no records there")
-    return found
+    return records
 
 
 def _read(path: Path) -> list[Record]:
@@ -205,8 +205,8 @@ def _regressions(pair: tuple[str, Record, Record], limits: Sequence[Limit]) -> l
     if after.status != "ok":
         reason = f"{_arrow(before, after)}: {after.reason or 'no reason was recorded'}"
         return [Regression(name, "status", reason)]
-    found = (regression(limit, name, before, after) for limit in limits)
-    return [one for one in found if one is not None]
+    regressions = (regression(limit, name, before, after) for limit in limits)
+    return [one for one in regressions if one is not None]
 
 
 def _arrow(before: Record, after: Record) -> str:

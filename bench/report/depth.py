@@ -73,27 +73,27 @@ class Series:
 
 
 def _points(rows: Sequence[Row], column: str) -> tuple[list[int], list[int]]:
-    found = [row for row in rows if row[column] is not None]
-    return [_depth(row) for row in found], [row[column] for row in found]
+    points = [row for row in rows if row[column] is not None]
+    return [_depth(row) for row in points], [row[column] for row in points]
 
 
 def series(frame: pd.DataFrame) -> list[Series]:
     """Every series of at least `DEPTHS` depths that ended well, in a stable order."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    by_label: dict[tuple[str, str], list[Row]] = {}
     for row in rows(frame):
         if row["status"] == "ok" and isinstance(row["workload_options"].get(LAYERS), int):
-            found.setdefault((chain_of(row), row["label"]), []).append(row)
-    made = {key: tuple(sorted(cells, key=_depth)) for key, cells in found.items()}
-    long = {key: cells for key, cells in made.items() if len(set(map(_depth, cells))) >= DEPTHS}
+            by_label.setdefault((chain_of(row), row["label"]), []).append(row)
+    by_depth = {key: tuple(sorted(cells, key=_depth)) for key, cells in by_label.items()}
+    long = {key: cells for key, cells in by_depth.items() if len(set(map(_depth, cells))) >= DEPTHS}
     base = {chain: cells for (chain, label), cells in long.items() if label == REFERENCE}
-    found_series = [Series(cells, chain, base.get(chain, ())) for (chain, _), cells in long.items()]
-    return sorted(found_series, key=lambda s: (s.first["modelled"], s.chain, *order(s.first)))
+    all_series = [Series(cells, chain, base.get(chain, ())) for (chain, _), cells in long.items()]
+    return sorted(all_series, key=lambda s: (s.first["modelled"], s.chain, *order(s.first)))
 
 
-def by_chain(found: Sequence[Series]) -> list[list[Series]]:
+def by_chain(all_series: Sequence[Series]) -> list[list[Series]]:
     """Series that share a table and a figure."""
     chains: dict[str, list[Series]] = {}
-    for one in found:
+    for one in all_series:
         chains.setdefault(one.chain, []).append(one)
     return list(chains.values())
 

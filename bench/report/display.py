@@ -55,6 +55,11 @@ def times(ratio: float | None) -> str:
     return MISSING if ratio is None else f"{steady(ratio):.2f}×"
 
 
+def amount(count: float | None, ratio: float | None) -> str:
+    """Bytes as megabytes, with their ratio if there is one: ``281.4 (0.42×)``."""
+    return megabytes(count) if ratio is None else f"{megabytes(count)} ({times(ratio)})"
+
+
 def percent(part: float | None, decimals: int = 1, sign: str = "") -> str:
     """A part of one as ``74.9 %``; with ``sign="+"`` as ``+74.9 %``. Nothing has no minus."""
     if part is None:
@@ -134,8 +139,8 @@ def device(row: Row) -> str:
 
 def options(row: Row, *, without: Sequence[str] = ()) -> str:
     """Workload options as ``batch=4, layers=8``, sorted."""
-    chosen = sorted((k, v) for k, v in row["workload_options"].items() if k not in without)
-    return ", ".join(f"{key}={value}" for key, value in chosen)
+    options = sorted((k, v) for k, v in row["workload_options"].items() if k not in without)
+    return ", ".join(f"{key}={value}" for key, value in options)
 
 
 def sized(count: float) -> str:

@@ -29,18 +29,18 @@ def family(row: Row) -> str:
 
 def families(points: Sequence[Row]) -> dict[str, str]:
     """The family of each strategy, that of most of its cells; the reference is of none."""
-    found: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for row in points:
         if row["strategy"] != REFERENCE:
-            found.setdefault(row["strategy"], []).append(family(row))
-    return {name: max(sorted(set(all_)), key=all_.count) for name, all_ in sorted(found.items())}
+            kinds.setdefault(row["strategy"], []).append(family(row))
+    return {name: max(sorted(set(all_)), key=all_.count) for name, all_ in sorted(kinds.items())}
 
 
 def looks(points: Sequence[Row]) -> dict[str, Look]:
     """The colour of its family and a marker of its own in it for each strategy, by family."""
-    made = {REFERENCE: Look("#000000", "*")}
+    look = {REFERENCE: Look("#000000", "*")}
     of = families(points)
     for kind, colour in {**COLOUR_OF, NOTHING: "#000000"}.items():
         for index, name in enumerate(name for name, its in of.items() if its == kind):
-            made[name] = Look(colour, MARKERS[index % len(MARKERS)])
-    return made
+            look[name] = Look(colour, MARKERS[index % len(MARKERS)])
+    return look

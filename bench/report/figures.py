@@ -56,8 +56,8 @@ def _apart(name: str, key: str, used: set[str]) -> str:
 
 def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     used: set[str] = set()
-    found = [(plane.points_of(group), group) for group in groups(frame)]
-    for points, group in sorted(found, key=lambda pair: -len(pair[0])):
+    planes = [(plane.points_of(group), group) for group in groups(frame)]
+    for points, group in sorted(planes, key=lambda pair: -len(pair[0])):
         if len(points) > 1:
             name = _named("memory-time", group[0]["family"], group[0], used)
             yield name, plane.figure(points)

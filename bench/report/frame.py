@@ -45,9 +45,9 @@ _DERIVED = dict.fromkeys(METRICS, "Float64") | {"rounds": "Int64", "unstable": "
 
 def key_of(record: Record, *, without: tuple[str, ...] = ()) -> str:
     """The setting and workload options of ``record``, without some options, as sorted JSON."""
-    chosen = {k: v for k, v in record.workload_options.items() if k not in without}
+    options = {k: v for k, v in record.workload_options.items() if k not in without}
     setting = {name: getattr(record, name) for name in SETTING}
-    return json.dumps(setting | {"options": chosen}, sort_keys=True, default=str)
+    return json.dumps(setting | {"options": options}, sort_keys=True, default=str)
 
 
 def family_of(record: Record) -> str:
@@ -144,7 +144,8 @@ def _missing(value: object) -> bool:
 
 def groups(frame: pd.DataFrame) -> list[list[Row]]:
     """The rows of each family: measured before modelled, then by device, workload and options."""
-    found: dict[str, list[Row]] = {}
+    by_family: dict[str, list[Row]] = {}
     for row in rows(frame):
-        found.setdefault(row["family"], []).append(row)
-    return sorted(found.values(), key=lambda g: (g[0]["modelled"], g[0]["device"], g[0]["family"]))
+        by_family.setdefault(row["family"], []).append(row)
+    families = by_family.values()
+    return sorted(families, key=lambda g: (g[0]["modelled"], g[0]["device"], g[0]["family"]))

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from bench.report import canvas, display, plane
 from bench.report.display import Look
 from bench.report.frame import Row, build, rows
-from bench.report.tables import plain
+from bench.report.tables import CELL_COLUMNS, plain
 from bench.store.records import Record
 
 BUDGET = "budget"
@@ -21,18 +21,7 @@ MEASURED = "measured"
 MODELLED = "modelled"
 
 COLUMNS = (
-    "workload",
-    "workload_options",
-    "device",
-    "device_name",
-    "modelled",
-    "precision",
-    "optimizer",
-    "torch_version",
-    "machine_id",
-    "started_at_utc",
-    "strategy",
-    "spec",
+    *CELL_COLUMNS,
     "exact",
     "status",
     "reason",
@@ -54,14 +43,14 @@ COLUMNS = (
 )
 
 
-def rows_of(found: Sequence[Record]) -> list[Row]:
+def rows_of(records: Sequence[Record]) -> list[Row]:
     """A row for every cell, failures included, with its place on the fronts."""
-    made = rows(build(found))
+    cells = rows(build(records))
     ids = {
         f"on_{name}_front": {row["cell_id"] for row in front}
         for kind in (MODELLED, MEASURED)
         for name, front in zip(
-            (kind, f"{kind}_exact"), fronts_of(points_of(made, kind)), strict=True
+            (kind, f"{kind}_exact"), fronts_of(points_of(cells, kind)), strict=True
         )
     }
     return [
@@ -71,7 +60,7 @@ def rows_of(found: Sequence[Record]) -> list[Row]:
             "modelled_step_ratio": row["modelled_step_x_reference"],
             **{name: row["cell_id"] in members for name, members in ids.items()},
         }
-        for row in made
+        for row in cells
     ]
 
 
@@ -86,17 +75,17 @@ def _budget_bytes(row: Row) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def points_of(made: Sequence[Row], kind: str) -> list[Row]:
+def points_of(cells: Sequence[Row], kind: str) -> list[Row]:
     """Where cells that ended well are in the plane, by peak.
 
     Args:
-        made: rows of cells.
+        cells: rows of cells.
         kind: ``measured``; or ``modelled``: on a device that is here the plan interpreter's peak
             and the roofline's time, on a simulated one the simulator's.
     """
     if kind == MEASURED:
-        return plane.points_of([r for r in made if not r["modelled"] and r["status"] == "ok"])
-    return plane.points_of([_as_modelled(row) for row in made if row["status"] == "ok"])
+        return plane.points_of([r for r in cells if not r["modelled"] and r["status"] == "ok"])
+    return plane.points_of([_as_modelled(row) for row in cells if row["status"] == "ok"])
 
 
 def _as_modelled(row: Row) -> Row:
@@ -108,30 +97,30 @@ def _as_modelled(row: Row) -> Row:
     }
 
 
-def csv(made: Sequence[Row]) -> str:
+def csv(cells: Sequence[Row]) -> str:
     """Every cell: raw bytes, ratios to six decimals."""
-    data = [{name: plain(row[name]) for name in COLUMNS} for row in made]
+    data = [{name: plain(row[name]) for name in COLUMNS} for row in cells]
     frame = pd.DataFrame(data, columns=list(COLUMNS), dtype=object)
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def as_dicts(made: Sequence[Row]) -> list[dict[str, Any]]:
+def as_dicts(cells: Sequence[Row]) -> list[dict[str, Any]]:
     """The same for JSON."""
-    return [{name: row[name] for name in COLUMNS} for row in made]
+    return [{name: row[name] for name in COLUMNS} for row in cells]
 
 
-def markdown(made: Sequence[Row]) -> str:
+def markdown(cells: Sequence[Row]) -> str:
     """Heading, the cells on a front, and what ended badly with its reason."""
     header = ("Strategy", "Plan", "Peak, MB", "Step time × none [95 %]", "Front")
     body = [
         _line(row, name)
         for kind in (MODELLED, MEASURED)
-        for name, front in _named_fronts(points_of(made, kind), kind).items()
+        for name, front in _named_fronts(points_of(cells, kind), kind).items()
         for row in front
     ]
     text = display.table(header, body) if body else "Nothing ended well.\n"
-    failed = "".join(f"- {display.cell(line)}\n" for line in failures(made))
-    head = f"{made[0]['workload']} on {display.where(made)}. {display.UNITS}."
+    failed = "".join(f"- {display.cell(line)}\n" for line in failures(cells))
+    head = f"{cells[0]['workload']} on {display.where(cells)}. {display.UNITS}."
     return f"{display.cell(head)}\n\n{text}" + (f"\nNot on it:\n\n{failed}" if failed else "")
 
 
@@ -153,29 +142,29 @@ def _line(row: Row, kind: str) -> list[str]:
     ]
 
 
-def failures(made: Sequence[Row]) -> list[str]:
+def failures(cells: Sequence[Row]) -> list[str]:
     """``none: oom: 12 GB missing``, a line each."""
-    return [f"{r['spec']}: {r['status']}: {r['reason']}" for r in made if r["status"] != "ok"]
+    return [f"{r['spec']}: {r['status']}: {r['reason']}" for r in cells if r["status"] != "ok"]
 
 
-def figure(made: Sequence[Row], look: Mapping[str, Look]) -> Figure:
+def figure(cells: Sequence[Row], look: Mapping[str, Look]) -> Figure:
     """Every cell that ended well, and the Pareto front of each kind."""
-    drawn, [axes] = canvas.new(10, 6.8)
-    modelled, measured = points_of(made, MODELLED), points_of(made, MEASURED)
+    figure, [axes] = canvas.new(10, 6.8)
+    modelled, measured = points_of(cells, MODELLED), points_of(cells, MEASURED)
     plane.draw_hollow(axes, modelled, look)
     if measured:
         plane.draw(axes, measured, look)
     fronts = {**_named_fronts(modelled, MODELLED), **_named_fronts(measured, MEASURED)}
     _draw_fronts(axes, fronts)
-    _legend(axes, made, measured=bool(measured))
-    axes.set(xlabel=_peak_label(made), ylabel="Step time × none")
-    _note(drawn, made)
-    canvas.head(drawn, "the memory–time front", made)
+    _legend(axes, cells, measured=bool(measured))
+    axes.set(xlabel=_peak_label(cells), ylabel="Step time × none")
+    _note(figure, cells)
+    canvas.head(figure, "the memory–time front", cells)
     named, others = (measured, modelled) if measured else (modelled, [])
     labelled = _labelled(named)
     silent = [row for row in named if row not in labelled]
     plane.label(axes, labelled, list(fronts.values()), [*silent, *others])
-    return drawn
+    return figure
 
 
 def _draw_fronts(axes: Axes, fronts: Mapping[str, Sequence[Row]]) -> None:
@@ -187,9 +176,9 @@ def _draw_fronts(axes: Axes, fronts: Mapping[str, Sequence[Row]]) -> None:
         plane.draw_front(axes, front, label, linestyle=line, color=colour, linewidth=1.2)
 
 
-def _legend(axes: Axes, made: Sequence[Row], *, measured: bool) -> None:
+def _legend(axes: Axes, cells: Sequence[Row], *, measured: bool) -> None:
     dots: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": "0.4"}
-    keys = [Line2D([], [], markerfacecolor="white", label=_modelled_label(made), **dots)]
+    keys = [Line2D([], [], markerfacecolor="white", label=_modelled_label(cells), **dots)]
     if measured:
         keys.append(Line2D([], [], label="measured, with its 95 % interval", **dots))
     lines, _ = axes.get_legend_handles_labels()
@@ -198,49 +187,49 @@ def _legend(axes: Axes, made: Sequence[Row], *, measured: bool) -> None:
         frameon=False,
         loc="upper right",
         fontsize=8,
-        title=plane.note_on(made),
+        title=plane.note_on(cells),
         title_fontsize=8,
     )
 
 
-def _modelled_label(made: Sequence[Row]) -> str:
-    if made[0]["modelled"]:
+def _modelled_label(cells: Sequence[Row]) -> str:
+    if cells[0]["modelled"]:
         return "modelled"
     return "modelled: predicted peak, roofline time"
 
 
-def _peak_label(made: Sequence[Row]) -> str:
-    return f"{'Modelled peak' if made[0]['modelled'] else 'Peak'}, MB (10⁶ bytes)"
+def _peak_label(cells: Sequence[Row]) -> str:
+    return f"{'Modelled peak' if cells[0]['modelled'] else 'Peak'}, MB (10⁶ bytes)"
 
 
 def _labelled(points: Sequence[Row]) -> list[Row]:
     """Every point, but of one strategy at many budgets that with the lowest peak alone."""
-    seen: set[str] = set()
-    found = []
+    strategies: set[str] = set()
+    labelled = []
     for row in points:
         if row.get("budget_bytes") is None:
-            found.append(row)
-        elif row["strategy"] not in seen:
-            seen.add(row["strategy"])
-            found.append(row | {"label": f"{row['strategy']}, by budget"})
-    return found
+            labelled.append(row)
+        elif row["strategy"] not in strategies:
+            strategies.add(row["strategy"])
+            labelled.append(row | {"label": f"{row['strategy']}, by budget"})
+    return labelled
 
 
-def _note(drawn: Figure, made: Sequence[Row]) -> None:
+def _note(figure: Figure, cells: Sequence[Row]) -> None:
     """What is not drawn, and why, under the picture."""
     failed: dict[str, list[str]] = {}
-    for row in made:
+    for row in cells:
         if row["status"] != "ok":
             failed.setdefault(row["status"], []).append(row["spec"])
     if failed:
         text = "; ".join(f"{status}: {', '.join(specs)}" for status, specs in failed.items())
-        drawn.supxlabel(
+        figure.supxlabel(
             canvas.wrap(f"Not drawn: {text}."), fontsize=7.5, color="0.3", x=0.06, ha="left"
         )
 
 
-def render(made: Sequence[Row]) -> dict[str, bytes]:
+def render(cells: Sequence[Row]) -> dict[str, bytes]:
     """PNG, SVG and CSV, by kind of file."""
-    look = display.looks(str(row["strategy"]) for row in made)
+    look = display.looks(str(row["strategy"]) for row in cells)
     with canvas.style():
-        return {**canvas.render(figure(made, look)), "csv": csv(made).encode()}
+        return {**canvas.render(figure(cells, look)), "csv": csv(cells).encode()}

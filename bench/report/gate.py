@@ -60,10 +60,10 @@ def parse(text: str) -> Limit:
             f"cannot fail on {text!r}: write metric:threshold, such as {EXAMPLE}, with a metric of "
             f"{valid}"
         )
-    found = _LIMIT.fullmatch(threshold.strip())
-    if found is None:
+    match = _LIMIT.fullmatch(threshold.strip())
+    if match is None:
         raise ValueError(f"threshold {threshold!r} of {name} is not like 1%, 1MB or 0.05")
-    return _limit(metric, float(found["number"]), found["unit"], text)
+    return _limit(metric, float(match["number"]), match["unit"], text)
 
 
 def _limit(metric: Metric, number: float, unit: str | None, text: str) -> Limit:

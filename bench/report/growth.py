@@ -103,12 +103,12 @@ def _exponent(fit: Fit | None) -> float | None:
 
 def figure(chain: Sequence[Series], look: Mapping[str, Look]) -> Figure:
     """Saved bytes and peak over depth, on logarithmic axes: a power law is a straight line."""
-    made, axes = canvas.new(11, 5.2 + 0.09 * len(chain), columns=2)
+    figure, axes = canvas.new(11, 5.2 + 0.09 * len(chain), columns=2)
     lines = _lines(chain, look)
     for panel, (column, heading) in zip(axes, QUANTITIES, strict=True):
         _panel(panel, chain, column, lines)
         panel.set(ylabel=f"{heading} (10⁶ bytes)", xlabel="Depth L, blocks")
-    made.legend(
+    figure.legend(
         title="Exponents are of what lies above the constant part of none",
         title_fontsize=8,
         handles=[Line2D([], [], **line) for line in lines],
@@ -119,17 +119,17 @@ def figure(chain: Sequence[Series], look: Mapping[str, Look]) -> Figure:
         fontsize=8,
         handlelength=4,
     )
-    canvas.head(made, "memory against depth", [r for one in chain for r in one.rows], (LAYERS,))
-    return made
+    canvas.head(figure, "memory against depth", [r for one in chain for r in one.rows], (LAYERS,))
+    return figure
 
 
 def _lines(chain: Sequence[Series], look: Mapping[str, Look]) -> list[dict[str, Any]]:
     """How each series is drawn: variants of a strategy differ in dashes."""
     variants: Counter[str] = Counter()
-    made = []
+    lines = []
     for index, one in enumerate(chain):
         strategy = one.first["strategy"]
-        made.append(
+        lines.append(
             {
                 "color": look[strategy].colour,
                 "marker": look[strategy].marker,
@@ -139,7 +139,7 @@ def _lines(chain: Sequence[Series], look: Mapping[str, Look]) -> list[dict[str, 
             }
         )
         variants[strategy] += 1
-    return made
+    return lines
 
 
 def _growth(one: Series) -> str:

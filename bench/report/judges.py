@@ -74,9 +74,9 @@ def unmeasured(*commands: str) -> Verdict:
 
 def verdict(outcome: Outcome, sentence: str, used: Iterable[Row], gist: str = "") -> Verdict:
     """A verdict that names device, version and date of what it is from."""
-    found = list({row["cell_id"]: row for row in used}.values())
-    cells = tuple(sorted(row["cell_id"] for row in found))
-    return Verdict(outcome, f"{sentence} ({display.where(found)})", cells, gist)
+    rows = list({row["cell_id"]: row for row in used}.values())
+    cells = tuple(sorted(row["cell_id"] for row in rows))
+    return Verdict(outcome, f"{sentence} ({display.where(rows)})", cells, gist)
 
 
 def gist_of(figures: Iterable[tuple[str, str]], what: str) -> str:
@@ -84,7 +84,7 @@ def gist_of(figures: Iterable[tuple[str, str]], what: str) -> str:
     by_workload: dict[str, list[str]] = {}
     for workload, figure in figures:
         by_workload.setdefault(workload, []).append(figure)
-    parts = (f"{', '.join(found)} on {workload}" for workload, found in by_workload.items())
+    parts = (f"{', '.join(values)} on {workload}" for workload, values in by_workload.items())
     return f"{what} {'; '.join(parts)}"
 
 
@@ -135,7 +135,7 @@ def cells(
     layers: int | None = None,
 ) -> list[Row]:
     """Matching rows of a workload that have what a judge needs, the best last."""
-    found = [
+    candidates = [
         row
         for row in rows(frame)
         if row["workload"] == workload
@@ -143,21 +143,21 @@ def cells(
         and all(row[name] is not None for name in needs)
         and layers in (None, row["workload_options"].get(LAYERS))
     ]
-    return sorted(found, key=_preference)
+    return sorted(candidates, key=_preference)
 
 
 def depth_series(
     frame: pd.DataFrame, workload: str, strategy: str, params: Mapping[str, Any] | None = None
 ) -> Series | None:
     """The series to judge growth by: measured, then longest, then plainest."""
-    found = [
+    candidates = [
         one
         for one in series(frame)
         if one.first["workload"] == workload and matches(one.first, strategy, params)
     ]
-    found.sort(key=lambda s: (len(s.layers), _preference(s.rows[-1])))
-    measured = [one for one in found if not one.first["modelled"]]
-    return (measured or found)[-1] if found else None
+    candidates.sort(key=lambda s: (len(s.layers), _preference(s.rows[-1])))
+    measured = [one for one in candidates if not one.first["modelled"]]
+    return (measured or candidates)[-1] if candidates else None
 
 
 def spec_of(strategy: str, params: Mapping[str, Any] | None) -> str:
@@ -229,10 +229,10 @@ def recompute(
 
     def judge(frame: pd.DataFrame) -> Verdict:
         best = [
-            found[-1]
+            group[-1]
             for workload in workloads
             for chosen in params
-            if (found := cells(frame, workload, strategy, chosen, needs=(column,), layers=layers))
+            if (group := cells(frame, workload, strategy, chosen, needs=(column,), layers=layers))
         ]
         if not best:
             settings = () if layers is None else (f"layers={layers}",)

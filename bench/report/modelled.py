@@ -49,18 +49,14 @@ def _line(row: Row) -> list[str]:
         code(display.abbreviate(row["plan"]) if row["plan"] else None),
         "yes" if row["status"] == "ok" else f"**{cell(row['status'])}**: {cell(row['reason'])}",
         cell(row["textbook_memory"]),
-        _amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
+        display.amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
         megabytes(row["peak_reserved_bytes"]),
-        _amount(row["saved_after_forward_bytes"], row["saved_x_reference"]),
+        display.amount(row["saved_after_forward_bytes"], row["saved_x_reference"]),
         cell(row["textbook_compute"]),
         percent(row["recompute_of_forward"]),
         display.interval(row),
         _where(row),
     ]
-
-
-def _amount(count: int | None, ratio: float | None) -> str:
-    return megabytes(count) if ratio is None else f"{megabytes(count)} ({times(ratio)})"
 
 
 def _where(row: Row) -> str:

@@ -82,10 +82,10 @@ def outcome_of(study: Study, spec: str) -> Outcome | None:
 
 def peak(study: Study, spec: str) -> float | None:
     """Above what is resident, over that of the model as it is."""
-    found = outcome_of(study, spec)
-    if found is None or found.peak_bytes is None or study.plain_peak_bytes is None:
+    outcome = outcome_of(study, spec)
+    if outcome is None or outcome.peak_bytes is None or study.plain_peak_bytes is None:
         return None
-    spared = found.peak_bytes - study.resident_bytes
+    spared = outcome.peak_bytes - study.resident_bytes
     return spared / (study.plain_peak_bytes - study.resident_bytes)
 
 
@@ -132,8 +132,8 @@ def _reasons(study: Study) -> Iterator[str]:
 
 def csv(studies: Sequence[Study]) -> str:
     """Every outcome of every model: raw bytes, ratios to six decimals."""
-    made = pd.DataFrame([row for study in studies for row in _rows(study)], dtype=object)
-    return str(made.to_csv(index=False, lineterminator="\n"))
+    frame = pd.DataFrame([row for study in studies for row in _rows(study)], dtype=object)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _rows(study: Study) -> Iterator[dict[str, object]]:
@@ -152,11 +152,11 @@ def _rows(study: Study) -> Iterator[dict[str, object]]:
     }
     nothing: list[Outcome | None] = [None]
     for one in study.outcomes or nothing:
-        found = {
+        own = {
             "spec": one and one.spec,
             "verdict": one.verdict if one else "error" if study.installed else "not installed",
             "reason": one.reason if one else study.problem,
             "peak_bytes": one and one.peak_bytes,
             "peak_x_plain": peak(study, one.spec) if one else None,
         }
-        yield {name: plain(value) for name, value in {**shared, **found}.items()}
+        yield {name: plain(value) for name, value in {**shared, **own}.items()}

@@ -1,12 +1,14 @@
-"""Labels beside points, none over another: each takes the nearest free place, in a fixed order.
+"""Labels beside points, none over another: each takes the best free place, in a fixed order.
 
-Lines that lead from a label to its point cross neither each other nor another label, where there is
-such a place: a crowd may shut one of its points in. Pixels are rounded before they decide, so that
-the last bit of a float, which differs between CPUs, does not.
+Best is near, and nearer to its own point than to any other; where a crowd has no such place, a line
+leads to the point. These lines cross neither each other nor another label, where there is such a
+place: a crowd may shut one of its points in. Pixels are rounded before they decide, so that the
+last bit of a float, which differs between CPUs, does not.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -25,6 +27,11 @@ STEP = 7.0
 ANGLES = 24
 MARKER = 5.0
 LEADER = 16.0  # a label further off than this gets a line to its point
+NEARER = 3.0  # each point by which another mark is nearer costs as much as so many of distance
+APART = (
+    10.0  # a label gets a line, too, unless every other mark is further off than its own by this
+)
+THROUGH = 20.0  # so does each other mark that the line passes through
 
 
 def place_labels(
@@ -32,38 +39,100 @@ def place_labels(
     texts: Sequence[str],
     points: Sequence[Point],
     *,
+    others: Sequence[Point] = (),
     avoid: Sequence[Bbox] = (),
     first: float = 0.0,
 ) -> list[Annotation]:
     """Write ``texts`` beside ``points`` (data coordinates), inside the axes.
 
-    ``avoid`` are further boxes to keep clear, in pixels; ``first`` is the direction to try first,
-    in radians from that of the x axis. A text that finds no free place goes to
-    its nearest one, so that it is never lost.
+    ``others`` are marks without a label; ``avoid`` are further boxes to keep clear, in pixels;
+    ``first`` is the direction to try first, in radians from that of the x axis. A text that finds
+    no free place goes to its best one, so that it is never lost.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
     scale = figure.dpi / 72
-    centres = [_steady(xy) for xy in map(axes.transData.transform, points)]
-    inside = _settled(axes.bbox)
-    leaders: list[Segment] = []
-    taken = [Bbox.from_bounds(x, y, 0, 0).padded(MARKER * scale) for x, y in centres]
-    taken += map(_settled, avoid)
-    labels: list[Bbox] = []
-    made = []
-    for text, point, centre in zip(texts, points, centres, strict=True):
+    marks = [_steady(xy) for xy in map(axes.transData.transform, [*points, *others])]
+    crowd = Crowd(marks, avoid, axes.bbox, scale)
+    notes = []
+    for text, point, centre in zip(texts, points, marks, strict=False):
         note = axes.annotate(text, point, xytext=(NEAR, 0), textcoords="offset points", fontsize=8)
-        size = note.get_window_extent()
-        places = list(_places(centre, size, scale, first))
-        free = [place for place in places if _is_free(place[1], taken, inside)]
-        clear = (p for p in free if _is_clear(_leader(centre, *p), p[1], leaders, labels))
-        offset, box = next(clear, (free or places)[0])
-        taken.append(box.padded(1.5 * scale))
-        labels.append(box)
-        leaders.append(_leader(centre, offset, box))
-        _move(axes, note, offset)
-        made.append(note)
-    return made
+        place = crowd.settle(_places(centre, note.get_window_extent(), scale, first))
+        _move(axes, note, place.offset, leads=crowd.is_ambiguous(place))
+        notes.append(note)
+    return notes
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a label might lie: ``offset`` in points from its mark, all else in pixels."""
+
+    centre: Point
+    offset: Point
+    box: Bbox
+
+    @property
+    def leader(self) -> Segment:
+        """From the mark to the near edge of the label."""
+        near = self.box.x0 if self.offset[0] >= 0 else self.box.x1
+        return self.centre, (near, (self.box.y0 + self.box.y1) / 2)
+
+
+class Crowd:
+    """Marks, boxes, and labels that have their places; in pixels."""
+
+    def __init__(
+        self, marks: Sequence[Point], avoid: Sequence[Bbox], inside: Bbox, scale: float
+    ) -> None:
+        self.marks, self.inside, self.scale = marks, _settled(inside), scale
+        self.bodies = {mark: _around(mark, MARKER * scale) for mark in marks}
+        self.obstacles = [*self.bodies.values(), *map(_settled, avoid)]
+        self.labels: list[Bbox] = []
+        self.leaders: list[Segment] = []
+
+    def settle(self, places: Iterable[Place]) -> Place:
+        """The best place, taken: a free one, with a clear leader, if there is any."""
+        every = list(places)
+        free = [place for place in every if self._is_free(place.box)]
+        clear = [place for place in free if self._is_clear(place)]
+        best = min(clear or free or every, key=self._cost)
+        self.obstacles.append(best.box.padded(1.5 * self.scale))
+        self.labels.append(best.box)
+        self.leaders.append(best.leader)
+        return best
+
+    def is_ambiguous(self, place: Place) -> bool:
+        """A reader might take the label for another mark's."""
+        return self._excess(place) > -APART * self.scale
+
+    def _is_free(self, box: Bbox) -> bool:
+        x0, y0, x1, y1 = self.inside.extents
+        fits = x0 < box.x0 and box.x1 < x1 and y0 < box.y0 and box.y1 < y1
+        return bool(fits) and not box.count_overlaps(self.obstacles)
+
+    def _is_clear(self, place: Place) -> bool:
+        """The leader meets no other and no label, and the label no other leader."""
+        leader, box = place.leader, place.box
+        if any(crossing(leader, other) or _through(other, box) for other in self.leaders):
+            return False
+        return not any(_through(leader, label) for label in self.labels)
+
+    def _cost(self, place: Place) -> float:
+        """How far off, how much nearer to another mark, and through how many its leader goes."""
+        met = sum(_through(place.leader, body) for body in self._bodies_beside(place.centre))
+        nearer = max(0.0, self._excess(place)) / self.scale
+        distance = math.hypot(*place.offset) + NEARER * nearer
+        return float(snapped(distance + THROUGH * met, 3))
+
+    def _excess(self, place: Place) -> float:
+        """By how much another mark is nearer than the label's own; below 0 if none is."""
+        others = [_distance(mark, place.box) for mark in self.marks if mark != place.centre]
+        return _distance(place.centre, place.box) - min(others, default=math.inf)
+
+    def _bodies_beside(self, centre: Point) -> Iterator[Bbox]:
+        """Those of other marks that do not lie over this one."""
+        own = self.bodies[centre]
+        return (body for body in self.bodies.values() if not body.overlaps(own))
 
 
 def _candidates(first: float) -> Iterator[Point]:
@@ -77,28 +146,9 @@ def _candidates(first: float) -> Iterator[Point]:
         radius += STEP
 
 
-def _places(centre: Point, size: Bbox, scale: float, first: float) -> Iterator[tuple[Point, Bbox]]:
+def _places(centre: Point, size: Bbox, scale: float, first: float) -> Iterator[Place]:
     for dx, dy in _candidates(first):
-        yield (dx, dy), _box(centre, (dx * scale, dy * scale), size)
-
-
-def _is_free(box: Bbox, taken: Sequence[Bbox], inside: Bbox) -> bool:
-    fits = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
-    return fits and not box.count_overlaps(taken)
-
-
-def _leader(centre: Point, offset: Point, box: Bbox) -> Segment:
-    """From a point to the near edge of its label."""
-    return centre, (box.x0 if offset[0] >= 0 else box.x1, (box.y0 + box.y1) / 2)
-
-
-def _is_clear(
-    leader: Segment, box: Bbox, leaders: Sequence[Segment], labels: Sequence[Bbox]
-) -> bool:
-    """The leader meets no other and no label, and the label no other leader."""
-    if any(crossing(leader, other) or _through(other, box) for other in leaders):
-        return False
-    return not any(_through(leader, label) for label in labels)
+        yield Place(centre, (dx, dy), _box(centre, (dx * scale, dy * scale), size))
 
 
 def crossing(one: Segment, other: Segment) -> bool:
@@ -118,6 +168,16 @@ def _through(segment: Segment, box: Bbox) -> bool:
     return any(crossing(segment, side) for side in sides)
 
 
+def _around(point: Point, radius: float) -> Bbox:
+    return Bbox.from_bounds(*point, 0, 0).padded(radius)
+
+
+def _distance(point: Point, box: Bbox) -> float:
+    """From a point to the nearest edge of a box; 0 inside."""
+    (x, y), (x0, y0, x1, y1) = point, box.extents
+    return math.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1))
+
+
 def _steady(values: Iterable[float]) -> Point:
     """Pixels to thousandths, away from ties."""
     x, y = (float(snapped(float(value), 3)) for value in values)
@@ -135,16 +195,16 @@ def _box(centre: Point, offset: Point, size: Bbox) -> Bbox:
     return Bbox.from_bounds(left, y - size.height / 2, size.width, size.height)
 
 
-def _move(axes: Axes, note: Annotation, offset: Point) -> None:
+def _move(axes: Axes, note: Annotation, offset: Point, *, leads: bool) -> None:
     note.set_position(offset)
     note.set_horizontalalignment("left" if offset[0] >= 0 else "right")
     note.set_verticalalignment("center")
-    if math.hypot(*offset) > LEADER:
+    if leads or math.hypot(*offset) > LEADER:
         axes.annotate(
             "",
             note.xy,
             xytext=offset,
             textcoords="offset points",
-            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 4},
-            zorder=1,
+            arrowprops={"arrowstyle": "-", "color": "0.25", "linewidth": 0.6, "shrinkB": 0},
+            zorder=4,  # over marks: in a crowd its end says which one is meant
         )

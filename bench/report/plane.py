@@ -18,12 +18,14 @@ from bench.report import canvas, families
 from bench.report.display import MEGABYTE, Look
 from bench.report.frame import Row
 from bench.report.placement import place_labels
+from bench.report.stats import FEW, WIDE
 
 INEXACT = "≈"
 BELOW = math.radians(190)
 """To the left and a little down: below its front the plane is empty."""
 
 FRONT = "Pareto front: no strategy beats these in both"
+HOLLOW = f"hollow: interval wider than {100 * WIDE:.0f} % of the ratio, or fewer than {FEW} rounds"
 
 
 def points_of(group: Sequence[Row]) -> list[Row]:
@@ -43,25 +45,47 @@ def pareto(points: Sequence[Row]) -> list[Row]:
 
 def figure(points: list[Row]) -> Figure:
     """One point a cell, with its interval; the Pareto front is named, the rest in the legend."""
-    drawn, [axes] = canvas.new(8.5, 6.4)
+    figure, [axes] = canvas.new(8.5, 6.4)
     look = families.looks(points)
-    draw(axes, points, look)
     front = pareto(points)
+    others = [row for row in points if row not in front]
+    draw_intervals(axes, points)
+    for rows in (others, front):  # what is named lies on top
+        draw_hollow(axes, [row for row in rows if row["unstable"]], look, s=55, zorder=3)
+        draw_filled(axes, [row for row in rows if not row["unstable"]], look)
     draw_front(axes, front, label=FRONT)
-    axes.legend(
-        frameon=False, loc="upper right", fontsize=8, title=note_on(points), title_fontsize=8
-    )
+    _legend(axes, points)
     axes.set(xlabel="Measured peak, MB (10⁶ bytes)", ylabel="Step time × none, 95 % interval")
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.25 * (high - low), high)  # for names left of what needs least memory
-    _key(drawn, points, look)
-    canvas.head(drawn, "memory against time", points)
-    others = [row for row in points if row not in front]
+    _key(figure, points, look)
+    canvas.head(figure, "memory against time", points)
     label(axes, front, [front], others, first=BELOW)
-    return drawn
+    return figure
 
 
-def _key(drawn: Figure, points: Sequence[Row], look: Mapping[str, Look]) -> None:
+def _legend(axes: Axes, points: Sequence[Row]) -> None:
+    """What hollow marks, the dashed line and the mark of inexact strategies mean."""
+    lines, _ = axes.get_legend_handles_labels()
+    if any(row["unstable"] for row in points):
+        dot: dict[str, Any] = {
+            "marker": "o",
+            "color": "0.4",
+            "markerfacecolor": "white",
+            "linestyle": "none",
+        }
+        lines.append(Line2D([], [], label=HOLLOW, **dot))
+    axes.legend(
+        handles=lines,
+        frameon=False,
+        loc="upper right",
+        fontsize=8,
+        title=note_on(points),
+        title_fontsize=8,
+    )
+
+
+def _key(figure: Figure, points: Sequence[Row], look: Mapping[str, Look]) -> None:
     """Under the axes: marker and colour of every strategy, a column a family."""
     of = families.families(points)
     columns: dict[str, list[str]] = {}
@@ -73,7 +97,7 @@ def _key(drawn: Figure, points: Sequence[Row], look: Mapping[str, Look]) -> None
         handles.append(_entry(kind))
         handles += [_entry(name, look[name]) for name in names]
         handles += [_entry("")] * (depth - len(names))
-    drawn.legend(
+    figure.legend(
         handles=handles,
         loc="outside lower center",
         ncols=len(columns),
@@ -97,20 +121,27 @@ def note_on(points: Sequence[Row]) -> str | None:
 
 def draw(axes: Axes, points: Sequence[Row], look: Mapping[str, Look]) -> None:
     """Points of what was measured, with their intervals."""
-    data = pd.DataFrame(
-        {
-            "strategy": [row["strategy"] for row in points],
-            "peak": [row["peak_allocated_bytes"] / MEGABYTE for row in points],
-            "time": [row["step_ratio"] for row in points],
-        }
-    )
+    draw_intervals(axes, points)
+    draw_filled(axes, points, look)
+
+
+def draw_intervals(axes: Axes, points: Sequence[Row]) -> None:
+    """The interval of each point, as a bar."""
+    x, y = zip(*map(at, points), strict=True)
     low = [row["step_ratio"] - row["step_ratio_low"] for row in points]
     high = [row["step_ratio_high"] - row["step_ratio"] for row in points]
-    axes.errorbar(data["peak"], data["time"], yerr=[low, high], fmt="none", ecolor="0.55", lw=1)
+    axes.errorbar(x, y, yerr=[low, high], fmt="none", ecolor="0.55", lw=1)
+
+
+def draw_filled(axes: Axes, points: Sequence[Row], look: Mapping[str, Look]) -> None:
+    """Points of what was measured."""
+    if not points:
+        return
+    x, y = zip(*map(at, points), strict=True)
     sns.scatterplot(
-        data=data,
-        x="peak",
-        y="time",
+        data=pd.DataFrame({"strategy": [row["strategy"] for row in points], "x": x, "y": y}),
+        x="x",
+        y="y",
         hue="strategy",
         style="strategy",
         palette={name: one.colour for name, one in look.items()},
@@ -123,13 +154,13 @@ def draw(axes: Axes, points: Sequence[Row], look: Mapping[str, Look]) -> None:
     finish(axes)
 
 
-def draw_hollow(axes: Axes, points: Sequence[Row], look: Mapping[str, Look]) -> None:
-    """Points of what was modelled: hollow, for nobody saw them."""
+def draw_hollow(axes: Axes, points: Sequence[Row], look: Mapping[str, Look], **style: Any) -> None:
+    """Hollow points: of what was modelled, which nobody saw, or of what is too noisy to rank."""
     for row in points:
         one = look[row["strategy"]]
-        x, y = at(row)
+        style = {"s": 45, "zorder": 2, **style}
         axes.scatter(
-            x, y, s=45, marker=one.marker, facecolors="white", edgecolors=one.colour, zorder=2
+            *at(row), marker=one.marker, facecolors="white", edgecolors=one.colour, **style
         )
     finish(axes)
 
@@ -175,4 +206,5 @@ def label(
     assert legend is not None
     boxes.append(legend.get_window_extent())
     names = [row["label"] + ("" if row["exact"] else f" {INEXACT}") for row in points]
-    place_labels(axes, names, [at(row) for row in points], avoid=boxes, first=first)
+    marks, unnamed = map(at, points), map(at, others)
+    place_labels(axes, names, list(marks), others=list(unnamed), avoid=boxes, first=first)

@@ -32,9 +32,9 @@ STUDIES = frozenset({"budgets", "models", "solvers"})
 def main_groups(frame: pd.DataFrame) -> list[list[Row]]:
     """One group a device, measured ones if there are any: that with most cells timed, then run."""
     best: dict[str, list[Row]] = {}
-    found = tradeoff_groups(frame)
-    measured = [group for group in found if not group[0]["modelled"]]
-    for group in measured or found:
+    groups = tradeoff_groups(frame)
+    measured = [group for group in groups if not group[0]["modelled"]]
+    for group in measured or groups:
         device = group[0]["device"]
         if device not in best or _weight(group) > _weight(best[device]):
             best[device] = group
@@ -55,9 +55,9 @@ def block(frame: pd.DataFrame, tables: str, studies: Collection[str] = ()) -> st
     """
     parts = []
     for group in main_groups(frame):
-        chosen = summary.of_textbook(group)
-        parts += [f"### {cell(title(group))}\n", f"{cell(display.where(chosen or group))}.\n"]
-        parts += [summary.table(chosen)]
+        rows = summary.of_textbook(group)
+        parts += [f"### {cell(title(group))}\n", f"{cell(display.where(rows or group))}.\n"]
+        parts += [summary.table(rows)]
     verdicts = "\n".join(f"- {line}" for line in claims.textbook_rows(frame))
     said = f"The textbook's table, judged by the records:\n\n{verdicts}\n"
     named = [(text, name) for text, name in LINKS if name not in STUDIES or name in studies]
@@ -65,8 +65,8 @@ def block(frame: pd.DataFrame, tables: str, studies: Collection[str] = ()) -> st
     return "\n".join([*parts, f"{summary.NOTES}\n", said, f"More: {links}.\n"])
 
 
-def inject(text: str, made: str) -> str:
-    """``text`` with what is between the markers replaced by ``made``.
+def inject(text: str, block: str) -> str:
+    """``text`` with what is between the markers replaced by ``block``.
 
     Raises:
         ValueError: not exactly one pair of markers, in order.
@@ -75,4 +75,4 @@ def inject(text: str, made: str) -> str:
         raise ValueError(f"the README must hold {BEGIN} and, after it, {END}, once each")
     head, rest = text.split(BEGIN)
     _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n\n{made}\n{END}{tail}"
+    return f"{head}{BEGIN}\n\n{block}\n{END}{tail}"

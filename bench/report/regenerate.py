@@ -86,8 +86,8 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
     frame = build(stored.records)
     texts = stored.tables()
     files = {results / TABLES / name: text.encode() for name, text in texts.items()}
-    drawn = figures(frame, stored.budgets, stored.solvers)
-    files |= {results / FIGURES / name: data for name, data in drawn.items()}
+    images = figures(frame, stored.budgets, stored.solvers)
+    files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
         block = readmes.block(frame, folder, {Path(name).stem for name in texts})
@@ -158,13 +158,13 @@ def _strict(results: Path, bad: list[str]) -> Stored:
 
 def _strictly(paths: Sequence[Path], read: Callable[[bytes], Read], bad: list[str]) -> list[Read]:
     """What files hold; those that cannot be read go to ``bad``, a sentence each."""
-    found = []
+    values = []
     for path in paths:
         try:
-            found.append(read(path.read_bytes()))
+            values.append(read(path.read_bytes()))
         except ValueError as error:
             bad.append(f"{path}: {error}")
-    return found
+    return values
 
 
 def _generated(results: Path) -> list[Path]:
@@ -179,20 +179,22 @@ def _generated(results: Path) -> list[Path]:
 
 
 def _write(files: Mapping[Path, bytes], stale: list[Path]) -> list[str]:
-    done = []
+    changes = []
     for path, data in files.items():
         if not path.is_file() or not same(path.suffix, path.read_bytes(), data):
             write_atomically(path, data)
-            done.append(f"wrote {path}")
+            changes.append(f"wrote {path}")
     for path in stale:
         path.unlink()
-        done.append(f"deleted {path}")
-    return done
+        changes.append(f"deleted {path}")
+    return changes
 
 
 def _differences(files: Mapping[Path, bytes], stale: list[Path]) -> list[str]:
-    found = [_difference(path, data) for path, data in files.items()]
-    return [text for text in found if text] + [f"{path}: stale, no record asks" for path in stale]
+    differences = [_difference(path, data) for path, data in files.items()]
+    return [text for text in differences if text] + [
+        f"{path}: stale, no record asks" for path in stale
+    ]
 
 
 def _difference(path: Path, data: bytes) -> str:

@@ -99,33 +99,33 @@ def _line(timing: Timing) -> list[str]:
 
 def figure(studies: Sequence[Study]) -> Figure:
     """Seconds over blocks on logarithmic axes, a panel a machine; bars from fastest to slowest."""
-    made, axes = canvas.new(max(7.5, 5.5 * len(studies)), 5, columns=len(studies))
+    figure, axes = canvas.new(max(7.5, 5.5 * len(studies)), 5, columns=len(studies))
     names = sorted({label(timing) for study in studies for timing in study.timings})
     for panel, study in zip(axes, studies, strict=True):
         for index, name in enumerate(names):
             _draw(panel, [t for t in study.timings if label(t) == name], index)
         _axes(panel, sorted({timing.blocks for timing in study.timings}))
     facts = [f"{device(study)}\n{versions(study)}\n{shape(study)}" for study in studies]
-    canvas.heading(made, "What solvers cost against the length of the chain", facts)
-    return made
+    canvas.heading(figure, "What solvers cost against the length of the chain", facts)
+    return figure
 
 
 def _draw(axes: Axes, timings: Sequence[Timing], index: int) -> None:
     if not timings:
         return
-    chosen = sorted(timings, key=lambda timing: timing.blocks)
-    middle = [statistics.median(timing.solve_s) for timing in chosen]
-    below = [m - min(timing.solve_s) for m, timing in zip(middle, chosen, strict=True)]
-    above = [max(timing.solve_s) - m for m, timing in zip(middle, chosen, strict=True)]
+    by_length = sorted(timings, key=lambda timing: timing.blocks)
+    middle = [statistics.median(timing.solve_s) for timing in by_length]
+    below = [m - min(timing.solve_s) for m, timing in zip(middle, by_length, strict=True)]
+    above = [max(timing.solve_s) - m for m, timing in zip(middle, by_length, strict=True)]
     axes.errorbar(
-        [timing.blocks for timing in chosen],
+        [timing.blocks for timing in by_length],
         middle,
         yerr=[below, above],
         color=COLOURS[index % len(COLOURS)],
         marker=MARKERS[index % len(MARKERS)],
         markeredgecolor="white",
         capsize=3,
-        label=_legend(chosen),
+        label=_legend(by_length),
     )
 
 

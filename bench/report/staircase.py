@@ -28,7 +28,7 @@ def _name(contender: Contender) -> str:
 
 def figure(study: Study, look: Mapping[str, Look]) -> Figure:
     """Budget against step time: the staircase, its prediction, and a point for every rule."""
-    made, [axes] = canvas.new(8.5, 5.6)
+    figure, [axes] = canvas.new(8.5, 5.6)
     steps, rules = list(_steps(study)), list(_rules(study))
     plane.draw(axes, [*rules, *steps], look)
     colour = look[OPTIMAL].colour
@@ -41,9 +41,9 @@ def figure(study: Study, look: Mapping[str, Look]) -> Figure:
         xlabel="Budget of optimal, or measured peak of a rule, MB (10⁶ bytes)",
         ylabel=f"Step time × none, {100 * LEVEL:.0f} % interval",
     )
-    canvas.head(made, "what a budget costs", [heading(study)])
+    canvas.head(figure, "what a budget costs", [heading(study)])
     plane.label(axes, rules, [steps], steps)
-    return made
+    return figure
 
 
 def _steps(study: Study) -> Iterator[Row]:
@@ -62,22 +62,22 @@ def _steps(study: Study) -> Iterator[Row]:
 def _rules(study: Study) -> Iterator[Row]:
     for contender in study.contenders:
         if contender.heuristics:
-            found = ratio(contender, study.contenders[0])
+            interval = ratio(contender, study.contenders[0])
             yield {
                 "strategy": _name(contender),
                 "label": rule(contender),
                 "exact": True,
                 "peak_allocated_bytes": contender.peak_allocated_bytes,
-                "step_ratio": found.median,
-                "step_ratio_low": found.low,
-                "step_ratio_high": found.high,
+                "step_ratio": interval.median,
+                "step_ratio_low": interval.low,
+                "step_ratio_high": interval.high,
             }
 
 
-def _predicted(axes: Axes, found: Sequence[Line], colour: str) -> None:
+def _predicted(axes: Axes, budgets: Sequence[Line], colour: str) -> None:
     axes.plot(
-        [line.budget.budget_bytes / MEGABYTE for line in found],
-        [line.predicted_ratio for line in found],
+        [line.budget.budget_bytes / MEGABYTE for line in budgets],
+        [line.predicted_ratio for line in budgets],
         color=colour,
         linestyle=":",
         linewidth=1.5,

@@ -36,8 +36,8 @@ def of_textbook(group: Sequence[Row]) -> list[Row]:
     kinds: dict[tuple[object, ...], Row] = {}
     for row in sorted(named, key=lambda row: row["peak_allocated_bytes"] or float("inf")):
         kinds.setdefault(_kind(row), row)
-    chosen = {row["cell_id"] for row in kinds.values()}
-    return [row for row in named if row["cell_id"] in chosen][:ROWS]
+    cell_ids = {row["cell_id"] for row in kinds.values()}
+    return [row for row in named if row["cell_id"] in cell_ids][:ROWS]
 
 
 def _named(row: Row) -> bool:

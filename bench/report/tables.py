@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.report import display, modelled
 from bench.report.depth import chain_of, order, series
-from bench.report.display import MISSING, cell, code, megabytes, percent, times
+from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import ATTENTION, Row, groups, rows
 from bench.report.metrics import METRICS
 from bench.report.rounding import steady
@@ -39,7 +39,7 @@ NOTES = (
     f"{MISSING} not measured.\n"
 )
 
-CSV_COLUMNS = (
+CELL_COLUMNS = (
     "workload",
     "workload_options",
     "device",
@@ -52,6 +52,10 @@ CSV_COLUMNS = (
     "started_at_utc",
     "strategy",
     "spec",
+)
+"""What the CSV of every kind of table says of a cell, first."""
+CSV_COLUMNS = (
+    *CELL_COLUMNS,
     "label",
     "status",
     "reason",
@@ -101,9 +105,8 @@ def tradeoff(frame: pd.DataFrame) -> str:
 
 
 def title(group: Sequence[Row]) -> str:
-    """``gpt-mini on cpu``, modelled if it is."""
-    first = group[0]
-    return f"{first['workload']} on {'modelled ' if first['modelled'] else ''}{first['device']}"
+    """``gpt-mini on cpu``; that a device is modelled is said below, by `display.where`."""
+    return f"{group[0]['workload']} on {group[0]['device']}"
 
 
 def group_table(group: Sequence[Row]) -> str:
@@ -132,18 +135,14 @@ def _line(row: Row) -> list[str]:
         code(display.abbreviate(row["plan"]) if row["plan"] else None),
         cell(row["textbook_memory"]),
         megabytes(row["predicted_peak_bytes"]),
-        _amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
-        _amount(row["saved_after_forward_bytes"], row["saved_x_reference"]),
+        display.amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
+        display.amount(row["saved_after_forward_bytes"], row["saved_x_reference"]),
         cell(row["textbook_compute"]),
         percent(row["predicted_recompute_of_forward"]),
         percent(row["recompute_of_forward"]),
         display.interval(row),
         gradient(row),
     ]
-
-
-def _amount(count: int | None, ratio: float | None) -> str:
-    return megabytes(count) if ratio is None else f"{megabytes(count)} ({times(ratio)})"
 
 
 def gradient(row: Row) -> str:
@@ -166,8 +165,8 @@ def gradient(row: Row) -> str:
 def tradeoff_csv(frame: pd.DataFrame) -> str:
     """Every cell, raw bytes and unrounded FLOPs, ratios to six decimals."""
     data = [{name: plain(row[name]) for name in CSV_COLUMNS} for row in rows(frame)]
-    made = pd.DataFrame(data, columns=list(CSV_COLUMNS), dtype=object)
-    return str(made.to_csv(index=False, lineterminator="\n"))
+    table = pd.DataFrame(data, columns=list(CSV_COLUMNS), dtype=object)
+    return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def plain(value: object) -> object:
@@ -185,8 +184,8 @@ def failures(frame: pd.DataFrame) -> str:
     failed = [row for row in rows(frame) if row["status"] != "ok"]
     header = ("Workload", "Options", "Strategy", "Device", "torch", "Date", "Status", "Reason")
     body = [[cell(text) for text in _failure(row)] for row in failed]
-    made = display.table(header, body) if body else "Every cell ended well.\n"
-    return f"# Cells that failed\n\n{made}"
+    table = display.table(header, body) if body else "Every cell ended well.\n"
+    return f"# Cells that failed\n\n{table}"
 
 
 def _failure(row: Row) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ def render(timeline: Timeline) -> dict[str, bytes]:
 
 def figure(timeline: Timeline) -> Figure:
     """The picture, in the current style."""
-    made, [axes] = canvas.new(10.5, 5.4)
+    figure, [axes] = canvas.new(10.5, 5.4)
     unit, name = (1e9, "GB") if timeline.peak.size_bytes >= 1e9 else (1e6, "MB")
     _draw_phases(axes, timeline)
     handles = _draw_stack(axes, timeline, unit)
@@ -137,8 +137,8 @@ def figure(timeline: Timeline) -> Figure:
     power = {"GB": "10⁹", "MB": "10⁶"}[name]
     axes.set(xlabel=timeline.axis_label, ylabel=f"Alive, {name} ({power} bytes), {kind}")
     _legends(axes, timeline, handles)
-    _head(made, timeline)
-    return made
+    _head(figure, timeline)
+    return figure
 
 
 def _draw_phases(axes: Axes, timeline: Timeline) -> None:
@@ -153,14 +153,14 @@ def _draw_phases(axes: Axes, timeline: Timeline) -> None:
 
 def _draw_stack(axes: Axes, timeline: Timeline, unit: float) -> list[Artist]:
     """Areas from the bottom up; what a legend shows of them, from the top down."""
-    kept = thin(timeline.positions, timeline.totals)
-    places = np.asarray(timeline.positions, dtype=np.float64)[kept]
-    floor = np.zeros(len(kept))
+    indices = thin(timeline.positions, timeline.totals)
+    places = np.asarray(timeline.positions, dtype=np.float64)[indices]
+    floor = np.zeros(len(indices))
     handles: list[Artist] = []
     for name, counts in timeline.series.items():
         if not max(counts):
             continue
-        top = floor + np.asarray(counts, dtype=np.float64)[kept] / unit
+        top = floor + np.asarray(counts, dtype=np.float64)[indices] / unit
         colour = COLOURS[name]
         axes.fill_between(places, floor, top, step="post", color=colour, lw=0, zorder=2)
         label = f"{name}: {sized(timeline.peak.by_category.get(name, 0))}"
@@ -174,12 +174,12 @@ def _draw_lines(axes: Axes, timeline: Timeline, unit: float) -> list[Artist]:
     handles: list[Artist] = []
     if timeline.allocated:
         at, counts = timeline.allocated.positions, timeline.allocated.size_bytes
-        kept = thin(at, counts)
+        indices = thin(at, counts)
         tensors_bytes = sum(timeline.peak.by_category.get(name, 0) for name in timeline.series)
         scratch_bytes = timeline.peak.size_bytes - tensors_bytes
         [line] = axes.step(
-            np.asarray(at)[kept],
-            np.asarray(counts)[kept] / unit,
+            np.asarray(at)[indices],
+            np.asarray(counts)[indices] / unit,
             where="post",
             color=ALLOCATOR_COLOUR,
             linewidth=0.8,
@@ -240,19 +240,19 @@ def _legends(axes: Axes, timeline: Timeline, handles: list[Artist]) -> None:
     )
 
 
-def _head(made: Figure, timeline: Timeline) -> None:
+def _head(figure: Figure, timeline: Timeline) -> None:
     """Title; under it where and when, with which options, and where the peak is."""
-    said, peak = timeline.heading, timeline.peak
-    kind = "modelled " if said.modelled else ""
+    heading, peak = timeline.heading, timeline.peak
+    kind = "modelled " if heading.modelled else ""
     facts = (
-        f"{kind}{said.device}; torch {said.torch_version}; {said.date}",
-        said.setting,
+        f"{kind}{heading.device}; torch {heading.torch_version}; {heading.date}",
+        heading.setting,
         f"Peak: {peak.operator} in {peak.module}, {peak.phase}",
     )
     lines = [line for fact in facts for line in textwrap.wrap(fact, 160)]
-    axes = made.axes[0]
+    axes = figure.axes[0]
     axes.set_title("\n".join(lines), fontsize=7.5, color="0.3", loc="left")
-    title = made.suptitle(textwrap.fill(said.title, 90), fontsize=12, ha="left")
-    made.draw_without_rendering()  # settles the layout, which what follows depends on
-    made.set_layout_engine("none")
+    title = figure.suptitle(textwrap.fill(heading.title, 90), fontsize=12, ha="left")
+    figure.draw_without_rendering()  # settles the layout, which what follows depends on
+    figure.set_layout_engine("none")
     title.set_x(axes.get_position().x0)

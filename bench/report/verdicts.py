@@ -77,26 +77,26 @@ def approaches_forward(frame: pd.DataFrame) -> Verdict:
 
 def _by_k(frame: pd.DataFrame, workloads: Sequence[str]) -> dict[tuple[str, int], Row]:
     """The best row of each workload and k (which divides the depth, or the formula is another)."""
-    found = {
+    best = {
         (workload, row["params"]["k"]): row
         for workload in workloads
         for row in cells(frame, workload, "every_k", needs=("recompute_of_forward",))
         if row["workload_options"].get(LAYERS, 0) % row["params"]["k"] == 0
         and not row["params"].get("keep_last")
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(best.items()))
 
 
 def three_quarters_less(frame: pd.DataFrame) -> Verdict:
     """4 of 8 layers: saved bytes and peak both fall by 75 %."""
-    found = cells(
+    candidates = cells(
         frame, CHAIN, "every_k", {"k": 4}, needs=("saved_x_none", "peak_x_none"), layers=8
     )
-    if not found:
+    if not candidates:
         return unmeasured(
             command(CHAIN, "none", "layers=8"), command(CHAIN, "every_k(k=4)", "layers=8")
         )
-    row = found[-1]
+    row = candidates[-1]
     saved, peak = 1 - row["saved_x_none"], 1 - row["peak_x_none"]
     constant = _constant(frame, row)
     whole = row[SAVED] / row["saved_x_none"]
@@ -182,13 +182,13 @@ def sqrt_optimal(frame: pd.DataFrame) -> Verdict:
 
 
 def _peaks(group: Sequence[Row], strategy: str) -> list[Row]:
-    found = [row for row in group if matches(row, strategy) and row[PEAK] is not None]
-    return sorted(found, key=lambda row: (len(row["spec"]), row["label"]))
+    peaks = [row for row in group if matches(row, strategy) and row[PEAK] is not None]
+    return sorted(peaks, key=lambda row: (len(row["spec"]), row["label"]))
 
 
 def gpt3_activations(frame: pd.DataFrame) -> Verdict:
     """What `none` saves for one sequence at GPT-3's size."""
-    found = [
+    candidates = [
         row
         for row in rows(frame)
         if row["strategy"] == "none"
@@ -196,18 +196,18 @@ def gpt3_activations(frame: pd.DataFrame) -> Verdict:
         and row[SAVED] is not None
         and all(row["workload_options"].get(name) == size for name, size in GPT3.items())
     ]
-    if not found:
+    if not candidates:
         return unmeasured(f"{command('gpt3-175b', 'none')} --device sim:h100-80gb --precision fp16")
-    row = max(found, key=_closest_to_textbook)
+    row = max(candidates, key=_closest_to_textbook)
     per_sequence = row[SAVED] / row["workload_options"].get("batch", 1)
     item = FP32 if row["precision"] == "fp32" else HALF
     boundaries = GPT3["layers"] * GPT3["seq"] * GPT3["dim"] * item
-    counted = "; ".join(_counted(one) for one in sorted(found, key=lambda one: one["label"]))
+    counted = "; ".join(_counted(one) for one in sorted(candidates, key=lambda one: one["label"]))
     sentence = (
         f"Claimed 120 GB. Saved for one sequence: {counted}. L·N·d values alone, one a layer, are"
         f" {megabytes(boundaries)} MB"
     )
-    return verdict(grade(per_sequence / GPT3_BYTES, 1.0), sentence, found)
+    return verdict(grade(per_sequence / GPT3_BYTES, 1.0), sentence, candidates)
 
 
 def _closest_to_textbook(row: Row) -> tuple[bool, bool, str]:

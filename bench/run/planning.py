@@ -32,11 +32,11 @@ def budgeted(spec: str, budget: str) -> Budgeted:
     Raises:
         ValueError: it has none; names those that do.
     """
-    chosen = strategies.get(spec)
-    if not isinstance(chosen, Budgeted):
+    strategy = strategies.get(spec)
+    if not isinstance(strategy, Budgeted):
         able = ", ".join(name for name, cls in classes().items() if issubclass(cls, Budgeted))
-        raise ValueError(f"{chosen.name()} takes no budget; {able} do")  # noqa: TRY004 - input
-    return dataclasses.replace(chosen, budget=budget)
+        raise ValueError(f"{strategy.name()} takes no budget; {able} do")  # noqa: TRY004 - input
+    return dataclasses.replace(strategy, budget=budget)
 
 
 def profile_cell(
@@ -52,12 +52,12 @@ def profile_cell(
     Raises:
         ValueError: a model that is no chain.
     """
-    chosen = strategy or Optimal()
+    strategy = strategy or Optimal()
     if not measured or cell.simulated:
-        return profile_for(cell, chosen)
+        return profile_for(cell, strategy)
     torch.set_num_threads(cell.threads)
     step = build_step(cell)
-    return profile_step(step, _chain(step), chosen)
+    return profile_step(step, _chain(step), strategy)
 
 
 def profile_for(cell: Cell, strategy: strategies.Strategy) -> ChainProfile:
@@ -104,9 +104,9 @@ def profile_step(
     rounds: int = block_times.ROUNDS,
 ) -> ChainProfile:
     """What the blocks of a real step cost, times by the clock; see `profile_cell`."""
-    chosen = strategy or Optimal()
+    strategy = strategy or Optimal()
     with preserved(step.model):
-        profile = chosen.profile_of(chosen.profiled(chain, step))
+        profile = strategy.profile_of(strategy.profiled(chain, step))
         with frozen():  # modules are no garbage: the collection before every timed step is short
             return block_times.measure(step, chain, profile, rounds)
 

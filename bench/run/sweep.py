@@ -192,26 +192,26 @@ def run(
     Returns:
         The records of ``cells``, found and new, in the order of ``cells``.
     """
-    found: dict[int, Record] = {}  # by place in ``cells``
+    by_place: dict[int, Record] = {}
     for place, cell in enumerate(cells):
         record = existing(cell, results)
         if record is not None:
-            found[place] = record
-            progress(len(found), len(cells), record)
-    todo = {place: cell for place, cell in enumerate(cells) if place not in found}
+            by_place[place] = record
+            progress(len(by_place), len(cells), record)
+    todo = {place: cell for place, cell in enumerate(cells) if place not in by_place}
     for place, record in _measured(todo, timeout_s, measure):
         records.write(record, results)
-        found[place] = record
-        progress(len(found), len(cells), record)
-    return [found[place] for place in range(len(cells))]
+        by_place[place] = record
+        progress(len(by_place), len(cells), record)
+    return [by_place[place] for place in range(len(cells))]
 
 
 def existing(cell: Cell, results: Path) -> Record | None:
     """The cell's record on disk, if there is one that can be trusted."""
-    wanted = blank(cell)
-    path = records.path_of(wanted, results)
+    empty = blank(cell)
+    path = records.path_of(empty, results)
     record = records.read(path) if path.exists() else None
-    if record is not None and record.cell_id != wanted.cell_id:
+    if record is not None and record.cell_id != empty.cell_id:
         set_aside(path, f"it holds cell {record.cell_id}")
         return None
     return record

@@ -114,10 +114,10 @@ class _Bench:
         """The strategy's step against the model as it is, from the same seed."""
         reference = gradients.run(self.step, self.cell.seed)
         with self.prepared.apply() as applied:
-            chosen = applied.strategy
+            strategy = applied.strategy
             outcome = gradients.run(self.step, self.cell.seed)
         result = gradients.compare(reference, outcome)
-        problem = result.problem(exact=chosen.exact, compiled=chosen.compiled)
+        problem = result.problem(exact=strategy.exact, compiled=strategy.compiled)
         check = GradientCheck(
             loss=outcome.loss.item(),
             reference_loss=reference.loss.item(),
@@ -165,18 +165,18 @@ class _Bench:
         step.drop_gradients()
         resident_bytes = unique_bytes(step.resident_tensors())
         with self.prepared.apply():
-            taken = step_memory(step)
+            usage = step_memory(step)
             parameters = list(step.model.parameters())
             gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
         step.drop_gradients()
         peak = Peak(
-            peak_allocated_bytes=resident_bytes + taken.peak_bytes,
-            peak_reserved_bytes=taken.reserved_bytes,
-            peak_operator=taken.peak_operator,
+            peak_allocated_bytes=resident_bytes + usage.peak_bytes,
+            peak_reserved_bytes=usage.reserved_bytes,
+            peak_operator=usage.peak_operator,
         )
         return peak, ModelBytes(
-            after_forward_allocated_bytes=resident_bytes + taken.after_forward_bytes,
-            saved_after_forward_bytes=taken.after_forward_bytes,
+            after_forward_allocated_bytes=resident_bytes + usage.after_forward_bytes,
+            saved_after_forward_bytes=usage.after_forward_bytes,
             parameter_bytes=unique_bytes(parameters),
             buffer_bytes=unique_bytes(step.model.buffers()),
             batch_bytes=unique_bytes(step.batch),

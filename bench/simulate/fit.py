@@ -50,8 +50,8 @@ def largest(cell: Cell, axis: Axis) -> Cell | None:
 def sized(cell: Cell, axis: Axis, value: int) -> Cell:
     """The cell with one size set; learned positions grow with the sequence."""
     options = {**cell.options, axis: value}
-    known = cell.make_workload().options()
-    if axis == "seq" and known.get("positions", value) < value:
+    positions = cell.make_workload().options().get("positions", value)
+    if axis == "seq" and positions < value:
         options["positions"] = value
     return msgspec.structs.replace(cell, options=options)
 

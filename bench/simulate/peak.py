@@ -47,8 +47,8 @@ def floor(trace: Trace, blocks: Sequence[str]) -> tuple[int, str]:
     set of the block at hand, parameters, gradients, optimizer state and logits could not. A
     strategy that changes what a block does inside (selective, flash attention) can go below.
     """
-    known = frozenset(blocks)
-    owners = [_owner(life, known) for life in trace.lives]
+    names = frozenset(blocks)
+    owners = [_owner(life, names) for life in trace.lives]
     alive = movable = best = 0
     by_block: Counter[str] = Counter()
     where = ""
@@ -58,10 +58,10 @@ def floor(trace: Trace, blocks: Sequence[str]) -> tuple[int, str]:
         if owner is not None:
             movable += event.delta_bytes
             by_block[owner] += event.delta_bytes
-        here = _block_of(event.module, known)
-        needed = alive - movable + (by_block[here] if here else 0)
-        if needed > best:
-            best, where = needed, f"{event.phase} of {here or event.module or 'the model'}"
+        here = _block_of(event.module, names)
+        floor_bytes = alive - movable + (by_block[here] if here else 0)
+        if floor_bytes > best:
+            best, where = floor_bytes, f"{event.phase} of {here or event.module or 'the model'}"
     return best, where
 
 

@@ -59,10 +59,10 @@ def study(name: str, seed: int = 0) -> Study:
         return empty
     torch.set_num_threads(1)
     try:
-        found = _study(empty, _Bench(architecture, seed))
+        study = _study(empty, _Bench(architecture, seed))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this model's result
         return msgspec.structs.replace(empty, problem=_sentence(error))
-    return msgspec.structs.replace(found, duration_s=round(time.perf_counter() - started, 3))
+    return msgspec.structs.replace(study, duration_s=round(time.perf_counter() - started, 3))
 
 
 def blank(name: str, seed: int = 0, problem: str = "") -> Study:

@@ -100,7 +100,7 @@ def compile_time_s() -> float:
         "u = time.perf_counter(); s.warm_up(); print(2 * u - t - time.perf_counter())"
     )
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(  # noqa: S603 - our own code
+        process = subprocess.run(  # noqa: S603 - our own code
             [sys.executable, "-c", code],
             cwd=machine.ROOT,
             env={**os.environ, "NUMBA_CACHE_DIR": folder},
@@ -108,7 +108,7 @@ def compile_time_s() -> float:
             text=True,
             check=True,
         )
-    return float(done.stdout)
+    return float(process.stdout)
 
 
 def time_case(case: Case, seed: int = 0) -> Timing:

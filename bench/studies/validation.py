@@ -97,8 +97,8 @@ def compare(cell: Cell) -> Row:
     with strategies.apply(step.model, cell.spec, blocks=step.workload.blocks) as applied:
         real = real_trace(step, applied.chain) if on_cpu else None
         step.drop_gradients()
-        taken = _allocated(step)
-    return _row(cell, simulated, real, taken)
+        usage = _allocated(step)
+    return _row(cell, simulated, real, usage)
 
 
 def real_trace(step: TrainingStep, chain: strategies.Chain) -> Trace:
@@ -117,14 +117,14 @@ def _allocated(step: TrainingStep) -> memory.Memory:
     return memory.measure_accelerator(step.forward, backward, step.drop_gradients)
 
 
-def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Memory) -> Row:
+def _row(cell: Cell, simulated: Simulation, real: Trace | None, usage: memory.Memory) -> Row:
     granule = 1 if real else GRANULE_BYTES
     step_trace = simulated.trace
     modelled_bytes = replay((event.life, event.delta_bytes) for event in step_trace.events)
     peak_bytes = peak_of(step_trace, granule)
     # What was there before is the same on both sides; the device's allocator rounds it up, too.
-    allocator_peak_bytes = step_trace.resident_bytes(granule) + taken.peak_bytes
-    reserved = taken.reserved_bytes
+    allocator_peak_bytes = step_trace.resident_bytes(granule) + usage.peak_bytes
+    reserved = usage.reserved_bytes
     return Row(
         workload=cell.workload,
         strategy=cell.spec,
@@ -137,7 +137,7 @@ def _row(cell: Cell, simulated: Simulation, real: Trace | None, taken: memory.Me
         allocator_peak_bytes=allocator_peak_bytes,
         allocator_error=peak_bytes / allocator_peak_bytes - 1,
         reserved_error=modelled_bytes / reserved - 1 if reserved else None,
-        scratch=taken.peak_operator,
+        scratch=usage.peak_operator,
     )
 
 

@@ -80,13 +80,13 @@ def get(spec: str | Strategy, **params: Any) -> Strategy:
     """
     if isinstance(spec, Strategy):
         return _make(type(spec), {**spec.params(), **params}) if params else spec
-    name, written = _parse(spec)
-    known = classes()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
+    name, parameters = _parse(spec)
+    strategies = classes()
+    if name not in strategies:
+        close = difflib.get_close_matches(name, strategies, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown strategy {name!r}{hint}; there are {', '.join(known)}")
-    return _make(known[name], {**written, **params})
+        raise ValueError(f"unknown strategy {name!r}{hint}; there are {', '.join(strategies)}")
+    return _make(strategies[name], {**parameters, **params})
 
 
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:
@@ -123,17 +123,17 @@ def _make(cls: type[Strategy], params: dict[str, Any]) -> Strategy:
 
 def _coerce(cls: type[Strategy], field: dataclasses.Field[Any], value: Any) -> Any:
     """``value`` as the field's own type; text (from a command line) is read as a literal."""
-    wanted = type(field.default)
-    if wanted is not str and isinstance(value, str):
+    kind = type(field.default)
+    if kind is not str and isinstance(value, str):
         # What is no literal stays text; the type check below says so.
         with contextlib.suppress(ValueError, TypeError, SyntaxError):
             value = ast.literal_eval(value)
-    if wanted is float and type(value) is int:
+    if kind is float and type(value) is int:
         value = float(value)
-    if wanted is str and type(value) is int:
+    if kind is str and type(value) is int:
         value = str(value)
-    if field.default is not None and type(value) is not wanted:
+    if field.default is not None and type(value) is not kind:
         raise ValueError(
-            f"{cls.name()}: {field.name} must be of type {wanted.__name__}, not {value!r}"
+            f"{cls.name()}: {field.name} must be of type {kind.__name__}, not {value!r}"
         )
     return value

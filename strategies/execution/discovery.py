@@ -24,10 +24,10 @@ def towers(model: nn.Module) -> list[Tower]:
     Raises:
         Unsupported: there is none.
     """
-    found = list(_block_lists(model))
-    if found:
-        kinds = {type(block) for _, tower in found for block in children(tower)}
-        return list(_outermost(model, lambda c: {type(b) for b in children(c)} <= kinds, found))
+    lists = list(_block_lists(model))
+    if lists:
+        kinds = {type(block) for _, tower in lists for block in children(tower)}
+        return list(_outermost(model, lambda c: {type(b) for b in children(c)} <= kinds, lists))
     layers = [tower for tower in _outermost(model, is_alike) if not _is_table(tower)]
     if layers:
         _, largest = max(layers, key=lambda item: _parameter_count(item[1]))
@@ -141,17 +141,17 @@ def _has_parts(member: nn.Module) -> bool:
 
 def _outermost(
     module: nn.Module,
-    wanted: Callable[[nn.Module], bool],
-    known: list[Tower] | None = None,
+    is_tower: Callable[[nn.Module], bool],
+    towers: list[Tower] | None = None,
     path: str = "",
 ) -> Iterator[Tower]:
-    """Lists that satisfy ``wanted``, not looking inside one that does, nor inside known ones."""
-    is_known = any(module is tower for _, tower in known or ())
-    if isinstance(module, LISTS) and (is_known or (children(module) and wanted(module))):
+    """Lists that satisfy ``is_tower``, not looking inside one that does, nor inside known ones."""
+    is_known = any(module is tower for _, tower in towers or ())
+    if isinstance(module, LISTS) and (is_known or (children(module) and is_tower(module))):
         yield path, module
         return
     for name, child in module.named_children():
-        yield from _outermost(child, wanted, known, f"{path}.{name}" if path else name)
+        yield from _outermost(child, is_tower, towers, f"{path}.{name}" if path else name)
 
 
 def _parameter_count(module: nn.Module) -> int:

@@ -21,9 +21,9 @@ def is_random(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     names = [argument.name for argument in func._schema.arguments]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     defaults = {argument.name: argument.default_value for argument in func._schema.arguments}
-    return all((defaults | given).get(name, 1.0) != 0 for name in _DROPOUT)
+    return all((defaults | arguments).get(name, 1.0) != 0 for name in _DROPOUT)
 
 
 _aten = torch.ops.aten

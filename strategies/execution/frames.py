@@ -178,7 +178,7 @@ class Recipe:
         self.scope = scope
         self.calls: list[BlockCall] = []
 
-    def __call__(self, *given: Any) -> None:
+    def __call__(self, *arguments: Any) -> None:
         """Run them; an output is kept until the last block that wants it has run."""
         last: dict[Source, int] = {
             source: number
@@ -189,20 +189,20 @@ class Recipe:
         outputs: dict[Source, Any] = {}
         with self.scope() as scope:
             for number, call in enumerate(self.calls):
-                leaves = [_value(source, given, outputs) for source in call.sources]
+                leaves = [_value(source, arguments, outputs) for source in call.sources]
                 outputs = {o: value for o, value in outputs.items() if last[o] > number}
                 if call.drawn is not None:
                     call.drawn.restore()
-                made = call.run(scope, *tree_unflatten(leaves, call.spec))
-                named = {Output(number, n): value for n, value in enumerate(made)}
+                values = call.run(scope, *tree_unflatten(leaves, call.spec))
+                named = {Output(number, n): value for n, value in enumerate(values)}
                 outputs |= {o: value for o, value in named.items() if o in last}
-                del leaves, made, named
+                del leaves, values, named
 
 
-def _value(source: Source, given: Sequence[Any], outputs: dict[Source, Any]) -> Any:
+def _value(source: Source, arguments: Sequence[Any], outputs: dict[Source, Any]) -> Any:
     match source:
         case Given(leaf):
-            return given[leaf]
+            return arguments[leaf]
         case Held(saved):
             return saved.unpack()
         case Plain(value):

@@ -38,7 +38,7 @@ class Met:
         names: that each had.
         values: all that they held, one after the other: most forwards change none of it, and one
             look over everything says so.
-        made: dictionaries, and for some names how to make what was there.
+        makers: dictionaries, and for some names how to make what was there.
         generators: that may have been drawn from, and how to put them back.
         shared: the generators that all share, if the forward drew from them.
         objects: among the arguments that hold tensors, and how often those had been written to.
@@ -59,7 +59,7 @@ class Met:
     ) -> None:
         self.places, self.names = places, names
         self.values = values_of(places)
-        self.made: list[tuple[Values, dict[str, Make]]] = []
+        self.makers: list[tuple[Values, dict[str, Make]]] = []
         self.generators: list[tuple[Any, Restore]] = []
         self.objects: list[tuple[Any, int]] = []
         self.shared: Shared | None = None
@@ -82,7 +82,7 @@ class Met:
         self.special, self.versions = [], []
         for values, before in self.contents:
             if changed := filled(before):
-                self.made.append((values, changed))
+                self.makers.append((values, changed))
         self.contents = []
 
     def cut(self) -> bool:
@@ -115,7 +115,7 @@ class Met:
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""
         others = self.others()
-        kept = (self.replaced, self.made, self.generators, self.objects, self.shared)
+        kept = (self.replaced, self.makers, self.generators, self.objects, self.shared)
         if not (others or any(kept)):
             return None
         stack = contextlib.ExitStack()
@@ -124,8 +124,8 @@ class Met:
         if any(written_to(leaf) != then for leaf, then in self.objects):
             stack.close()
             raise RuntimeError(_CHANGED)
-        for values, made in self.made:
-            _exchange(stack, values, {name: make() for name, make in made.items()})
+        for values, makers in self.makers:
+            _exchange(stack, values, {name: make() for name, make in makers.items()})
         for generator, restore in self.generators:
             stack.callback(own_state(generator))
             restore()

@@ -96,16 +96,16 @@ def reachable(leaves: Iterable[Any]) -> list[Values]:
 
     Each once, however the objects refer to each other.
     """
-    found: dict[int, Values] = {}
+    attributes: dict[int, Values] = {}
     waiting = deque(leaves)
     while waiting:
         value = waiting.popleft()
         if isinstance(value, (list, tuple, dict)):
             waiting.extend(value.values() if isinstance(value, dict) else value)
-        elif type(value) not in SIMPLE and has_state(value) and id(vars(value)) not in found:
-            found[id(vars(value))] = vars(value)
+        elif type(value) not in SIMPLE and has_state(value) and id(vars(value)) not in attributes:
+            attributes[id(vars(value))] = vars(value)
             waiting.extend(vars(value).values())
-    return list(found.values())
+    return list(attributes.values())
 
 
 def contents(values: Values) -> Contents:

@@ -121,7 +121,7 @@ class BlockState:
             each.complete(met)
         met.complete()
         met.shared = self._drawn_from(met.shared)
-        if met.cut() or met.made:
+        if met.cut() or met.makers:
             self._forget()  # what is new may be changed, too
 
     def recompute(self, met: Met) -> contextlib.ExitStack | None:
@@ -170,10 +170,10 @@ class Before:
         """Add what the forward changed, and what it may have drawn from."""
         written = {name: self._is_written(name) for name in self.tensors}
         self.known |= written
-        made = {name: self._copy(name) for name, is_written in written.items() if is_written}
-        made |= filled(self.contents)
-        if made:
-            met.made.append((self.place.values, made))
+        makers = {name: self._copy(name) for name, is_written in written.items() if is_written}
+        makers |= filled(self.contents)
+        if makers:
+            met.makers.append((self.place.values, makers))
         met.generators += self.generators
 
     def _is_written(self, name: str) -> bool:

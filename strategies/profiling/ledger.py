@@ -148,8 +148,8 @@ def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
 
 def _same_storages(read: Iterable[Tensor], outputs: Iterable[Tensor]) -> bool:
     """Whether nothing new was made: ``_unsafe_view`` is a view by another name."""
-    known = {t.untyped_storage()._cdata for t in read}
-    return known.issuperset(t.untyped_storage()._cdata for t in outputs)
+    storages = {t.untyped_storage()._cdata for t in read}
+    return storages.issuperset(t.untyped_storage()._cdata for t in outputs)
 
 
 def only_makes_room(func: Any) -> bool:

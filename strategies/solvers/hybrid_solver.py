@@ -6,9 +6,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.solvers import optimal
 from strategies.solvers.hybrid_numbers import roads_of
@@ -52,17 +49,8 @@ class Solver:
 
     def fitting(self, budget_bytes: int) -> Schedule | None:
         """The first schedule whose real peak is within the budget, from the largest start down."""
-        low, high, best = int(np.argmax(np.isfinite(self.row))), self.inside.start, None
-        if not np.isfinite(self.row[high]):
-            return None
-        while low <= high:
-            middle = high if high == self.inside.start else (low + high) // 2
-            schedule = self.schedule(middle)
-            if predict(self.profile, schedule).peak_bytes <= budget_bytes:
-                low, best = middle + 1, schedule
-            else:
-                high = middle - 1
-        return best
+        start = self.inside.start
+        return optimal.fitting(self.profile, budget_bytes, self.row, start, self.schedule)
 
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""

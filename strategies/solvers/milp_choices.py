@@ -129,5 +129,5 @@ class Choices:
             self.require(self.runs[t, i] + self.starts[t + 1, i + 1] <= 1)
         for i in range(t + 1):
             run = self.runs[t, i] if i < t else self.is_last(t)
-            made = self.runs[t, i - 1] if i else 0
-            self.require(run <= self.starts[t + 1, i] + made)
+            before = self.runs[t, i - 1] if i else 0
+            self.require(run <= self.starts[t + 1, i] + before)

@@ -22,7 +22,7 @@ rounding can cost time, but never breaks the budget.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,35 @@ from strategies.solvers.optimal_numbers import numbers_of
 
 _WORK = 1e9  # table cells times choices in about a second: what bounds the slots
 _MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
+
+
+def fitting(
+    profile: ChainProfile,
+    budget_bytes: int,
+    row: Any,
+    start: int,
+    schedule: Callable[[int], Schedule],
+) -> Schedule | None:
+    """The first schedule whose real peak is within the budget, from the largest start down.
+
+    Args:
+        profile: of the chain.
+        budget_bytes: that the peak must not exceed.
+        row: seconds by start; infinite where nothing fits.
+        start: the largest.
+        schedule: what the table says for a start.
+    """
+    low, high, best = int(np.argmax(np.isfinite(row))), start, None
+    if not np.isfinite(row[high]):
+        return None
+    while low <= high:
+        middle = high if high == start else (low + high) // 2
+        candidate = schedule(middle)
+        if predict(profile, candidate).peak_bytes <= budget_bytes:
+            low, best = middle + 1, candidate
+        else:
+            high = middle - 1
+    return best
 
 
 class Solver:
@@ -67,17 +96,7 @@ class Solver:
     def fitting(self, budget_bytes: int) -> Schedule | None:
         """The first schedule whose real peak is within the budget, from the largest start down."""
         row = self.table[self.held, 0, len(self.profile.blocks)]
-        low, high, best = int(np.argmax(np.isfinite(row))), self.start, None
-        if not np.isfinite(row[high]):
-            return None
-        while low <= high:
-            middle = high if high == self.start else (low + high) // 2
-            schedule = self.schedule(middle)
-            if predict(self.profile, schedule).peak_bytes <= budget_bytes:
-                low, best = middle + 1, schedule
-            else:
-                high = middle - 1
-        return best
+        return fitting(self.profile, budget_bytes, row, self.start, self.schedule)
 
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""
