@@ -33,7 +33,7 @@ def ordered(chain: Chain, step: Step) -> Chain:
     places = [number for _, number in sorted(running.items())]
     left_out = [path for n, path in enumerate(chain.paths) if n not in places]
     found = of_towers([(chain.paths[n], chain.containers[n]) for n in places])
-    return dataclasses.replace(found, left_out=tuple(left_out))
+    return dataclasses.replace(found, left_out=(*chain.left_out, *left_out))
 
 
 def _runs(order: list[int], span: range) -> bool:
