@@ -129,6 +129,8 @@ class _WithCheckpointedCore(WatchingStandIn):
             return self.original(*args, **kwargs)
         if type(self.module) in self.eager or _looks_eager(self.module):
             return recompute(self.original, self.state, args, kwargs, core_policy.contexts)
+        if not torch.compiler.is_compiling():
+            self.state.ran = True  # unlike the state of all of it, which is not watched here
         with _CheckpointedCore() as mode:
             output = self.original(*args, **kwargs)
         if not mode.calls:
