@@ -34,7 +34,8 @@ class Selective(Strategy):
 
     Sub-modules are found by name and class (``attn``, ``attention``, ``mlp``, ``ffn``, ``core``).
     Where the core is no module, calls of ``scaled_dot_product_attention`` inside the attention
-    module are checkpointed.
+    module are checkpointed; where there are none (``nn.MultiheadAttention``, ``eager`` attention of
+    transformers), all of it but the projections and the weighted sum is computed again.
     """
 
     textbook_memory: ClassVar[str | None] = "O(L/2·N·d)"

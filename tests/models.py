@@ -565,7 +565,7 @@ class Case:
         data: makes a batch.
         attention: blocks hold an attention sub-module; ``"core"``: with a core that is a module,
             ``"sdpa"``: that calls ``scaled_dot_product_attention``, ``"hidden"``: that does so
-            where it cannot be seen.
+            where no mode for functions sees it.
         smooth: a small change of an activation changes the gradient little.
     """
 

@@ -36,8 +36,6 @@ def no_attention(given: Reference, strategy: Strategy) -> str | None:
     if given.case.attention is None:
         what = "attention" if core else "attention or FFN"
         return rf"^selective\(variant={strategy.variant}\): no {what} sub-module in the blocks"
-    if given.case.attention == "hidden" and core:
-        return r"MultiheadAttention calls no scaled_dot_product_attention and has no core module$"
     return None
 
 

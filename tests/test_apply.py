@@ -233,7 +233,7 @@ def test_the_textbook_checkpoints_attention_and_ffn(checkpoints):
     model = case.model()
     applied = strategies.apply(model, "selective")
     assert applied.plan == plans.plain(BLOCKS)
-    wrapped = [name for name, m in model.named_modules() if "forward" in vars(m)]
+    wrapped = [name for name, m in model.named_modules() if name and "forward" in vars(m)]
     assert wrapped == [f"h.{i}.{part}" for i in range(BLOCKS) for part in ("attn", "mlp")]
     model(case.input())
     assert len(checkpoints) == 2 * BLOCKS
@@ -244,7 +244,7 @@ def test_the_core_alone(name, checkpoints):
     case = CASES[name]
     model = case.model()
     strategies.apply(model, "selective(variant=attention_core)")
-    wrapped = [n for n, m in model.named_modules() if "forward" in vars(m)]
+    wrapped = [n for n, m in model.named_modules() if n and "forward" in vars(m)]
     part = "attn.core" if name == "core" else "attn"
     assert wrapped == [f"h.{i}.{part}" for i in range(BLOCKS)]
     model(case.input())
@@ -293,7 +293,7 @@ def test_only_the_outermost_is_checkpointed_and_each_once():
     blocks = [Holder(attn=Holder(attention=nn.Linear(4, 4)), mlp=shared) for _ in range(3)]
     model = Holder(h=nn.ModuleList(blocks))
     applied = strategies.apply(model, "selective")
-    assert len(applied.undos) == 3 + 1
+    assert len(applied.undos) == 3 + 1 + 1  # and what watches whether they run
     assert "forward" not in vars(blocks[0].attn.attention)
     assert isinstance(shared.forward, CheckpointedForward)
     assert not isinstance(shared.forward.original, CheckpointedForward)
@@ -305,20 +305,10 @@ def test_blocks_that_are_named_are_those_that_are_searched():
         small=nn.ModuleList([Block(), Block()]),
     )
     applied = strategies.apply(model, "selective", blocks="small")
-    assert len(applied.undos) == 4
+    assert len(applied.undos) == 4 + 1
     strategies.undo(model)
     with pytest.raises(Unsupported, match="no attention or FFN sub-module"):
         strategies.apply(model, "selective", blocks="large")
-
-
-def test_attention_that_cannot_be_seen_is_refused_where_it_runs():
-    case = CASES["encoder"]
-    model = case.model()
-    strategies.apply(model, "selective(variant=attention_core)")
-    with pytest.raises(Unsupported, match="MultiheadAttention calls no scaled_dot_product_att"):
-        model(case.input())
-    with torch.no_grad():
-        model(case.input())
 
 
 def test_patterns_do_not_overlap():

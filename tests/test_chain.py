@@ -1,5 +1,7 @@
 """Discovery: which modules of a model are its blocks."""
 
+import copy
+
 import pytest
 import torch
 from models import (
@@ -286,3 +288,35 @@ def test_towers_are_planned_for_in_the_order_in_which_they_run():
         with strategies.apply(model, spec) as applied:
             assert len(applied.chain) == 7
             assert_same(step(model, rows), wanted)
+
+
+# What cannot be had falls back to the nearest that can.
+
+
+class Enclosing(Loop):
+    """Its blocks hold chains of their own."""
+
+    block = staticmethod(lambda: nn.Sequential(*(Small() for _ in range(3))))
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=3)", "recursive", "offload(over=sqrt)"])
+def test_a_list_within_a_block_of_another_is_left_out_with_a_note(spec):
+    model, data = Enclosing(), CASES["loop"].input()
+    plain = copy.deepcopy(model)
+    with strategies.apply(model, spec, blocks=["h", "h.0", "h.3"]) as applied:
+        assert applied.chain.paths == ("h",)
+        assert applied.chain.left_out == ("h.0", "h.3")
+        assert any("they lie in other blocks" in n and "h.0, h.3" in n for n in applied.notes)
+        assert_same(step(model, data), step(plain, data))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_is_left_out_with_a_note():
+    model = Holder(one=mlps(), two=mlps())
+    model.two = nn.ModuleList([torch.jit.script(linear()) for _ in range(2)])
+    applied = strategies.apply(model, "every_layer", blocks="one,two")
+    assert applied.chain.paths == ("one",)
+    assert any("are TorchScript" in note and "two" in note for note in applied.notes)
+    strategies.undo(model)
+    with pytest.raises(Unsupported, match=r"apply the strategy before torch\.jit\.script"):
+        strategies.apply(model, "every_layer", blocks="two")

@@ -1,6 +1,7 @@
 """What `apply` says of an example, and how it checks a step on it."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -111,3 +112,121 @@ def test_a_check_of_what_is_right_passes(spec):
 def test_a_check_needs_an_example():
     with pytest.raises(ValueError, match="needs example="):
         strategies.apply(Loop(), "every_layer", check=True)
+
+
+# Without an example.
+
+
+@pytest.fixture
+def uncompiled():
+    torch._dynamo.utils.counters.clear()
+
+
+def steps(model, count=2):
+    """The warnings of each training step."""
+    caught = []
+    for _ in range(count):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            model(ROWS).sum().backward()
+        caught.append([str(warning.message) for warning in found])
+    return caught
+
+
+IDLE = "in the first training step no block of idle ran with gradients"
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "sqrt(keep_last=False)", "recursive", "offload"])
+def test_a_tower_that_does_not_run_is_said_once(spec, uncompiled):
+    model = Idle()
+    strategies.apply(model, spec)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        model(ROWS)
+    model.eval()(ROWS).sum().backward()
+    model.train()
+    for each in (model, copied, copy.deepcopy(model)):
+        first, second = steps(each)
+        assert len(first) == 1
+        assert IDLE in first[0]
+        assert not second
+    assert not steps(copy.deepcopy(model))[0]
+
+
+def test_replicas_say_it_once(uncompiled):
+    model = Idle()
+    strategies.apply(model, "every_layer")
+    replicas = [model._replicate_for_data_parallel() for _ in range(2)]
+    for replica in replicas:
+        for name, child in model.named_modules():
+            if name:
+                parent, _, key = name.rpartition(".")
+                copied = child._replicate_for_data_parallel()
+                copied._parameters = dict(child._parameters)
+                replica.get_submodule(parent)._modules[key] = copied
+    assert [len(each) for replica in replicas for each in steps(replica, 1)] == [1, 0]
+
+
+class Dropped(Loop):
+    """Leaves its first blocks out in the first step, as LayerDrop may."""
+
+    def forward(self, x):
+        for block in self.h[3:]:
+            x = block(x)
+        return x
+
+
+class Frozen(Idle):
+    """The tower that is not trained runs without gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle.requires_grad_(False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            for block in self.idle:
+                x = block(x)
+        return super().forward(x)
+
+
+class Direct(Loop):
+    """Goes around the modules' calls."""
+
+    def forward(self, x):
+        for block in self.h:
+            x = block.forward(x)
+        return x
+
+
+@pytest.mark.parametrize("build", [Loop, Dropped, Frozen, Direct])
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "none"])
+def test_nothing_is_said_where_a_part_runs(build, spec, uncompiled):
+    model = build()
+    strategies.apply(model, spec)
+    assert steps(model) == [[], []]
+
+
+@pytest.mark.parametrize("variant", ["textbook", "attention_core"])
+@pytest.mark.parametrize("name", ["gpt", "core", "encoder"])
+def test_nothing_is_said_where_parts_of_blocks_run(name, variant, uncompiled):
+    model = CASES[name].model()
+    strategies.apply(model, "selective", variant=variant)
+    model(CASES[name].input()).sum().backward()  # a warning is an error here
+
+
+def test_with_an_example_the_notes_say_it(uncompiled):
+    model = Idle()
+    strategies.apply(model, "every_layer", example=ROWS)
+    assert steps(model) == [[], []]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # a compiler's
+@pytest.mark.parametrize("way", ["model", "blocks"])
+def test_nothing_is_said_of_what_is_compiled(way):
+    torch._dynamo.reset()
+    model = Loop()
+    strategies.apply(model, "every_layer")
+    for each in [model] if way == "model" else model.h:
+        each.compile(backend="aot_eager")
+    model(ROWS).sum().backward()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from effort import examples
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nested import nestings, outcomes, random_profile
 
@@ -49,6 +49,16 @@ def test_as_good_as_the_best_of_all_nested_plans(seed, blocks):
 @pytest.mark.parametrize("seed", range(3))
 def test_longer_chains(seed, blocks):
     check(random_profile(seed, blocks), 1)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 3), st.sampled_from([20, 10**6]))
+@example(20, 7, 3, 20)  # the table's rounding misses what it found within a larger budget
+@examples(10, deadline=None)
+def test_the_smallest_budget_is_never_refused(seed, blocks, modes, big):
+    profile = random_profile(seed, blocks, modes, big, group_bytes=7)
+    low = optimal.smallest_bytes(profile)
+    found = optimal.solve(profile, low)
+    assert predict(profile, found.schedule).peak_bytes == low
 
 
 @pytest.mark.parametrize(("blocks", "modes"), [(1, 3), (2, 3), (3, 2), (3, 3), (4, 2)])

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import tiny
-from effort import few
+from effort import examples, few
+from hypothesis import given
+from hypothesis import strategies as st
 from nested import random_profile
 from test_budget import SIZES, measured_peak_bytes
 
@@ -99,6 +101,17 @@ def test_as_good_as_the_best_of_all_choices(seed, blocks):
         assert predicted.recompute_s == best_s == pytest.approx(found.bound_s, abs=1e-9)
     assert selective_ops.solve(profile, peaks[0] - 1) is None
     assert selective_ops.smallest_bytes(profile) == peaks[0]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3), st.sampled_from([0, 3, 7]))
+@examples(30, deadline=None)
+def test_the_smallest_budget_is_never_refused(seed, blocks, group_bytes):
+    profile = with_operators(seed, blocks, group_bytes)
+    low = selective_ops.smallest_bytes(profile)
+    for budget_bytes in (low, low + 1, low + 10):
+        found = selective_ops.solve(profile, budget_bytes)
+        assert predict(profile, found.schedule).peak_bytes <= budget_bytes
+    assert selective_ops.solve(profile, low - 1) is None
 
 
 @pytest.mark.parametrize("seed", range(8))

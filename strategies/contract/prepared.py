@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from strategies.contract import caches
+from strategies.contract import caches, idle
 from strategies.contract.profiled import profiled
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
@@ -42,6 +42,7 @@ class Prepared:
         attention_kernel: the kernel that the strategy chooses, if it chooses one.
         notes: what a user should know about these parameters on this model.
         prediction: what the schedule costs, where the strategy knows what the blocks cost.
+        examined: whether an example showed which blocks run, which the notes then say.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Prepared:
     attention_kernel: str | None
     notes: Sequence[str]
     prediction: Prediction | None = None
+    examined: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -76,6 +78,8 @@ class Prepared:
             undos += layout.install(self.chain, self.plan, self.storage, self.stored, self.model)
             if undos or self.prediction is not None:  # which is of a model without
                 undos += caches.turn_off(self.model, self.chain)
+            if undos and not self.examined:
+                undos += idle.watch(self.model, self.chain, self.strategy.spec())
         return undos
 
     def apply(self, compile_blocks: bool | Mapping[str, Any] = False) -> Applied:
@@ -156,7 +160,7 @@ def prepare(
     if isinstance(step, ExampleStep):
         with preserved(model):
             notes = coverage(chain, step).sentences(chain)
-        prepared = dataclasses.replace(prepared, notes=[*notes, *prepared.notes])
+        prepared = dataclasses.replace(prepared, notes=[*notes, *prepared.notes], examined=True)
     return prepared
 
 
@@ -165,8 +169,8 @@ def _prepared(model: nn.Module, strategy: Strategy, chain: Chain) -> Prepared:
     schedule, notes = planned.schedule.split(chain.borders), list(planned.notes)
     if chain.left_out:
         notes.append(
-            f"without a plan, because they do not run once each, one after the other: the blocks of"
-            f" {', '.join(chain.left_out)}"
+            "without a plan, because they lie in other blocks, are TorchScript, or do not run once"
+            f" each, one after the other: the blocks of {', '.join(chain.left_out)}"
         )
     nothing = all(isinstance(node, int) for node in schedule.plan)
     if storage and storage.everywhere and nothing:

@@ -6,10 +6,12 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from strategies.execution import discovery
 from strategies.execution.discovery import Container, Tower
+from strategies.execution.errors import Unsupported
 from strategies.schedules.profile import ChainProfile
 
 
@@ -54,13 +56,26 @@ def find_chain(model: nn.Module, blocks: str | Sequence[str] | None = None) -> C
         blocks: dotted path of the container (``"transformer.h"``) or several, in running order
             (a list, or comma separated). Without it, every tower is taken: all lists of blocks,
             of encoder and decoder, of all stages; failing that, a list of alike layers, or a
-            ``Sequential`` of unlike ones.
+            ``Sequential`` of unlike ones. Left out are containers within a block of
+            another, and those of TorchScript, which swallows the signal that ends a recompute.
 
     Raises:
         ValueError: ``blocks`` names no container.
-        Unsupported: the model has none.
+        Unsupported: the model has none, or of TorchScript alone.
     """
-    return of_towers(_named(model, blocks) if blocks else discovery.towers(model))
+    towers = _named(model, blocks) if blocks else discovery.towers(model)
+    left_out = [tower[0] for tower in towers if _cannot_run_again(tower, towers)]
+    if len(left_out) == len(towers):
+        raise Unsupported("all blocks are TorchScript; apply the strategy before torch.jit.script")
+    chain = of_towers([tower for tower in towers if tower[0] not in left_out])
+    return dataclasses.replace(chain, left_out=tuple(left_out))
+
+
+def _cannot_run_again(tower: Tower, towers: Sequence[Tower]) -> bool:
+    """Whether a tower lies in a block of another, or holds TorchScript."""
+    path, container = tower
+    inside = any(path.startswith(f"{other}.") for other, _ in towers)
+    return inside or any(isinstance(m, torch.jit.ScriptModule) for m in container.modules())
 
 
 def of_towers(towers: Sequence[Tower]) -> Chain:

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import (
 )
 
 from strategies.execution.tensors import has_version
+from strategies.storage.changes import written_in_place
 
 _USER_HOOKS = "_user_hooks"
 Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
@@ -92,10 +93,7 @@ class Referred:
             RuntimeError: it was written to since.
         """
         if self.tensor._version != self.version:
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an"
-                " inplace operation: an argument of a block that is recomputed"
-            )
+            raise written_in_place("an argument of a block that is recomputed")
         return self.tensor
 
 

@@ -22,12 +22,9 @@ from strategies.execution.places import (
     written_to,
 )
 from strategies.execution.randoms import Restore, Shared, is_generator, own_state
+from strategies.storage.changes import written_in_place
 
 _MISSING = object()
-_CHANGED = (
-    "one of the variables needed for gradient computation has been modified by an inplace"
-    " operation: a tensor in an object that a block was given"
-)
 
 
 class Met:
@@ -123,7 +120,7 @@ class Met:
             _exchange(stack, now, {name: held.get(name, _MISSING) for name in names})
         if any(written_to(leaf) != then for leaf, then in self.objects):
             stack.close()
-            raise RuntimeError(_CHANGED)
+            raise written_in_place("a tensor in an object that a block was given")
         for values, makers in self.makers:
             _exchange(stack, values, {name: make() for name, make in makers.items()})
         for generator, restore in self.generators:

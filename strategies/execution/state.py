@@ -52,11 +52,12 @@ class BlockState:
         places: where all of it is.
         special: the places that hold what can change without being replaced.
         draws: whether the block may draw from the generators that all share.
+        ran: whether the block ran at all.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
-        self.draws = _DRAWING.get(root, True)
+        self.draws, self.ran = _DRAWING.get(root, True), False
         self._forget()
 
     def _forget(self) -> None:
@@ -102,6 +103,7 @@ class BlockState:
         Args:
             leaves: of the block's arguments, among which may be generators and objects.
         """
+        self.ran = True
         self._refresh()
         met = Met(self.places, self.names, self.norms, leaves)
         met.shared = Shared(full=self.draws)

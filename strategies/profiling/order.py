@@ -32,8 +32,8 @@ def ordered(chain: Chain, step: Step) -> Chain:
         return chain
     places = [number for _, number in sorted(running.items())]
     left_out = [path for n, path in enumerate(chain.paths) if n not in places]
-    chain = of_towers([(chain.paths[n], chain.containers[n]) for n in places])
-    return dataclasses.replace(chain, left_out=tuple(left_out))
+    running_chain = of_towers([(chain.paths[n], chain.containers[n]) for n in places])
+    return dataclasses.replace(running_chain, left_out=(*chain.left_out, *left_out))
 
 
 def _runs(order: list[int], span: range) -> bool:

@@ -33,7 +33,7 @@ from strategies.schedules.plan import Plan
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
-from strategies.solvers import recursive
+from strategies.solvers import leanest, recursive
 from strategies.solvers.optimal_numbers import numbers_of
 
 _WORK = 1e9  # table cells times choices in about a second: what bounds the slots
@@ -196,6 +196,12 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     Returns:
         ``None`` if nothing was found that fits.
     """
+    solution = _solved(profile, budget_bytes, slots)
+    return solution or leanest.within(profile, _leanest(profile), budget_bytes)
+
+
+def _solved(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution | None:
+    """What the table finds; by its own rounding it misses a schedule that just fits."""
     if not fixed_terms_fit(profile, budget_bytes):
         return None
     solver = Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
@@ -221,9 +227,10 @@ def fixed_terms_fit(profile: ChainProfile, budget_bytes: int) -> bool:
 @functools.lru_cache(maxsize=64)
 def smallest_bytes(profile: ChainProfile) -> int:
     """The smallest peak that `solve` finds a schedule for."""
-    peak_bytes = min(predict(profile, plan).peak_bytes for plan in heuristics(profile))
-    while True:
-        solution = solve(profile, peak_bytes - 1)
-        if solution is None:
-            return peak_bytes
-        peak_bytes = predict(profile, solution.schedule).peak_bytes
+    return predict(profile, _leanest(profile)).peak_bytes
+
+
+@functools.lru_cache(maxsize=64)
+def _leanest(profile: ChainProfile) -> Schedule:
+    simple = map(Schedule, heuristics(profile))
+    return leanest.search(profile, simple, functools.partial(_solved, profile))

@@ -25,7 +25,7 @@ from strategies.schedules.modes import PS, BlockOperators, Moment, keep
 from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
-from strategies.solvers import highs, optimal
+from strategies.solvers import highs, leanest, optimal
 
 GAP = 1e-3
 """Of the repeated time: at this relative gap the programme is taken as solved. Equal blocks can be
@@ -43,6 +43,12 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
         budget_bytes: of the peak, everything included.
         gap: see `GAP`.
     """
+    solution = _solved(profile, budget_bytes, gap)
+    return solution or leanest.within(profile, _leanest(profile), budget_bytes)
+
+
+def _solved(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solution | None:
+    """What the programme finds; by its own rounding it misses a schedule that just fits."""
     room_bytes, bound_s = budget_bytes, None
     while True:
         optimum = _Programme(profile, room_bytes, gap).solved()
@@ -58,14 +64,14 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
 @functools.lru_cache(maxsize=64)
 def smallest_bytes(profile: ChainProfile) -> int:
     """The smallest peak that `solve` finds a schedule for."""
+    return predict(profile, _leanest(profile)).peak_bytes
+
+
+@functools.lru_cache(maxsize=64)
+def _leanest(profile: ChainProfile) -> Schedule:
     count = len(profile.blocks)
-    simple = (plans.plain(count), plans.uniform(count, 1))
-    peak_bytes = min(predict(profile, plan).peak_bytes for plan in simple)
-    while True:
-        solution = solve(profile, peak_bytes - 1)
-        if solution is None:
-            return peak_bytes
-        peak_bytes = predict(profile, solution.schedule).peak_bytes
+    simple = (Schedule(plans.plain(count)), Schedule(plans.uniform(count, 1)))
+    return leanest.search(profile, simple, functools.partial(_solved, profile))
 
 
 class _Programme:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strategies.storage.changes import written_in_place
 from strategies.storage.codecs import CODECS, Codec, Encoded, Raw
 from strategies.storage.overlapped import Overlapped
 from strategies.storage.tiers import TIERS, Device, Disk, Host, Remote, Tier
@@ -106,10 +107,9 @@ class Watched:
         """
         tensor = self.tensor()
         if tensor is not None and not tensor.is_inference() and tensor._version != self.version:
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an"
-                f" inplace operation: a boundary of shape {list(tensor.shape)} is at version"
-                f" {tensor._version}; expected version {self.version} instead"
+            raise written_in_place(
+                f"a boundary of shape {list(tensor.shape)} is at version {tensor._version};"
+                f" expected version {self.version} instead"
             )
         return self.packed.restore() if isinstance(self.packed, Stored) else self.packed
 

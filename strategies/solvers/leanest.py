@@ -1,0 +1,38 @@
+"""The schedule with the smallest peak that a solver finds: what a budget that just fits gets.
+
+A solver counts memory with rounding of its own, another for each budget, so that it may miss within
+a budget what it found within a larger one. The smallest budget that is named must be kept, though.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import Schedule
+from strategies.schedules.solution import Solution
+
+
+def search(
+    profile: ChainProfile,
+    simple: Iterable[Schedule],
+    solve: Callable[[int], Solution | None],
+) -> Schedule:
+    """Ask for less than the best so far, until nothing is found.
+
+    Args:
+        profile: that peaks are predicted by.
+        simple: schedules that need no solver, one at least.
+        solve: within a budget in bytes.
+    """
+    leanest = min(simple, key=lambda schedule: predict(profile, schedule).peak_bytes)
+    while (solution := solve(predict(profile, leanest).peak_bytes - 1)) is not None:
+        leanest = solution.schedule
+    return leanest
+
+
+def within(profile: ChainProfile, schedule: Schedule, budget_bytes: int) -> Solution | None:
+    """The leanest schedule as an answer, if it fits; nothing is proven about faster ones."""
+    fits = predict(profile, schedule).peak_bytes <= budget_bytes
+    return Solution(schedule, 0.0) if fits else None
