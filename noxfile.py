@@ -38,7 +38,7 @@ def install(session, *extras, constraints=CONSTRAINTS):
 @nox.session
 def tests(session):
     """Run the tests; arguments go to pytest: -- --long."""
-    install(session, "test", "transformers")
+    install(session, "test", "transformers", "train")
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
