@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bench.architectures.base import Architecture, Batch, Built
 from bench.architectures.decoders import DECODERS
+from bench.architectures.diffusers import DIFFUSERS
 from bench.architectures.encoders import ENCODERS
 from bench.architectures.joined import JOINED
-from bench.architectures.optional import OPTIONAL
 from bench.architectures.own import OWN
 from bench.architectures.pairs import PAIRS
 from bench.architectures.sound import SOUND
+from bench.architectures.timm import TIMM
+from bench.architectures.torchvision import TORCHVISION
 from bench.architectures.vision import VISION
 
 CATALOGUE: dict[str, Architecture] = {
@@ -20,7 +22,9 @@ CATALOGUE: dict[str, Architecture] = {
     **VISION,
     **SOUND,
     **JOINED,
-    **OPTIONAL,
+    **TIMM,
+    **TORCHVISION,
+    **DIFFUSERS,
 }
 
 __all__ = ["CATALOGUE", "Architecture", "Batch", "Built", "get"]
