@@ -289,6 +289,14 @@ def mlps(count=2):
             ),
             ("features", "head"),
         ),
+        # Layers with an activation in place between them are no list of alike ones: MobileNet's head.
+        (
+            Holder(
+                features=nn.Sequential(linear(), nn.Tanh()),
+                head=nn.Sequential(linear(), nn.ReLU(inplace=True), linear()),
+            ),
+            ("features", "head"),
+        ),
         (Holder(heads=nn.ModuleList([linear()] * 2), h=mlps()), ("h",)),
     ],
 )

@@ -85,7 +85,7 @@ def is_unlike(container: nn.Module) -> bool:
 def is_alike(container: nn.Module) -> bool:
     """Whether all members are of one class, which is none of lists, and have parameters."""
     members = children(container)
-    same_class = len({type(member) for member in members}) == 1
+    same_class = len(set(map(type, container.children()))) == 1  # in place or not: VGG's head
     plain = isinstance(members[0], LISTS) if members else True
     return is_filled(container) and same_class and not plain and _parameter_count(members[0]) > 0
 
