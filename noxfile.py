@@ -20,7 +20,8 @@ PARALLEL = ("-n", "auto", "--dist", "worksteal")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 PINNED = re.search(r"^torch==(.+)$", CONSTRAINTS.read_text(), re.MULTILINE)[1]
-TORCH = ("2.9.1", PINNED, "2.14.1")  # the oldest supported, the pinned one, the newest tried
+NEWEST = "2.14.1"
+TORCH = ("2.9.1", PINNED, NEWEST)  # the oldest supported, the pinned one, the newest tried
 # What PyTorch decides: the contract, and what it is built on.
 CONTRACT = ("contract", "apply", "execute", "policies", "overlapped", "memory_budget")
 
@@ -35,10 +36,23 @@ def install(session, *extras, constraints=CONSTRAINTS):
     session.install("--no-compile", "-c", str(constraints), "-e", target)
 
 
+def constrained(session, torch):
+    """All versions as they are pinned, but for another torch."""
+    pins = Path(session.create_tmp()) / "constraints.txt"
+    pins.write_text(CONSTRAINTS.read_text().replace(f"torch=={PINNED}\n", f"torch=={torch}\n"))
+    return pins
+
+
+def chosen(session, libraries):
+    """Arguments of ``bench models``: those libraries, if the user names no models."""
+    named = {"--only", "--library"} & set(session.posargs)
+    return [*([] if named else [f"--library={name}" for name in libraries]), *session.posargs]
+
+
 @nox.session
 def tests(session):
     """Run the tests; arguments go to pytest: -- --long."""
-    install(session, "test", "transformers")
+    install(session, "test", "transformers", "train")
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
@@ -66,9 +80,7 @@ def compat(session, torch):
     Warnings are errors, as in every test run. Without transformers, whose tests are not among
     these, and which need not support these versions of torch.
     """
-    pins = Path(session.create_tmp()) / "constraints.txt"
-    pins.write_text(CONSTRAINTS.read_text().replace(f"torch=={PINNED}\n", f"torch=={torch}\n"))
-    install(session, "test", constraints=pins)
+    install(session, "test", constraints=constrained(session, torch))
     files = [f"tests/test_{name}.py" for name in CONTRACT]
     session.run("pytest", *PARALLEL, *files, *session.posargs, env=ONE_THREAD)
 
@@ -90,8 +102,20 @@ def validate(session):
 @nox.session(default=False)
 def models(session):
     """Train real architectures, tiny, under the strategies: -- --only gpt2 --only t5."""
-    install(session, "transformers")
-    session.run("python", "-m", "bench", "models", *session.posargs, env=ONE_THREAD)
+    install(session, "transformers", "diffusers")
+    libraries = ("torch", "transformers", "diffusers")
+    session.run("python", "-m", "bench", "models", *chosen(session, libraries), env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def images(session):
+    """The same for timm and torchvision, whose wheels import beside the newest torch alone.
+
+    On a machine for CUDA: that torch is 5.5 GB.
+    """
+    install(session, "images", constraints=constrained(session, NEWEST))
+    libraries = ("timm", "torchvision")
+    session.run("python", "-m", "bench", "models", *chosen(session, libraries), env=ONE_THREAD)
 
 
 @nox.session(default=False)

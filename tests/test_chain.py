@@ -234,6 +234,20 @@ class Staged(nn.Module):
         self.behind = linear()
 
 
+class Numbered(nn.Module):
+    """A stage whose blocks are attributes, as RegNet's in timm."""
+
+    def __init__(self, *blocks):
+        super().__init__()
+        for number, block in enumerate(blocks, 1):
+            setattr(self, f"b{number}", block)
+
+    def forward(self, x):
+        for block in self.children():
+            x = block(x)
+        return x
+
+
 def mlps(count=2):
     return nn.ModuleList([Mlp() for _ in range(count)])
 
@@ -255,11 +269,58 @@ def mlps(count=2):
         (nn.Sequential(nn.Sequential(Mlp(), Mlp()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),
         (Holder(h=nn.ModuleDict({"a": Mlp(), "b": Mlp()})), ("h",)),
         (Holder(h=nn.ModuleList([Mlp()])), ("h",)),
+        (Holder(s1=Numbered(Mlp()), s2=Numbered(Mlp(), Mlp())), ("s1", "s2")),
+        (Holder(query=Mlp(), key=Mlp(), h=mlps()), ("h",)),
+        # One block beside a list of others, as EfficientNet's first stage.
+        (nn.Sequential(nn.Sequential(Other()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),
+        (Holder(attentions=nn.ModuleList([Other()]), resnets=mlps()), ("attentions", "resnets")),
+        # Stages of blocks of two classes, in which one repeats: EdgeNeXt's.
+        (
+            nn.Sequential(
+                Holder(blocks=nn.Sequential(Mlp(), Mlp())),
+                Holder(blocks=nn.Sequential(Mlp(), Mlp(), Other())),
+                Holder(blocks=nn.Sequential(Mlp(), Other())),
+            ),
+            ("0.blocks", "1.blocks", "2.blocks"),
+        ),
+        # Parts of a block, of a class each: T5's.
+        (Holder(h=nn.ModuleList([Holder(layer=nn.ModuleList([Mlp(), Other()]))] * 2)), ("h",)),
+        (
+            Holder(
+                features=nn.Sequential(linear(), nn.Tanh()), head=nn.Sequential(linear(), Mlp())
+            ),
+            ("features", "head"),
+        ),
+        # Layers with an activation in place between them are no list of alike ones: MobileNet's head.
+        (
+            Holder(
+                features=nn.Sequential(linear(), nn.Tanh()),
+                head=nn.Sequential(linear(), nn.ReLU(inplace=True), linear()),
+            ),
+            ("features", "head"),
+        ),
         (Holder(heads=nn.ModuleList([linear()] * 2), h=mlps()), ("h",)),
     ],
 )
 def test_towers(model, paths):
     assert find_chain(model).paths == paths
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "sqrt", "recursive", "offload"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Numbered(Mlp(), Mlp(), Mlp()),
+        lambda: nn.Sequential(linear(), nn.ReLU(inplace=True), linear(), nn.ReLU(inplace=True)),
+    ],
+)
+def test_numbered_blocks_and_activations_in_place_run_to_the_bit(make, spec):
+    torch.manual_seed(0)
+    model, rows = make(), torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
+    wanted = step(model, rows)
+    with strategies.apply(model, spec) as applied:
+        assert not any(isinstance(block, nn.ReLU) for block in applied.chain.blocks)
+        assert_same(step(model, rows), wanted)
 
 
 class Backwards(nn.Module):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import command
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -144,15 +145,28 @@ def test_the_table():
     assert "cpu (" not in report.markdown([absent])
     assert "4 architectures were here, 1 need a library that is not installed; 1 came to" in text
     assert "Models under a strategy: 1 WRONG, 2 bitwise, 2 refused." in text
-    assert "in 1 of 2 models, and lower in 1." in text
+    assert "in 1 of 2 models in which that one is bitwise, too, and lower in 1;" in text
+    wrong = made(
+        "bn",
+        outcomes=[
+            outcome("every_layer", peak_bytes=1501),
+            outcome(store.OWN, "WRONG", peak_bytes=1500),
+        ],
+        resident_bytes=1000,
+        plain_peak_bytes=2000,
+    )
+    assert (
+        "in the 1 models in which the library's own is *WRONG* it is higher in 1, by 0.20 % at"
+        in report.summary([wrong])
+    )
     [line] = re.findall(r"^\| gpt2 .*", text, re.MULTILINE)
     assert [part.strip() for part in line.split("|")[1:-1]] == [
-        *("gpt2", "transformers", "6 in 1", "bitwise", "refused"),
+        *("gpt2", "transformers", MADE["torch_version"], "6 in 1", "bitwise", "refused"),
         *("0.50×", "0.40×", "**1.250×**"),
     ]
-    assert "| bert | transformers | — | **WRONG** | — |" in text
-    assert "| timm vit | timm | — | not installed | not installed |" in text
-    assert "| rwkv | transformers | — | **error** | **error** |" in text
+    assert f"| bert | transformers | {MADE['torch_version']} | — | **WRONG** | — |" in text
+    assert "| timm vit | timm | — | — | not installed | not installed |" in text
+    assert f"| rwkv | transformers | {MADE['torch_version']} | — | **error** | **error** |" in text
     assert "- rwkv: crash: signal SIGSEGV" in text
     assert r"- gpt2, sqrt: refused: no chain \| of blocks" in text
     lines = report.csv([sized("gpt2", 500, 400), absent]).splitlines()
@@ -174,9 +188,25 @@ def test_the_command_on_one_model(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     [found] = store.read_all(tmp_path)
     assert found.model == "LSTM stack"
-    assert "| LSTM stack | torch | 6 in 1 |" in done.stdout
+    assert f"| LSTM stack | torch | {torch.__version__} | 6 in 1 |" in done.stdout
     assert done.stdout == (tmp_path / "tables" / "models.md").read_text("utf-8")
     assert done.stderr == "LSTM stack: bitwise under all\n"
+
+
+def test_what_is_not_installed_leaves_what_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "PRELOAD", ())
+    missing = Architecture("abacus_models", lambda: pytest.fail("built"))
+    monkeypatch.setitem(architectures.CATALOGUE, "missing", missing)
+    assert architectures.named((), ["abacus_models"]) == ["missing"]
+    assert architectures.named(["gpt2", "gpt2"], ["abacus_models"]) == ["gpt2", "missing"]
+    with pytest.raises(ValueError, match="no models of abacus; there are abacus_models, "):
+        architectures.named((), ["abacus"])
+    assert architectures.named((), ()) == list(architectures.CATALOGUE)
+    before = models.blank("missing")
+    store.write(msgspec.structs.replace(before, library_version="1"), tmp_path)
+    commands.studied("missing", 60, tmp_path)
+    [kept] = store.read_all(tmp_path)
+    assert kept.library_version == "1"
 
 
 def test_an_unknown_model_and_one_that_dies(tmp_path):

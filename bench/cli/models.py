@@ -21,6 +21,9 @@ def models(
     only: Annotated[
         list[str] | None, typer.Option(help="A model; may be repeated; default: all.")
     ] = None,
+    library: Annotated[
+        list[str] | None, typer.Option(help="Models of this library; may be repeated.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one model.")] = TIMEOUT_S,
     results: flags.ResultsOption = RESULTS,
     output: flags.FormatOption = Format.md,
@@ -32,9 +35,7 @@ def models(
     """
     from bench import architectures
 
-    names = list(dict.fromkeys(only or architectures.CATALOGUE))
-    for name in names:
-        architectures.get(name)
+    names = architectures.named(only or (), library or ())
     outcomes = [studied(name, timeout, results) for name in names]
     _show(outcomes, results, output)
     if any(study.bad for study in outcomes):
@@ -51,7 +52,8 @@ def studied(name: str, timeout_s: float, results: Path) -> studies.Study:
         study = bench.blank(name, problem=f"{answer.status}: {answer.reason}")
     else:
         study = studies.decode(answer)
-    studies.write(study, results)
+    if study.installed or not studies.path_of(study, results).exists():
+        studies.write(study, results)  # an environment that lacks a library knows nothing new of it
     typer.echo(f"{name}: {_sentence(study)}", err=True)
     return study
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from strategies.execution import discovery
-from strategies.execution.discovery import Container, Tower
+from strategies.execution.discovery import Tower
 from strategies.execution.errors import Unsupported
 from strategies.schedules.profile import ChainProfile
 
@@ -30,7 +30,7 @@ class Chain:
         left_out: paths of containers that were found, and that no strategy of a chain can plan for.
     """
 
-    containers: tuple[Container, ...]
+    containers: tuple[nn.Module, ...]
     paths: tuple[str, ...]
     blocks: tuple[nn.Module, ...]
     names: tuple[str, ...]
@@ -99,7 +99,7 @@ def _named(model: nn.Module, blocks: str | Sequence[str]) -> list[Tower]:
             container = model.get_submodule(path)
         except AttributeError as error:
             raise ValueError(f"the model has no module {path!r}; {_candidates(model)}") from error
-        if not isinstance(container, discovery.LISTS) or not discovery.keys(container):
+        if not discovery.is_container(container) or not discovery.keys(container):
             raise ValueError(
                 f"{path!r} is a {type(container).__name__}, not a filled ModuleList or Sequential;"
                 f" {_candidates(model)}"

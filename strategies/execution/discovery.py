@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
 from strategies.execution.errors import Unsupported
 
-Container = nn.ModuleList | nn.Sequential | nn.ModuleDict
-Tower = tuple[str, Container]
+Tower = tuple[str, nn.Module]
 
 LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+_NUMBER = re.compile(r"\d+$")
 _PARALLEL = re.compile(r"expert|branch|head|router|pool|scale", re.IGNORECASE)
 """Names of lists whose members run side by side, within a block."""
 
@@ -24,18 +24,18 @@ def towers(model: nn.Module) -> list[Tower]:
     Raises:
         Unsupported: there is none.
     """
-    lists = list(_block_lists(model))
+    lists = [tower for _, tower in _block_lists(model)]
     if lists:
-        kinds = {type(block) for _, tower in lists for block in children(tower)}
-        return list(_outermost(model, lambda c: {type(b) for b in children(c)} <= kinds, lists))
+        kinds = {type(block) for tower in lists for block in children(tower)}
+        return list(_outermost(model, lambda c: kinds.issuperset(map(type, children(c))), lists))
     layers = [tower for tower in _outermost(model, is_alike) if not _is_table(tower)]
     if layers:
         _, largest = max(layers, key=lambda item: _parameter_count(item[1]))
         kind = type(children(largest)[0])
         return [(path, c) for path, c in layers if type(children(c)[0]) is kind]
-    unlike = [(p, c) for p, c in _outermost(model, is_filled) if isinstance(c, nn.Sequential)]
+    unlike = list(_outermost(model, is_unlike))
     if unlike:
-        return [max(unlike, key=lambda item: _parameter_count(item[1]))]
+        return unlike
     alone = list(_block_lists(model, least=1))  # ALBERT's only layer, which runs many times
     if alone:
         return alone
@@ -55,13 +55,20 @@ def filled(model: nn.Module) -> list[str]:
 
 
 def keys(container: nn.Module) -> list[str]:
-    """Names of the members that are there."""
-    return [key for key, child in container._modules.items() if child is not None]
+    """Names of the members that are there, and that a recompute can begin with."""
+    members = container._modules.items()
+    return [key for key, child in members if child is not None and not _is_in_place(child)]
+
+
+def _is_in_place(module: nn.Module) -> bool:
+    """Whether it writes to what it is given, as activations between convolutions (VGG) may."""
+    return getattr(module, "inplace", False) is True and not any(True for _ in module.children())
 
 
 def children(container: nn.Module) -> list[nn.Module]:
     """The members; unlike ``.children()``, one that is there twice (ALBERT's), twice."""
-    return [child for child in container._modules.values() if child is not None]
+    members = map(container._modules.get, keys(container))
+    return [member for member in members if member is not None]
 
 
 def is_filled(container: nn.Module) -> bool:
@@ -69,35 +76,67 @@ def is_filled(container: nn.Module) -> bool:
     return len(keys(container)) >= 2 and _parameter_count(container) > 0
 
 
+def is_unlike(container: nn.Module) -> bool:
+    """Whether it runs its members one after the other, of whatever classes."""
+    return isinstance(container, nn.Sequential) and is_filled(container)
+
+
 def is_alike(container: nn.Module) -> bool:
     """Whether all members are of one class, which is none of lists, and have parameters."""
     members = children(container)
-    same_class = len({type(member) for member in members}) == 1
+    same_class = len(set(map(type, container.children()))) == 1  # in place or not: VGG's head
     plain = isinstance(members[0], LISTS) if members else True
     return is_filled(container) and same_class and not plain and _parameter_count(members[0]) > 0
 
 
+def is_container(module: nn.Module) -> bool:
+    """Whether it is a list, or holds blocks as one does, in attributes that are numbered.
+
+    As RegNet's stages in timm, ``b1``, ``b2`` and so on, and nothing else.
+    """
+    if isinstance(module, LISTS):
+        return True
+    names, members = keys(module), children(module)
+    stems, kinds = {_NUMBER.sub("", name) for name in names}, set(map(type, members))
+    is_numbered = all(map(_NUMBER.search, names)) and not module._parameters
+    return is_numbered and len(stems) == len(kinds) == 1 and all(map(_is_block, members))
+
+
 def _block_lists(module: nn.Module, path: str = "", least: int = 2) -> Iterator[Tower]:
     """The lists of ``least`` blocks or more, those within stages rather than the stages."""
-    name = path.rpartition(".")[2]
-    if isinstance(module, LISTS) and _holds_blocks(module, least) and not _PARALLEL.search(name):
-        inside = [
-            list(_block_lists(child, f"{path}.{key}" if path else key, least))
-            for key, child in module._modules.items()
-            if child is not None
-        ]
-        yield from itertools.chain(*inside) if _are_stages(module, inside) else [(path, module)]
-        return
-    for key, child in module.named_children():
-        yield from _block_lists(child, f"{path}.{key}" if path else key, least)
+    inside = _inside(module, path, least)
+    if _holds_blocks(module, least, path) and not _are_stages(module, inside, least):
+        yield path, module
+    else:
+        yield from itertools.chain(*inside)
 
 
-def _holds_blocks(container: Container, least: int) -> bool:
-    """Whether all members are blocks; of a ``Sequential``, of one class that is no list."""
+def _inside(module: nn.Module, path: str, least: int) -> list[list[Tower]]:
+    """The lists of blocks of each member; beside a list of blocks, one block is a list, too."""
+    members = {f"{path}.{key}" if path else key: own for key, own in module.named_children()}
+    inside = {own: list(_block_lists(member, own, least)) for own, member in members.items()}
+    if any(tower is members[own] for own, towers in inside.items() for _, tower in towers):
+        for own, member in members.items():
+            if not inside[own] and _holds_blocks(member, 1, own):
+                inside[own] = [(own, member)]
+    return list(inside.values())
+
+
+def _holds_blocks(container: nn.Module, least: int, path: str) -> bool:
+    """Whether it is a list of blocks alone; of a ``Sequential``, of a class that comes twice."""
     members = children(container)
+    if not is_container(container) or _PARALLEL.search(path.rpartition(".")[2]):
+        return False
     if len(members) < least or not all(map(_is_block, members)):
         return False
-    return isinstance(container, nn.ModuleList) or is_alike(container)
+    plain = not any(isinstance(member, LISTS) for member in members)
+    return isinstance(container, nn.ModuleList) or (plain and _repeats(container, least))
+
+
+def _repeats(container: nn.Module, least: int = 2) -> bool:
+    """Whether it holds more members than classes; or one, where that is enough."""
+    members = children(container)
+    return len(members) > len(set(map(type, members))) or len(members) == least == 1
 
 
 def _is_block(module: nn.Module) -> bool:
@@ -118,40 +157,40 @@ def _has_forward(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward
 
 
-def _are_stages(container: Container, inside: list[list[Tower]]) -> bool:
-    """Whether most members hold a list of alike blocks with most of their parameters.
+def _are_stages(container: nn.Module, inside: list[list[Tower]], least: int) -> bool:
+    """Whether most members hold lists of blocks, of classes that repeat, with most parameters.
 
     And little else: MobileBERT's layers hold a list of feed-forward nets beside their attention.
     """
+    repeating = [tower for towers in inside for _, tower in towers if _repeats(tower, least)]
+    kinds = {type(block) for tower in repeating for block in children(tower)}
     stages = 0
-    for member, lists in zip(children(container), inside, strict=True):
-        if _has_parts(member):
-            continue
-        alike = [tower for _, tower in lists if len({type(b) for b in children(tower)}) == 1]
-        share = sum(map(_parameter_count, alike)) / max(1, _parameter_count(member))
-        stages += share > 0.5
+    for member in container.children():
+        lists = _outermost(member, lambda c: kinds.issuperset(map(type, children(c))), repeating)
+        held = sum(_parameter_count(tower) for _, tower in lists)
+        stages += not _has_parts(member) and held > _parameter_count(member) / 2
     return 2 * stages > len(inside)
 
 
 def _has_parts(member: nn.Module) -> bool:
     """Whether it has two parts, besides its lists, that could be blocks themselves."""
     beside = [child for child in member.children() if not isinstance(child, LISTS)]
-    return not isinstance(member, LISTS) and sum(map(_is_block, beside)) >= 2
+    return not is_container(member) and sum(map(_is_block, beside)) >= 2
 
 
 def _outermost(
     module: nn.Module,
     is_tower: Callable[[nn.Module], bool],
-    towers: list[Tower] | None = None,
+    known: Sequence[nn.Module] = (),
     path: str = "",
 ) -> Iterator[Tower]:
     """Lists that satisfy ``is_tower``, not looking inside one that does, nor inside known ones."""
-    is_known = any(module is tower for _, tower in towers or ())
-    if isinstance(module, LISTS) and (is_known or (children(module) and is_tower(module))):
+    is_known = any(module is tower for tower in known)
+    if is_known or (children(module) and is_container(module) and is_tower(module)):
         yield path, module
         return
     for name, child in module.named_children():
-        yield from _outermost(child, is_tower, towers, f"{path}.{name}" if path else name)
+        yield from _outermost(child, is_tower, known, f"{path}.{name}" if path else name)
 
 
 def _parameter_count(module: nn.Module) -> int:
