@@ -96,7 +96,7 @@ def test_each_group_keeps_its_random_state(text):
     ("workload", "options"),
     few(
         [
-            ("gpt-mini", {"dim": 64, "heads": 4, "seq": 128, "batch": 2}),
+            ("gpt-mini", {"layers": 4, "dim": 64, "heads": 4, "seq": 128, "batch": 2}),
             ("vit-mini", {"dim": 64, "heads": 4, "image": 64, "batch": 4}),
             ("mlp-chain", {"dim": 64, "batch": 512}),
         ]
