@@ -44,9 +44,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """Modules and tests stay until the end: no collection need look at them again.
+    """Modules and tests stay until the end: no collection need look at them again."""
+    freeze()
 
-    Not later: what is frozen, and garbage by then, is never freed.
+
+def freeze() -> None:
+    """What there is stays: the hundreds of collections in memory and time measurements, and
+    Python's own, pass it by.
+
+    Garbage goes first: what is frozen, and garbage by then, is never freed.
     """
     gc.collect()
     gc.freeze()
@@ -64,9 +70,11 @@ class Memory:
         self.workers: dict[str, dict[str, Any]] = {}
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
         before_bytes = self.process.memory_info().rss
         answer = yield
+        if nextitem is None or nextitem.path != item.path:
+            freeze()  # what a file leaves, modules that it was the first to import above all
         if self.process.memory_info().rss - before_bytes > GROWTH_BYTES:
             gc.collect()
             give_back()

@@ -20,12 +20,12 @@ from strategies.schedules.plan import plain
 from strategies.solvers import optimal
 
 SIZES = {
-    "gpt-mini": {"dim": 64, "seq": 128, "batch": 4},
-    "gpt-mini-dropout": {"dim": 64, "seq": 128, "batch": 4},
-    "llama-mini": {"dim": 64, "seq": 128, "batch": 4},
-    "vit-mini": {"dim": 64, "image": 64, "batch": 8, "layers": 8},
+    "gpt-mini": {"dim": 64, "seq": 128, "batch": 4, "layers": 4},
+    "gpt-mini-dropout": {"dim": 64, "seq": 128, "batch": 4, "layers": 4},
+    "llama-mini": {"dim": 64, "seq": 128, "batch": 4, "layers": 4},
+    "vit-mini": {"dim": 64, "image": 64, "batch": 8, "layers": 5},
     "resnet-mini": {"batch": 8},
-    "mlp-chain": {"dim": 32, "batch": 512, "layers": 12},
+    "mlp-chain": {"dim": 32, "batch": 512, "layers": 8},
 }
 TEN = range(10)
 

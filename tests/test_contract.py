@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import refusals
 import torch
+from effort import few
 from models import (
     CASES,
     assert_same,
@@ -401,10 +402,10 @@ def test_every_rule_refuses_something() -> None:
         ), rule.__name__
 
 
+@pytest.mark.parametrize("name", few(FEW))
 @pytest.mark.parametrize("cls", [cls for cls in classes().values() if cls.needs_profile])
-def test_an_example_will_do_in_place_of_a_profile(cls: type[Strategy]) -> None:
-    for name in FEW:
-        given = reference(name)
-        model = given.case.model()
-        with strategies.apply(model, cls(budget="100%"), example=given.case.input()):
-            assert_same(step(model, given.case.input()), given.step())
+def test_an_example_will_do_in_place_of_a_profile(cls: type[Strategy], name: str) -> None:
+    given = reference(name)
+    model = given.case.model()
+    with strategies.apply(model, cls(budget="100%"), example=given.case.input()):
+        assert_same(step(model, given.case.input()), given.step())

@@ -273,7 +273,7 @@ def test_a_simulated_step_is_the_predicted_one(share):
     spec = {"workload": "llama-mini", "options": options, "device": "sim:h100-80gb"}
     profile = planning.profile_cell(checked(Cell(spec="none", rounds=0, **spec)))
     low = hybrid.smallest_bytes(profile)
-    high = predict(profile, plans.plain(6)).peak_bytes
+    high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
     budget_bytes = int(low + share * (high - low))
     cell = checked(Cell(spec=f"hybrid(budget='{budget_bytes}')", rounds=0, **spec))
     made = trace_cell(cell)

@@ -22,7 +22,7 @@ from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import ALL, Schedule
 
 WORKLOADS = ("gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini")
-SIZES = {"dim": 32, "layers": 7}
+SIZES = {"dim": 32, "layers": 5}
 LONG = {"seq": 64, "batch": 4}  # so that the peak is in the blocks
 
 

@@ -1,6 +1,7 @@
 """The mixed-integer programme against every nested plan, and against the dynamic programme."""
 
 import dataclasses
+import functools
 import random
 
 import pytest
@@ -95,7 +96,7 @@ def scaled(costs, factor):
 
 
 @examples(40, derandomize=True)
-@given(st.integers(0, 10**9), st.integers(5, 9), st.integers(1, 2), st.floats(0.4, 1.0))
+@given(st.integers(0, 10**9), st.integers(5, 7), st.integers(1, 2), st.floats(0.4, 1.0))
 def test_two_solvers_agree(seed, blocks, modes, share):
     """Slots of one byte: nothing is rounded in the table either."""
     profile = random_profile(seed, blocks, modes)
@@ -143,16 +144,17 @@ def test_too_many_blocks_are_refused():
 
 # The strategy.
 
-SIZE = {"dim": 64, "seq": 128, "batch": 4, "layers": 6}
+SIZE = {"dim": 64, "seq": 128, "batch": 4, "layers": 5}
 
 
-def chain_of(strategy):
+@functools.cache
+def profiled():
     made = tiny.step("gpt-mini", **SIZE)
-    return made, strategies.profiled(made.model, strategy, made, blocks=made.workload.blocks)
+    return made, strategies.profiled(made.model, "milp", made, blocks=made.workload.blocks)
 
 
 def test_it_plans_as_well_as_optimal_and_says_so():
-    made, chain = chain_of("milp")
+    made, chain = profiled()
     times = []
     for name in ("milp", "optimal"):
         with strategies.apply(made.model, name, budget="60%", chain=chain) as applied:
@@ -164,7 +166,7 @@ def test_it_plans_as_well_as_optimal_and_says_so():
 
 
 def test_too_little_names_the_smallest_that_is_enough():
-    made, chain = chain_of("milp")
+    made, chain = profiled()
     low = milp.smallest_bytes(chain.profile)
     with pytest.raises(Unsupported, match=f"the smallest budget that does is {low:,} bytes"):
         strategies.apply(made.model, "milp", budget=str(low - 1), chain=chain)

@@ -59,14 +59,14 @@ def policies_of(profile, rng, share):
     return {i: some_policy(rng, block.operators, share) for i, block in enumerate(profile.blocks)}
 
 
-@pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_a_policy_worked_out_is_the_policy_watched(workload, share):
+def test_a_policy_worked_out_is_the_policy_watched(workload):
     made, profile = profiled(workload)
-    names = policies_of(profile, random.Random(workload), share)
-    watched = profile_chain(made, tiny.chain_of(made), assigned=[names])
-    for index, name in names.items():
-        assert profile.blocks[index].mode(name) == watched.blocks[index].mode(name)
+    assigned = [policies_of(profile, random.Random(f"{workload}{s}"), s) for s in SHARES]
+    watched = profile_chain(made, tiny.chain_of(made), assigned=assigned)
+    for names in assigned:
+        for index, name in names.items():
+            assert profile.blocks[index].mode(name) == watched.blocks[index].mode(name)
 
 
 @pytest.mark.parametrize("share", SHARES)

@@ -14,6 +14,7 @@ import weakref
 import pytest
 import tiny
 import torch
+from effort import few
 from nested import crosses, nestings
 from test_chain_profile import SIZES, HeadKeepsItsOutput
 from torch import nn
@@ -72,7 +73,7 @@ def check(made, schedule, tier):
 # Bytes.
 
 
-@pytest.mark.parametrize("number", ROUNDS)
+@pytest.mark.parametrize("number", few(ROUNDS, 6))
 @pytest.mark.parametrize("workload", SIZES)
 def test_bytes_are_predicted_exactly(workload, number, tmp_path):
     made = profiled(workload)

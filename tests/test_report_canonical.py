@@ -60,8 +60,23 @@ def another_cpu(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def here():
-    return drawn()
+def here_and_raw():
+    """Every figure as it is drawn here; and by its text, that of matplotlib's own."""
+    raw = {}
+
+    def keeping(svg):
+        text = canonical(svg)
+        raw[text.encode()] = svg.encode()
+        return text
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canvas, "canonical", keeping)
+        return drawn(), raw
+
+
+@pytest.fixture(scope="module")
+def here(here_and_raw):
+    return here_and_raw[0]
 
 
 @pytest.mark.long
@@ -149,11 +164,12 @@ def elements(svg):
     return [(e.tag, sorted(e.attrib), e.text, e.tail) for e in ElementTree.fromstring(svg).iter()]
 
 
-def test_nothing_is_lost_and_every_reference_has_its_id(here, monkeypatch):
-    monkeypatch.setattr(canvas, "canonical", lambda svg: svg)
-    raw = svgs(figures(build(TIMED)))
-    for name, data in raw.items():
-        assert elements(here[name]) == elements(data)
+def test_nothing_is_lost_and_every_reference_has_its_id(here_and_raw):
+    here, raw = here_and_raw
+    assert len(svgs(here)) == len(raw)
+    for name, own in svgs(here).items():
+        data = raw[own]
+        assert elements(own) == elements(data)
         assert here[name].count(b"<!--") == data.count(b"<!--")
         text = here[name].decode()
         ids = re.findall(r' id="([^"]+)"', text)

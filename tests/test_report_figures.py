@@ -42,9 +42,18 @@ RECORDS = [
 ]
 
 
-def test_the_same_records_make_the_same_bytes():
-    records = [*RECORDS, *chain("none"), *chain("sqrt")]
-    first = figures(build(records))
+@pytest.fixture(scope="module")
+def drawn():
+    return figures(build([*RECORDS, *chain("none"), *chain("sqrt")]))
+
+
+@pytest.fixture(scope="module")
+def plane_drawn():
+    return figures(build(RECORDS))
+
+
+def test_the_same_records_make_the_same_bytes(drawn):
+    first, records = drawn, [*RECORDS, *chain("none"), *chain("sqrt")]
     assert figures(build(records[::-1])) == first
     assert sorted(first) == [
         "depth-mlp-chain-cpu.png",
@@ -54,16 +63,14 @@ def test_the_same_records_make_the_same_bytes():
     ]
 
 
-def test_the_users_own_style_changes_nothing_and_is_put_back():
-    first = figures(build(RECORDS))
+def test_the_users_own_style_changes_nothing_and_is_put_back(plane_drawn):
     with mpl.rc_context({"font.size": 22, "axes.facecolor": "red", "svg.hashsalt": "other"}):
-        assert figures(build(RECORDS)) == first
+        assert figures(build(RECORDS)) == plane_drawn
         assert mpl.rcParams["font.size"] == 22
 
 
-def test_files_hold_no_date_and_no_version():
-    made = figures(build(RECORDS))
-    for data in made.values():
+def test_files_hold_no_date_and_no_version(drawn):
+    for data in drawn.values():
         assert mpl.__version__.encode() not in data
         assert b"dc:date" not in data
         assert b"Software" not in data

@@ -40,7 +40,13 @@ def content(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_writes_everything_once_and_is_then_up_to_date(results, readme):
+@pytest.fixture
+def nothing_drawn(monkeypatch):
+    """Figures take seconds, and not every test is about them."""
+    monkeypatch.setattr(module, "figures", lambda *_: {})
+
+
+def test_writes_everything_once_and_is_then_up_to_date(results, readme, monkeypatch):
     done = regenerate(results, readme)
     names = {Path(line.removeprefix("wrote ")).name for line in done}
     assert names == {
@@ -59,8 +65,12 @@ def test_writes_everything_once_and_is_then_up_to_date(results, readme):
         "depth-mlp-chain-cpu.svg",
         "README.md",
     }
+    assert {Path(name).suffix for name in names} <= module.SUFFIXES
+    assert_keeps_its_text_and_links_to_the_tables(readme)
     first = content(results.parent)
-    assert regenerate(results, readme, check=True) == []
+    assert regenerate(results, readme, check=True) == []  # everything is drawn anew
+    drawn = {path.name: path.read_bytes() for path in (results / "figures").iterdir()}
+    monkeypatch.setattr(module, "figures", lambda *_: drawn)
     assert regenerate(results, readme) == []
     assert content(results.parent) == first
 
@@ -75,8 +85,7 @@ def test_twice_from_nothing_is_the_same_to_the_byte(results, readme):
     assert content(results.parent) == first
 
 
-def test_readme_keeps_its_text_and_links_to_the_tables(results, readme):
-    regenerate(results, readme)
+def assert_keeps_its_text_and_links_to_the_tables(readme):
     text = readme.read_text("utf-8")
     assert text.startswith("# Name\n")
     assert text.endswith("\nEnd.\n")
@@ -122,6 +131,7 @@ def test_check_finds_missing_differing_and_stray_files(results, readme):
     ]
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_stale_files_are_deleted_and_others_are_not(results):
     for folder in ("tables", "figures", "elsewhere"):
         (results / folder).mkdir()
@@ -160,6 +170,7 @@ def test_no_records_leave_what_is_there(tmp_path):
     assert table.read_text() == "precious"
 
 
+@pytest.mark.usefixtures("nothing_drawn")
 def test_a_readme_without_markers_leaves_what_is_there(results, readme):
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="README must hold"):
@@ -216,8 +227,3 @@ def test_documented_statuses_are_those_of_the_schema():
     [meaning] = [row[3] for row in documented() if row[0] == "status"]
     statuses = get_args(parts.Status)
     assert re.findall(r"`(\w+)`", meaning)[: len(statuses)] == list(statuses)
-
-
-def test_suffixes_cover_what_is_rendered(results):
-    made = module.render(module.Stored(list(records.read_all(results))), results, None)
-    assert {path.suffix for path in made} <= module.SUFFIXES

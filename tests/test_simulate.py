@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import command
 import msgspec
 import pytest
 import simulated
@@ -29,7 +28,7 @@ from torch.nn import functional as F
 import strategies
 from bench import workloads
 from bench.devices import accelerators
-from bench.run import worker
+from bench.run import executor, worker
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.record import fit_in
@@ -199,32 +198,17 @@ def test_other_errors_of_a_model_are_its_own(add):
     assert not isinstance(caught.value, NeedsValueError)
 
 
-SCRIPT = """
-import multiprocessing, sys
-from bench import __main__, workloads
-from bench.run import executor
-import simulated
-simulated.register(workloads._registry(), "branching", simulated.Branching)
-executor._context = lambda preload: multiprocessing.get_context("fork")  # the registry goes along
-__main__.main()
-"""
-
-
-def test_command_line_ends_in_one_sentence_and_exit_code_2():
-    flags = ("--workload", "branching", "--strategy", "none", "--device", simulated.DEVICE)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "run", *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-    )
+def test_command_line_ends_in_one_sentence_and_exit_code_2(add, monkeypatch, capfd):
+    fork = multiprocessing.get_context("fork")  # the registry goes along
+    monkeypatch.setattr(executor, "_context", lambda preload: fork)
+    flags = ("--strategy", "none", "--device", simulated.DEVICE)
+    done = command.run("run", "--workload", add(Branching), *flags)
     line = line_of(simulated.__file__, "# this line is to be named")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {simulated.__file__}:{line} (if x.sum")
     assert "Traceback" not in done.stderr
     assert not done.stdout
+    assert capfd.readouterr() == ("", "")  # nor does the cell's own process say anything
 
 
 # What fits.

@@ -156,18 +156,25 @@ def test_options_hold_every_option(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_builds_on_meta_with_as_many_blocks_as_layers(name):
+def test_a_model_is_what_its_workload_and_its_publication_say(name):
+    """All at once: on the meta device, too, the largest take a second to build."""
     workload = workloads.get(name)
     model = on_meta(workload)
-    assert len(chain(workload, model)) == workload.layers
+    blocks = chain(workload, model)
+    assert len(blocks) == workload.layers
+    assert name not in COUNTS or sum(p.numel() for p in model.parameters()) == COUNTS[name]
+    if "mlp" not in name and "resnet" not in name:
+        assert_blocks_have_the_names_that_strategies_look_for(workload, blocks)
     assert all(p.is_meta for p in model.parameters())
     names = {n for n, _ in (*model.named_parameters(), *model.named_buffers())}
     assert model.state_dict().keys() == names, "a state dict must restore a meta model whole"
 
 
-@pytest.mark.parametrize(("name", "count"), COUNTS.items())
-def test_parameter_count_is_the_published_one(name, count):
-    assert sum(p.numel() for p in on_meta(workloads.get(name)).parameters()) == count
+def assert_blocks_have_the_names_that_strategies_look_for(workload, blocks):
+    for block in blocks:
+        assert isinstance(block.attn.core, layers.AttentionCore)
+        assert isinstance(block.mlp, nn.Module)
+        assert block.attn.core.kernel == workload.attention
 
 
 @pytest.mark.parametrize(("depth", "count"), [(33, 44_549_160), (50, 60_192_808)])
@@ -175,15 +182,6 @@ def test_resnet_layers_give_the_published_depths(depth, count):
     model = on_meta(workloads.get("resnet50", layers=depth))
     assert sum(p.numel() for p in model.parameters()) == count
     assert sum(resnet.STAGES[depth]) == depth
-
-
-@pytest.mark.parametrize("name", [n for n in ALL if "mlp" not in n and "resnet" not in n])
-def test_transformer_blocks_have_the_names_that_strategies_look_for(name):
-    workload = workloads.get(name)
-    for block in chain(workload, on_meta(workload)):
-        assert isinstance(block.attn.core, layers.AttentionCore)
-        assert isinstance(block.mlp, nn.Module)
-        assert block.attn.core.kernel == workload.attention
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -77,11 +77,12 @@ def decisive_files(modules: Iterable[str], folders: Folders) -> dict[str, Path]:
         modules: dotted names to begin with.
         folders: top-level packages to follow, and where they lie; others are not followed.
     """
-    where, files = dict(folders), dict[str, Path]()
+    where, files, seen = dict(folders), dict[str, Path](), set[str]()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        path = _file_of(name, where)
+        path = None if name in seen else _file_of(name, where)
+        seen.add(name)
         if path is not None and str(path) not in files:
             files[str(path)] = path
             waiting += [name.rpartition(".")[0], *_imports(path.read_bytes())]

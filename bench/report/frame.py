@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterable
 from math import isnan
 from typing import Any
@@ -131,11 +132,29 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows(frame: pd.DataFrame) -> list[Row]:
-    """Rows as dictionaries, with ``None`` for every kind of missing value."""
-    return [
-        {str(name): None if _missing(value) else value for name, value in row.items()}
-        for row in frame.to_dict("records")
-    ]
+    """Rows as dictionaries, with ``None`` for every kind of missing value.
+
+    Every claim, table and figure asks for those of the same frame, which is not changed once it is
+    built: they are read out of it once.
+    """
+    key = id(frame)
+    if key not in _ROWS:
+        _ROWS[key] = _read(frame)
+        weakref.finalize(frame, _ROWS.pop, key, None)
+    return [dict(row) for row in _ROWS[key]]
+
+
+_ROWS: dict[int, list[Row]] = {}
+"""By identity of the frame, as long as it lives."""
+
+
+def _read(frame: pd.DataFrame) -> list[Row]:
+    columns = {
+        str(name): [None if _missing(value) else value for value in frame[name].tolist()]
+        for name in frame.columns
+    }
+    every = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, values, strict=True)) for values in every]
 
 
 def _missing(value: object) -> bool:

@@ -101,6 +101,12 @@ def fit_offset(xs: Sequence[float], ys: Sequence[float]) -> Fit | None:
     exponent with the least error wins. ``None`` as for `fit_power`, and below four points: three
     parameters need more than three.
     """
+    return _offset(tuple(xs), tuple(ys))
+
+
+@functools.lru_cache(maxsize=1024)
+def _offset(xs: tuple[float, ...], ys: tuple[float, ...]) -> Fit | None:
+    """Tables, figures and claims ask for the same series, each several times."""
     if len(set(xs)) < 4 or min((*xs, *ys)) <= 0:
         return None
     if max(ys) - min(ys) <= 1e-9 * max(ys):

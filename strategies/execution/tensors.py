@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout)
 _INDICES = {
     torch.sparse_coo: ("_indices",),
     torch.sparse_csr: ("crow_indices", "col_indices"),
@@ -21,15 +22,29 @@ _INDICES = {
 
 def tensors_in(values: Any) -> list[Tensor]:
     """Every tensor in nested values, those in the fields of dataclasses too."""
-    return list(_found(values))
+    return list(_within(values))
 
 
-def _found(values: Any) -> Iterator[Tensor]:
+def _within(values: Any) -> Iterator[Tensor]:
+    """Operators take and return tensors, numbers and lists of them: no tree is built of those."""
+    kind = type(values)
+    if isinstance(values, Tensor):
+        yield values
+    elif kind is tuple or kind is list:
+        for value in values:
+            yield from _within(value)
+    elif kind is dict:
+        yield from _within(list(values.values()))
+    elif kind not in _PLAIN:
+        yield from _nested(values)
+
+
+def _nested(values: Any) -> Iterator[Tensor]:
     for leaf in tree_leaves(values):
         if isinstance(leaf, Tensor):
             yield leaf
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            yield from _found([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
+            yield from _within([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
 
 
 def dense_parts(tensor: Tensor) -> list[Tensor]:

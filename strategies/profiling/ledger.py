@@ -137,10 +137,10 @@ class Ledger(FlopCounter):
 
 def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
     """Bytes that an operator reads and writes; 0 for views, which only look, and for mere room."""
-    outputs = [part for tensor in tensors_in(out) for part in dense_parts(tensor)]
-    read = [part for tensor in tensors_in(inputs) for part in dense_parts(tensor)]
     if func.is_view or only_makes_room(func):
         return 0
+    outputs = [part for tensor in tensors_in(out) for part in dense_parts(tensor)]
+    read = [part for tensor in tensors_in(inputs) for part in dense_parts(tensor)]
     if not func._schema.is_mutable and _same_storages(read, outputs):
         return 0
     return sum(t.numel() * t.element_size() for t in (*read, *outputs)) if outputs else 0
