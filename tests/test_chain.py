@@ -291,7 +291,7 @@ def mlps(count=2):
             ),
             ("features", "head"),
         ),
-        # Layers with an activation in place between them are no list of alike ones: MobileNet's head.
+        # Layers with an activation in place between them are no list of alike ones: MobileNet.
         (
             Holder(
                 features=nn.Sequential(linear(), nn.Tanh()),
