@@ -14,7 +14,7 @@ STRATEGIES = sorted((ROOT / "strategies").rglob("*.py"))
 SOURCES = [*STRATEGIES, *sorted((ROOT / "bench").rglob("*.py"))]
 SIDE_EFFECTS = {"logging", "time", "datetime", "warnings", "socket"}
 WARNING = "strategies/contract/idle.py"
-"""The one file that warns, once: nothing else is asked after apply, and notes are written before."""
+"""The one file that warns, once: notes are written before anything runs."""
 PRINTS = {"print", "input", "open", "exec", "eval", "compile", "breakpoint"}
 REQUIREMENTS = {"bench", "pandas", "matplotlib", "msgspec", "rich", "typer", "transformers"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
