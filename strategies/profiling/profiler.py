@@ -4,6 +4,9 @@
 2. A step as the model is: what a block holds, needs and computes when it runs normally.
 3. A step with every block in a recompute group of its own: what recompute needs.
 4. The first two again for every op policy.
+
+Before all of them, `scout` finds the blocks that are equal: of each kind one is watched, and the
+others are passed by (`passage`).
 """
 
 from __future__ import annotations
@@ -20,14 +23,15 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling.allocator import AllocatorTrace
+from strategies.profiling.composing import fixed_s, untracked_bytes
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Kept, Saved, watch_saved
+from strategies.profiling.scout import Alike, scout
 from strategies.profiling.step import Step
 from strategies.profiling.watched import Watched, after, watch_step
-from strategies.schedules import plan as plans
-from strategies.schedules.modes import Mode
+from strategies.schedules.modes import BlockOperators, Mode
 from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL
 
@@ -62,30 +66,10 @@ def profile_chain(
     """
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
     how = How(rates, scratch and _is_real_cpu(step))
-    saved = watch_saved(step, chain)
-    normal = how.watch(step, chain)
-    with installed(lambda: layout.install(chain, plans.uniform(len(chain), 1))):
-        recomputed = how.watch(step, chain)
-    everywhere = [dict.fromkeys(modes_of.supporting(chain, name), name) for name in modes]
-    others = [_watch_modes(step, chain, names, how) for names in (*everywhere, *assigned)]
-    listed = watch_operators(step, chain, how.rates, how.trace()) if operators else None
-    gradients = _gradient_bytes(chain)
-    blocks = []
-    for index in range(len(chain)):
-        by_name = {ALL: _mode(ALL, saved.blocks[index], normal, index)}
-        for watched in others:
-            if watched is not None and index in watched.names:
-                name = watched.names[index]
-                by_name[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
-        sizes = (saved.blocks[index].output_bytes, gradients[index])
-        steps = (normal, recomputed)
-        cost = _block_cost(tuple(by_name.values()), *sizes, steps, index)
-        blocks.append(dataclasses.replace(cost, operators=listed[index]) if listed else cost)
-    profile = _assemble(tuple(blocks), normal, saved, chain.borders)
-    rates = how.rates
-    return dataclasses.replace(
-        profile, link_bytes_per_s=rates.link_bytes_per_s, link_tier=rates.link_tier
-    )
+    alike = scout(step, chain, {index for names in assigned for index in names})
+    with installed(lambda: alike.install(chain)):
+        passes = _Passes(step, chain, alike, how)
+        return passes.profile(modes, assigned, operators=operators)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +86,73 @@ class How:
     def trace(self) -> AllocatorTrace | None:
         """What sees scratch memory, where anything does."""
         return AllocatorTrace() if self.scratch else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Passes:
+    """All that is watched, of each kind of block once."""
+
+    step: Step
+    chain: Chain
+    alike: Alike
+    how: How
+
+    def profile(
+        self, modes: Sequence[str], assigned: Sequence[Mapping[int, str]], *, operators: bool
+    ) -> ChainProfile:
+        """See `profile_chain`."""
+        step, chain, rates = self.step, self.chain, self.how.rates
+        saved = watch_saved(step, chain)
+        normal = self.how.watch(step, chain)
+        plan = tuple((i,) if i in self.alike.watched else i for i in range(len(chain)))
+        with installed(lambda: layout.install(chain, plan)):
+            recomputed = self.how.watch(step, chain)
+        others = [self._modes(names) for names in (*map(self._everywhere, modes), *assigned)]
+        watched = self.alike.watched if operators else []
+        listed = watch_operators(step, chain, rates, self.how.trace(), watched)
+        gradients = _gradient_bytes(chain)
+        costs = {
+            index: self._cost(index, saved, (normal, recomputed), others, listed.get(index))
+            for index in self.alike.watched
+        }
+        blocks = tuple(
+            dataclasses.replace(costs[source], gradient_bytes=size_bytes)
+            for source, size_bytes in zip(self.alike.like, gradients, strict=True)
+        )
+        profile = _assemble(blocks, normal, saved, chain.borders)
+        more_bytes = untracked_bytes(normal, self.alike.like) - normal.untracked_bytes()
+        return dataclasses.replace(
+            profile,
+            head_saved_bytes=profile.head_saved_bytes + more_bytes,
+            fixed_s=fixed_s(normal, len(chain)),
+            link_bytes_per_s=rates.link_bytes_per_s,
+            link_tier=rates.link_tier,
+        )
+
+    def _everywhere(self, name: str) -> dict[int, str]:
+        able = modes_of.supporting(self.chain, name)
+        return dict.fromkeys((index for index in able if index in self.alike.watched), name)
+
+    def _modes(self, names: Mapping[int, str]) -> _ModesWatched | None:
+        return _watch_modes(self.step, self.chain, names, self.how)
+
+    def _cost(
+        self,
+        index: int,
+        saved: Saved,
+        steps: tuple[Watched, Watched],
+        others: Sequence[_ModesWatched | None],
+        operators: BlockOperators | None,
+    ) -> BlockCost:
+        """What a block that was watched costs, its gradients aside."""
+        by_name = {ALL: _mode(ALL, saved.blocks[index], steps[0], index)}
+        for watched in others:
+            if watched is not None and index in watched.names:
+                name = watched.names[index]
+                by_name[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
+        output_bytes = saved.blocks[index].output_bytes
+        cost = _block_cost(tuple(by_name.values()), output_bytes, 0, steps, index)
+        return dataclasses.replace(cost, operators=operators)
 
 
 def _is_real_cpu(step: Step) -> bool:
