@@ -74,6 +74,12 @@ class Record:
         """The tensors that the block makes."""
         return [leaf for leaf in self.outputs if isinstance(leaf, Form)]
 
+    def bare(self) -> Record:
+        """The same with nothing kept, and no gradients of parameters."""
+        return dataclasses.replace(
+            self, saved_arguments=(), saved_outputs=(), saved_bytes=0, parameters=()
+        )
+
     def passed(self, block: nn.Module, args: Any, kwargs: Any) -> Any:
         """The output for a call of another block of the same kind."""
         leaves, _ = tree_flatten((args, kwargs))

@@ -67,9 +67,14 @@ def profile_chain(
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
     how = How(rates, scratch and _is_real_cpu(step))
     alike = scout(step, chain, {index for names in assigned for index in names})
-    with installed(lambda: alike.install(chain)):
-        passes = _Passes(step, chain, alike, how)
-        return passes.profile(modes, assigned, operators=operators)
+    passes = _Passes(step, chain, alike, how)
+    with installed(lambda: alike.install(chain, whole=False)):
+        saved = watch_saved(step, chain)
+    with installed(lambda: alike.install(chain, whole=True)):
+        normal = how.watch(step, chain)
+    with installed(lambda: alike.install(chain, whole=False)):
+        costs = passes.costs(saved, normal, (modes, assigned), operators=operators)
+    return passes.composed(costs, normal, saved)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,30 +102,43 @@ class _Passes:
     alike: Alike
     how: How
 
-    def profile(
-        self, modes: Sequence[str], assigned: Sequence[Mapping[int, str]], *, operators: bool
-    ) -> ChainProfile:
-        """See `profile_chain`."""
-        step, chain, rates = self.step, self.chain, self.how.rates
-        saved = watch_saved(step, chain)
-        normal = self.how.watch(step, chain)
-        plan = tuple((i,) if i in self.alike.watched else i for i in range(len(chain)))
+    def costs(
+        self,
+        saved: Saved,
+        normal: Watched,
+        policies: tuple[Sequence[str], Sequence[Mapping[int, str]]],
+        *,
+        operators: bool,
+    ) -> dict[int, BlockCost]:
+        """What every block that is watched costs, its gradients aside.
+
+        Args:
+            saved: what a plain forward saves.
+            normal: a plain step.
+            policies: ``modes`` and ``assigned`` of `profile_chain`.
+            operators: see `profile_chain`.
+        """
+        step, chain, indices = self.step, self.chain, self.alike.watched
+        plan = tuple((i,) if i in indices else i for i in range(len(chain)))
         with installed(lambda: layout.install(chain, plan)):
-            recomputed = self.how.watch(step, chain)
-        others = [self._modes(names) for names in (*map(self._everywhere, modes), *assigned)]
-        watched = self.alike.watched if operators else []
-        listed = watch_operators(step, chain, rates, self.how.trace(), watched)
-        gradients = _gradient_bytes(chain)
-        costs = {
-            index: self._cost(index, saved, (normal, recomputed), others, listed.get(index))
-            for index in self.alike.watched
-        }
+            steps = (normal, self.how.watch(step, chain))
+        names = (*map(self._everywhere, policies[0]), *policies[1])
+        others = [_watch_modes(step, chain, by_index, self.how) for by_index in names]
+        rates, trace, listing = self.how.rates, self.how.trace(), indices if operators else []
+        listed = watch_operators(step, chain, rates, trace, listing)
+        return {i: _cost(i, saved, steps, others, listed.get(i)) for i in indices}
+
+    def composed(
+        self, costs: Mapping[int, BlockCost], normal: Watched, saved: Saved
+    ) -> ChainProfile:
+        """The whole chain, each block by the one that was watched for it."""
+        chain, like, rates = self.chain, self.alike.like, self.how.rates
         blocks = tuple(
             dataclasses.replace(costs[source], gradient_bytes=size_bytes)
-            for source, size_bytes in zip(self.alike.like, gradients, strict=True)
+            for source, size_bytes in zip(like, _gradient_bytes(chain), strict=True)
         )
         profile = _assemble(blocks, normal, saved, chain.borders)
-        more_bytes = untracked_bytes(normal, self.alike.like) - normal.untracked_bytes()
+        more_bytes = untracked_bytes(normal, like) - normal.untracked_bytes()
         return dataclasses.replace(
             profile,
             head_saved_bytes=profile.head_saved_bytes + more_bytes,
@@ -133,26 +151,23 @@ class _Passes:
         able = modes_of.supporting(self.chain, name)
         return dict.fromkeys((index for index in able if index in self.alike.watched), name)
 
-    def _modes(self, names: Mapping[int, str]) -> _ModesWatched | None:
-        return _watch_modes(self.step, self.chain, names, self.how)
 
-    def _cost(
-        self,
-        index: int,
-        saved: Saved,
-        steps: tuple[Watched, Watched],
-        others: Sequence[_ModesWatched | None],
-        operators: BlockOperators | None,
-    ) -> BlockCost:
-        """What a block that was watched costs, its gradients aside."""
-        by_name = {ALL: _mode(ALL, saved.blocks[index], steps[0], index)}
-        for watched in others:
-            if watched is not None and index in watched.names:
-                name = watched.names[index]
-                by_name[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
-        output_bytes = saved.blocks[index].output_bytes
-        cost = _block_cost(tuple(by_name.values()), output_bytes, 0, steps, index)
-        return dataclasses.replace(cost, operators=operators)
+def _cost(
+    index: int,
+    saved: Saved,
+    steps: tuple[Watched, Watched],
+    others: Sequence[_ModesWatched | None],
+    operators: BlockOperators | None,
+) -> BlockCost:
+    """What a block that was watched costs, its gradients aside."""
+    by_name = {ALL: _mode(ALL, saved.blocks[index], steps[0], index)}
+    for watched in others:
+        if watched is not None and index in watched.names:
+            name = watched.names[index]
+            by_name[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
+    output_bytes = saved.blocks[index].output_bytes
+    cost = _block_cost(tuple(by_name.values()), output_bytes, 0, steps, index)
+    return dataclasses.replace(cost, operators=operators)
 
 
 def _is_real_cpu(step: Step) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -41,25 +41,38 @@ class Alike:
         like: for each block, the one that is watched for it: itself or an equal one.
         records: of the blocks that are not watched, what the watched one did.
         resident: storages that are alive before the step.
+        shares: some parameters are in several places, so that their gradients meet.
     """
 
     like: tuple[int, ...]
     records: dict[int, Record]
     resident: frozenset[int]
+    shares: bool = False
 
     @property
     def watched(self) -> list[int]:
         """The blocks that run."""
         return sorted(set(self.like))
 
-    def install(self, chain: Chain) -> list[Undo]:
-        """Make the others take and return what they would, without running; undo in reverse."""
-        trail = Trail()
-        stand_ins: list[StandIn] = [_Passing(block, self, i, trail) for i, block in self._all(chain)]
-        return [stand_in.install() for stand_in in stand_ins]
+    def install(self, chain: Chain, *, whole: bool) -> list[Undo]:
+        """Make the others take and return what they would, without running.
 
-    def _all(self, chain: Chain) -> Iterator[tuple[int, nn.Module]]:
-        return iter(enumerate(chain.blocks)) if self.records else iter(())
+        Args:
+            chain: the blocks.
+            whole: they keep as many bytes as they would, and leave their parameters' gradients, for
+                what is alive outside the watched blocks counts too.
+
+        Returns:
+            How to undo it, to be run in reverse.
+        """
+        if not self.records:
+            return []
+        trail, whole = Trail(), whole or self.shares
+        records = {i: r if whole else r.bare() for i, r in self.records.items()}
+        return [
+            _Passing(block, records.get(index), self.resident, trail).install()
+            for index, block in enumerate(chain.blocks)
+        ]
 
 
 class Trail:
@@ -81,9 +94,11 @@ class Trail:
 class _Passing(StandIn):
     """A block that is not run where its call is the one that was recorded; others run."""
 
-    def __init__(self, module: nn.Module, alike: Alike, index: int, trail: Trail) -> None:
+    def __init__(
+        self, module: nn.Module, record: Record | None, resident: frozenset[int], trail: Trail
+    ) -> None:
         super().__init__(module)
-        self.record, self.resident, self.trail = alike.records.get(index), alike.resident, trail
+        self.record, self.resident, self.trail = record, resident, trail
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.record and self.record.signature == self._signature(args, kwargs):
@@ -109,6 +124,8 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
     if len({id(block) for block in chain.blocks}) < len(chain):
         return identity  # one block in several places has one forward
     ends = {index for span in chain.spans for index in (span[0], span[-1])} | set(alone)
+    if len(chain) - len(ends) < 2:
+        return identity
     kinds = kinds_of(chain, step.model)
     middle = [kind.key for index, kind in enumerate(kinds) if index not in ends]
     if len(set(middle)) == len(middle):
@@ -120,7 +137,12 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
             step.forward()
     if log.operators.values_decide or log.order != list(identity.like):
         return identity
-    return Alike(tuple(log.like), log.records, resident)
+    return Alike(tuple(log.like), log.records, resident, _shares(step.model))
+
+
+def _shares(model: nn.Module) -> bool:
+    parameters = [storage_key(p) for m in model.modules() for p in m.parameters(recurse=False)]
+    return len(set(parameters)) < len(parameters)
 
 
 def _unpacked(_: Any) -> Tensor:
@@ -199,7 +221,7 @@ class _Log:
         key = (kind.key, signature)
         if index not in self.ends and not kind.numbered and key in self.ready:
             self._settle(index, key)
-            output = self.records[index].passed(block.module, args, kwargs)
+            output = self.records[index].bare().passed(block.module, args, kwargs)
         else:
             output, record = self._run(block, signature, args, kwargs)
             if index not in self.ends and record is not None:
