@@ -27,6 +27,15 @@ def untracked_bytes(normal: Watched, like: Sequence[int]) -> int:
     return max(0, untracked("start", "forward done") + more)
 
 
+def lingering_bytes(normal: Watched, like: Sequence[int]) -> int:
+    """What more would be alive at the tail, had every block run, than what autograd keeps.
+
+    Autocast keeps its copies of weights until it ends, saved or not.
+    """
+    own = [normal.gained_bytes(f"enter {index}", f"leave {index}") for index in range(len(like))]
+    return sum(own[other] - own[index] for index, other in enumerate(like))
+
+
 def fixed_s(normal: Watched, blocks: int) -> float:
     """Time of the step outside the blocks; counted in whole picoseconds, so that it is exact."""
 

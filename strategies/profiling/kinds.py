@@ -143,7 +143,7 @@ class _Reading:
 
 def form_of(tensor: Tensor) -> tuple[Hashable, ...]:
     """All that what a block costs can depend on, but for the values."""
-    layout = (tensor.layout,)
+    layout: tuple[Hashable, ...] = (tensor.layout,)
     if tensor.layout is torch.strided:
         layout += (tensor.stride(), tensor.storage_offset(), tensor.untyped_storage().nbytes())
     form = (type(tensor), tuple(tensor.shape), tensor.dtype, tensor.device, tensor.requires_grad)

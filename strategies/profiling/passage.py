@@ -40,8 +40,8 @@ class Form:
         fresh = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         if fresh.stride() == self.stride:
             return fresh
-        placed = {"dtype": self.dtype, "device": self.device}
-        return torch.empty_strided(self.shape, self.stride, **placed).zero_()
+        fresh = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+        return fresh.zero_()
 
 
 @dataclasses.dataclass(frozen=True)

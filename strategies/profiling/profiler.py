@@ -23,7 +23,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling.allocator import AllocatorTrace
-from strategies.profiling.composing import fixed_s, untracked_bytes
+from strategies.profiling.composing import fixed_s, lingering_bytes, untracked_bytes
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
@@ -142,6 +142,7 @@ class _Passes:
         return dataclasses.replace(
             profile,
             head_saved_bytes=profile.head_saved_bytes + more_bytes,
+            tail_working_bytes=profile.tail_working_bytes + lingering_bytes(normal, like),
             fixed_s=fixed_s(normal, len(chain)),
             link_bytes_per_s=rates.link_bytes_per_s,
             link_tier=rates.link_tier,

@@ -1,6 +1,6 @@
-"""Finds blocks that are equal, so that each kind is watched once: equality is checked, not assumed.
+"""Finds blocks that are equal, so that each kind is watched once; equality is checked.
 
-One forward, in which every block is compared as it stands (`kinds`), by what it is called with, and,
+One forward, in which every block is compared as it stands (`kinds`), by what it is called with and,
 where it knows its own number, by every operator that it runs. The first and the last block of every
 tower are watched for themselves: they stand beside something else. Nothing is taken for equal in a
 model where values decide what runs (a mixture of experts), nor a block that reads or leaves
@@ -132,9 +132,9 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
         return identity
     resident = frozenset(storage_key(tensor) for tensor in step.resident_tensors())
     log = _Log(kinds, ends, resident, list(identity.like))
-    with installed(lambda: [_Scouted(b, i, log).install() for i, b in enumerate(chain.blocks)]):
-        with torch.autograd.graph.saved_tensors_hooks(log.pack, _unpacked), log.operators:
-            step.forward()
+    hooks = torch.autograd.graph.saved_tensors_hooks(log.pack, _unpacked)
+    with installed(lambda: log.install(chain)), hooks, log.operators:
+        step.forward()
     if log.operators.values_decide or log.order != list(identity.like):
         return identity
     return Alike(tuple(log.like), log.records, resident, _shares(step.model))
@@ -206,6 +206,10 @@ class _Log:
         self.records: dict[int, Record] = {}
         self.saved: dict[int, Tensor] = {}
         self.inside = False
+
+    def install(self, chain: Chain) -> list[Undo]:
+        """Every block's forward comes here."""
+        return [_Scouted(b, i, self).install() for i, b in enumerate(chain.blocks)]
 
     def pack(self, tensor: Tensor) -> None:
         """Note what the block that runs saves; no graph, so that no circle."""

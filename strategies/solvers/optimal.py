@@ -13,6 +13,9 @@ again within m. The tail is block L. What is alive by position alone (gradients 
 the boundary at hand) is part of each step's need, so that the recurrence is exact: it is that of
 `strategies.schedules.interpreter`, block by block.
 
+Stretches of equal blocks are solved once (`optimal_stretches`), so that a long chain of them takes
+little, and memory can be counted finely.
+
 Memory is counted in slots. Sizes are rounded *down*, so that the table's value is a proven lower
 bound on the time of every nested plan within the budget. A schedule taken from the table is judged
 by the interpreter, with a smaller and smaller start, until its real peak is within the budget:
@@ -22,6 +25,7 @@ rounding can cost time, but never breaks the budget.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,8 +41,9 @@ from strategies.solvers import recursive
 from strategies.solvers.optimal_numbers import numbers_of, slot_bytes_for
 from strategies.solvers.optimal_stretches import stretches_of
 
-_WORK = 1e9  # table cells times choices in about a second: what bounds the slots
+_WORK = 4e9  # table cells times choices in a few seconds: what bounds the slots
 _MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
+_ROUNDING = 1e-9  # of sums of times, in another order
 
 
 class Solver:
@@ -163,7 +168,10 @@ class Solver:
 
 
 def slots_for(profile: ChainProfile) -> int:
-    """As many slots as take about a second: thousands for short chains, but 100 at least."""
+    """As many slots as take a few seconds at most, but 100 at least.
+
+    That is thousands for short chains, and for long ones of equal blocks.
+    """
     work = max(1, stretches_of(profile).work)
     return int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, _WORK / work)))
 
@@ -188,7 +196,7 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     Args:
         profile: with times.
         budget_bytes: of the peak, everything included.
-        slots: how finely memory is counted; 0: as finely as takes about a second.
+        slots: how finely memory is counted; 0: as `slots_for` says.
 
     Returns:
         ``None`` if nothing was found that fits.
@@ -196,14 +204,28 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     if not fixed_terms_fit(profile, budget_bytes):
         return None
     solver = Solver(profile, budget_bytes, slots or slots_for(profile))
-    candidates = [solver.fitting(budget_bytes), *map(Schedule, heuristics(profile))]
-    judged = [(predict(profile, s), s) for s in candidates if s is not None]
-    fitting = [(p, schedule) for p, schedule in judged if p.peak_bytes <= budget_bytes]
-    if not fitting:
+    first = solver.fitting(budget_bytes)
+    candidates = [] if first is None else [(predict(profile, first), first)]
+    for plan in heuristics(profile):
+        if candidates and _least_s(profile, plan) > candidates[0][0].recompute_s:
+            continue  # the interpreter takes longer to say so
+        predicted = predict(profile, plan)
+        if predicted.peak_bytes <= budget_bytes:
+            candidates.append((predicted, Schedule(plan)))
+    if not candidates:
         return None
-    best, schedule = min(fitting, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
+    best, schedule = min(candidates, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
     bound_s = min(best.recompute_s, solver.bound_s())
     return Solution(schedule, bound_s, solver.slot_bytes)
+
+
+def _least_s(profile: ChainProfile, plan: Plan) -> float:
+    """What a plan repeats at least: every block of a group once, the last as far as need be."""
+    blocks = profile.blocks
+    groups = [list(plans.leaves(node)) for node in plan if not isinstance(node, int)]
+    inner_s = math.fsum(blocks[index].forward_s for group in groups for index in group[:-1])
+    last_s = math.fsum(blocks[group[-1]].last_recompute_s for group in groups)
+    return (inner_s + last_s) * (1 - _ROUNDING)
 
 
 def fixed_terms_fit(profile: ChainProfile, budget_bytes: int) -> bool:
