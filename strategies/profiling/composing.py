@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from strategies.execution.chain import Chain
 from strategies.profiling.watched import Watched, after
 from strategies.schedules.modes import PS
 
@@ -50,3 +51,14 @@ def fixed_s(normal: Watched, blocks: int) -> float:
         for index in range(blocks)
     )
     return (time_ps("start", "updated") - inside_ps) / PS
+
+
+def gradient_bytes(chain: Chain) -> list[int]:
+    """Bytes of parameter gradients that each block's backward creates; backward runs in reverse."""
+    seen: set[int] = set()
+    sizes = []
+    for block in reversed(chain.blocks):
+        new = [p for p in block.parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in new}
+        sizes.append(sum(p.numel() * p.element_size() for p in new))
+    return sizes[::-1]

@@ -23,7 +23,12 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling.allocator import AllocatorTrace
-from strategies.profiling.composing import fixed_s, lingering_bytes, untracked_bytes
+from strategies.profiling.composing import (
+    fixed_s,
+    gradient_bytes,
+    lingering_bytes,
+    untracked_bytes,
+)
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
@@ -135,7 +140,7 @@ class _Passes:
         chain, like, rates = self.chain, self.alike.like, self.how.rates
         blocks = tuple(
             dataclasses.replace(costs[source], gradient_bytes=size_bytes)
-            for source, size_bytes in zip(like, _gradient_bytes(chain), strict=True)
+            for source, size_bytes in zip(like, gradient_bytes(chain), strict=True)
         )
         profile = _assemble(blocks, normal, saved, chain.borders)
         more_bytes = untracked_bytes(normal, like) - normal.untracked_bytes()
@@ -245,17 +250,6 @@ def _block_cost(
         backward_s=max(0.0, normal.seconds(begin, end) - normal.recompute_s(begin, end)),
         last_recompute_s=recomputed.recompute_s(begin, end),
     )
-
-
-def _gradient_bytes(chain: Chain) -> list[int]:
-    """Bytes of parameter gradients that each block's backward creates; backward runs in reverse."""
-    seen: set[int] = set()
-    sizes = []
-    for block in reversed(chain.blocks):
-        new = [p for p in block.parameters() if p.requires_grad and id(p) not in seen]
-        seen |= {id(p) for p in new}
-        sizes.append(sum(p.numel() * p.element_size() for p in new))
-    return sizes[::-1]
 
 
 def _assemble(

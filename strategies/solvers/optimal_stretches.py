@@ -3,8 +3,8 @@
 The table of `strategies.solvers.optimal` has a row for every stretch s … t of blocks. Memory is
 counted there above what is alive by the position of t alone, so that the row of a stretch depends
 on its own blocks, and not on where it lies: stretches of equal blocks in the same order share one.
-L equal blocks have L rows instead of L (L + 1) / 2; first and last blocks that are unlike the others
-add L each; a chain of unlike blocks shares nothing.
+L equal blocks have L rows instead of L (L + 1) / 2; first and last blocks that are unlike the
+others add L each; a chain of unlike blocks shares nothing.
 """
 
 from __future__ import annotations

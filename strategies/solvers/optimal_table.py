@@ -16,7 +16,6 @@ from typing import Any
 import numba
 import numpy as np
 
-
 MOST_BYTES = 256_000_000
 """Of a table in double precision."""
 
