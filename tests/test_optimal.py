@@ -9,9 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from nested import nestings, outcomes, random_profile
 
+from bench.studies import synthetic
 from strategies.schedules import plan as plans
+from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
 from strategies.solvers import optimal, optimal_table
+from strategies.solvers.optimal_numbers import slot_bytes_for
+from strategies.solvers.optimal_stretches import stretches_of
 
 
 def check(profile, modes, budgets=4):
@@ -119,8 +123,80 @@ def test_the_table_reads_nothing_beyond_its_arrays(monkeypatch):
 
 
 def test_long_chains_count_memory_more_coarsely():
-    counts = [optimal.slots_for(blocks) for blocks in (8, 96, 250, 1000)]
+    counts = [optimal.slots_for(random_profile(1, blocks)) for blocks in (8, 96, 250, 1000)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == 4000
     assert counts[1] >= 500
     assert counts[-1] == 100
+
+
+# Equal blocks.
+
+
+def in_runs(profile, runs, borders=()):
+    """The same chain, each of its blocks several times over."""
+    blocks = [b for b, times in zip(profile.blocks, runs, strict=True) for _ in range(times)]
+    return dataclasses.replace(profile, blocks=tuple(blocks), borders=borders)
+
+
+RUNS = [(5,), (1, 4), (4, 1), (1, 3, 1), (2, 3), (1, 2, 1, 1)]
+
+
+@pytest.mark.parametrize("runs", RUNS)
+@pytest.mark.parametrize("seed", range(12))
+def test_runs_of_equal_blocks_are_solved_as_well_as_unlike_ones(seed, runs):
+    check(in_runs(random_profile(seed, len(runs)), runs), 1)
+
+
+@pytest.mark.parametrize("runs", [(7,), (1, 5, 1), (3, 4)])
+@pytest.mark.parametrize("seed", range(2))
+def test_longer_runs(seed, runs):
+    check(in_runs(random_profile(seed, len(runs)), runs), 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_runs_of_blocks_with_modes_and_a_group_that_keeps_something(seed):
+    profile = random_profile(seed, 2, 2, group_bytes=3)
+    check(in_runs(profile, (1, 3)), 2)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_border_in_a_run_of_equal_blocks_is_one(seed):
+    check(in_runs(random_profile(seed, 1), (5,), borders=(2,)), 1)
+
+
+@pytest.mark.parametrize(("runs", "most"), [((20,), 2), ((1, 18, 1), 4), ((10, 10), 12)])
+def test_stretches_of_equal_blocks_share_a_row(runs, most):
+    stretches = stretches_of(in_runs(random_profile(3, len(runs)), runs))
+    inner = len(stretches.firsts) - 21  # those that end at the tail
+    assert 20 <= inner <= most * 20
+    begins, ends = stretches.firsts.T
+    rows = stretches.rows[begins, ends]
+    assert sorted(rows) == list(range(len(rows)))
+    assert all(len(set(stretches.rows[i, i:])) == 21 - i for i in range(21))
+
+
+def test_unlike_blocks_share_nothing():
+    stretches = stretches_of(random_profile(1, 9, big=10**6))
+    assert len(stretches.firsts) == 9 * 10 // 2 + 10
+
+
+def test_a_slot_divides_what_equal_blocks_take():
+    profile = in_runs(random_profile(5, 1, big=10**6), (500,))
+    slot_bytes = slot_bytes_for(profile, 10**8, 1000)
+    assert 100_000 <= slot_bytes <= 200_000
+    sizes = [mode.saved_bytes + b.output_bytes for b in profile.blocks[:1] for mode in b.modes]
+    assert all(size % slot_bytes < size % 100_000 for size in sizes)
+    assert slot_bytes_for(profile, 900, 1000) == 1
+    assert slot_bytes_for(random_profile(5, 100), 10**8, 1000) == 100_000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 0.7])
+def test_a_thousand_equal_blocks_are_within_a_hundredth_of_the_bound(share):
+    chain = synthetic.chain(1)
+    profile = dataclasses.replace(chain, blocks=chain.blocks * 1000)
+    budget_bytes = int(share * predict(profile, plans.plain(1000)).peak_bytes)
+    answer = Answer.of(profile, budget_bytes, optimal.solve(profile, budget_bytes))
+    assert answer.prediction.peak_bytes <= budget_bytes
+    assert 0 <= answer.gap_fraction <= 0.01

@@ -64,7 +64,7 @@ def test_every_case_is_timed_anew(monkeypatch):
     optimal.solve.cache_clear()
     found = solver_study.study(most_blocks=4)
     asked = [(t.solver, t.blocks, t.slots, t.default_slots) for t in found.timings]
-    default = optimal.slots_for(4)
+    default = optimal.slots_for(synthetic.chain(4))
     assert asked == [
         ("optimal", 4, 500, False),
         ("optimal", 4, default, True),

@@ -131,7 +131,7 @@ def _quicker(profile: ChainProfile, strategy: Budgeted) -> tuple[Budgeted, int]:
 
     if not isinstance(strategy, Optimal):
         return strategy, FEW_STEPS
-    slots = strategy.slots or min(500, optimal.slots_for(len(profile.blocks)))
+    slots = strategy.slots or min(500, optimal.slots_for(profile))
     return dataclasses.replace(strategy, slots=slots), STEPS
 
 

@@ -87,7 +87,7 @@ def warm_up() -> None:
     """Compile, or load what was compiled; and load the other solver."""
     profile = synthetic.chain(1)
     numbers = optimal_numbers.numbers_of(profile, 2**20)
-    table = optimal_table.empty(1, 1, 1)
+    table = optimal_table.empty(1, len(numbers.firsts), 1)
     for dtype in ("float64", "float32"):  # of short and of long chains
         optimal_table.fill(table.astype(dtype), numbers)
     _solve(Case("milp", 1), profile, 2**30)
@@ -124,7 +124,7 @@ def time_case(case: Case, seed: int = 0) -> Timing:
     return Timing(
         solver=case.solver,
         blocks=case.blocks,
-        slots=None if case.solver == "milp" else case.slots or optimal.slots_for(case.blocks),
+        slots=None if case.solver == "milp" else case.slots or optimal.slots_for(profile),
         default_slots=default,
         solve_s=seconds,
         gap_fraction=_gap_fraction(profile, budget_bytes, solution),

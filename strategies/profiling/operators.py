@@ -70,28 +70,31 @@ class _NumberedForward(WatchingStandIn):
 
 
 def watch_operators(
-    step: Step, chain: Chain, rates: Rates, trace: AllocatorTrace | None
-) -> list[BlockOperators] | None:
-    """The operators of every block; ``None`` where one block is in several places.
+    step: Step,
+    chain: Chain,
+    rates: Rates,
+    trace: AllocatorTrace | None,
+    indices: Sequence[int],
+) -> dict[int, BlockOperators]:
+    """The operators of some blocks, by index; of none where one block is in several places.
 
     Args:
         step: as in `strategies.profiling.profiler.profile_chain`.
         chain: the blocks.
         rates: what times are taken from.
         trace: of a real CPU's allocator, to count kernels' scratch memory.
+        indices: of those blocks.
     """
-    if len({id(block) for block in chain.blocks}) < len(chain):
-        return None
+    if not indices or len({id(block) for block in chain.blocks}) < len(chain):
+        return {}
     ledger = OperatorLedger(rates, len(chain), trace)
-    with installed(lambda: _numbered(chain, ledger)):
+    with installed(lambda: _numbered(chain, ledger, indices)):
         watched = watch_step(step, chain, ledger, trace)
-    return [_block_operators(watched, ledger, index) for index in range(len(chain))]
+    return {index: _block_operators(watched, ledger, index) for index in indices}
 
 
-def _numbered(chain: Chain, ledger: OperatorLedger) -> list[Undo]:
-    return [
-        _NumberedForward(block, ledger, index).install() for index, block in enumerate(chain.blocks)
-    ]
+def _numbered(chain: Chain, ledger: OperatorLedger, indices: Sequence[int]) -> list[Undo]:
+    return [_NumberedForward(chain.blocks[index], ledger, index).install() for index in indices]
 
 
 def _block_operators(watched: Watched, ledger: OperatorLedger, index: int) -> BlockOperators:

@@ -4,6 +4,9 @@
 2. A step as the model is: what a block holds, needs and computes when it runs normally.
 3. A step with every block in a recompute group of its own: what recompute needs.
 4. The first two again for every op policy.
+
+Before all of them, `scout` finds the blocks that are equal: of each kind one is watched, and the
+others are passed by (`passage`).
 """
 
 from __future__ import annotations
@@ -19,16 +22,20 @@ from strategies.execution import layout, op_policies
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
-from strategies.profiling.allocator import AllocatorTrace
-from strategies.profiling.ledger import Ledger
+from strategies.profiling.composing import (
+    fixed_s,
+    gradient_bytes,
+    lingering_bytes,
+    untracked_bytes,
+)
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Kept, Saved, watch_saved
+from strategies.profiling.scout import Alike, scout
 from strategies.profiling.side_gradients import with_side_gradients
 from strategies.profiling.step import Step
-from strategies.profiling.watched import Watched, after, watch_step
-from strategies.schedules import plan as plans
-from strategies.schedules.modes import Mode
+from strategies.profiling.watched import How, Watched, after
+from strategies.schedules.modes import BlockOperators, Mode
 from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL
 
@@ -63,46 +70,94 @@ def profile_chain(
     """
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
     how = How(rates, scratch and _is_real_cpu(step))
-    saved = watch_saved(step, chain)
-    normal = how.watch(step, chain)
-    with installed(lambda: layout.install(chain, plans.uniform(len(chain), 1))):
-        recomputed = how.watch(step, chain)
-    everywhere = [dict.fromkeys(modes_of.supporting(chain, name), name) for name in modes]
-    others = [_watch_modes(step, chain, names, how) for names in (*everywhere, *assigned)]
-    listed = watch_operators(step, chain, how.rates, how.trace()) if operators else None
-    gradients = _gradient_bytes(chain, exist=getattr(step, "accumulation", False))
-    blocks = []
-    for index in range(len(chain)):
-        by_name = {ALL: _mode(ALL, saved.blocks[index], normal, index)}
-        for watched in others:
-            if watched is not None and index in watched.names:
-                name = watched.names[index]
-                by_name[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
-        sizes = (saved.blocks[index].output_bytes, gradients[index])
-        steps = (normal, recomputed)
-        cost = _block_cost(tuple(by_name.values()), *sizes, steps, index)
-        blocks.append(dataclasses.replace(cost, operators=listed[index]) if listed else cost)
-    profile = with_side_gradients(_assemble(tuple(blocks), normal, saved, chain.borders), normal)
-    rates = how.rates
-    return dataclasses.replace(
-        profile, link_bytes_per_s=rates.link_bytes_per_s, link_tier=rates.link_tier
-    )
+    alike = scout(step, chain, {index for names in assigned for index in names})
+    passes = _Passes(step, chain, alike, how)
+    with installed(lambda: alike.install(chain, whole=False)):
+        saved = watch_saved(step, chain)
+    with installed(lambda: alike.install(chain, whole=True)):
+        normal = how.watch(step, chain)
+    with installed(lambda: alike.install(chain, whole=False)):
+        costs = passes.costs(saved, normal, (modes, assigned), operators=operators)
+    return passes.composed(costs, normal, saved)
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
-    """What to watch a step with."""
+class _Passes:
+    """All that is watched, of each kind of block once."""
 
-    rates: Rates
-    scratch: bool
+    step: Step
+    chain: Chain
+    alike: Alike
+    how: How
 
-    def watch(self, step: Step, chain: Chain) -> Watched:
-        """One step."""
-        return watch_step(step, chain, Ledger(self.rates), self.trace())
+    def costs(
+        self,
+        saved: Saved,
+        normal: Watched,
+        policies: tuple[Sequence[str], Sequence[Mapping[int, str]]],
+        *,
+        operators: bool,
+    ) -> dict[int, BlockCost]:
+        """What every block that is watched costs, its gradients aside.
 
-    def trace(self) -> AllocatorTrace | None:
-        """What sees scratch memory, where anything does."""
-        return AllocatorTrace() if self.scratch else None
+        Args:
+            saved: what a plain forward saves.
+            normal: a plain step.
+            policies: ``modes`` and ``assigned`` of `profile_chain`.
+            operators: see `profile_chain`.
+        """
+        step, chain, indices = self.step, self.chain, self.alike.watched
+        plan = tuple((i,) if i in indices else i for i in range(len(chain)))
+        with installed(lambda: layout.install(chain, plan)):
+            steps = (normal, self.how.watch(step, chain))
+        names = (*map(self._everywhere, policies[0]), *policies[1])
+        others = [_watch_modes(step, chain, by_index, self.how) for by_index in names]
+        rates, trace, listing = self.how.rates, self.how.trace(), indices if operators else []
+        listed = watch_operators(step, chain, rates, trace, listing)
+        return {i: _cost(i, saved, steps, others, listed.get(i)) for i in indices}
+
+    def composed(
+        self, costs: Mapping[int, BlockCost], normal: Watched, saved: Saved
+    ) -> ChainProfile:
+        """The whole chain, each block by the one that was watched for it."""
+        chain, like, rates = self.chain, self.alike.like, self.how.rates
+        gradients = gradient_bytes(chain, exist=getattr(self.step, "accumulation", False))
+        blocks = tuple(
+            dataclasses.replace(costs[source], gradient_bytes=size_bytes)
+            for source, size_bytes in zip(like, gradients, strict=True)
+        )
+        profile = with_side_gradients(_assemble(blocks, normal, saved, chain.borders), normal)
+        more_bytes = untracked_bytes(normal, like) - normal.untracked_bytes()
+        return dataclasses.replace(
+            profile,
+            head_saved_bytes=profile.head_saved_bytes + more_bytes,
+            tail_working_bytes=profile.tail_working_bytes + lingering_bytes(normal, like),
+            fixed_s=fixed_s(normal, len(chain)),
+            link_bytes_per_s=rates.link_bytes_per_s,
+            link_tier=rates.link_tier,
+        )
+
+    def _everywhere(self, name: str) -> dict[int, str]:
+        able = modes_of.supporting(self.chain, name)
+        return dict.fromkeys((index for index in able if index in self.alike.watched), name)
+
+
+def _cost(
+    index: int,
+    saved: Saved,
+    steps: tuple[Watched, Watched],
+    others: Sequence[_ModesWatched | None],
+    operators: BlockOperators | None,
+) -> BlockCost:
+    """What a block that was watched costs, its gradients aside."""
+    by_name = {ALL: _mode(ALL, saved.blocks[index], steps[0], index)}
+    for watched in others:
+        if watched is not None and index in watched.names:
+            name = watched.names[index]
+            by_name[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
+    output_bytes = saved.blocks[index].output_bytes
+    cost = _block_cost(tuple(by_name.values()), output_bytes, 0, steps, index)
+    return dataclasses.replace(cost, operators=operators)
 
 
 def _is_real_cpu(step: Step) -> bool:
@@ -179,19 +234,6 @@ def _block_cost(
         backward_s=max(0.0, normal.seconds(begin, end) - normal.recompute_s(begin, end)),
         last_recompute_s=recomputed.recompute_s(begin, end),
     )
-
-
-def _gradient_bytes(chain: Chain, *, exist: bool) -> list[int]:
-    """Bytes of parameter gradients that each block's backward creates; backward runs in reverse."""
-    if exist:
-        return [0] * len(chain)
-    seen: set[int] = set()
-    sizes = []
-    for block in reversed(chain.blocks):
-        new = [p for p in block.parameters() if p.requires_grad and id(p) not in seen]
-        seen |= {id(p) for p in new}
-        sizes.append(sum(p.numel() * p.element_size() for p in new))
-    return sizes[::-1]
 
 
 def _assemble(

@@ -12,6 +12,7 @@ from torch import Tensor
 from strategies.execution.chain import Chain
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger, Mark
+from strategies.profiling.rates import Rates
 from strategies.profiling.saved import hooks
 from strategies.profiling.step import Step
 from strategies.schedules.modes import PS
@@ -119,3 +120,19 @@ def watch_step(
     group_bytes = torch.get_rng_state().nbytes
     step.drop_gradients()
     return Watched(ledger, resident_bytes, group_bytes, trace)
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What to watch a step with."""
+
+    rates: Rates
+    scratch: bool
+
+    def watch(self, step: Step, chain: Chain) -> Watched:
+        """One step."""
+        return watch_step(step, chain, Ledger(self.rates), self.trace())
+
+    def trace(self) -> AllocatorTrace | None:
+        """What sees scratch memory, where anything does."""
+        return AllocatorTrace() if self.scratch else None

@@ -71,8 +71,9 @@ class Solver:
         if choice.mode >= 0:
             modes[begin] = self.inside.mode_name(begin, choice.mode)
             return begin
-        plane, own = self.inside.table.shape[0] - 1, int(self.numbers.group_own)
-        return tuple(self.inside.nodes(plane, begin, choice.end - 1, slots - own, modes))
+        plane, last = self.inside.table.shape[0] - 1, choice.end - 1
+        own = slots - int(self.inside.inside_less(last, self.count))
+        return tuple(self.inside.nodes(plane, begin, last, own, modes))
 
     def _choices(self, road: int, held: int, begin: int, slots: int) -> Iterator[Choice]:
         """All choices that fit, as the table makes them, with their rest.
@@ -97,12 +98,13 @@ class Solver:
 
     def _groups(self, road: int, held: int, begin: int, slots: int) -> Iterator[Choice]:
         n, need, leaving = self.numbers, 0, self.compiled.leaving_slots.py_func(self.task, road)
-        own, plane = int(n.group_own), self.inside.table.shape[0] - 1
-        if slots < own:
-            return
+        plane = self.inside.table.shape[0] - 1
         for last in range(begin, n.reach[begin] + 1):
             need = max(need, n.unsaved_first[last] if last == begin else n.unsaved_next[last])
-            repeated_s = float(self.inside.table[plane, begin, last, slots - own])
+            own = int(self.inside.inside_less(last, self.count))
+            if slots < own:
+                continue
+            repeated_s = float(self.inside.table[plane, n.rows[begin, last], slots - own])
             cost_s = self.compiled.share.py_func(self.task, road) * repeated_s
             stays = Choice(cost_s, road, 0, last + 1, int(n.group_taken[last]))
             if slots >= max(need + leaving, stays.taken):

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from strategies.solvers.optimal_table import inside_less
+
 
 class Task(NamedTuple):
     """What to fill a table from.
@@ -80,13 +82,14 @@ def _bare(table: Any, task: Any, road: int, held: int, begin: int) -> None:
 
 @numba.njit(cache=True)
 def _groups(table: Any, task: Any, road: int, held: int, begin: int) -> None:
-    numbers, count, own = task.numbers, task.numbers.forward_s.shape[0], task.numbers.group_own
+    numbers, count = task.numbers, task.numbers.forward_s.shape[0]
     row, need, leaving = table[road, held, begin], -(1 << 60), leaving_slots(task, road)
     back = task.roads.up[road - 1] if 1 <= road <= count else 0
     for last in range(begin, numbers.reach[begin] + 1):
         working = numbers.unsaved_first[last] if last == begin else numbers.unsaved_next[last]
         need, taken = max(need, working), numbers.group_taken[last]
-        within = task.inside[task.inside.shape[0] - 1, begin, last]
+        within = task.inside[task.inside.shape[0] - 1, numbers.rows[begin, last]]
+        own = inside_less(numbers, last, count)
         fits, costs = (need + leaving, own, taken), (share(task, road), 0.0)
         _group(row, within, table[road, 0, last + 1], fits, costs)
         if road <= count and held == 0 and task.roads.may_leave[begin]:

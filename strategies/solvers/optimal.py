@@ -13,6 +13,9 @@ again within m. The tail is block L. What is alive by position alone (gradients 
 the boundary at hand) is part of each step's need, so that the recurrence is exact: it is that of
 `strategies.schedules.interpreter`, block by block.
 
+Stretches of equal blocks are solved once (`optimal_stretches`), so that a long chain of them takes
+little, and memory can be counted finely.
+
 Memory is counted in slots. Sizes are rounded *down*, so that the table's value is a proven lower
 bound on the time of every nested plan within the budget. A schedule taken from the table is judged
 by the interpreter, with a smaller and smaller start, until its real peak is within the budget:
@@ -22,6 +25,7 @@ rounding can cost time, but never breaks the budget.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,10 +38,12 @@ from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import leanest, recursive
-from strategies.solvers.optimal_numbers import numbers_of
+from strategies.solvers.optimal_numbers import numbers_of, slot_bytes_for
+from strategies.solvers.optimal_stretches import stretches_of
 
-_WORK = 1e9  # table cells times choices in about a second: what bounds the slots
+_WORK = 4e9  # table cells times choices in a few seconds: what bounds the slots
 _MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
+_ROUNDING = 1e-9  # of sums of times, in another order
 
 
 def fitting(
@@ -78,7 +84,7 @@ class Solver:
         self.profile = profile
         count = len(profile.blocks)
         total_bytes = max(1, budget_bytes - profile.resident_bytes - profile.head_saved_bytes)
-        self.slot_bytes = -(-total_bytes // slots)
+        self.slot_bytes = slot_bytes_for(profile, total_bytes, slots)
         self.slots = -(-total_bytes // self.slot_bytes)
         room_bytes = max(0, total_bytes - profile.input_bytes)
         self.start = -(-room_bytes // self.slot_bytes)
@@ -86,17 +92,17 @@ class Solver:
         keeps = all(mode.keeps_input for block in profile.blocks for mode in block.modes)
         planes = 1 if keeps and profile.tail_keeps_input else 2
         self.held = int(profile.head_keeps_output) * (planes - 1)
-        self.table = optimal_table.empty(planes, count, self.slots)
+        self.table = optimal_table.empty(planes, len(self.numbers.firsts), self.slots)
         optimal_table.fill(self.table, self.numbers)
+        self.top = self.table[self.held, self.numbers.rows[0, count]]
 
     def bound_s(self) -> float:
         """The table's value for the whole budget."""
-        return float(self.table[self.held, 0, len(self.profile.blocks), self.start])
+        return float(self.top[self.start])
 
     def fitting(self, budget_bytes: int) -> Schedule | None:
         """The first schedule whose real peak is within the budget, from the largest start down."""
-        row = self.table[self.held, 0, len(self.profile.blocks)]
-        return fitting(self.profile, budget_bytes, row, self.start, self.schedule)
+        return fitting(self.profile, budget_bytes, self.top, self.start, self.schedule)
 
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""
@@ -105,7 +111,10 @@ class Solver:
         return Schedule(nodes, () if set(modes) == {ALL} else tuple(modes))
 
     def nodes(self, held: int, begin: int, end: int, slots: int, modes: list[str]) -> Iterator[Any]:
-        """The nodes of a stretch with ``slots`` left, its modes written into ``modes``."""
+        """The nodes of a stretch with ``slots`` left, its modes written into ``modes``.
+
+        Slots are counted as in the table: above what is alive by the position of ``end``.
+        """
         count = len(self.profile.blocks)
         while begin < end:
             kind, which = self._choice(held, begin, end, slots)
@@ -117,11 +126,16 @@ class Solver:
                 begin += 1
             else:
                 inside = self.table.shape[0] - 1
-                own = slots - self.numbers.group_own
+                own = min(slots - self.inside_less(which, end), self.slots)
                 yield tuple(self.nodes(inside, begin, which, own, modes))
                 slots, held, begin = slots - int(self.numbers.group_taken[which]), 0, which + 1
         if begin < count:
             yield begin
+
+    def inside_less(self, last: Any, end: int) -> Any:
+        """As the table's function of that name, for one block or an array of them."""
+        around = self.numbers.around_bytes
+        return (self.numbers.group_own_bytes + around[last] - around[end]) // self.slot_bytes
 
     def mode_name(self, block: int, mode: int) -> str:
         """Of a mode by its place among all blocks' modes."""
@@ -143,11 +157,14 @@ class Solver:
         repeated = 0.0 if end == count else n.forward_s[begin]
         modes = n.mode_begin[begin + 1] if end == count else n.mode_begin[begin] + 1
         for mode in range(n.mode_begin[begin], modes):
-            need = max(n.around[end] + n.mode_forward[mode], n.mode_backward[held, mode])
+            back_bytes = n.around_bytes[begin] - n.around_bytes[end]
+            back_bytes += n.mode_backward_bytes[held, mode]
+            need = max(int(n.mode_forward[mode]), int(back_bytes // self.slot_bytes))
             taken = n.mode_taken[held, mode]
             if slots >= max(need, taken):
                 plane = min(int(n.mode_holds[mode]), self.table.shape[0] - 1)
-                rest = self.table[plane, begin + 1, end, min(slots - taken, self.slots)]
+                left = min(slots - int(taken), self.slots)
+                rest = self.table[plane, n.rows[begin + 1, end], left]
                 yield float(rest) + repeated + n.mode_s[mode], "bare", mode
 
     def _group_costs(self, begin: int, end: int, slots: int) -> Iterator[tuple[float, str, int]]:
@@ -155,20 +172,26 @@ class Solver:
         n, count, inside = self.numbers, len(self.profile.blocks), self.table.shape[0] - 1
         ends = np.arange(begin, min(end, n.reach[begin] + 1))
         working = np.where(ends == begin, n.unsaved_first[ends], n.unsaved_next[ends])
-        need = np.maximum.accumulate(working) + n.around[end]
-        fits = slots >= np.maximum(np.maximum(need, n.group_taken[ends]), n.group_own)
+        less = self.inside_less(ends, end)
+        need = np.maximum(np.maximum.accumulate(working), n.group_taken[ends])
+        fits = slots >= np.maximum(need, less)
         if fits.any():
             repeated, ends = np.cumsum(n.forward_s[ends])[fits], ends[fits]
-            rest = self.table[0, ends + 1, end, slots - n.group_taken[ends]].astype(float)
-            own = self.table[inside, begin, ends, slots - n.group_own].astype(float)
+            left = np.minimum(slots - less[fits], self.slots)
+            rest = self.table[0, n.rows[ends + 1, end], slots - n.group_taken[ends]].astype(float)
+            own = self.table[inside, n.rows[begin, ends], left].astype(float)
             costs = rest + own + repeated * (end < count)
             best = int(np.argmin(costs))
             yield float(costs[best]), "group", int(ends[best])
 
 
-def slots_for(blocks: int) -> int:
-    """As many slots as take about a second: thousands for short chains, but 100 at least."""
-    return int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, 6 * _WORK / max(1, blocks) ** 3)))
+def slots_for(profile: ChainProfile) -> int:
+    """As many slots as take a few seconds at most, but 100 at least.
+
+    That is thousands for short chains, and for long ones of equal blocks.
+    """
+    work = max(1, stretches_of(profile).work)
+    return int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, _WORK / work)))
 
 
 def heuristics(profile: ChainProfile) -> Iterator[Plan]:
@@ -191,7 +214,7 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     Args:
         profile: with times.
         budget_bytes: of the peak, everything included.
-        slots: how finely memory is counted; 0: as finely as takes about a second.
+        slots: how finely memory is counted; 0: as `slots_for` says.
 
     Returns:
         ``None`` if nothing was found that fits.
@@ -204,15 +227,29 @@ def _solved(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solutio
     """What the table finds; by its own rounding it misses a schedule that just fits."""
     if not fixed_terms_fit(profile, budget_bytes):
         return None
-    solver = Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
-    candidates = [solver.fitting(budget_bytes), *map(Schedule, heuristics(profile))]
-    judged = [(predict(profile, s), s) for s in candidates if s is not None]
-    fitting = [(p, schedule) for p, schedule in judged if p.peak_bytes <= budget_bytes]
-    if not fitting:
+    solver = Solver(profile, budget_bytes, slots or slots_for(profile))
+    first = solver.fitting(budget_bytes)
+    candidates = [] if first is None else [(predict(profile, first), first)]
+    for plan in heuristics(profile):
+        if candidates and _least_s(profile, plan) > candidates[0][0].recompute_s:
+            continue  # the interpreter takes longer to say so
+        predicted = predict(profile, plan)
+        if predicted.peak_bytes <= budget_bytes:
+            candidates.append((predicted, Schedule(plan)))
+    if not candidates:
         return None
-    best, schedule = min(fitting, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
+    best, schedule = min(candidates, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
     bound_s = min(best.recompute_s, solver.bound_s())
     return Solution(schedule, bound_s, solver.slot_bytes)
+
+
+def _least_s(profile: ChainProfile, plan: Plan) -> float:
+    """What a plan repeats at least: every block of a group once, the last as far as need be."""
+    blocks = profile.blocks
+    groups = [list(plans.leaves(node)) for node in plan if not isinstance(node, int)]
+    inner_s = math.fsum(blocks[index].forward_s for group in groups for index in group[:-1])
+    last_s = math.fsum(blocks[group[-1]].last_recompute_s for group in groups)
+    return (inner_s + last_s) * (1 - _ROUNDING)
 
 
 def fixed_terms_fit(profile: ChainProfile, budget_bytes: int) -> bool:

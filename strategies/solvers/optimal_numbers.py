@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from strategies.schedules.profile import ChainProfile
+from strategies.solvers.optimal_stretches import stretches_of
+
+_MOST_SIZES = 24
+"""Of sizes that a slot is fitted to; a chain of more is one of unlike blocks."""
 
 
 class Numbers(NamedTuple):
     """A chain in slots and seconds, as the compiled table reads it. Arrays are by block or by mode.
 
+    What a stretch needs is counted above what is alive by the position of its last block.
+
     Attributes:
         forward_s: of each block.
         last_s: repeating the last block of a group.
-        around: [L + 1] alive by position while a stretch that ends there runs forward.
+        around_bytes: [L + 1] alive by position while a stretch that ends there runs forward.
         mode_begin: [L + 1] where each block's modes begin.
-        mode_forward: needed above that in forward.
-        mode_backward: [2, modes] needed for backward, by whether boundary s is held elsewhere.
+        mode_forward: needed in forward.
+        mode_backward_bytes: [2, modes] needed for backward above what is alive by the block's own
+            position, by whether boundary s is held elsewhere.
+        mode_backward: the same in slots, above nothing.
         mode_taken: [2, modes] what the rest has less.
         mode_holds: whether the block keeps its output.
         mode_s: time repeated inside the block.
@@ -26,15 +35,19 @@ class Numbers(NamedTuple):
         unsaved_first: needed by a forward that keeps nothing, of the first block of a group.
         unsaved_next: of another one.
         group_taken: what the rest has less after a group that ends here.
-        group_own: what a group keeps besides its input.
+        group_own_bytes: what a group keeps besides its input.
         reach: the last block that a group may hold that begins here.
+        rows: [L + 1, L + 1] see `optimal_stretches.Stretches`.
+        firsts: [rows, 2] see there.
+        slot_bytes: of one slot.
     """
 
     forward_s: Any
     last_s: Any
-    around: Any
+    around_bytes: Any
     mode_begin: Any
     mode_forward: Any
+    mode_backward_bytes: Any
     mode_backward: Any
     mode_taken: Any
     mode_holds: Any
@@ -43,8 +56,11 @@ class Numbers(NamedTuple):
     unsaved_first: Any
     unsaved_next: Any
     group_taken: Any
-    group_own: int
+    group_own_bytes: int
     reach: Any
+    rows: Any
+    firsts: Any
+    slot_bytes: int
 
 
 def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
@@ -58,12 +74,10 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
     modes = [(i, mode) for i, block in enumerate(blocks) for mode in block.modes]
     freed = [size[i] * (not mode.keeps_input) for i, mode in modes]
     kept = [mode.saved_bytes + size[i + 1] * mode.keeps_output for i, mode in modes]
-    back = [
-        bytes_ + around[i] + mode.backward_working_bytes
-        for bytes_, (i, mode) in zip(kept, modes, strict=True)
-    ]
+    back = [b + mode.backward_working_bytes for b, (_, mode) in zip(kept, modes, strict=True)]
+    above = [b + around[i] for b, (i, _) in zip(back, modes, strict=True)]
     taken = [mode.saved_bytes + size[i + 1] for i, mode in modes]
-    last = [around[i] + block.recompute_working_bytes for i, block in enumerate(blocks)]
+    last = [block.recompute_working_bytes for block in blocks]
     released = [size[i] * (not block.modes[0].keeps_input) for i, block in enumerate(blocks)]
     tail, tail_free = _tail_needs(profile)
 
@@ -74,14 +88,15 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
         free = [value - freed_bytes for value, freed_bytes in zip(values, less, strict=True)]
         return np.stack([slots(free), slots(values)])
 
-    own = profile.group_bytes
+    own, stretches = profile.group_bytes, stretches_of(profile)
     return Numbers(
         forward_s=np.array([block.forward_s for block in blocks]),
         last_s=np.array([block.last_recompute_s for block in blocks]),
-        around=slots([*around, 0]),
+        around_bytes=np.array([*around, 0], dtype=np.int64),
         mode_begin=np.cumsum([0, *(len(block.modes) for block in blocks)]),
         mode_forward=slots([mode.forward_working_bytes for _, mode in modes]),
-        mode_backward=without(back, freed),
+        mode_backward_bytes=np.stack([np.subtract(back, freed), np.array(back)]).astype(np.int64),
+        mode_backward=without(above, freed),
         mode_taken=without(taken, freed),
         mode_holds=np.array([int(mode.keeps_output) for _, mode in modes]),
         mode_s=np.array([mode.recompute_s for _, mode in modes]),
@@ -89,9 +104,45 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
         unsaved_first=slots([block.unsaved_working_bytes + own for block in blocks]),
         unsaved_next=slots([b.unsaved_working_bytes + own + size[i] for i, b in enumerate(blocks)]),
         group_taken=slots([own + size[i + 1] for i in range(count)]),
-        group_own=own // slot_bytes,
+        group_own_bytes=own,
         reach=np.array([_reach(profile, i) for i in range(count)]),
+        rows=stretches.rows,
+        firsts=stretches.firsts,
+        slot_bytes=slot_bytes,
     )
+
+
+def slot_bytes_for(profile: ChainProfile, total_bytes: int, slots: int) -> int:
+    """How finely to count memory with so many slots at most.
+
+    Sizes are rounded down, and many equal blocks add up what that loses. So where there are few
+    sizes, a slot that nearly divides them is taken, of at most twice the bytes.
+    """
+    least_bytes = -(-total_bytes // slots)
+    sizes = _taken_sizes(profile)
+    if least_bytes == 1 or len(sizes) > _MOST_SIZES:
+        return least_bytes
+    parts = {size // part for size in sizes for part in _parts(size, least_bytes)}
+    candidates = sorted(part for part in parts if least_bytes <= part <= 2 * least_bytes)
+
+    def lost(slot_bytes: int) -> float:
+        return sum(count * (size % slot_bytes) / size for size, count in sizes.items())
+
+    return min([least_bytes, *candidates], key=lost)
+
+
+def _parts(size: int, least_bytes: int) -> range:
+    """Into how many slots a size may be divided."""
+    return range(max(1, size // (2 * least_bytes)), size // least_bytes + 1)
+
+
+def _taken_sizes(profile: ChainProfile) -> collections.Counter[int]:
+    """What blocks leave the rest less of, and how often."""
+    sizes: collections.Counter[int] = collections.Counter()
+    for block in profile.blocks:
+        sizes[block.output_bytes + profile.group_bytes] += 1
+        sizes.update(mode.saved_bytes + block.output_bytes for mode in block.modes)
+    return +collections.Counter({size: count for size, count in sizes.items() if size > 0})
 
 
 def _tail_needs(profile: ChainProfile) -> tuple[int, int]:

@@ -1,0 +1,71 @@
+"""What concerns all blocks together, composed from the blocks that were watched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from strategies.execution.chain import Chain
+from strategies.profiling.watched import Watched, after
+from strategies.schedules.modes import PS
+
+
+def untracked_bytes(normal: Watched, like: Sequence[int]) -> int:
+    """As `Watched.untracked_bytes`, had every block run.
+
+    Args:
+        normal: a step in which some blocks were passed by.
+        like: for each block, the one that was watched for it.
+    """
+    trace = normal.allocator
+    if trace is None:
+        return 0
+
+    def untracked(begin: str, end: str) -> int:
+        return trace.gained_bytes(begin, end) - normal.gained_bytes(begin, end)
+
+    own = [untracked(f"enter {index}", f"leave {index}") for index in range(len(like))]
+    more = sum(own[other] - own[index] for index, other in enumerate(like))
+    return max(0, untracked("start", "forward done") + more)
+
+
+def lingering_bytes(normal: Watched, like: Sequence[int]) -> int:
+    """What more would be alive at the tail, had every block run, than what autograd keeps.
+
+    Autocast keeps its copies of weights until it ends, saved or not.
+    """
+    own = [normal.gained_bytes(f"enter {index}", f"leave {index}") for index in range(len(like))]
+    return sum(own[other] - own[index] for index, other in enumerate(like))
+
+
+def fixed_s(normal: Watched, blocks: int) -> float:
+    """Time of the step outside the blocks; counted in whole picoseconds, so that it is exact."""
+
+    def time_ps(begin: str, end: str) -> int:
+        first, last = normal.at(begin), normal.at(end)
+        return last.time_ps - last.recompute_ps - first.time_ps + first.recompute_ps
+
+    inside_ps = sum(
+        normal.at(f"leave {index}").time_ps
+        - normal.at(f"enter {index}").time_ps
+        + max(0, time_ps(f"backward {index}", after(index)))
+        for index in range(blocks)
+    )
+    return (time_ps("start", "updated") - inside_ps) / PS
+
+
+def gradient_bytes(chain: Chain, *, exist: bool) -> list[int]:
+    """Bytes of parameter gradients that each block's backward creates; backward runs in reverse.
+
+    Args:
+        chain: the blocks.
+        exist: there are gradients already, to be added to.
+    """
+    if exist:
+        return [0] * len(chain)
+    seen: set[int] = set()
+    sizes = []
+    for block in reversed(chain.blocks):
+        new = [p for p in block.parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in new}
+        sizes.append(sum(p.numel() * p.element_size() for p in new))
+    return sizes[::-1]
