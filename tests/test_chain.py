@@ -289,7 +289,7 @@ def mlps(count=2):
             ),
             ("features", "head"),
         ),
-        # Layers with an activation in place between them are no list of alike ones: MobileNet's head.
+        # Layers with activations in place between them are no list of alike ones: MobileNet's.
         (
             Holder(
                 features=nn.Sequential(linear(), nn.Tanh()),
