@@ -148,3 +148,20 @@ def test_gradients_of_a_side_input_live_from_block_to_block():
 def test_plain_bytes_are_a_budget(bytes_):
     assert budget.parse(strategies.get("optimal", budget=bytes_).budget) == 10**9
     assert strategies.get("optimal(budget=1000000000)").budget == "1000000000"
+
+
+def test_an_optimizer_that_cannot_be_tried_is_refused_in_words():
+    model, batch, _ = prepared_model()
+    optimizer = torch.optim.LBFGS(model.parameters())  # its update needs a closure
+    with pytest.raises(Unsupported, match=r"LBFGS cannot be tried on fake .*without opt"):
+        strategies.apply(model, "optimal", budget="50%", example=(batch,), optimizer=optimizer)
+
+
+def test_the_notes_say_what_is_assumed_of_the_loop():
+    model, batch, optimizer = prepared_model()
+    with strategies.apply(model, "optimal", budget="100%", example=(batch,)) as applied:
+        assert any("without gradients (else: accumulation)" in note for note in applied.notes)
+        assert any("no update (else: optimizer)" in note for note in applied.notes)
+    given = {"example": (batch,), "optimizer": optimizer, "accumulation": True}
+    with strategies.apply(model, "optimal", budget="100%", **given) as applied:
+        assert any("begins with gradients, has its update;" in note for note in applied.notes)

@@ -159,7 +159,9 @@ def prepare(
     prepared = _prepared(model, chosen, chain)
     if isinstance(step, ExampleStep):
         with preserved(model):
-            notes = coverage(chain, step).sentences(chain)
+            notes = list(coverage(chain, step).sentences(chain))
+        if prepared.prediction is not None:
+            notes.append(step.assumptions())
         prepared = dataclasses.replace(prepared, notes=[*notes, *prepared.notes], examined=True)
     return prepared
 

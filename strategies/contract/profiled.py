@@ -14,6 +14,7 @@ from strategies.contract import caches
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain, find_chain
+from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.order import ordered
@@ -71,10 +72,21 @@ def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
 
 
 def _updated(chain: Chain, optimizer: torch.optim.Optimizer | None) -> Chain:
-    """The chain whose profile counts the optimizer's update, and the state that it will have."""
+    """The chain whose profile counts the optimizer's update, and the state that it will have.
+
+    Raises:
+        Unsupported: the optimizer cannot run on fake tensors.
+    """
     if chain.profile is None or optimizer is None:
         return chain
-    update = update_cost(optimizer)
+    try:
+        update = update_cost(optimizer)
+    except Exception as error:  # the optimizer may be anybody's
+        raise Unsupported(
+            f"the update of {type(optimizer).__name__} cannot be tried on fake tensors"
+            f" ({type(error).__name__}: {error}); plan without optimizer=, and take what its state"
+            " and its update need from the budget"
+        ) from error
     resident_bytes = chain.profile.resident_bytes + update.missing_bytes
     profile = dataclasses.replace(
         chain.profile,

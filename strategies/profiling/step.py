@@ -121,6 +121,13 @@ class ExampleStep:
         values += [*self.output, *(p.grad for p in model.parameters() if self.accumulation)]
         return [value for value in values if isinstance(value, Tensor)]
 
+    def assumptions(self) -> str:
+        """What a budget of this step is of, in a sentence."""
+        begin = "with gradients" if self.accumulation else "without gradients (else: accumulation)"
+        update = "its update" if self.optimizer else "no update (else: optimizer)"
+        loop = "holds" if self.keep_output else "does not hold"
+        return f"the step begins {begin}, has {update}; the loop {loop} its output (keep_output)"
+
     def faked(self, mode: FakeTensorMode) -> ExampleStep:
         """The same step on fake tensors, which take no memory; the optimizer's state stays real."""
         example = tree_map(
