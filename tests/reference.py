@@ -73,9 +73,18 @@ class Reference:
 
         With the batch of the case, parameters and random states are most of what is alive.
         """
+        return self.profiled("optimal")
+
+    @functools.cached_property
+    def listed(self) -> ChainProfile:
+        """The same, each block's operators listed, which few strategies ask for."""
+        return self.profiled("auto")
+
+    def profiled(self, spec: str) -> ChainProfile:
+        """As a strategy has it."""
         model = self.case.model()
         batch = torch.cat([self.case.input()] * LARGER)
-        profile = strategies.profiled(model, "auto", ExampleStep(model, batch)).profile
+        profile = strategies.profiled(model, spec, ExampleStep(model, batch)).profile
         assert profile is not None
         return profile
 
@@ -102,7 +111,8 @@ class Reference:
         """The blocks of ``model`` with their costs, for strategies that ask for them."""
         if not isinstance(strategy, Budgeted) or not self.in_order:
             return None
-        return dataclasses.replace(strategies.find_chain(model), profile=self.profile)
+        profile = self.listed if strategy.operators else self.profile
+        return dataclasses.replace(strategies.find_chain(model), profile=profile)
 
 
 @functools.lru_cache(maxsize=2)
