@@ -233,8 +233,8 @@ MUTATIONS = (
     Mutation(
         "milp: what is kept may come from nowhere",
         SOLVERS,
-        "run <= self.starts[t + 1, i] + made",
-        "run <= self.starts[t + 1, i] + made + 1",
+        "run <= self.starts[t + 1, i] + before",
+        "run <= self.starts[t + 1, i] + before + 1",
         ["tests/test_milp.py::test_as_good_as_the_best_of_all_nested_plans"],
     ),
     Mutation(

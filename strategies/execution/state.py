@@ -69,7 +69,7 @@ class BlockState:
         self.shape: tuple[Any, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "draws": self.draws}
+        return {"root": self.root, "draws": self.draws, "ran": self.ran}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

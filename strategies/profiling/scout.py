@@ -177,7 +177,8 @@ class _Log:
         self.operators.begun = True
         signature = signature_of(args, kwargs, self.resident, self.trail.tensors)
         key = (kind.key, signature)
-        if index not in self.ends and not kind.numbered and key in self.ready:
+        first, _ = self.ready.get(key, (index, None))
+        if index not in self.ends and not kind.numbered and first != index:
             self._settle(index, key)
             output = self.records[index].bare().passed(block.module, args, kwargs)
         else:
