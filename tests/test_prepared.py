@@ -39,7 +39,7 @@ def test_one_apply_plans_once(asked):
     assert asked["solver"] == 1
     assert asked["interpreter"] <= 2
     step(model, case.input())
-    assert len(applied.notes) == 2 + 2  # what the blocks are and the loop is taken to be, then of the plan
+    assert len(applied.notes) == 2 + 2  # of blocks and of the loop, then of the plan
     assert applied.prediction.peak_bytes <= budgets.resolve("100%", applied.chain.profile)
     assert asked["solver"] == 1
 
