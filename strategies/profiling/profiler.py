@@ -268,9 +268,6 @@ def _assemble(
         update_working_bytes=normal.working_bytes("end", "updated"),
         borders=borders,
         head_keeps_output=saved.head_keeps_output,
-        fixed_s=normal.seconds("start", "updated")
-        - normal.recompute_s("start", "updated")
-        - sum(block.forward_s + block.backward_s for block in blocks),
     )
 
 

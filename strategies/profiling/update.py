@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,10 +69,9 @@ def update_cost(optimizer: torch.optim.Optimizer) -> UpdateCost:
         twin = copy.deepcopy(optimizer)
     with mode, _Numbers():  # type: ignore[no-untyped-call]
         _choose_kernels(optimizer, twin)
-        step = getattr(twin, "step")  # noqa: B009 - not a scheduler's, which counts
-        _with_gradients(twin, step)
+        _working_bytes(twin)  # makes the state
         after_bytes = unique_bytes(_state(twin))
-        working_bytes = _with_gradients(twin, step)
+        working_bytes = _working_bytes(twin)
     return UpdateCost(max(0, after_bytes - before_bytes), working_bytes)
 
 
@@ -91,8 +90,8 @@ def _choose_kernels(optimizer: torch.optim.Optimizer, twin: torch.optim.Optimize
             )
 
 
-def _with_gradients(optimizer: torch.optim.Optimizer, step: Callable[[], object]) -> int:
-    """Run an update; most bytes alive meanwhile above those before."""
+def _working_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Run an update of all parameters; most bytes alive meanwhile above those before."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter in parameters:
         if parameter.requires_grad:
@@ -101,5 +100,5 @@ def _with_gradients(optimizer: torch.optim.Optimizer, step: Callable[[], object]
     gradients = [p.grad for p in parameters if p.grad is not None]
     start_bytes = ledger.adopt([*parameters, *gradients, *_state(optimizer)])
     with ledger:
-        step()
+        optimizer.step()
     return ledger.peak_bytes() - start_bytes
