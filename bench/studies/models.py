@@ -142,13 +142,10 @@ class _Bench:
         self.resident_bytes = 0
 
     def build(self) -> tuple[nn.Module, Batch]:
-        """Without caches: to turn them off changes last bits by itself."""
+        """The model without caches, and its batch."""
         seed_all(self.seed)
         model, batch = self.architecture.build()
-        for config in filter(None, (getattr(each, "config", None) for each in model.modules())):
-            if getattr(config, "use_cache", None) is True:
-                config.use_cache = False
-        return model, batch
+        return without_caches(model), batch
 
     def run(self, change: Change, *, watched: bool = True) -> Ran:
         """Training steps of the model after a change, and the peak of tensors in one more."""
@@ -179,6 +176,14 @@ class _Bench:
         problem = difference(plain, trained)
         verdict: Verdict = "WRONG" if problem else "bitwise"
         return Outcome(spec=spec, verdict=verdict, reason=problem or "", peak_bytes=peak_bytes)
+
+
+def without_caches(model: nn.Module) -> nn.Module:
+    """The model, its caches turned off: to turn them off changes last bits by itself."""
+    for config in filter(None, (getattr(each, "config", None) for each in model.modules())):
+        if getattr(config, "use_cache", None) is True:
+            config.use_cache = False
+    return model
 
 
 def seed_all(seed: int) -> None:

@@ -1,0 +1,87 @@
+"""What budgets are promised for: models of the workloads and of the catalogue, with batch and loss.
+
+A training loop as users write it calls the model, takes a loss of its output and holds both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from bench import architectures, workloads
+from bench.studies import models
+
+NAMES = (
+    "gpt-mini",
+    "llama-mini",
+    "vit-mini",
+    "resnet50",
+    "t5",
+    "bart",
+    "whisper",
+    "gemma2",
+    "detr",
+    "swin",
+    "nn.Transformer",
+    "mixtral",
+    "U-Net",
+)
+"""Studied if none is named: text, images, sound; one tower and two; skips; experts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A model to be trained.
+
+    Attributes:
+        model: in training mode.
+        batch: what it is called with: positional arguments or a mapping of keywords.
+        loss: of its output, a scalar.
+    """
+
+    model: nn.Module
+    batch: Any
+    loss: Callable[[Any], Tensor]
+
+    def to(self, device: torch.device) -> Subject:
+        """The same on a device."""
+        batch = tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, self.batch)
+        return Subject(self.model.to(device), batch, self.loss)
+
+
+def library_of(name: str) -> str:
+    """The library of a subject's model.
+
+    Raises:
+        ValueError: there is no such subject.
+    """
+    return "torch" if name in workloads.available() else architectures.get(name).library
+
+
+def build(name: str, seed: int = 0) -> Subject:
+    """A subject, the same for the same name and seed.
+
+    Raises:
+        ValueError: there is no such subject.
+    """
+    models.seed_all(seed)
+    if name in workloads.available():
+        return _workload(name, seed)
+    model, batch = architectures.get(name).build()
+    return Subject(models.without_caches(model), batch, models.loss_of)
+
+
+def _workload(name: str, seed: int) -> Subject:
+    workload = workloads.get(name, seed=seed)
+    inputs, targets = workload.make_batch()
+
+    def loss(output: Any) -> Tensor:
+        model = cast("nn.Module", lambda _: output)  # the workload calls the model itself
+        return workload.loss(model, (inputs, targets.to(output.device)))
+
+    return Subject(workload.model(), (inputs,), loss)
