@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", default="", help="device of the benchmarks")
     group.addoption("--rounds", type=int, default=5, help="timed rounds of the benchmarks")
     group.addoption("--long", action="store_true", help="run what takes long, too")
+    group.addoption(
+        "--most-bytes",
+        type=int,
+        help="that a process of the tests may have resident; no bound on a long run",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import resource
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ settings.register_profile("short", deadline=None, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=100)
 
 MOST_BYTES = 1_200_000_000
-"""That any process of a run may have resident at once."""
+"""That any process of a short run may have resident at once, if nothing else is said."""
 GROWTH_BYTES = 8_000_000
 """Of one test, after which garbage is collected: few objects of Python can hold much of C++, of
 traces above all, and Python collects by number."""
@@ -68,6 +69,8 @@ class Memory:
         self.config, self.process = config, psutil.Process()
         self.most: dict[str, Any] = {"bytes": 0, "test": "collection", "child_bytes": 0}
         self.workers: dict[str, dict[str, Any]] = {}
+        bound_bytes = math.inf if config.getoption("--long") else MOST_BYTES
+        self.bound_bytes = config.getoption("--most-bytes") or bound_bytes
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
@@ -105,7 +108,7 @@ class Memory:
             own = f"{name}: {most['bytes'] / 1e6:,.0f} MB, in {most['test']}"
             terminalreporter.write_line(f"{own}; {children}")
         for name in self.excesses():
-            text = f"{name} took more than {MOST_BYTES / 1e6:,.0f} MB"
+            text = f"{name} took more than {self.bound_bytes / 1e6:,.0f} MB"
             terminalreporter.write_line(text, red=True)
 
     def excesses(self) -> list[str]:
@@ -113,7 +116,7 @@ class Memory:
         return [
             name
             for name, most in sorted(self.workers.items())
-            if max(most["bytes"], most["child_bytes"]) > MOST_BYTES
+            if max(most["bytes"], most["child_bytes"]) > self.bound_bytes
         ]
 
 

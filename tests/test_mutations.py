@@ -22,7 +22,7 @@ EXECUTION, SCHEDULES, SOLVERS = (
 )
 PROMISE = "tests/test_contract.py::test_every_promise"
 STATISTICS = "tests/test_execute.py::test_any_plan_updates_running_statistics_once"
-PREDICTED = "tests/test_chain_profile.py::test_bytes_and_flops_are_predicted_exactly"
+PREDICTED = "tests/test_chain_profile.py::test_bytes_flops_and_the_peak_are_predicted_exactly"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,8 +297,11 @@ def run(folder: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_what_is_mutated_is_there(mutation: Mutation) -> None:
+def test_what_is_mutated_and_what_catches_it_is_there(mutation: Mutation) -> None:
     assert mutation.file(ROOT).is_file()
+    for test in mutation.tests:
+        file, _, name = test.partition("::")
+        assert not name or f"def {name.partition('[')[0]}(" in (ROOT / file).read_text()
 
 
 @pytest.mark.long

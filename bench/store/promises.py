@@ -53,7 +53,7 @@ class Study(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     updates: int
     # What was found.
     problem: str = ""
-    loops: list[Loop] = []
+    loops: list[Loop] = msgspec.field(default_factory=list)
 
 
 def _name(study: Study) -> str:
