@@ -23,6 +23,15 @@ def supporting(chain: Chain, name: str) -> list[int]:
     return [index for index in range(len(chain)) if _runs(chain, index, name)]
 
 
+def checkpoints(chain: Chain, index: int, name: str) -> int:
+    """How many checkpoints a block under an op policy has; each keeps a random state."""
+    if name != CORE:
+        return 1
+    undos = _install_cores(chain, [index])
+    undo_all(undos)
+    return len(undos)
+
+
 def _runs(chain: Chain, index: int, name: str) -> bool:
     if len({id(block) for block in chain.blocks}) < len(chain):
         return False  # one block in several places has one forward

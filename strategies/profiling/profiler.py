@@ -22,17 +22,18 @@ from strategies.execution import layout, op_policies
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
+from strategies.profiling.balance import balanced
 from strategies.profiling.composing import (
     fixed_s,
     gradient_bytes,
     lingering_bytes,
     untracked_bytes,
 )
+from strategies.profiling.lives import Passed, watch_lives
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Kept, Saved, watch_saved
 from strategies.profiling.scout import Alike, scout
-from strategies.profiling.side_gradients import with_side_gradients
 from strategies.profiling.step import Step
 from strategies.profiling.watched import How, Watched, after
 from strategies.schedules.modes import BlockOperators, Mode
@@ -73,12 +74,12 @@ def profile_chain(
     alike = scout(step, chain, {index for names in assigned for index in names})
     passes = _Passes(step, chain, alike, how)
     with installed(lambda: alike.install(chain, whole=False)):
-        saved = watch_saved(step, chain)
+        saved, passed = watch_saved(step, chain), watch_lives(step, chain)
     with installed(lambda: alike.install(chain, whole=True)):
         normal = how.watch(step, chain)
     with installed(lambda: alike.install(chain, whole=False)):
         costs = passes.costs(saved, normal, (modes, assigned), operators=operators)
-    return passes.composed(costs, normal, saved)
+    return passes.composed(costs, normal, saved, passed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,20 +118,24 @@ class _Passes:
         return {i: _cost(i, saved, steps, others, listed.get(i)) for i in indices}
 
     def composed(
-        self, costs: Mapping[int, BlockCost], normal: Watched, saved: Saved
+        self, costs: Mapping[int, BlockCost], normal: Watched, saved: Saved, passed: Passed
     ) -> ChainProfile:
         """The whole chain, each block by the one that was watched for it."""
         chain, like, rates = self.chain, self.alike.like, self.how.rates
         gradients = gradient_bytes(chain, exist=getattr(self.step, "accumulation", False))
+        outputs = (*passed.input_bytes[1:], costs[like[-1]].output_bytes)
+        own = [
+            dataclasses.replace(costs[source], gradient_bytes=size, output_bytes=output_bytes)
+            for source, size, output_bytes in zip(like, gradients, outputs, strict=True)
+        ]
         blocks = tuple(
-            dataclasses.replace(costs[source], gradient_bytes=size_bytes)
-            for source, size_bytes in zip(like, gradients, strict=True)
+            _without_output(block) if index + 1 in passed.copies else block
+            for index, block in enumerate(own)
         )
-        profile = with_side_gradients(_assemble(blocks, normal, saved, chain.borders), normal)
-        more_bytes = untracked_bytes(normal, like) - normal.untracked_bytes()
+        profile = balanced(_assemble(blocks, normal, saved, (chain.borders, passed)), normal)
         return dataclasses.replace(
             profile,
-            head_saved_bytes=profile.head_saved_bytes + more_bytes,
+            head_saved_bytes=profile.head_saved_bytes + untracked_bytes(normal, like),
             tail_working_bytes=profile.tail_working_bytes + lingering_bytes(normal, like),
             fixed_s=fixed_s(normal, len(chain)),
             link_bytes_per_s=rates.link_bytes_per_s,
@@ -154,7 +159,9 @@ def _cost(
     for watched in others:
         if watched is not None and index in watched.names:
             name = watched.names[index]
-            by_name[name] = _mode(name, watched.saved.blocks[index], watched.step, index)
+            mode = _mode(name, watched.saved.blocks[index], watched.step, index)
+            states_bytes = watched.checkpoints[index] * watched.step.group_bytes
+            by_name[name] = dataclasses.replace(mode, saved_bytes=mode.saved_bytes + states_bytes)
     output_bytes = saved.blocks[index].output_bytes
     cost = _block_cost(tuple(by_name.values()), output_bytes, 0, steps, index)
     return dataclasses.replace(cost, operators=operators)
@@ -170,6 +177,7 @@ class _ModesWatched:
     """The two passes under op policies, by block."""
 
     names: Mapping[int, str]
+    checkpoints: Mapping[int, int]
     saved: Saved
     step: Watched
 
@@ -180,6 +188,7 @@ def _watch_modes(
     """``None`` where the blocks cannot run so, which some find out only when they run."""
     if not names:
         return None
+    counts = {index: modes_of.checkpoints(chain, index, name) for index, name in names.items()}
     with contextlib.suppress(Unsupported), installed(lambda: modes_of.install(chain, names)):
         try:
             saved = watch_saved(step, chain)
@@ -190,7 +199,7 @@ def _watch_modes(
             raise
         for index in names:
             saved.blocks[index].keeps_output |= modes_of.keeps_output(chain.blocks[index])
-        return _ModesWatched(names, saved, watched)
+        return _ModesWatched(names, counts, saved, watched)
     return None
 
 
@@ -201,10 +210,10 @@ def _mode(name: str, kept: Kept, watched: Watched, index: int) -> Mode:
     return Mode(
         name=name,
         # An op policy keeps tensors in a place of its own, which no hook of autograd sees.
-        saved_bytes=kept.saved_bytes if name == ALL else gained_bytes + watched.group_bytes,
+        saved_bytes=kept.saved_bytes if name == ALL else gained_bytes,
         keeps_input=kept.keeps_input,
         keeps_output=kept.keeps_output,
-        forward_working_bytes=watched.working_bytes(enter, leave),
+        forward_working_bytes=watched.working_bytes(enter, watched.next(index)),
         backward_working_bytes=watched.working_bytes(begin, end),
         backward_flops=watched.flops(begin, end),
         recompute_flops=watched.recompute_flops(begin, end),
@@ -225,7 +234,7 @@ def _block_cost(
     return BlockCost(
         modes=modes,
         output_bytes=output_bytes,
-        unsaved_working_bytes=recomputed.working_bytes(enter, leave),
+        unsaved_working_bytes=recomputed.working_bytes(enter, recomputed.next(index)),
         recompute_working_bytes=recomputed.working_bytes(begin, end),
         gradient_bytes=gradient_bytes,
         forward_flops=normal.flops(enter, leave),
@@ -236,46 +245,36 @@ def _block_cost(
     )
 
 
+def _without_output(block: BlockCost) -> BlockCost:
+    """What the block saves of its output is in `ChainProfile.shared`: it is no boundary."""
+    modes = tuple(dataclasses.replace(mode, keeps_output=False) for mode in block.modes)
+    return dataclasses.replace(block, modes=modes)
+
+
 def _assemble(
-    blocks: tuple[BlockCost, ...], normal: Watched, saved: Saved, borders: tuple[int, ...]
+    blocks: tuple[BlockCost, ...],
+    normal: Watched,
+    saved: Saved,
+    passed: tuple[tuple[int, ...], Passed],
 ) -> ChainProfile:
-    input_bytes, tail_keeps_input = saved.input_bytes, saved.tail_keeps_input
-    every = [block.modes[0] for block in blocks]
-    last = len(blocks)
-    enter, leave, done = normal.at("enter 0"), normal.at(f"leave {last - 1}"), "forward done"
-    head_saved_bytes = enter.alive_bytes - normal.resident_bytes - input_bytes
-    kept_bytes = _kept_bytes(blocks, saved)
-    handed_on = blocks[-1].output_bytes * (not every[-1].keeps_output)
-    # Alive when a plain run reaches the tail, and when it ends, but for what the tail keeps.
-    at_tail = enter.alive_bytes - input_bytes + kept_bytes + handed_on
-    at_end = at_tail - handed_on * (not tail_keeps_input)
-    begin = f"backward {last - 1}"
-    tail_saved_bytes = normal.at(done).alive_bytes - at_end
-    before_blocks = at_tail - handed_on + blocks[-1].output_bytes  # its gradient in its place
+    """The profile, but for what the tail keeps and leaves; see `balance`."""
+    last, done, enter = len(blocks), "forward done", normal.at("enter 0")
+    borders, others = passed
     return ChainProfile(
         blocks=blocks,
-        input_bytes=input_bytes,
+        input_bytes=saved.input_bytes,
         resident_bytes=normal.resident_bytes,
-        head_saved_bytes=head_saved_bytes + normal.untracked_bytes(),
+        head_saved_bytes=enter.alive_bytes - normal.resident_bytes - saved.input_bytes,
         head_working_bytes=normal.working_bytes("start", "enter 0"),
         head_backward_working_bytes=normal.working_bytes("backward of the head", "end"),
-        tail_saved_bytes=tail_saved_bytes,
-        tail_keeps_input=tail_keeps_input,
-        tail_working_bytes=normal.working_bytes(leave.name, done) + leave.alive_bytes - at_tail,
-        tail_backward_working_bytes=normal.working_bytes(done, begin),
-        tail_gradient_bytes=normal.at(begin).alive_bytes - before_blocks,
+        tail_saved_bytes=0,
+        tail_keeps_input=saved.tail_keeps_input,
+        tail_working_bytes=normal.working_bytes(f"leave {last - 1}", done),
+        tail_backward_working_bytes=normal.working_bytes(done, f"backward {last - 1}"),
+        tail_gradient_bytes=0,
         group_bytes=normal.group_bytes,
         update_working_bytes=normal.working_bytes("end", "updated"),
-        borders=borders,
+        borders=tuple(sorted({*borders, *others.apart})),
+        shared=others.shared,
         head_keeps_output=saved.head_keeps_output,
     )
-
-
-def _kept_bytes(blocks: tuple[BlockCost, ...], saved: Saved) -> int:
-    """Held for the blocks when all ran normally: saved tensors, and boundaries that are kept."""
-    sizes = [saved.input_bytes, *(block.output_bytes for block in blocks)]
-    every = [block.modes[0] for block in blocks]
-    kept = {i for i, mode in enumerate(every) if mode.keeps_input}
-    kept |= {i + 1 for i, mode in enumerate(every) if mode.keeps_output}
-    kept |= {0} if saved.head_keeps_output else set()
-    return sum(mode.saved_bytes for mode in every) + sum(sizes[i] for i in kept)

@@ -31,6 +31,11 @@ class Watched:
         """The moment of that name."""
         return next(mark for mark in self.ledger.marks if mark.name == name)
 
+    def next(self, index: int) -> str:
+        """The moment at which what follows block ``index`` is over: code between blocks is its."""
+        name = f"enter {index + 1}"
+        return name if any(mark.name == name for mark in self.ledger.marks) else f"leave {index}"
+
     def working_bytes(self, begin: str, end: str) -> int:
         """Most alive between two moments, above what was alive at the first."""
         start = self.at(begin)

@@ -6,7 +6,8 @@ from strategies.schedules.link import Link
 from strategies.schedules.modes import Mode
 from strategies.schedules.plan import Node, Plan, first, leaves
 from strategies.schedules.profile import ChainProfile
-from strategies.schedules.schedule import Schedule
+from strategies.schedules.schedule import ALL, Schedule
+from strategies.schedules.sharing import Sharing
 
 
 class Machine:
@@ -18,7 +19,8 @@ class Machine:
         self.peak_bytes, self.peak_phase = self.alive_bytes, "start"
         self.recompute_flops, self.recompute_s = 0, 0.0
         self.link = Link(profile, schedule.offloaded)
-        self.holders = [0] * (len(profile.blocks) + 1)
+        self.sharing, self.is_forward = Sharing(profile, self.hold, self.drop), True
+        self.holders = [0] * len(self.sharing.sizes)
 
     def mode(self, index: int) -> Mode:
         """How a block runs that runs so that its backward can follow."""
@@ -30,9 +32,9 @@ class Machine:
             self.peak_bytes, self.peak_phase = self.alive_bytes + working_bytes, phase
 
     def hold(self, boundary: int) -> None:
-        """One more reason for a boundary to be alive."""
+        """One more reason for a boundary, or another tensor, to be alive."""
         if not self.holders[boundary]:
-            self.alive_bytes += self.profile.boundary_bytes(boundary)
+            self.alive_bytes += self.sharing.sizes[boundary]
         self.holders[boundary] += 1
 
     def drop(self, boundary: int) -> None:
@@ -40,7 +42,7 @@ class Machine:
         self.holders[boundary] -= 1
         assert self.holders[boundary] >= 0
         if not self.holders[boundary]:
-            self.alive_bytes -= self.profile.boundary_bytes(boundary)
+            self.alive_bytes -= self.sharing.sizes[boundary]
 
     def repeat_for(self, seconds: float) -> None:
         """Work done again takes time."""
@@ -87,16 +89,20 @@ class Machine:
         self.hold(0)
         if profile.head_keeps_output:
             self.hold(0)
+        self.sharing.leave(-1)
         for node in plan:
             self.run(node, top=True)
             self.link.compute(sum(profile.blocks[index].forward_s for index in leaves(node)))
         self.land()
         last = len(profile.blocks)
+        self.sharing.reach(last)
         self.visit(profile.tail_working_bytes, "tail")
         self.alive_bytes += profile.tail_saved_bytes
         if profile.tail_keeps_input:
             self.hold(last)
         self.drop(last)
+        self.sharing.reach(last + 1)
+        self.is_forward = False
 
     def run(self, node: Node, *, top: bool = False) -> None:
         """Run a node under its own plan; the caller holds its input, and then its output."""
@@ -106,6 +112,7 @@ class Machine:
             return
         if top:
             self.keep_input(node)
+            self.sharing.keep(node)
         else:
             self.hold(first(node))
         self.run_unsaved(node)
@@ -131,6 +138,7 @@ class Machine:
     def save(self, index: int) -> None:
         """A normal forward: what autograd needs is held from here on."""
         mode = self.mode(index)
+        self.enter(index)
         self.visit(mode.forward_working_bytes, f"forward {index}")
         self.alive_bytes += mode.saved_bytes
         self.hold(index + 1)
@@ -138,13 +146,27 @@ class Machine:
             self.hold(index)
         if mode.keeps_output:
             self.hold(index + 1)
+        self.sharing.save(index, again=mode.name != ALL)
+        self.leave(index)
+
+    def enter(self, index: int) -> None:
+        """In forward, the model is there."""
+        if self.is_forward:
+            self.sharing.reach(index)
+
+    def leave(self, index: int) -> None:
+        """And has run the block."""
+        if self.is_forward:
+            self.sharing.leave(index)
 
     def run_unsaved(self, node: Node) -> None:
         """A forward inside a checkpoint: only the boundary that is handed on is held."""
         for index in leaves(node):
             block = self.profile.blocks[index]
+            self.enter(index)
             self.visit(block.unsaved_working_bytes, f"forward {index}")
             self.hold(index + 1)
+            self.leave(index)
             self.drop(index)
 
     # Backward. The gradient of the boundary at hand is counted in ``alive_bytes``.
@@ -156,6 +178,7 @@ class Machine:
         self.alive_bytes -= profile.tail_saved_bytes
         if profile.tail_keeps_input:
             self.drop(last)
+        self.sharing.pass_back(last)
         self.alive_bytes += profile.tail_gradient_bytes + profile.boundary_bytes(last)
         for node in reversed(plan):
             self.unwind(node, top=True)
@@ -172,6 +195,8 @@ class Machine:
             self.backward_of(node)
             return
         begin = first(node)
+        if top:
+            self.sharing.remake(node)
         if top and self.leaves_device(begin):
             self.fetch(begin)
             self.recompute_copy(node)
@@ -182,6 +207,9 @@ class Machine:
         else:
             self.recompute(node)
             self.drop(begin)
+        if top:
+            self.sharing.unmake(node)
+            self.sharing.give_up(node)
         self.alive_bytes -= self.profile.group_bytes
 
     def recompute_copy(self, group: tuple[Node, ...]) -> None:
@@ -240,6 +268,7 @@ class Machine:
             self.drop(index + 1)
         if mode.keeps_input:
             self.drop(index)
+        self.sharing.free(index, again=mode.name != ALL)
         self.pass_gradient(index)
 
     def pass_gradient(self, index: int) -> None:
@@ -248,6 +277,7 @@ class Machine:
         self.link.compute(profile.blocks[index].backward_s)
         self.alive_bytes += profile.blocks[index].gradient_bytes
         self.alive_bytes += profile.boundary_bytes(index) - profile.boundary_bytes(index + 1)
+        self.sharing.pass_back(index)
 
 
 def groups_in(node: Node) -> int:

@@ -19,7 +19,7 @@ class BlockCost:
 
     Attributes:
         modes: ways to run it; the first is ``all``.
-        output_bytes: the boundary that the block hands on.
+        output_bytes: the boundary that the block hands on, as the next one takes it.
         unsaved_working_bytes: during a forward inside a checkpoint, which keeps nothing.
         recompute_working_bytes: during recompute and backward of a group of this block alone.
         gradient_bytes: that its backward leaves alive: gradients of parameters, and of what other
@@ -60,6 +60,33 @@ class BlockCost:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Shared:
+    """A tensor with readers beside the next block: a skip, encoder states, a position bias.
+
+    Positions are those of a forward: ``i`` is the moment at which block i is entered, ``L`` that at
+    which the last one is left, ``L + 1`` the end of forward.
+
+    Attributes:
+        size_bytes: of it.
+        boundary: which boundary it is; ``None``: another tensor.
+        born: the block whose run it is there after; ``-1``: it is there before block 0.
+        until: the position at which the model itself lets it go; beyond ``L + 1``: not in a step.
+        saved_by: blocks that keep it for their backward in mode ``all``, as something else than
+            their own input or output.
+        read_by: blocks that are given it, as something else than their input.
+        between: positions at which what the model computes there keeps it for its backward.
+    """
+
+    size_bytes: int
+    boundary: int | None
+    born: int
+    until: int
+    saved_by: tuple[int, ...] = ()
+    read_by: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ChainProfile:
     """A chain of blocks between a head and a tail.
 
@@ -78,7 +105,9 @@ class ChainProfile:
         group_bytes: what each recompute group keeps besides its input (random state).
         head_gradient_bytes: gradients of what many blocks are given, that its backward frees.
         update_working_bytes: most alive during the optimizer's update, above its start.
-        borders: blocks that no recompute group may run across (first of another container).
+        borders: blocks that no recompute group may run across (first of another container, or given
+            something else than what the block before returns).
+        shared: tensors with other readers, which no plan frees.
         fixed_s: time of head, tail, loss and optimizer, forward and backward together.
         head_keeps_output: boundary 0 is alive whatever the blocks do: the head saved it, or it is
             the batch itself.
@@ -104,6 +133,7 @@ class ChainProfile:
     head_gradient_bytes: int = 0
     update_working_bytes: int = 0
     borders: tuple[int, ...] = ()
+    shared: tuple[Shared, ...] = ()
     fixed_s: float = 0.0
     head_keeps_output: bool = False
     link_bytes_per_s: float = 0.0

@@ -13,13 +13,16 @@ from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 
+_FIRST_STEP = 8
+"""Into how many a step is parted that was too large."""
+
 
 def search(
     profile: ChainProfile,
     simple: Iterable[Schedule],
     solve: Callable[[int], Solution | None],
 ) -> Schedule:
-    """Ask for less than the best so far, until nothing is found.
+    """Ask for less than the best so far, in ever smaller steps, until nothing is found.
 
     Args:
         profile: that peaks are predicted by.
@@ -27,8 +30,14 @@ def search(
         solve: within a budget in bytes.
     """
     leanest = min(simple, key=lambda schedule: predict(profile, schedule).peak_bytes)
-    while (solution := solve(predict(profile, leanest).peak_bytes - 1)) is not None:
-        leanest = solution.schedule
+    peak_bytes = predict(profile, leanest).peak_bytes
+    step_bytes = peak_bytes // _FIRST_STEP
+    while (solution := solve(peak_bytes - 1 - step_bytes)) is not None or step_bytes:
+        if solution is None:
+            step_bytes //= _FIRST_STEP
+        else:
+            leanest = solution.schedule
+            peak_bytes = predict(profile, leanest).peak_bytes
     return leanest
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import PS, BlockOperators, Moment, keep
-from strategies.schedules.profile import BlockCost, ChainProfile
+from strategies.schedules.profile import BlockCost, ChainProfile, Shared
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, leanest, optimal
@@ -50,7 +50,7 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
 def _solved(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solution | None:
     """What the programme finds; by its own rounding it misses a schedule that just fits."""
     room_bytes, bound_s = budget_bytes, None
-    while True:
+    for attempt in itertools.count():
         optimum = _Programme(profile, room_bytes, gap).solved()
         if optimum is None:
             return None
@@ -58,7 +58,8 @@ def _solved(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solut
         over_bytes = predict(profile, optimum[0]).peak_bytes - budget_bytes
         if over_bytes <= 0:
             return Solution(optimum[0], bound_s)
-        room_bytes -= over_bytes
+        room_bytes -= over_bytes << attempt  # what it does not see may be larger with less room
+    raise AssertionError
 
 
 @functools.lru_cache(maxsize=64)
@@ -95,6 +96,7 @@ class _Programme:
         self.kept = [self._choices(block) for block in profile.blocks]
         self.held = [self.model.addVariable(0, 1) for _ in range(self.count + 1)]
         self.below = [self.model.addVariable(0, float("inf")) for _ in range(self.count + 1)]
+        self.shared = {shared: self._shared(shared) for shared in profile.shared}
         for index in range(self.count):
             self._couple(index)
             self._hold(index)
@@ -106,6 +108,24 @@ class _Programme:
             return {}
         operators = enumerate(block.operators.operators)
         return {index: self.model.addBinary() for index, op in operators if op.keepable}
+
+    def _shared(self, shared: Shared) -> Any:
+        """Whether a tensor that has other readers is kept between forward and backward."""
+        place = shared.boundary
+        kept = self.model.addVariable(0, 1) if place is None else self.held[place]
+        for block in shared.saved_by:
+            self.require(kept >= self.whole[block])
+        for block in shared.read_by:
+            self.require(kept + self.whole[block] >= 1)
+        if shared.between:
+            self.require(kept >= 1)
+        return kept
+
+    def _lent(self, position: int) -> Iterator[Any]:
+        """What the model itself holds at a position of forward, and nobody keeps."""
+        for shared, kept in self.shared.items():
+            if shared.born < position < shared.until and shared.boundary != position:
+                yield self.part(shared.size_bytes, 1 - kept)
 
     def require(self, constraint: Any) -> None:
         """One constraint."""
@@ -134,6 +154,11 @@ class _Programme:
             self.require(self.below[0] == 0)
         own = self.saved(index)
         own.append(self.part(self.profile.boundary_bytes(index), held[index]))
+        own += [
+            self.part(shared.size_bytes, kept)
+            for shared, kept in self.shared.items()
+            if shared.boundary is None and shared.born == index
+        ]
         self.require(self.below[index + 1] == highs.total([self.below[index], *own]))
 
     def part(self, size_bytes: float, variable: Any = 1.0) -> Any:
@@ -158,7 +183,7 @@ class _Programme:
         """Block ``index`` in forward, where it is on top of all before it, and in backward."""
         profile, block, whole = self.profile, self.profile.blocks[index], self.whole[index]
         mode = block.modes[0]
-        base = [self.below[index], self.part(profile.boundary_bytes(index))]
+        base = [self.below[index], self.part(profile.boundary_bytes(index)), *self._lent(index)]
         self._within([*base, self.part(mode.forward_working_bytes, whole)])
         for moment in _forward(block):
             self._within([*base, *self._moment(index, moment, 0)])
@@ -185,7 +210,8 @@ class _Programme:
     def _fit_tail(self) -> None:
         profile, last_bytes = self.profile, self.profile.boundary_bytes(self.count)
         below = self.below[self.count]
-        self._within([below, self.part(last_bytes + profile.tail_working_bytes)])
+        lent = self._lent(self.count)
+        self._within([below, self.part(last_bytes + profile.tail_working_bytes), *lent])
         if profile.tail_keeps_input:
             self.require(self.held[self.count] >= 1)
         held = self.part(last_bytes, self.held[self.count])

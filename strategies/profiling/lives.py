@@ -1,0 +1,202 @@
+"""Who reads the tensors that pass between blocks, and how long the model itself holds them.
+
+One forward in which autograd keeps nothing: what lives on, somebody else holds. So a plan that
+would free a boundary is not believed where the model puts it on a list of skips, and a block that
+is to run again is known to keep what else it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strategies.execution.chain import Chain
+from strategies.execution.tensors import dense_parts, tensors_in
+from strategies.profiling.ledger import Ledger
+from strategies.profiling.saved import hooks
+from strategies.profiling.step import Step
+from strategies.schedules.profile import Shared
+
+_RESIDENT, _BEFORE = -2, -1
+
+
+@dataclasses.dataclass(eq=False)
+class _Life:
+    """Of one storage; places as in `Shared`."""
+
+    size_bytes: int
+    born: int
+    boundary: int | None = None
+    crosses: bool = False
+    until: int | None = None
+    saved_by: set[int] = dataclasses.field(default_factory=set)
+    read_by: set[int] = dataclasses.field(default_factory=set)
+    between: set[int] = dataclasses.field(default_factory=set)
+
+
+@dataclasses.dataclass(frozen=True)
+class Passed:
+    """What passes between the blocks of a chain.
+
+    Attributes:
+        input_bytes: of the boundary that each block takes.
+        apart: blocks that are given something else than what the block before returned.
+        copies: of those, the ones whose boundary lies in other memory, too.
+        shared: see `ChainProfile`.
+    """
+
+    input_bytes: tuple[int, ...]
+    apart: frozenset[int]
+    copies: frozenset[int]
+    shared: tuple[Shared, ...]
+
+
+def watch_lives(step: Step, chain: Chain) -> Passed:
+    """Watch one forward.
+
+    Args:
+        step: whose output is held as the training loop holds it.
+        chain: the blocks; each runs once, in order.
+    """
+    watcher = _Watcher(len(chain))
+    watcher.adopt(step.resident_tensors())
+    watcher.position = _BEFORE
+    with contextlib.ExitStack() as stack:
+        for block in dict.fromkeys(chain.blocks):
+            stack.callback(block.register_forward_hook(watcher.follow).remove)
+        stack.enter_context(hooks(chain, watcher.enter, watcher.leave))
+        stack.enter_context(watcher)
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(watcher.pack, _nothing))
+        loss = step.forward()
+    watcher.position = len(chain) + 1
+    passed = watcher.passed()
+    del loss
+    return passed
+
+
+def _nothing(_: Any) -> Any:
+    """Of a graph that is never run backward."""
+    raise AssertionError
+
+
+class _Watcher(Ledger):
+    """Notes where every storage is born and dies.
+
+    Attributes:
+        position: of the forward: the block that was entered last, or the number of blocks.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count, self.position, self.inside = count, _RESIDENT, False
+        self.lives: dict[int, _Life] = {}
+        self.crossing: list[_Life] = []
+        self.returned: list[weakref.ref[Tensor]] = []
+        self.output: _Life | None = None
+        self.apart: set[int] = set()
+        self.copies: set[int] = set()
+        self.input_bytes: list[int] = []
+
+    def born(self, key: int, size_bytes: int) -> None:
+        """As it is; note where."""
+        self.lives[key] = _Life(size_bytes, self.position)
+        super().born(key, size_bytes)
+
+    def died(self, key: int, size_bytes: int) -> None:
+        """As it is; note where."""
+        life = self.lives.pop(key, None)
+        if life is not None:
+            life.until = self.position + 1
+        super().died(key, size_bytes)
+
+    def pack(self, tensor: Tensor) -> None:
+        """Who saves it; nothing is saved."""
+        for life in self._lives([tensor]):
+            if self.inside:
+                life.saved_by.add(self.position)
+            else:
+                life.between.add(min(self.position + 1, self.count))
+
+    def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
+        """A block begins."""
+        self._arrive(index, boundary)
+        self.position, self.inside = index, True
+        for life in self._lives(others):
+            if life.boundary != index:
+                life.read_by.add(index)
+                self._cross(life)
+
+    def _arrive(self, index: int, boundary: Tensor) -> None:
+        life = next(self._lives([boundary]))
+        if index and not any(reference() is boundary for reference in self.returned):
+            self.apart.add(index)
+        if index and life is not self.output:
+            self.copies.add(index)
+        self.input_bytes.append(life.size_bytes)
+        if life.boundary is None and life.born >= (_BEFORE if index == 0 else 0):
+            life.boundary = index
+            self._cross(life)
+
+    def follow(self, block: nn.Module, args: Any, output: Any) -> None:
+        """A block returned this."""
+        del block, args
+        self.returned = [weakref.ref(tensor) for tensor in tensors_in(output)]
+
+    def leave(self, index: int, output: Tensor) -> None:
+        """A block ends; what it hands on may not be what the next one takes."""
+        del index
+        self.inside = False
+        self.output = next(self._lives([output]))
+        self._cross(self.output)
+        if self.position == self.count - 1:
+            self.position = self.count
+
+    def _lives(self, tensors: Iterable[Tensor]) -> Iterator[_Life]:
+        for part in (part for tensor in tensors for part in dense_parts(tensor)):
+            life = self.lives.get(part.untyped_storage()._cdata)
+            if life is not None:
+                yield life
+
+    def _cross(self, life: _Life) -> None:
+        if not life.crosses:
+            life.crosses = True
+            self.crossing.append(life)
+
+    def passed(self) -> Passed:
+        """All of it, when forward is over."""
+        return Passed(
+            tuple(self.input_bytes),
+            frozenset(self.apart),
+            frozenset(self.copies),
+            tuple(shared for life in self.crossing if (shared := self._shared(life))),
+        )
+
+    def _shared(self, life: _Life) -> Shared | None:
+        """``None`` for what the chain itself accounts for: its ends, and what the head made."""
+        place = life.boundary
+        if place is None and (life.born < 0 or life.born == self.count - 1):
+            return None
+        own = set() if place is None else {place, place - 1}
+        shared = Shared(
+            size_bytes=life.size_bytes,
+            boundary=place,
+            born=life.born if place is None else place - 1,
+            until=self.count + 2 if life.until is None else life.until,
+            saved_by=tuple(sorted(life.saved_by - own)),
+            read_by=tuple(sorted(life.read_by)),
+            between=tuple(sorted(each for each in life.between if each > max(life.born, 0))),
+        )
+        return shared if place is None or _has_others(shared) else None
+
+
+def _has_others(shared: Shared) -> bool:
+    """Whether anybody but the blocks on both sides of a boundary has to do with it."""
+    assert shared.boundary is not None
+    lives_on = shared.until > shared.boundary + 1
+    return lives_on or bool(shared.saved_by or shared.read_by or shared.between)

@@ -1,0 +1,100 @@
+"""Who else holds a tensor, as a step goes on; for the abstract machine."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator
+
+from strategies.schedules.plan import Node, first, leaves
+from strategies.schedules.profile import ChainProfile, Shared
+
+Change = Callable[[int], None]
+
+
+class Sharing:
+    """The holders of `Shared` tensors that are no block's own input or output.
+
+    Tensors are numbered: boundaries by their own number, others behind the last of them.
+    """
+
+    def __init__(self, profile: ChainProfile, hold: Change, drop: Change) -> None:
+        self.hold, self.drop = hold, drop
+        self.numbers: dict[Shared, int] = {}
+        self.sizes = [profile.boundary_bytes(i) for i in range(len(profile.blocks) + 1)]
+        self.born, self.released, self.saved, self.read, self.between = _by_place(profile.shared)
+        for shared in profile.shared:
+            if shared.boundary is None:
+                self.numbers[shared] = len(self.sizes)
+                self.sizes.append(shared.size_bytes)
+            else:
+                self.numbers[shared] = shared.boundary
+
+    def leave(self, block: int) -> None:
+        """In forward: a block has run, and the model may hold what it made."""
+        self._each(self.born.get(block, ()), self.hold)
+
+    def reach(self, position: int) -> None:
+        """In forward: the model saves what it computes with, and lets go."""
+        self._each(self.between.get(position, ()), self.hold)
+        self._each(self.released.get(position, ()), self.drop)
+
+    def pass_back(self, position: int) -> None:
+        """In backward: what the model saved at that position is free."""
+        self._each(self.between.get(position, ()), self.drop)
+
+    def save(self, block: int, *, again: bool) -> None:
+        """A block runs so that its backward can follow; ``again``: under an op policy."""
+        self._each(self._kept(block, again=again), self.hold)
+
+    def free(self, block: int, *, again: bool) -> None:
+        """Its backward is over."""
+        self._each(self._kept(block, again=again), self.drop)
+
+    def _kept(self, block: int, *, again: bool) -> list[Shared]:
+        read = self.read.get(block, []) if again else []
+        return list(dict.fromkeys([*self.saved.get(block, []), *read]))
+
+    def keep(self, group: tuple[Node, ...]) -> None:
+        """A top-level group keeps what its blocks are given to run again."""
+        self._each(self._given(group, inside=False), self.hold)
+
+    def give_up(self, group: tuple[Node, ...]) -> None:
+        """It has run again, backward too."""
+        self._each(self._given(group, inside=False), self.drop)
+
+    def remake(self, group: tuple[Node, ...]) -> None:
+        """A top-level group runs again: what its blocks hand one another beside the chain is."""
+        self._each(self._given(group, inside=True), self.hold)
+
+    def unmake(self, group: tuple[Node, ...]) -> None:
+        """The end of that."""
+        self._each(self._given(group, inside=True), self.drop)
+
+    def _given(self, group: tuple[Node, ...], *, inside: bool) -> list[Shared]:
+        begin = first(group)
+        given = (shared for block in leaves(group) for shared in self.read.get(block, []))
+        return [one for one in dict.fromkeys(given) if (one.born >= begin) is inside]
+
+    def _each(self, tensors: collections.abc.Iterable[Shared], change: Change) -> None:
+        for shared in tensors:
+            change(self.numbers[shared])
+
+
+Places = dict[int, list[Shared]]
+
+
+def _by_place(tensors: tuple[Shared, ...]) -> Iterator[Places]:
+    """By the block that makes it, where it is let go, who saves and reads it, and between."""
+    places: tuple[Callable[[Shared], tuple[int, ...]], ...] = (
+        lambda shared: (shared.born,),
+        lambda shared: (shared.until,),
+        lambda shared: shared.saved_by,
+        lambda shared: shared.read_by,
+        lambda shared: shared.between,
+    )
+    for place in places:
+        table: Places = collections.defaultdict(list)
+        for shared in tensors:
+            for index in place(shared):
+                table[index].append(shared)
+        yield dict(table)
