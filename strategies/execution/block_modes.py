@@ -28,8 +28,9 @@ def checkpoints(chain: Chain, index: int, name: str) -> int:
     if name != CORE:
         return 1
     undos = _install_cores(chain, [index])
+    count = len(undos)
     undo_all(undos)
-    return len(undos)
+    return count
 
 
 def _runs(chain: Chain, index: int, name: str) -> bool:

@@ -9,6 +9,7 @@ gradient, the blocks before it add to it, and where it was computed, it comes to
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from strategies.profiling.watched import Watched, after
 from strategies.schedules.abstract_machine import Machine
@@ -42,24 +43,27 @@ class _Moments(Machine):
         return machine
 
 
-def balanced(profile: ChainProfile, normal: Watched) -> ChainProfile:
+def balanced(profile: ChainProfile, normal: Watched, lingering: Sequence[int]) -> ChainProfile:
     """The profile with what the machine does not know of.
 
     Args:
         profile: of a model as it is, under no plan; its tail keeps and leaves nothing yet.
         normal: the step that it was made from.
+        lingering: see `composing.lingering_bytes`.
     """
-    return _with_side_gradients(_with_tail_gradient(_with_tail(profile, normal), normal), normal)
+    profile = _with_tail_gradient(_with_tail(profile, normal, lingering), normal)
+    return _with_side_gradients(profile, normal)
 
 
-def _with_tail(profile: ChainProfile, normal: Watched) -> ChainProfile:
+def _with_tail(profile: ChainProfile, normal: Watched, lingering: Sequence[int]) -> ChainProfile:
     """What the tail keeps; and what the model holds in forward, which it lets go by then."""
     machine, last = _Moments.of(profile), len(profile.blocks) - 1
-    held_bytes = normal.at(f"leave {last}").alive_bytes - machine.alive_at["tail"]
+    held_bytes = normal.at(f"leave {last}").alive_bytes - machine.alive_at["tail"] + lingering[-1]
+    alive = [normal.at(f"enter {i}").alive_bytes + lingering[i] for i in range(last + 1)]
     return dataclasses.replace(
         profile,
         blocks=tuple(
-            _holding(block, normal.at(f"enter {i}").alive_bytes - machine.alive_at[f"forward {i}"])
+            _holding(block, alive[i] - machine.alive_at[f"forward {i}"])
             for i, block in enumerate(profile.blocks)
         ),
         tail_working_bytes=profile.tail_working_bytes + held_bytes,

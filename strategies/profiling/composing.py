@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from strategies.execution.chain import Chain
@@ -28,13 +29,14 @@ def untracked_bytes(normal: Watched, like: Sequence[int]) -> int:
     return max(0, untracked("start", "forward done") + more)
 
 
-def lingering_bytes(normal: Watched, like: Sequence[int]) -> int:
-    """What more would be alive at the tail, had every block run, than what autograd keeps.
+def lingering_bytes(normal: Watched, like: Sequence[int]) -> list[int]:
+    """What more would be alive as each block is entered, and at the tail, had every block run.
 
     Autocast keeps its copies of weights until it ends, saved or not.
     """
     own = [normal.gained_bytes(f"enter {index}", f"leave {index}") for index in range(len(like))]
-    return sum(own[other] - own[index] for index, other in enumerate(like))
+    more = (own[other] - own[index] for index, other in enumerate(like))
+    return list(itertools.accumulate(more, initial=0))
 
 
 def fixed_s(normal: Watched, blocks: int) -> float:

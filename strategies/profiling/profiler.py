@@ -132,11 +132,11 @@ class _Passes:
             _without_output(block) if index + 1 in passed.copies else block
             for index, block in enumerate(own)
         )
-        profile = balanced(_assemble(blocks, normal, saved, (chain.borders, passed)), normal)
+        bare = _assemble(blocks, normal, saved, (chain.borders, passed))
+        profile = balanced(bare, normal, lingering_bytes(normal, like))
         return dataclasses.replace(
             profile,
             head_saved_bytes=profile.head_saved_bytes + untracked_bytes(normal, like),
-            tail_working_bytes=profile.tail_working_bytes + lingering_bytes(normal, like),
             fixed_s=fixed_s(normal, len(chain)),
             link_bytes_per_s=rates.link_bytes_per_s,
             link_tier=rates.link_tier,
