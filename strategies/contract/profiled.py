@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from strategies.contract import caches
+from strategies.contract import caches, dropped
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain, find_chain
@@ -40,7 +40,8 @@ def profiled(
     chain = find_chain(model, blocks)
     if step is None:
         return chain
-    with installed(lambda: caches.turn_off(model, chain)), preserved(model):
+    undos = (lambda: caches.turn_off(model, chain), lambda: dropped.none(model))
+    with installed(undos[0]), installed(undos[1]), preserved(model):
         chain = _profiled(chain, get(strategy), step)
     if not isinstance(step, ExampleStep):
         return chain

@@ -56,6 +56,13 @@ class Passed:
     copies: frozenset[int]
     shared: tuple[Shared, ...]
 
+    @property
+    def beside(self) -> frozenset[int]:
+        """Blocks with a skip at their end: gradients meet there, which no equal block shows."""
+        boundaries = {one.boundary for one in self.shared if one.boundary is not None}
+        places = boundaries | self.apart
+        return frozenset(i for place in places for i in (place - 1, place) if i >= 0)
+
 
 def watch_lives(step: Step, chain: Chain) -> Passed:
     """Watch one forward.
@@ -89,12 +96,13 @@ class _Watcher(Ledger):
     """Notes where every storage is born and dies.
 
     Attributes:
-        position: of the forward: the block that was entered last, or the number of blocks.
+        position: of the forward: the block that was entered last; the number of blocks in the tail.
     """
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.count, self.position, self.inside = count, _RESIDENT, False
+        self.count, self.position = count, _RESIDENT
+        self.inside = self.is_over = False
         self.lives: dict[int, _Life] = {}
         self.crossing: list[_Life] = []
         self.returned: list[weakref.ref[Tensor]] = []
@@ -104,7 +112,9 @@ class _Watcher(Ledger):
         self.input_bytes: list[int] = []
 
     def born(self, key: int, size_bytes: int) -> None:
-        """As it is; note where."""
+        """As it is; note where. With the first that follows the last block, the tail begins."""
+        if self.is_over and not self.inside:
+            self.position = self.count
         self.lives[key] = _Life(size_bytes, self.position)
         super().born(key, size_bytes)
 
@@ -154,8 +164,7 @@ class _Watcher(Ledger):
         self.inside = False
         self.output = next(self._lives([output]))
         self._cross(self.output)
-        if self.position == self.count - 1:
-            self.position = self.count
+        self.is_over = self.position == self.count - 1
 
     def _lives(self, tensors: Iterable[Tensor]) -> Iterator[_Life]:
         for part in (part for tensor in tensors for part in dense_parts(tensor)):

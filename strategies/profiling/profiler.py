@@ -72,9 +72,12 @@ def profile_chain(
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
     how = How(rates, scratch and _is_real_cpu(step))
     alike = scout(step, chain, {index for names in assigned for index in names})
+    with installed(lambda: alike.install(chain, whole=False)):
+        passed = watch_lives(step, chain)
+    alike = alike.without(passed.beside)
     passes = _Passes(step, chain, alike, how)
     with installed(lambda: alike.install(chain, whole=False)):
-        saved, passed = watch_saved(step, chain), watch_lives(step, chain)
+        saved = watch_saved(step, chain)
     with installed(lambda: alike.install(chain, whole=True)):
         normal = how.watch(step, chain)
     with installed(lambda: alike.install(chain, whole=False)):

@@ -50,6 +50,12 @@ class Alike:
         """The blocks that run."""
         return sorted(set(self.like))
 
+    def without(self, indices: Collection[int]) -> Alike:
+        """The same, but these blocks are watched for themselves."""
+        like = tuple(i if i in indices else other for i, other in enumerate(self.like))
+        records = {i: record for i, record in self.records.items() if i not in indices}
+        return dataclasses.replace(self, like=like, records=records)
+
     def install(self, chain: Chain, *, whole: bool) -> list[Undo]:
         """Make the others take and return what they would, without running.
 
