@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from strategies.contract import caches, idle
+from strategies.contract import caches, dropped, idle
 from strategies.contract.profiled import profiled
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
@@ -18,7 +18,7 @@ from strategies.execution import block_modes, layout
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import compiled
-from strategies.execution.undo import Undo, undo_all, undone_on_error
+from strategies.execution.undo import Undo, installed, undo_all, undone_on_error
 from strategies.profiling.coverage import coverage
 from strategies.profiling.step import ExampleStep, Step, preserved
 from strategies.schedules.interpreter import Prediction
@@ -158,7 +158,7 @@ def prepare(
         chain = profiled(model, chosen, step, blocks=blocks)
     prepared = _prepared(model, chosen, chain)
     if isinstance(step, ExampleStep):
-        with preserved(model):
+        with installed(lambda: dropped.none(model)), preserved(model):
             notes = list(coverage(chain, step).sentences(chain))
         if prepared.prediction is not None:
             notes.append(step.assumptions())
