@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from strategies.execution import randoms
 from strategies.execution.tensors import tensors_in
 
 
@@ -155,7 +156,8 @@ def default_loss(output: Any) -> Tensor:
 
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Afterwards gradients, buffers and random states are what they were."""
+    """Afterwards gradients, buffers and random states (Python's and numpy's too) are as before."""
+    shared = randoms.Shared(full=True)
     gradients = [(p, p.grad) for p in model.parameters()]
     buffers = [(b, b.clone()) for b in model.buffers()]
     try:
@@ -167,6 +169,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
         for parameter, gradient in gradients:
             parameter.grad = gradient
+        shared.restore()
 
 
 def detached(example: Any) -> Any:

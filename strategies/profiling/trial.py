@@ -1,0 +1,109 @@
+"""A real step on the device that is here: what it needs, and which of several is the fastest."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from strategies.execution.undo import Undo, installed
+from strategies.profiling.allocator import AllocatorTrace
+from strategies.profiling.step import Step, preserved
+from strategies.schedules.profile import ChainProfile
+
+Install = Callable[[], Iterable[Undo]]
+ROUNDS = 3
+"""Of interleaved steps; of two contenders the later one is taken if it is faster in all."""
+
+
+def peak_bytes(step: Step, profile: ChainProfile) -> int:
+    """Most allocated in a step of a model as it stands, by the device's own allocator.
+
+    The optimizer's update is counted as the profile has it, for weights stay what they are.
+
+    Args:
+        step: of a model under a plan; gradients, buffers and random states stay what they were.
+        profile: of that model; what is resident is taken from it.
+    """
+    with preserved(step.model):
+        _run(step)  # after it the loop holds an output, and kernels have their workspaces
+        step.drop_gradients()
+        gc.collect()
+        peak, end = _cpu(step) if step.device.type == "cpu" else _accelerator(step)
+    return profile.resident_bytes + max(peak, end + profile.update_working_bytes)
+
+
+def _run(step: Step) -> None:
+    step.drop_gradients()
+    step.backward(step.forward())
+
+
+def _cpu(step: Step) -> tuple[int, int]:
+    """Most allocated, and what is at the end, above what was before."""
+    with AllocatorTrace() as trace:
+        trace.mark("begin")
+        step.backward(step.forward())
+        trace.mark("end")
+    return trace.working_bytes("begin", "end"), trace.gained_bytes("begin", "end")
+
+
+def _accelerator(step: Step) -> tuple[int, int]:
+    memory: Any = torch.accelerator.memory
+    torch.accelerator.synchronize()
+    memory.reset_peak_memory_stats()
+    before_bytes = memory.memory_allocated()
+    step.backward(step.forward())
+    torch.accelerator.synchronize()
+    return memory.max_memory_allocated() - before_bytes, memory.memory_allocated() - before_bytes
+
+
+def seconds(step: Step, contenders: Sequence[Install], rounds: int = ROUNDS) -> list[list[float]]:
+    """Time of a step under each contender, interleaved, after one step that is not timed.
+
+    Args:
+        step: of the model as it is; it stays so.
+        contenders: each puts the model under a plan.
+        rounds: every other one in reverse order.
+
+    Returns:
+        For each contender its seconds, by round.
+    """
+    times: list[list[float]] = [[] for _ in contenders]
+    with preserved(step.model):
+        for number in range(rounds + 1):
+            order = list(enumerate(contenders))
+            for index, install in order if number % 2 else reversed(order):
+                with installed(install):
+                    times[index].append(_timed(step))
+        step.drop_gradients()
+    return [each[1:] for each in times]
+
+
+def _timed(step: Step) -> float:
+    step.drop_gradients()
+    _synchronize(step.device)
+    begin_s = time.perf_counter()
+    step.backward(step.forward())
+    _synchronize(step.device)
+    return time.perf_counter() - begin_s
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def fastest(times: Sequence[Sequence[float]]) -> int:
+    """The first contender, unless another is faster than it in every round; of those, the fastest.
+
+    Args:
+        times: seconds of each, by round; the one that is preferred comes first.
+    """
+    best = 0
+    for index in range(1, len(times)):
+        if all(one < other for one, other in zip(times[index], times[best], strict=True)):
+            best = index
+    return best
