@@ -13,7 +13,18 @@ import warnings
 import msgspec
 import typer
 
-from bench.cli import budgets, frontier, listing, measure, models, plan, profile, report, solvers
+from bench.cli import (
+    budgets,
+    frontier,
+    listing,
+    measure,
+    models,
+    plan,
+    profile,
+    promises,
+    report,
+    solvers,
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("list")(listing.list_)
@@ -29,6 +40,7 @@ app.command("solvers")(solvers.solvers)
 app.command("budgets")(budgets.budgets)
 app.command("frontier")(frontier.frontier)
 app.command("models")(models.models)
+app.command("promises")(promises.promises)
 
 INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt
 

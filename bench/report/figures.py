@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import canvas, display, growth, plane, solvers, staircase
+from bench.report import canvas, display, growth, plane, promises, solvers, staircase
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
+from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
 from bench.store.budgets import Study
 
@@ -20,6 +21,7 @@ def figures(
     frame: pd.DataFrame,
     studies: Sequence[Study] = (),
     timed: Sequence[solver_records.Study] = (),
+    kept: Sequence[promise_studies.Study] = (),
 ) -> dict[str, bytes]:
     """Every figure by file name.
 
@@ -27,13 +29,14 @@ def figures(
         frame: of the records.
         studies: of budgets.
         timed: of solvers.
+        kept: of budgets that were promised to training loops.
     """
     named = {name for study in studies for name in staircase.strategies_of(study)}
     look = display.looks({*map(str, frame["strategy"]), *named})
     files: dict[str, bytes] = {}
     with canvas.style():
         drawn = (*_planes(frame), *_depths(frame, look), *_staircases(studies, look))
-        for name, figure in (*drawn, *_solvers(timed)):
+        for name, figure in (*drawn, *_solvers(timed), *_promises(kept)):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -72,6 +75,11 @@ def _depths(frame: pd.DataFrame, look: Mapping[str, Look]) -> Iterator[tuple[str
 def _solvers(studies: Sequence[solver_records.Study]) -> Iterator[tuple[str, Figure]]:
     if studies:
         yield "solvers", solvers.figure(studies)
+
+
+def _promises(studies: Sequence[promise_studies.Study]) -> Iterator[tuple[str, Figure]]:
+    if any(study.loops for study in studies):
+        yield "promises", promises.figure([study for study in studies if study.loops])
 
 
 def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

@@ -17,13 +17,14 @@ from typing import TypeVar
 
 import pandas as pd
 
-from bench.report import budgets, claims, growth, modelled, models, solvers, tables
+from bench.report import budgets, claims, growth, modelled, models, promises, solvers, tables
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
 from bench.report.likeness import same
 from bench.store import budgets as studies
 from bench.store import models as model_studies
+from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
@@ -51,12 +52,14 @@ class Stored:
         budgets: studies of budgets.
         solvers: studies of what solvers cost.
         models: studies of real architectures.
+        promises: studies of budgets that were promised to training loops.
     """
 
     records: Sequence[Record]
     budgets: Sequence[studies.Study] = ()
     solvers: Sequence[solver_records.Study] = ()
     models: Sequence[model_studies.Study] = ()
+    promises: Sequence[promise_studies.Study] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
@@ -69,6 +72,9 @@ class Stored:
         if self.models:
             texts |= {"models.md": models.markdown(self.models)}
             texts |= {"models.csv": models.csv(self.models)}
+        if self.promises:
+            texts |= {"promises.md": promises.markdown(self.promises)}
+            texts |= {"promises.csv": promises.csv(self.promises)}
         return texts
 
 
@@ -86,7 +92,7 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
     frame = build(stored.records)
     texts = stored.tables()
     files = {results / TABLES / name: text.encode() for name, text in texts.items()}
-    images = figures(frame, stored.budgets, stored.solvers)
+    images = figures(frame, stored.budgets, stored.solvers, stored.promises)
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
@@ -116,7 +122,7 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     With ``check`` nothing on disk changes.
 
     Args:
-        results: The folder that holds ``raw``, ``budgets``, ``solvers`` and ``models``.
+        results: The folder that holds ``raw``, ``budgets``, ``models``, ``promises``, ``solvers``.
         readme: The README with markers, or ``None`` to leave it out.
         check: Compare instead of writing.
 
@@ -143,6 +149,7 @@ def _lenient(results: Path) -> Stored:
         list(studies.read_all(results)),
         list(solver_records.read_all(results)),
         list(model_studies.read_all(results)),
+        list(promise_studies.read_all(results)),
     )
 
 
@@ -153,6 +160,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(studies.paths(results), studies.decode, bad),
         _strictly(solver_records.paths(results), solver_records.decode, bad),
         _strictly(model_studies.paths(results), model_studies.decode, bad),
+        _strictly(promise_studies.paths(results), promise_studies.decode, bad),
     )
 
 

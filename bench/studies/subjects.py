@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from bench import architectures, workloads
 from bench.studies import models
+from strategies.contract import dropped
 
 NAMES = (
     "gpt-mini",
@@ -64,7 +65,7 @@ def library_of(name: str) -> str:
 
 
 def build(name: str, seed: int = 0) -> Subject:
-    """A subject, the same for the same name and seed.
+    """A subject, the same for the same name and seed; it drops no layers, so that steps are equal.
 
     Raises:
         ValueError: there is no such subject.
@@ -73,6 +74,7 @@ def build(name: str, seed: int = 0) -> Subject:
     if name in workloads.available():
         return _workload(name, seed)
     model, batch = architectures.get(name).build()
+    dropped.none(model)
     return Subject(models.without_caches(model), batch, models.loss_of)
 
 
