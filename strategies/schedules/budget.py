@@ -42,11 +42,11 @@ def parse(text: str) -> float | int:
 
 
 def resolve(text: str, profile: ChainProfile) -> int:
-    """A budget in bytes; a share is of the predicted peak of a step without checkpoints."""
+    """A budget in bytes; a share is of the predicted peak of a step in mode ``all``, no groups."""
     value = parse(text)
     if isinstance(value, int):
         return value
-    none = predict(profile, plain(len(profile.blocks)))
+    none = predict(profile, Schedule(plain(len(profile.blocks))))
     return int(value * none.peak_bytes)
 
 
