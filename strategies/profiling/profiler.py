@@ -3,7 +3,7 @@
 1. A forward that lists what autograd saves, and for which block.
 2. A step as the model is: what a block holds, needs and computes when it runs normally.
 3. A step with every block in a recompute group of its own: what recompute needs.
-4. The first two again for every op policy.
+4. The first two again for every op policy, and, compiled, with an allocator's eyes (`compiled`).
 
 Before all of them, `scout` finds the blocks that are equal: of each kind one is watched, and the
 others are passed by (`passage`).
@@ -22,6 +22,7 @@ from strategies.execution import layout, op_policies
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
+from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
     fixed_s,
     gradient_bytes,
@@ -49,6 +50,7 @@ def profile_chain(
     assigned: Sequence[Mapping[int, str]] = (),
     operators: bool = False,
     scratch: bool = False,
+    compiled: Sequence[str] = (),
 ) -> ChainProfile:
     """The profile of ``step``'s model, whose blocks are ``chain``.
 
@@ -64,21 +66,21 @@ def profile_chain(
         operators: list each block's operators, too.
         scratch: on a real CPU, working bytes include the scratch memory of kernels, as its
             allocator saw them; elsewhere they are tensors alone.
+        compiled: modes of blocks that are compiled by themselves, on a real CPU. Blocks that were
+            compiled before run as they are, in no other mode.
 
     Raises:
         Unsupported: a block runs more than once, or out of order, in one forward.
     """
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
     how = How(rates, scratch and _is_real_cpu(step))
-    alike = scout(step, chain, {index for names in assigned for index in names})
-    passes = _Passes(step, chain, alike, how)
-    with installed(lambda: alike.install(chain, whole=False)):
-        saved = watch_saved(step, chain)
-    with installed(lambda: alike.install(chain, whole=True)):
-        normal = how.watch(step, chain)
-    with installed(lambda: alike.install(chain, whole=False)):
-        costs = passes.costs(saved, normal, (modes, assigned), operators=operators)
-    return passes.composed(costs, normal, saved)
+    before = any(map(is_compiled, chain.blocks))
+    policies = ((), ()) if before else (modes, assigned)
+    with eagerly(chain):
+        alike = scout(step, chain, {index for names in policies[1] for index in names})
+        passes = _Passes(step, chain, alike, how)
+        profile = passes.profile(policies, operators=operators and not before)
+    return with_compiled(profile, step, chain, alike, compiled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,22 @@ class _Passes:
     chain: Chain
     alike: Alike
     how: How
+
+    def profile(
+        self,
+        policies: tuple[Sequence[str], Sequence[Mapping[int, str]]],
+        *,
+        operators: bool,
+    ) -> ChainProfile:
+        """The whole chain, its blocks not compiled; see `costs`."""
+        step, chain, alike = self.step, self.chain, self.alike
+        with installed(lambda: alike.install(chain, whole=False)):
+            saved = watch_saved(step, chain)
+        with installed(lambda: alike.install(chain, whole=True)):
+            normal = self.how.watch(step, chain)
+        with installed(lambda: alike.install(chain, whole=False)):
+            costs = self.costs(saved, normal, policies, operators=operators)
+        return self.composed(costs, normal, saved)
 
     def costs(
         self,
