@@ -20,7 +20,8 @@ class Auto(Optimal):
 
     The better of `Optimal`, which groups blocks, and `SelectiveOps`, which chooses inside them: so
     it is never slower than any plan of groups of k blocks that fits. Where blocks run faster
-    compiled (``compile=True``), the compiler alone chooses inside them.
+    compiled (``compile=True``), the compiler alone chooses inside them, or nothing is compiled,
+    whichever is the faster.
     """
 
     operators: ClassVar[bool] = True

@@ -13,6 +13,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import Step
+from strategies.schedules import budget as budgets
 from strategies.schedules.budget import Answer, counted, parse, resolve
 from strategies.schedules.modes import Compilation
 from strategies.schedules.plan import Plan
@@ -109,14 +110,19 @@ class Budgeted(Strategy, abc.ABC):
 
     def _answer(self, profile: ChainProfile) -> Answer:
         budget_bytes = resolve(self.budget, profile)
-        solution = self.solution(profile, budget_bytes)
-        if solution is None:
-            smallest_bytes = self.smallest_bytes(profile)
+        profiles = [profile, *([profile.eager] if profile.eager else [])]
+        answers = [
+            Answer.of(each, budget_bytes, solution)
+            for each in profiles
+            if (solution := self.solution(each, budget_bytes)) is not None
+        ]
+        if not answers:
+            smallest_bytes = min(map(self.smallest_bytes, profiles))
             raise Unsupported(
                 f"{self.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
                 f" that does is {smallest_bytes:,} bytes"
             )
-        return Answer.of(profile, budget_bytes, solution)
+        return budgets.best(answers)
 
     def remarks(self, answer: Answer) -> Sequence[str]:
         """How much of the budget is used, and how far from the proven bound the schedule is."""

@@ -29,6 +29,7 @@ from strategies.profiling.step import Step
 from strategies.profiling.variants import Variant, with_variants
 from strategies.profiling.watched import Watched, after, watch_step
 from strategies.schedules.modes import PARTITIONED, Compilation, Mode
+from strategies.schedules.plan import Node
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL, runs_again
 
@@ -101,13 +102,16 @@ def with_compiled(
     if not (before and real) and (reasons or not names):
         return dataclasses.replace(profile, left_out=tuple(left_out))
     measured = watch_compiled(step, chain, alike, () if before else names)
-    left_out += [f"no block runs {name}: {why}" for name, why in measured.refused.items()]
+    left_out += [
+        why if why.startswith(name) else f"{name}: {why}" for name, why in measured.refused.items()
+    ]
     like = range(len(chain)) if before else alike.like
     blocks = tuple(
         with_variants(block, measured.variants[index])
         for block, index in zip(profile.blocks, like, strict=True)
     )
-    return dataclasses.replace(profile, blocks=blocks, left_out=tuple(left_out))
+    eager = () if before or blocks == profile.blocks else profile.blocks
+    return dataclasses.replace(profile, blocks=blocks, left_out=tuple(left_out), eager_blocks=eager)
 
 
 def watch_compiled(step: Step, chain: Chain, alike: Alike, names: Sequence[str]) -> Compiled:
@@ -182,18 +186,30 @@ class _Watching:
         names = dict.fromkeys(self.indices, name)
         with self._installed(lambda: compiled_blocks.install(self.chain, names)):
             saved, plain = watch_saved(self.step, self.chain), self._watch()
-        steps = (plain, self._grouped(names) if runs_again(name) else None)
+        steps = (plain, self._grouped(names) if runs_again(name) else [])
         return {
             index: _variant(name, index, saved.blocks[index], steps, timed[index].ratios[name])
             for index in self.indices
         }
 
-    def _grouped(self, names: Mapping[int, str]) -> Watched:
-        plan = tuple((i,) if i in names else i for i in range(len(self.chain)))
+    def _grouped(self, names: Mapping[int, str]) -> list[Watched]:
+        """With each block in a group of its own, under a checkpoint, and in frames.
+
+        A block that was compiled before is compiled anew with its checkpoint, but not with frames,
+        which hold groups of several blocks. Others are compiled inside both.
+        """
+        groups: list[Callable[[int], Node]] = [lambda i: (i,)]
+        if ALL in names.values():
+            groups.append(lambda i: ((i,),))
+        return [self._in_groups(names, group) for group in groups]
+
+    def _in_groups(self, names: Mapping[int, str], group: Callable[[int], Node]) -> Watched:
+        plan = tuple(group(i) if i in names else i for i in range(len(self.chain)))
         with self._installed(
             lambda: compiled_blocks.install(self.chain, names),
             lambda: layout.install(self.chain, plan),
         ):
+            self.step.backward(self.step.forward())  # nothing is compiled while it is watched
             return self._watch()
 
     def _watch(self) -> Watched:
@@ -214,27 +230,29 @@ class _Eager:
 
 
 def _variant(
-    name: str, index: int, kept: Kept, steps: tuple[Watched, Watched | None], ratio: Ratio
+    name: str, index: int, kept: Kept, steps: tuple[Watched, Sequence[Watched]], ratio: Ratio
 ) -> Variant:
     plain, grouped = steps
     trace = plain.allocator
     enter, leave = f"enter {index}", f"leave {index}"
     begin, end = f"backward {index}", after(index)
     assert trace is not None
+    forward_bytes = trace.working_bytes(enter, leave)
     gained_bytes = trace.gained_bytes(enter, leave) - kept.output_bytes
-    again = grouped and grouped.allocator
+    again = [watched.allocator for watched in grouped if watched.allocator]
+    unsaved = [forward_bytes, *(each.working_bytes(enter, leave) for each in again)]
     return Variant(
         mode=Mode(
             name=name,
             saved_bytes=max(kept.saved_bytes, gained_bytes),
             keeps_input=kept.keeps_input,
             keeps_output=kept.keeps_output,
-            forward_working_bytes=trace.working_bytes(enter, leave),
+            forward_working_bytes=forward_bytes,
             backward_working_bytes=trace.working_bytes(begin, end),
             backward_flops=0,
         ),
         forward_ratio=ratio.forward,
         total_ratio=ratio.total,
-        unsaved_working_bytes=again.working_bytes(enter, leave) if again else None,
-        recompute_working_bytes=again.working_bytes(begin, end) if again else None,
+        unsaved_working_bytes=max(unsaved) if again else None,
+        recompute_working_bytes=max((t.working_bytes(begin, end) for t in again), default=None),
     )

@@ -91,6 +91,7 @@ class ChainProfile:
         link_tier: what is at the other end of it: ``host`` or ``disk``.
         faked: profiled on fake tensors, for the step does not fit as it is: no scratch memory.
         left_out: sentences on modes that were asked for and are not there.
+        eager_blocks: the blocks without their compiled modes, if they have any.
     """
 
     blocks: tuple[BlockCost, ...]
@@ -114,6 +115,7 @@ class ChainProfile:
     link_tier: str = HOST
     faked: bool = False
     left_out: tuple[str, ...] = ()
+    eager_blocks: tuple[BlockCost, ...] = ()
 
     def boundary_bytes(self, index: int) -> int:
         """The boundary that block ``index`` reads (``len(blocks)``: that the tail reads)."""
@@ -123,6 +125,13 @@ class ChainProfile:
         """Time of boundary ``index`` on the link, one way."""
         size_bytes = self.boundary_bytes(index)
         return size_bytes / self.link_bytes_per_s if self.link_bytes_per_s else math.inf
+
+    @property
+    def eager(self) -> ChainProfile | None:
+        """The same chain without compiled modes, if it has any."""
+        if not self.eager_blocks:
+            return None
+        return dataclasses.replace(self, blocks=self.eager_blocks, eager_blocks=())
 
     @functools.cached_property
     def first_modes(self) -> tuple[str, ...]:
