@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -40,13 +41,12 @@ def is_compiled(block: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def eagerly(chain: Chain) -> Iterator[None]:
+def eagerly(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Blocks that were compiled before run as if they were not."""
-    if not any(map(is_compiled, chain.blocks)):
+    if not any(map(is_compiled, blocks)):
         yield
         return
-    stance = torch.compiler.set_stance("force_eager")
-    with stance:
+    with torch.compiler.set_stance("force_eager"):
         yield
 
 
@@ -171,14 +171,10 @@ class _Watching:
         return TimedForward(block, _Eager(before), ways, entry)
 
     @contextlib.contextmanager
-    def _installed(self, *installs: Callable[[], Sequence[Undo]]) -> Iterator[None]:
-        """Some stand-ins, and what passes by the blocks that are not watched."""
-        with contextlib.ExitStack() as stack:
-            for install in installs[:1]:
-                stack.enter_context(installed(install))
-            stack.enter_context(installed(lambda: self.alike.install(self.chain, whole=False)))
-            for install in installs[1:]:
-                stack.enter_context(installed(install))
+    def _installed(self, inner: Callable[[], Sequence[Undo]]) -> Iterator[None]:
+        """Some stand-ins, and around them what passes by the blocks that are not watched."""
+        passing = functools.partial(self.alike.install, self.chain, whole=False)
+        with installed(inner), installed(passing):
             yield
 
     def variants(self, name: str, timed: Mapping[int, TimedForward]) -> dict[int, Variant]:
@@ -205,9 +201,9 @@ class _Watching:
 
     def _in_groups(self, names: Mapping[int, str], group: Callable[[int], Node]) -> Watched:
         plan = tuple(group(i) if i in names else i for i in range(len(self.chain)))
-        with self._installed(
-            lambda: compiled_blocks.install(self.chain, names),
-            lambda: layout.install(self.chain, plan),
+        with (
+            self._installed(lambda: compiled_blocks.install(self.chain, names)),
+            installed(lambda: layout.install(self.chain, plan)),
         ):
             self.step.backward(self.step.forward())  # nothing is compiled while it is watched
             return self._watch()
@@ -223,9 +219,7 @@ class _Eager:
         self.block = block
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        if not is_compiled(self.block.module):
-            return self.block(*args, **kwargs)
-        with torch.compiler.set_stance("force_eager"):
+        with eagerly([self.block.module]):
             return self.block(*args, **kwargs)
 
 
@@ -241,6 +235,11 @@ def _variant(
     gained_bytes = trace.gained_bytes(enter, leave) - kept.output_bytes
     again = [watched.allocator for watched in grouped if watched.allocator]
     unsaved = [forward_bytes, *(each.working_bytes(enter, leave) for each in again)]
+    # In frames, the random state of now is taken before the block's own moments.
+    repeated = [
+        each.working_bytes(begin, end) + plain.group_bytes * frames
+        for frames, each in enumerate(again)
+    ]
     return Variant(
         mode=Mode(
             name=name,
@@ -254,5 +253,5 @@ def _variant(
         forward_ratio=ratio.forward,
         total_ratio=ratio.total,
         unsaved_working_bytes=max(unsaved) if again else None,
-        recompute_working_bytes=max((t.working_bytes(begin, end) for t in again), default=None),
+        recompute_working_bytes=max(repeated, default=None),
     )

@@ -76,7 +76,7 @@ def profile_chain(
     how = How(rates, scratch and _is_real_cpu(step))
     before = any(map(is_compiled, chain.blocks))
     policies = ((), ()) if before else (modes, assigned)
-    with eagerly(chain):
+    with eagerly(chain.blocks):
         alike = scout(step, chain, {index for names in policies[1] for index in names})
         passes = _Passes(step, chain, alike, how)
         profile = passes.profile(policies, operators=operators and not before)
