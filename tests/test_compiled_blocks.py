@@ -128,7 +128,7 @@ def test_other_names_are_no_modes(name):
 def test_groups_run_without_a_budget():
     text = "[0:compiled(100) 1] 2:compiled(20)"
     assert Schedule.parse(text).render() == text
-    with pytest.raises(ValueError, match=r"or compiled\(100\), not compiled\(50\)"):
+    with pytest.raises(ValueError, match=r"not compiled\(50\); of compiled modes compiled\(100\)"):
         Schedule.parse("[0:compiled(50)]")
 
 
@@ -403,3 +403,15 @@ def test_inductor():
             assert are_close(drawn(step), wanted)
             measured = peak_bytes(step) + chain.profile.resident_bytes
         assert measured <= int(budget[:-1]) / 100 * none_bytes
+
+
+# Records.
+
+
+@pytest.mark.long
+def test_a_record_holds_what_was_planned_by(faster):
+    spec = f"auto(budget='70%', compile=True, backend={AOT})"
+    record = tiny.measure("gpt-mini", spec, SIZE)
+    assert (record.status, record.exact) == ("ok", False)
+    assert ":partitioned(" in record.plan
+    assert record.peak_allocated_bytes <= record.predicted_peak_bytes + MARKS

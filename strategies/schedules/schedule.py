@@ -70,7 +70,7 @@ class Schedule:
             if not runs_again(self.mode(index)):
                 raise ValueError(
                     f"block {index} is in a recompute group and runs in mode {ALL},"
-                    f" or compiled(100), not {self.mode(index)}"
+                    f" not {self.mode(index)}; of compiled modes compiled(100) alone can be there"
                 )
 
     def split(self, borders: Sequence[int]) -> Schedule:
