@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import types
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import is_in_any_mode_without_ignore_compile_internals
 
 from strategies.contract.strategy import Strategy
+from strategies.execution import compiler
 from strategies.execution.chain import Chain
+from strategies.execution.compiler import AOT_EAGER, INDUCTOR, Backend
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import Undo, replace_forward
 
-INDUCTOR, AOT_EAGER = "inductor", "aot_eager_decomp_partition"
 BACKENDS = (INDUCTOR, AOT_EAGER)
 
-_BUG = "https://github.com/pytorch/pytorch/issues/190758"
-_NEVER = 1 << 30
 _UNWATCHED = "this PyTorch has no joint_custom_pass, to find wrong gradients by; use a newer one"
 
 
@@ -82,11 +79,11 @@ class MemoryBudget(Strategy):
         """Simulated models, partitioners that cannot be watched, Inductor without a compiler."""
         if any(isinstance(parameter, FakeTensor) for parameter in model.parameters()):
             return "what torch.compile makes of a model is not simulated; measure it on a device"
-        if not _can_be_watched():
+        if not compiler.can_be_watched():
             return _UNWATCHED
         if self.backend != INDUCTOR:
             return None
-        missing = _missing_compiler(device)
+        missing = compiler.missing_compiler(device)
         return missing and f"{missing}; install it, or use backend={AOT_EAGER}"
 
     def notes(self, chain: Chain) -> Sequence[str]:  # noqa: ARG002
@@ -100,94 +97,16 @@ class MemoryBudget(Strategy):
 
     def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:  # noqa: ARG002
         """Compile the model's forward, when it is first called."""
-        return [replace_forward(model, _Compiled(model, _Backend(self.fraction, self.backend)))]
+        return [
+            replace_forward(
+                model, _Compiled(model, Backend(self.fraction, self.backend, self.name()))
+            )
+        ]
 
     @classmethod
     def grid(cls) -> Sequence[Strategy]:
         """No budget, half, a fifth, and nothing but inputs; each is a compilation."""
         return tuple(cls(fraction=fraction) for fraction in (1.0, 0.5, 0.2, 0.0))
-
-
-def _can_be_watched() -> bool:
-    """Whether the partitioner shows its graph (PyTorch 2.9 does not) before it is cut."""
-    from torch._functorch import config  # noqa: PLC0415
-
-    return hasattr(config, "joint_custom_pass")
-
-
-def _missing_compiler(device: torch.device) -> str | None:
-    """What Inductor lacks on ``device``, or ``None``. Imported here: Inductor takes a second."""
-    if device.type != "cpu":
-        from torch.utils._triton import has_triton  # noqa: PLC0415
-
-        return None if has_triton() else f"Inductor needs Triton on {device.type}"
-    from torch._inductor.cpp_builder import get_cpp_compiler  # noqa: PLC0415
-    from torch._inductor.exc import InvalidCxxCompiler  # noqa: PLC0415
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return "Inductor needs a C++ compiler on a CPU, and there is none"
-    return None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Backend:
-    """Dynamo's backend: compiles a graph under the budget, which no other compilation sees.
-
-    Dynamo keeps compiled code by what it was traced from and by its backend, compared by value:
-    equal budgets share it, so a model that is put under its budget again is not compiled again, and
-    other budgets never do.
-    """
-
-    fraction: float
-    name: str
-
-    def __call__(self, graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        """Compile ``graph``; the cut is made here, also of a backward that is lowered later."""
-        from torch._dynamo.backends.registry import lookup_backend  # noqa: PLC0415
-        from torch._functorch import config as functorch  # noqa: PLC0415
-        from torch._inductor import config as inductor  # noqa: PLC0415
-
-        budget = {
-            "activation_memory_budget": self.fraction,
-            "joint_custom_pass": self.checked,
-            "enable_autograd_cache": False,  # a graph from the disk would not be checked
-        }
-        with functorch.patch(budget), inductor.patch(fallback_random=True):
-            compiled: Callable[..., Any] = lookup_backend(self.name)(graph, inputs)
-        return compiled
-
-    def checked(self, joint: fx.GraphModule, inputs: Any) -> fx.GraphModule:  # noqa: ARG002
-        """The graph of forward and backward, if its gradient will be right.
-
-        Raises:
-            Unsupported: it draws random numbers that the partitioner may draw anew.
-        """
-        operator = next((str(n.target) for n in joint.graph.nodes if _is_random(n)), None)
-        if operator and self.fraction < 1:
-            raise Unsupported(
-                f"memory_budget: the model draws random numbers ({operator}), and below fraction=1"
-                f" PyTorch may draw others in backward, for a wrong gradient ({_BUG})"
-            )
-        return joint
-
-
-def _is_random(node: fx.Node) -> bool:
-    """Whether it draws; attention kernels are tagged even where their dropout is 0."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    return bool(_argument(node, "dropout_p") != 0)
-
-
-def _argument(node: fx.Node, name: str) -> Any:
-    """What an operator is called with, or ``None``."""
-    target: Any = node.target
-    for position, argument in enumerate(target._schema.arguments):
-        if argument.name == name:
-            values = node.args[position : position + 1] or (node.kwargs.get(name),)
-            return argument.default_value if values[0] is None else values[0]
-    return None
 
 
 class _Compiled:
@@ -196,11 +115,11 @@ class _Compiled:
     What is compiled is the function, not the method, so that a copy of the model runs itself.
     """
 
-    def __init__(self, model: nn.Module, backend: _Backend) -> None:
+    def __init__(self, model: nn.Module, backend: Backend) -> None:
         self.original: Callable[..., Any] = model.forward
         functools.update_wrapper(self, model.forward, updated=())
-        function, self.owner = _unbound(model.forward)
-        self.run: Callable[..., Any] = torch.compile(function, backend=backend)
+        function, self.owner = compiler.unbound(model.forward)
+        self.run = compiler.compiled(function, backend)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's own ``forward``.
@@ -210,32 +129,9 @@ class _Compiled:
         """
         if not torch.is_grad_enabled():
             return self.original(*args, **kwargs)
-        if is_in_any_mode_without_ignore_compile_internals():
+        if compiler.would_be_ignored():
             raise Unsupported(
                 "memory_budget: under a TorchDispatchMode that does not ignore_compile_internals"
                 " PyTorch would run this model eagerly in silence, now and ever after"
             )
-        from torch._dynamo import config  # noqa: PLC0415
-        from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415
-
-        # Dynamo counts recompilations by function, whichever model they are of, and at a limit
-        # falls back to eager mode in silence.
-        limits = {"recompile_limit": _NEVER, "accumulated_recompile_limit": _NEVER}
-        try:
-            with config.patch(limits):
-                return self.run(self.owner, *args, **kwargs)
-        except BackendCompilerFailed as error:
-            if isinstance(error.inner_exception, Unsupported):
-                raise error.inner_exception from None
-            raise
-
-
-def _unbound(forward: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
-    """A function, and the first argument that makes it ``forward``."""
-    if isinstance(forward, types.MethodType):
-        return forward.__func__, forward.__self__
-    return _call, forward
-
-
-def _call(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return forward(*args, **kwargs)
+        return compiler.run(self.run, self.owner, *args, **kwargs)

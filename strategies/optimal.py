@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from strategies.contract.budgeted import Budgeted
+from strategies.execution.compiler import AOT_EAGER, INDUCTOR
+from strategies.schedules.modes import COMPILED, PARTITIONED, Compilation
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.solution import Solution
+
+PER_CENTS = (100, 50, 20)
+"""Of what the compiler would save: blocks of different budgets mix, and each is a compilation."""
+HOW = {INDUCTOR: COMPILED, AOT_EAGER: PARTITIONED}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,16 +27,39 @@ class Optimal(Budgeted):
 
     Attributes:
         slots: how finely the programme counts memory; 0: as finely as takes about a second.
+        compile: blocks compiled by themselves, each under a budget of its own
+            (`strategies.memory_budget`), are ways to run a block, too.
+        backend: ``inductor``, or ``aot_eager_decomp_partition``; see `strategies.memory_budget`.
     """
 
     textbook_compute: ClassVar[str | None] = "least for the budget"
 
     slots: int = 0
+    compile: bool = False
+    backend: str = INDUCTOR
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.slots < 0:
             raise ValueError(f"optimal: slots must be at least 0, not {self.slots}")
+        if self.backend not in HOW:
+            valid = ", ".join(HOW)
+            raise ValueError(f"{self.name()}: backend must be one of {valid}, not {self.backend!r}")
+
+    @property
+    def exact(self) -> bool:
+        """Not bitwise where blocks are compiled."""
+        return not self.compile
+
+    @property
+    def counted(self) -> bool:
+        """Inductor's own kernels do not pass the dispatcher."""
+        return not self.compile or self.backend != INDUCTOR
+
+    def compilations(self) -> Sequence[str]:
+        """Without a budget, as groups need it, and two that save less; groups save least."""
+        shares = PER_CENTS if self.compile else ()
+        return [Compilation(HOW[self.backend], per_cent).name for per_cent in shares]
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """See `strategies.solvers.optimal.solve`."""

@@ -8,8 +8,9 @@ from reference import Reference
 
 from strategies import Strategy
 from strategies.contract.budgeted import Budgeted
+from strategies.execution.compiler import can_be_watched
 from strategies.flash_checkpoint import FlashCheckpoint
-from strategies.memory_budget import MemoryBudget, _can_be_watched
+from strategies.memory_budget import MemoryBudget
 from strategies.selective import Selective
 
 Rule = Callable[[Reference, Strategy], str | None]
@@ -47,7 +48,7 @@ def out_of_order(given: Reference, strategy: Strategy) -> str | None:
 
 def no_pass(given: Reference, strategy: Strategy) -> str | None:
     """PyTorch 2.9 cannot be asked what its compiler is about to do."""
-    refused = isinstance(strategy, MemoryBudget) and not _can_be_watched()
+    refused = isinstance(strategy, MemoryBudget) and not can_be_watched()
     return r"^memory_budget\(.*: this PyTorch has no joint_custom_pass" if refused else None
 
 
@@ -58,6 +59,6 @@ def random_numbers(given: Reference, strategy: Strategy) -> str | None:
 
 
 RULES: tuple[Rule, ...] = (
-    *(() if _can_be_watched() else (no_pass,)),
+    *(() if can_be_watched() else (no_pass,)),
     *(no_switch, no_attention, out_of_order, random_numbers),
 )

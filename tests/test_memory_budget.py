@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import strategies
 from bench.measure import memory
 from strategies import Unsupported
+from strategies.execution import compiler
 from strategies.memory_budget import MemoryBudget
 from strategies.profiling.flops import count_flops
 
-watched = strategies.memory_budget._can_be_watched()
+watched = compiler.can_be_watched()
 pytestmark = pytest.mark.skipif(not watched, reason="PyTorch's partitioner cannot be watched")
 LINEAR_FLOPS = 2 * 8 * 8 * 8  # one product of tiny.OPTIONS["mlp-chain"]
 SETTINGS = ("activation_memory_budget", "joint_custom_pass", "enable_autograd_cache")

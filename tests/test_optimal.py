@@ -13,6 +13,7 @@ from bench.studies import synthetic
 from strategies.schedules import plan as plans
 from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
+from strategies.schedules.schedule import Schedule
 from strategies.solvers import optimal, optimal_table
 from strategies.solvers.optimal_numbers import slot_bytes_for
 from strategies.solvers.optimal_stretches import stretches_of
@@ -63,6 +64,43 @@ def test_the_smallest_budget_is_never_refused(seed, blocks, modes, big):
 @pytest.mark.parametrize("seed", range(8))
 def test_as_good_as_the_best_of_all_plans_and_modes(seed, blocks, modes):
     check(random_profile(seed, blocks, modes), modes)
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_first_mode_need_not_be_the_fastest(seed, blocks):
+    """As where a compiled mode is; groups, too, then take as much longer."""
+    profile = random_profile(seed, blocks, 3)
+    later = (
+        dataclasses.replace(block, modes=(slower(block.modes[0], seed % 5), *block.modes[1:]))
+        for block in profile.blocks
+    )
+    check(dataclasses.replace(profile, blocks=tuple(later)), 3)
+
+
+def slower(mode, more_s):
+    return dataclasses.replace(mode, recompute_s=mode.recompute_s + more_s)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_schedule_has_the_names_of_its_profile(seed):
+    profile = random_profile(seed, 4, 2)
+    renamed = dataclasses.replace(
+        profile,
+        blocks=tuple(
+            dataclasses.replace(
+                b, modes=(dataclasses.replace(b.modes[0], name="compiled(100)"), *b.modes[1:])
+            )
+            for b in profile.blocks
+        ),
+    )
+    for peak in {peak for peak, _ in outcomes(profile, 2)}:
+        schedule = optimal.solve(profile, peak).schedule
+        names = tuple(
+            "compiled(100)" if name == "all" else name
+            for name in map(schedule.mode, range(len(profile.blocks)))
+        )
+        assert optimal.solve(renamed, peak).schedule == Schedule(schedule.plan, names)
 
 
 @pytest.mark.parametrize("seed", range(10))

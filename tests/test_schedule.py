@@ -8,7 +8,7 @@ from strategies.schedules import plan as plans
 from strategies.schedules.modes import keep
 from strategies.schedules.schedule import ALL, HOST, Schedule
 
-MODES = [ALL, "core", "products", keep([3]), keep([2, 5, 31])]
+MODES = [ALL, "core", "products", keep([3]), keep([2, 5, 31]), "compiled(50)", "partitioned(0)"]
 
 
 @st.composite

@@ -55,6 +55,9 @@ class StepTimes:
 def measure(step: Step, chain: Chain, profile: ChainProfile, rounds: int = ROUNDS) -> ChainProfile:
     """``profile`` with its times replaced by measured ones; bytes and FLOPs stay.
 
+    A profile with compiled blocks stays as it is: their times are shares of the eager ones', which
+    were measured already.
+
     Blocks that cost the same in bytes and FLOPs are one block as far as time goes: they share the
     median over all of them and all rounds.
 
@@ -65,6 +68,8 @@ def measure(step: Step, chain: Chain, profile: ChainProfile, rounds: int = ROUND
         profile: of that chain.
         rounds: each runs every kind of step once; one more is not counted.
     """
+    if profile.eager is not None:
+        return profile
     steps: dict[str, list[StepTimes]] = {}
     contenders = {
         name: _switch(step, chain, install, steps.setdefault(name, []))

@@ -44,6 +44,7 @@ from strategies.profiling.flops import count_flops
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.profiler import profile_chain
 from strategies.schedules.interpreter import predict
+from strategies.schedules.modes import Compilation
 from strategies.schedules.schedule import ALL
 
 
@@ -117,7 +118,8 @@ class _Bench:
             strategy = applied.strategy
             outcome = gradients.run(self.step, self.cell.seed)
         result = gradients.compare(reference, outcome)
-        problem = result.problem(exact=strategy.exact, compiled=strategy.compiled)
+        compiled = strategy.compiled or self._has_compiled_blocks
+        problem = result.problem(exact=strategy.exact, compiled=compiled)
         check = GradientCheck(
             loss=outcome.loss.item(),
             reference_loss=reference.loss.item(),
@@ -134,21 +136,27 @@ class _Bench:
         """What the plan interpreter says, from a profile of the blocks as the strategy has them.
 
         Kernels and sub-modules are the strategy's; the plan and its storage are interpreted. What a
-        compiler recomputes follows no plan.
+        compiler recomputes follows no plan; of single compiled blocks, it is what was planned by.
         """
         prepared, model = self.prepared, self.step.model
         if prepared.strategy.compiled:
             return Predicted()
-        modes = enumerate(prepared.schedule.modes)
-        names = {index: name for index, name in modes if name != ALL}
-        with installed(lambda: prepared.strategy.install(model, prepared.chain)):
-            profile = profile_chain(self.step, prepared.chain, assigned=[names], scratch=True)
-        prediction = predict(profile, prepared.schedule, self._resting_bytes())
+        prediction = prepared.prediction
+        if prediction is None or not self._has_compiled_blocks:
+            modes = enumerate(prepared.schedule.modes)
+            names = {index: name for index, name in modes if name != ALL}
+            with installed(lambda: prepared.strategy.install(model, prepared.chain)):
+                profile = profile_chain(self.step, prepared.chain, assigned=[names], scratch=True)
+            prediction = predict(profile, prepared.schedule, self._resting_bytes())
         return Predicted(
             predicted_peak_bytes=prediction.peak_bytes,
             predicted_saved_after_forward_bytes=prediction.saved_bytes,
             predicted_recompute_flops=prediction.recompute_flops,
         )
+
+    @property
+    def _has_compiled_blocks(self) -> bool:
+        return any(map(Compilation.parse, self.prepared.schedule.modes))
 
     def _resting_bytes(self) -> list[int] | None:
         storage = self.prepared.storage

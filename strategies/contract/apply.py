@@ -73,7 +73,15 @@ def apply(
     step = None
     if example is not None:
         step = ExampleStep(model, detached(example), loss, optimizer, accumulation, keep_output)
-    prepared = prepare(model, strategy, blocks=blocks, step=step, chain=chain, **params)
+    prepared = prepare(
+        model,
+        strategy,
+        blocks=blocks,
+        step=step,
+        chain=chain,
+        compile_blocks=compile_blocks,
+        **params,
+    )
     reference = outcome(model, step) if check else None
     applied = prepared.apply(compile_blocks=compile_blocks)
     if reference is not None and step is not None:

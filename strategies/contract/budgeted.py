@@ -13,7 +13,9 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import Step
+from strategies.schedules import budget as budgets
 from strategies.schedules.budget import Answer, counted, parse, resolve
+from strategies.schedules.modes import Compilation
 from strategies.schedules.plan import Plan
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
@@ -53,11 +55,20 @@ class Budgeted(Strategy, abc.ABC):
             return chain
         try:
             profile = profile_chain(
-                step, chain, modes=self.modes, operators=self.operators, scratch=True
+                step,
+                chain,
+                modes=self.modes,
+                operators=self.operators,
+                scratch=True,
+                compiled=self.compilations(),
             )
         except Unsupported as error:
             raise Unsupported(f"{self.spec()}: {error}") from error
         return dataclasses.replace(chain, profile=profile)
+
+    def compilations(self) -> Sequence[str]:
+        """Compiled modes that the profile is to know."""
+        return ()
 
     @abc.abstractmethod
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
@@ -99,14 +110,19 @@ class Budgeted(Strategy, abc.ABC):
 
     def _answer(self, profile: ChainProfile) -> Answer:
         budget_bytes = resolve(self.budget, profile)
-        solution = self.solution(profile, budget_bytes)
-        if solution is None:
-            smallest_bytes = self.smallest_bytes(profile)
+        profiles = [profile, *([profile.eager] if profile.eager else [])]
+        answers = [
+            Answer.of(each, budget_bytes, solution)
+            for each in profiles
+            if (solution := self.solution(each, budget_bytes)) is not None
+        ]
+        if not answers:
+            smallest_bytes = min(map(self.smallest_bytes, profiles))
             raise Unsupported(
                 f"{self.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
                 f" that does is {smallest_bytes:,} bytes"
             )
-        return Answer.of(profile, budget_bytes, solution)
+        return budgets.best(answers)
 
     def remarks(self, answer: Answer) -> Sequence[str]:
         """How much of the budget is used, and how far from the proven bound the schedule is."""
@@ -121,7 +137,16 @@ class Budgeted(Strategy, abc.ABC):
         return (
             f"budget {answer.budget_bytes:,} bytes; predicted peak {used}",
             f"{gap} (memory counted {counted(answer.solution.slot_bytes)})",
+            *_on_compiling(answer),
         )
+
+
+def _on_compiling(answer: Answer) -> Sequence[str]:
+    """What is compiled, and what is not, and why."""
+    if not any(map(Compilation.parse, answer.schedule.modes)):
+        return answer.profile.left_out
+    close = "gradients of compiled blocks are close to those of none, not bitwise equal"
+    return (f"{close}; the first step takes the time of compiling", *answer.profile.left_out)
 
 
 def known(chain: Chain, strategy: Strategy) -> ChainProfile:

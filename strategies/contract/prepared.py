@@ -17,7 +17,7 @@ from strategies.contract.strategy import Strategy
 from strategies.execution import block_modes, layout
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
-from strategies.execution.stand_in import compiled
+from strategies.execution.stand_in import compile_all
 from strategies.execution.undo import Undo, installed, undo_all, undone_on_error
 from strategies.profiling.coverage import coverage
 from strategies.profiling.step import ExampleStep, Step, preserved
@@ -70,9 +70,7 @@ class Prepared:
         """Kernels and sub-modules, op policies, and the plan; returns how to undo them."""
         undos: list[Undo] = []
         with undone_on_error(undos):
-            if compile_blocks is not False:
-                options = {} if compile_blocks is True else compile_blocks
-                undos += [compiled(block, options) for block in dict.fromkeys(self.chain.blocks)]
+            undos += compile_all(self.chain.blocks, compile_blocks)
             undos += self.strategy.install(self.model, self.chain)
             undos += block_modes.install(self.chain, dict(enumerate(self.schedule.modes)))
             undos += layout.install(self.chain, self.plan, self.storage, self.stored, self.model)
@@ -132,6 +130,7 @@ def prepare(
     step: Step | None = None,
     chain: Chain | None = None,
     device: torch.device | None = None,
+    compile_blocks: bool | Mapping[str, Any] = False,
     **params: Any,
 ) -> Prepared:
     """Work out what ``strategy`` will do to ``model``, and leave the model as it is.
@@ -143,6 +142,7 @@ def prepare(
         step: to watch.
         chain: instead of ``step`` and ``blocks``.
         device: that the model is to run on; default: where it is.
+        compile_blocks: how its blocks will be compiled when the strategy is applied.
         params: the strategy's parameters.
 
     Raises:
@@ -155,7 +155,7 @@ def prepare(
     if reason:
         raise Unsupported(f"{chosen.spec()}: {reason}")
     if chain is None:
-        chain = profiled(model, chosen, step, blocks=blocks)
+        chain = profiled(model, chosen, step, blocks=blocks, compile_blocks=compile_blocks)
     prepared = _prepared(model, chosen, chain)
     if isinstance(step, ExampleStep):
         with installed(lambda: dropped.none(model)), preserved(model):

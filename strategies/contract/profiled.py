@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain, find_chain
 from strategies.execution.errors import Unsupported
+from strategies.execution.stand_in import compile_all
 from strategies.execution.undo import installed
 from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.order import ordered
@@ -28,6 +30,7 @@ def profiled(
     step: Step | None,
     *,
     blocks: str | Sequence[str] | None = None,
+    compile_blocks: bool | Mapping[str, Any] = False,
 ) -> Chain:
     """The chain of ``model`` with what ``strategy`` needs to know about it.
 
@@ -36,12 +39,18 @@ def profiled(
         strategy: as in `apply`.
         step: a step of the model, for strategies that need one.
         blocks: as in `apply`.
+        compile_blocks: as in `apply`: a plan for compiled blocks is made from compiled blocks.
     """
     chain = find_chain(model, blocks)
     if step is None:
         return chain
-    undos = (lambda: caches.turn_off(model, chain), lambda: dropped.none(model))
-    with installed(undos[0]), installed(undos[1]), preserved(model):
+    wanted = compile_blocks if get(strategy).needs_profile else False
+    with (
+        installed(lambda: caches.turn_off(model, chain)),
+        installed(lambda: dropped.none(model)),
+        installed(lambda: compile_all(chain.blocks, wanted)),
+        preserved(model),
+    ):
         chain = _profiled(chain, get(strategy), step)
     if not isinstance(step, ExampleStep):
         return chain

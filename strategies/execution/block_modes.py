@@ -1,4 +1,4 @@
-"""Op policies of single blocks: ways to run a block that keep a part of what autograd would."""
+"""Modes of single blocks: ways to run a block that keep a part of what autograd would."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from strategies.execution import attention_core, op_policies
+from strategies.execution import attention_core, compiled_blocks, op_policies
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import Undo, undo_all
+from strategies.schedules.modes import Compilation
 from strategies.schedules.schedule import ALL
 
 CORE = "core"
@@ -45,11 +46,11 @@ def _runs(chain: Chain, index: int, name: str) -> bool:
 
 
 def install(chain: Chain, names: Mapping[int, str]) -> list[Undo]:
-    """Make blocks run under op policies.
+    """Make blocks run under op policies, or compiled.
 
     Args:
         chain: the model's blocks.
-        names: op policies by block; ``all`` changes nothing.
+        names: modes by block; ``all`` changes nothing.
 
     Returns:
         How to undo it, to be run in reverse.
@@ -59,14 +60,20 @@ def install(chain: Chain, names: Mapping[int, str]) -> list[Undo]:
         Unsupported: a block cannot run so.
     """
     for name in names.values():
-        if name not in (ALL, CORE) and not op_policies.is_policy(name):
+        if not is_mode(name):
             known = ", ".join((ALL, *MODES))
-            raise ValueError(f"a mode is one of {known} or keep(2,5), not {name!r}")
+            raise ValueError(f"a mode is one of {known}, keep(2,5) or compiled(50), not {name!r}")
     undos = _install_cores(chain, [index for index, name in names.items() if name == CORE])
     others = {index: name for index, name in names.items() if op_policies.is_policy(name)}
     blocks = {index: chain.blocks[index] for index in others}
     undos += op_policies.install(blocks, others, chain.blocks)
+    undos += compiled_blocks.install(chain, names)
     return undos
+
+
+def is_mode(name: str) -> bool:
+    """Whether a block can run so at all."""
+    return name in (ALL, CORE) or op_policies.is_policy(name) or Compilation.parse(name) is not None
 
 
 def _install_cores(chain: Chain, indices: Sequence[int]) -> list[Undo]:

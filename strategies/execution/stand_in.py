@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 from torch import nn
@@ -98,8 +98,19 @@ class RestoreForward(Undo):
         self.replicate()
 
 
-def compiled(module: nn.Module, options: Mapping[str, Any]) -> Undo:
-    """Compile a module, in place; returns how to undo it."""
+def compile_all(modules: Iterable[nn.Module], options: bool | Mapping[str, Any]) -> list[Undo]:
+    """Compile modules, in place, each once; returns how to undo it.
+
+    Args:
+        modules: what is compiled.
+        options: of ``module.compile``; ``False``: nothing is.
+    """
+    if options is False:
+        return []
+    return [_compiled(each, {} if options is True else options) for each in dict.fromkeys(modules)]
+
+
+def _compiled(module: nn.Module, options: Mapping[str, Any]) -> Undo:
     undo = RestoreAttribute.of(module, COMPILED)
     module.compile(**options)
     return undo

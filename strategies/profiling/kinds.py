@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from strategies.execution.chain import Chain
+from strategies.execution.stand_in import COMPILED
 from strategies.execution.tensors import storage_key
 
 _PLACE = re.compile(r"(^|_)(idx|index|id|number)$")
@@ -100,6 +101,8 @@ class _Reading:
 
     def setting(self, name: str, value: Any) -> Hashable:
         """An attribute; one that counts the blocks is taken for its distance from the place."""
+        if name == COMPILED:
+            return name, value is not None  # profiled eagerly, and compiled block by block
         counts = type(value) is int and value - self.place in (0, 1) and _PLACE.search(name)
         if counts:
             self.numbered = True

@@ -3,7 +3,7 @@
 1. A forward that lists what autograd saves, and for which block.
 2. A step as the model is: what a block holds, needs and computes when it runs normally.
 3. A step with every block in a recompute group of its own: what recompute needs.
-4. The first two again for every op policy.
+4. The first two again for every op policy, and, compiled, with an allocator's eyes (`compiled`).
 
 Before all of them, `scout` finds the blocks that are equal: of each kind one is watched, and the
 others are passed by (`passage`).
@@ -11,18 +11,17 @@ others are passed by (`passage`).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 from torch._subclasses.fake_tensor import FakeTensor
 
 from strategies.execution import block_modes as modes_of
-from strategies.execution import layout, op_policies
+from strategies.execution import layout
 from strategies.execution.chain import Chain
-from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling.balance import balanced
+from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
     fixed_s,
     gradient_bytes,
@@ -32,10 +31,11 @@ from strategies.profiling.composing import (
 from strategies.profiling.lives import Passed, watch_lives
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
-from strategies.profiling.saved import Kept, Saved, watch_saved
+from strategies.profiling.saved import Saved, watch_saved
 from strategies.profiling.scout import Alike, scout
 from strategies.profiling.step import Step
 from strategies.profiling.watched import How, Watched, after
+from strategies.profiling.watched_modes import ModesWatched, mode_of, watch_modes
 from strategies.schedules.modes import BlockOperators, Mode
 from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL
@@ -50,6 +50,7 @@ def profile_chain(
     assigned: Sequence[Mapping[int, str]] = (),
     operators: bool = False,
     scratch: bool = False,
+    compiled: Sequence[str] = (),
 ) -> ChainProfile:
     """The profile of ``step``'s model, whose blocks are ``chain``.
 
@@ -65,24 +66,24 @@ def profile_chain(
         operators: list each block's operators, too.
         scratch: on a real CPU, working bytes include the scratch memory of kernels, as its
             allocator saw them; elsewhere they are tensors alone.
+        compiled: modes of blocks that are compiled by themselves, on a real CPU. Blocks that were
+            compiled before run as they are, in no other mode.
 
     Raises:
         Unsupported: a block runs more than once, or out of order, in one forward.
     """
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
     how = How(rates, scratch and _is_real_cpu(step))
-    alike = scout(step, chain, {index for names in assigned for index in names})
-    with installed(lambda: alike.install(chain, whole=False)):
-        passed = watch_lives(step, chain)
-    alike = alike.without(passed.beside)
-    passes = _Passes(step, chain, alike, how)
-    with installed(lambda: alike.install(chain, whole=False)):
-        saved = watch_saved(step, chain)
-    with installed(lambda: alike.install(chain, whole=True)):
-        normal = how.watch(step, chain)
-    with installed(lambda: alike.install(chain, whole=False)):
-        costs = passes.costs(saved, normal, (modes, assigned), operators=operators)
-    return passes.composed(costs, normal, saved, passed)
+    before = any(map(is_compiled, chain.blocks))
+    policies = ((), ()) if before else (modes, assigned)
+    with eagerly(chain.blocks):
+        alike = scout(step, chain, {index for names in policies[1] for index in names})
+        with installed(lambda: alike.install(chain, whole=False)):
+            passed = watch_lives(step, chain)
+        alike = alike.without(passed.beside)
+        passes = _Passes(step, chain, alike, how)
+        profile = passes.profile(policies, passed, operators=operators and not before)
+    return with_compiled(profile, step, chain, alike, compiled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,23 @@ class _Passes:
     chain: Chain
     alike: Alike
     how: How
+
+    def profile(
+        self,
+        policies: tuple[Sequence[str], Sequence[Mapping[int, str]]],
+        passed: Passed,
+        *,
+        operators: bool,
+    ) -> ChainProfile:
+        """The whole chain, its blocks not compiled; see `costs`."""
+        step, chain, alike = self.step, self.chain, self.alike
+        with installed(lambda: alike.install(chain, whole=False)):
+            saved = watch_saved(step, chain)
+        with installed(lambda: alike.install(chain, whole=True)):
+            normal = self.how.watch(step, chain)
+        with installed(lambda: alike.install(chain, whole=False)):
+            costs = self.costs(saved, normal, policies, operators=operators)
+        return self.composed(costs, normal, saved, passed)
 
     def costs(
         self,
@@ -115,7 +133,7 @@ class _Passes:
         with installed(lambda: layout.install(chain, plan)):
             steps = (normal, self.how.watch(step, chain))
         names = (*map(self._everywhere, policies[0]), *policies[1])
-        others = [_watch_modes(step, chain, by_index, self.how) for by_index in names]
+        others = [watch_modes(step, chain, by_index, self.how) for by_index in names]
         rates, trace, listing = self.how.rates, self.how.trace(), indices if operators else []
         listed = watch_operators(step, chain, rates, trace, listing)
         return {i: _cost(i, saved, steps, others, listed.get(i)) for i in indices}
@@ -154,15 +172,15 @@ def _cost(
     index: int,
     saved: Saved,
     steps: tuple[Watched, Watched],
-    others: Sequence[_ModesWatched | None],
+    others: Sequence[ModesWatched | None],
     operators: BlockOperators | None,
 ) -> BlockCost:
     """What a block that was watched costs, its gradients aside."""
-    by_name = {ALL: _mode(ALL, saved.blocks[index], steps[0], index)}
+    by_name = {ALL: mode_of(ALL, saved.blocks[index], steps[0], index)}
     for watched in others:
         if watched is not None and index in watched.names:
             name = watched.names[index]
-            mode = _mode(name, watched.saved.blocks[index], watched.step, index)
+            mode = mode_of(name, watched.saved.blocks[index], watched.step, index)
             states_bytes = watched.checkpoints[index] * watched.step.group_bytes
             by_name[name] = dataclasses.replace(mode, saved_bytes=mode.saved_bytes + states_bytes)
     output_bytes = saved.blocks[index].output_bytes
@@ -173,55 +191,6 @@ def _cost(
 def _is_real_cpu(step: Step) -> bool:
     fake = any(isinstance(tensor, FakeTensor) for tensor in step.resident_tensors())
     return step.device.type == "cpu" and not fake
-
-
-@dataclasses.dataclass
-class _ModesWatched:
-    """The two passes under op policies, by block."""
-
-    names: Mapping[int, str]
-    checkpoints: Mapping[int, int]
-    saved: Saved
-    step: Watched
-
-
-def _watch_modes(
-    step: Step, chain: Chain, names: Mapping[int, str], how: How
-) -> _ModesWatched | None:
-    """``None`` where the blocks cannot run so, which some find out only when they run."""
-    if not names:
-        return None
-    counts = {index: modes_of.checkpoints(chain, index, name) for index, name in names.items()}
-    with contextlib.suppress(Unsupported), installed(lambda: modes_of.install(chain, names)):
-        try:
-            saved = watch_saved(step, chain)
-            watched = how.watch(step, chain)
-        except RuntimeError as error:
-            if op_policies.MUTATED in str(error):
-                return None
-            raise
-        for index in names:
-            saved.blocks[index].keeps_output |= modes_of.keeps_output(chain.blocks[index])
-        return _ModesWatched(names, counts, saved, watched)
-    return None
-
-
-def _mode(name: str, kept: Kept, watched: Watched, index: int) -> Mode:
-    enter, leave = f"enter {index}", f"leave {index}"
-    begin, end = f"backward {index}", after(index)
-    gained_bytes = watched.gained_bytes(enter, leave) - kept.output_bytes
-    return Mode(
-        name=name,
-        # An op policy keeps tensors in a place of its own, which no hook of autograd sees.
-        saved_bytes=kept.saved_bytes if name == ALL else gained_bytes,
-        keeps_input=kept.keeps_input,
-        keeps_output=kept.keeps_output,
-        forward_working_bytes=watched.working_bytes(enter, watched.next(index)),
-        backward_working_bytes=watched.working_bytes(begin, end),
-        backward_flops=watched.flops(begin, end),
-        recompute_flops=watched.recompute_flops(begin, end),
-        recompute_s=watched.recompute_s(begin, end),
-    )
 
 
 def _block_cost(

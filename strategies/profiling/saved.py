@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
+from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.step import Step
@@ -152,11 +153,30 @@ def hooks(
 
     with contextlib.ExitStack() as stack:
         for index, block in enumerate(chain.blocks):
+            if StandIn.outermost(block) == COMPILED:
+                stack.callback(_Hooked(block, before(index), after(index)).install())
+                continue
             pre = block.register_forward_pre_hook(before(index), with_kwargs=True)
             post = block.register_forward_hook(after(index), with_kwargs=True)
             stack.callback(pre.remove)
             stack.callback(post.remove)
         yield
+
+
+class _Hooked(StandIn):
+    """Calls hooks around a block that was compiled, whose own hooks a compiler would trace."""
+
+    def __init__(
+        self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]
+    ) -> None:
+        super().__init__(module, COMPILED)
+        self.before, self.after = before, after
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.before(self.module, args, kwargs)
+        output = self.original(*args, **kwargs)
+        self.after(self.module, args, kwargs, output)
+        return output
 
 
 def _first(tensors: Sequence[Tensor], block: nn.Module, verb: str) -> Tensor:

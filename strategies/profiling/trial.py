@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace
+from strategies.profiling.block_times import now_s
 from strategies.profiling.step import Step, preserved
 from strategies.schedules.profile import ChainProfile
 
@@ -84,16 +84,9 @@ def seconds(step: Step, contenders: Sequence[Install], rounds: int = ROUNDS) -> 
 
 def _timed(step: Step) -> float:
     step.drop_gradients()
-    _synchronize(step.device)
-    begin_s = time.perf_counter()
+    begin_s = now_s(step.device)
     step.backward(step.forward())
-    _synchronize(step.device)
-    return time.perf_counter() - begin_s
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
+    return now_s(step.device) - begin_s
 
 
 def fastest(times: Sequence[Sequence[float]]) -> int:

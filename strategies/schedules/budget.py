@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from strategies.schedules.interpreter import Prediction, predict
 from strategies.schedules.plan import plain
@@ -42,11 +43,11 @@ def parse(text: str) -> float | int:
 
 
 def resolve(text: str, profile: ChainProfile) -> int:
-    """A budget in bytes; a share is of the predicted peak of a step without checkpoints."""
+    """A budget in bytes; a share is of the predicted peak of a step in mode ``all``, no groups."""
     value = parse(text)
     if isinstance(value, int):
         return value
-    none = predict(profile, plain(len(profile.blocks)))
+    none = predict(profile, Schedule(plain(len(profile.blocks))))
     return int(value * none.peak_bytes)
 
 
@@ -77,10 +78,25 @@ class Answer:
         return self.solution.schedule
 
     @property
+    def bound_s(self) -> float:
+        """The proven bound on the time of a step."""
+        return self.profile.plain_step_s + self.solution.bound_s
+
+    @property
     def gap_fraction(self) -> float:
         """How much longer a step takes than by the proven bound, as a share of the bound."""
-        bound_s = self.profile.plain_step_s + self.solution.bound_s
-        return self.prediction.step_s / bound_s - 1
+        return self.prediction.step_s / self.bound_s - 1
+
+
+def best(answers: Sequence[Answer]) -> Answer:
+    """The fastest answer; the bound is that of all."""
+    chosen = min(answers, key=lambda answer: answer.prediction.step_s)
+    if len(answers) == 1:
+        return chosen
+    bound_s = min(answer.bound_s for answer in answers) - chosen.profile.plain_step_s
+    return dataclasses.replace(
+        chosen, solution=dataclasses.replace(chosen.solution, bound_s=bound_s)
+    )
 
 
 def counted(slot_bytes: int) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from strategies.schedules.abstract_machine import Machine
-from strategies.schedules.plan import Plan, forward_counts
+from strategies.schedules.plan import Plan, forward_counts, leaves
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 
@@ -52,12 +52,18 @@ def predict(
 
     Args:
         profile: see `ChainProfile`.
-        schedule: for ``len(profile.blocks)`` blocks; or a plan alone.
+        schedule: for ``len(profile.blocks)`` blocks; or a plan alone, its blocks in their first
+            modes.
         resting_bytes: bytes on the device of each boundary while it waits as the input of a
             top-level group (compressed or offloaded); default: as it is.
+
+    Raises:
+        ValueError: a block runs in a mode that the profile does not know, or in a group in another
+            than its first.
     """
     if not isinstance(schedule, Schedule):
-        schedule = Schedule(schedule)
+        schedule = profile.schedule(schedule)
+    _check_groups(profile, schedule)
     plan = schedule.plan
     resting = [profile.boundary_bytes(index) for index in range(len(profile.blocks))]
     if resting_bytes is not None:
@@ -78,3 +84,13 @@ def predict(
         block_forwards=tuple(forward_counts(plan, len(profile.blocks))),
         peak_phase=machine.peak_phase,
     )
+
+
+def _check_groups(profile: ChainProfile, schedule: Schedule) -> None:
+    groups = (node for node in schedule.plan if not isinstance(node, int))
+    for index in (index for group in groups for index in leaves(group)):
+        if schedule.mode(index) != profile.first_modes[index]:
+            raise ValueError(
+                f"what block {index} costs in a group is known of mode"
+                f" {profile.first_modes[index]}, not of {schedule.mode(index)}"
+            )

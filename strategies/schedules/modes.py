@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 PS = 1e12
 """Picoseconds in a second."""
+COMPILED, PARTITIONED = "compiled", "partitioned"
+_COMPILATION = re.compile(rf"^({COMPILED}|{PARTITIONED})\((\d|[1-9]\d|100)\)$")
 _KEEP = re.compile(r"^keep\((\d+(?:,\d+)*)\)$")
 
 
@@ -27,6 +29,31 @@ def kept_by(name: str) -> frozenset[int] | None:
     return frozenset(map(int, match.group(1).split(","))) if match else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """A block that is compiled by itself: ``compiled(50)``, ``partitioned(50)``.
+
+    Attributes:
+        how: ``compiled``: into kernels; ``partitioned``: the operators of the graphs that the
+            compiler cut run one by one.
+        per_cent: of what the compiler would save by itself, which it may save.
+    """
+
+    how: str
+    per_cent: int
+
+    @classmethod
+    def parse(cls, name: str) -> Compilation | None:
+        """Read a mode's name; ``None`` for another one."""
+        match = _COMPILATION.match(name)
+        return cls(match.group(1), int(match.group(2))) if match else None
+
+    @property
+    def name(self) -> str:
+        """The mode's name."""
+        return f"{self.how}({self.per_cent})"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mode:
     """One way to run a block so that its backward can follow.
@@ -34,16 +61,19 @@ class Mode:
     *Working* bytes are the most alive above the bytes at the start.
 
     Attributes:
-        name: ``all`` (autograd keeps what it needs), or an op policy: ``core``, ``products``.
+        name: ``all`` (autograd keeps what it needs), an op policy (``core``, ``products``), or a
+            compilation (``compiled(50)``).
         saved_bytes: what is kept between forward and backward, the block's own input and output
             not counted.
         keeps_input: the block's input is kept for it.
         keeps_output: the block's output is kept for it.
         forward_working_bytes: during forward.
         backward_working_bytes: during backward, recompute inside the block included.
-        backward_flops: of one backward, recompute inside the block included.
+        backward_flops: of one backward, recompute inside the block included; what a compiler
+            recomputes is not counted.
         recompute_flops: the part of ``backward_flops`` that repeats forward work.
-        recompute_s: the time that this repeated work takes.
+        recompute_s: the time that this repeated work takes; where a block has compiled modes, what
+            the mode takes longer than the fastest of them.
     """
 
     name: str

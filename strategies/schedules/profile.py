@@ -7,10 +7,12 @@ Made by `strategies.profiling` (or by hand, in tests); read by the plan interpre
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 from strategies.schedules.modes import BlockOperators, Mode, kept_by
-from strategies.schedules.schedule import HOST
+from strategies.schedules.plan import Plan
+from strategies.schedules.schedule import HOST, Schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,8 @@ class BlockCost:
     """One block, as profiled. *Working* bytes are the most alive above the bytes at the start.
 
     Attributes:
-        modes: ways to run it; the first is ``all``.
+        modes: ways to run it; the first is the one in which it runs in groups: ``all``, or compiled
+            without a budget, where that is faster.
         output_bytes: the boundary that the block hands on, as the next one takes it.
         unsaved_working_bytes: during a forward inside a checkpoint, which keeps nothing.
         recompute_working_bytes: during recompute and backward of a group of this block alone.
@@ -26,8 +29,8 @@ class BlockCost:
             blocks are given too; less than zero where such a one comes to its end.
         forward_flops: of one forward.
         last_recompute_flops: of a recompute that stops at the block's last saved tensor.
-        forward_s: time of one forward.
-        backward_s: time of one backward in mode ``all``, repeated work not counted.
+        forward_s: time of one forward in the first mode.
+        backward_s: time of one backward in the fastest mode, repeated work not counted.
         last_recompute_s: time of a recompute that stops at the block's last saved tensor.
         operators: what the block's operators cost, for solvers that choose among them.
     """
@@ -116,6 +119,8 @@ class ChainProfile:
             leave would never arrive.
         link_tier: what is at the other end of it: ``host`` or ``disk``.
         faked: profiled on fake tensors, for the step does not fit as it is: no scratch memory.
+        left_out: sentences on modes that were asked for and are not there.
+        eager_blocks: the blocks without their compiled modes, if they have any.
     """
 
     blocks: tuple[BlockCost, ...]
@@ -139,6 +144,8 @@ class ChainProfile:
     link_bytes_per_s: float = 0.0
     link_tier: str = HOST
     faked: bool = False
+    left_out: tuple[str, ...] = ()
+    eager_blocks: tuple[BlockCost, ...] = ()
 
     def boundary_bytes(self, index: int) -> int:
         """The boundary that block ``index`` reads (``len(blocks)``: that the tail reads)."""
@@ -148,6 +155,22 @@ class ChainProfile:
         """Time of boundary ``index`` on the link, one way."""
         size_bytes = self.boundary_bytes(index)
         return size_bytes / self.link_bytes_per_s if self.link_bytes_per_s else math.inf
+
+    @property
+    def eager(self) -> ChainProfile | None:
+        """The same chain without compiled modes, if it has any."""
+        if not self.eager_blocks:
+            return None
+        return dataclasses.replace(self, blocks=self.eager_blocks, eager_blocks=())
+
+    @functools.cached_property
+    def first_modes(self) -> tuple[str, ...]:
+        """The mode of each block in which it runs in groups."""
+        return tuple(block.modes[0].name for block in self.blocks)
+
+    def schedule(self, plan: Plan) -> Schedule:
+        """A plan, every block in its first mode."""
+        return Schedule(plan, self.first_modes)
 
     @property
     def plain_step_s(self) -> float:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from strategies.schedules import plan as plans
+from strategies.schedules.modes import Compilation
 from strategies.schedules.plan import Node, Plan
 
 ALL = "all"
@@ -17,6 +18,12 @@ _TOKEN = re.compile(
 )
 
 
+def runs_again(name: str) -> bool:
+    """Whether a block of a recompute group can run in a mode, which keeps nothing for later."""
+    compilation = Compilation.parse(name)
+    return name == ALL or (compilation is not None and compilation.per_cent == 100)
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """All that an executor needs, and what is solved, printed, stored and read back. Pure data.
@@ -24,9 +31,9 @@ class Schedule:
     Attributes:
         plan: see `strategies.schedules.plan`.
         modes: one name a block, or none at all for ``all`` everywhere: how the block runs (see
-            `schedules.modes.Mode`). Blocks in recompute groups run in mode ``all``: what an op
-            policy kept when the group is run again would be gone when backward needs it, for
-            nested checkpoints keep the graph of the first forward.
+            `schedules.modes.Mode`). Blocks in recompute groups run in mode ``all``, or compiled
+            without a budget: what an op policy kept when the group is run again would be gone when
+            backward needs it, for nested checkpoints keep the graph of the first forward.
         offloaded: blocks whose input the schedule itself sends off the device, its transfers
             overlapped with compute (`strategies.storage.overlapped`); each begins a top-level
             group. Other boundaries rest as the strategy's storage says.
@@ -60,10 +67,10 @@ class Schedule:
         if self.modes and len(self.modes) != count:
             raise ValueError(f"{len(self.modes)} modes for {count} blocks")
         for index in (index for group in groups for index in plans.leaves(group)):
-            if self.mode(index) != ALL:
+            if not runs_again(self.mode(index)):
                 raise ValueError(
                     f"block {index} is in a recompute group and runs in mode {ALL},"
-                    f" not {self.mode(index)}"
+                    f" not {self.mode(index)}; of compiled modes compiled(100) alone can be there"
                 )
 
     def split(self, borders: Sequence[int]) -> Schedule:

@@ -49,7 +49,8 @@ def heuristics(profile: ChainProfile) -> Iterator[Schedule]:
     for plan in optimal.heuristics(profile):
         starts = [plans.first(node) for node in plan if isinstance(node, tuple)]
         for offloaded in (starts, starts[1:], starts[::2], starts[1::2]):
-            yield Schedule(plan, (), frozenset(offloaded), profile.link_tier)
+            modes = profile.first_modes
+            yield Schedule(plan, modes, frozenset(offloaded), profile.link_tier)
 
 
 def neighbours(profile: ChainProfile, schedule: Schedule) -> Iterator[Schedule]:

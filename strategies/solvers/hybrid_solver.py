@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from strategies.schedules.schedule import ALL, Schedule
+from strategies.schedules.schedule import Schedule
 from strategies.solvers import optimal
 from strategies.solvers.hybrid_numbers import roads_of
 
@@ -54,7 +54,7 @@ class Solver:
 
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""
-        modes, offloaded = [ALL] * self.count, set()
+        modes, offloaded = list(self.profile.first_modes), set()
         nodes: list[Any] = []
         road, held, begin = 0, self.held, 0
         while begin < self.count:
@@ -64,8 +64,7 @@ class Solver:
                 offloaded.add(begin)
             slots = min(slots - choice.taken, self.inside.slots)
             road, held, begin = choice.road, choice.held, choice.end
-        names = () if set(modes) == {ALL} else tuple(modes)
-        return Schedule(tuple(nodes), names, frozenset(offloaded), self.profile.link_tier)
+        return Schedule(tuple(nodes), tuple(modes), frozenset(offloaded), self.profile.link_tier)
 
     def _node(self, choice: Choice, begin: int, slots: int, modes: list[str]) -> Any:
         if choice.mode >= 0:

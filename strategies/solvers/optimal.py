@@ -35,7 +35,7 @@ from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.plan import Plan
 from strategies.schedules.profile import ChainProfile
-from strategies.schedules.schedule import ALL, Schedule
+from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import leanest, recursive
 from strategies.solvers.optimal_numbers import numbers_of, slot_bytes_for
@@ -106,9 +106,9 @@ class Solver:
 
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""
-        modes = [ALL] * len(self.profile.blocks)
+        modes = list(self.profile.first_modes)
         nodes = tuple(self.nodes(self.held, 0, len(self.profile.blocks), slots, modes))
-        return Schedule(nodes, () if set(modes) == {ALL} else tuple(modes))
+        return Schedule(nodes, tuple(modes))
 
     def nodes(self, held: int, begin: int, end: int, slots: int, modes: list[str]) -> Iterator[Any]:
         """The nodes of a stretch with ``slots`` left, its modes written into ``modes``.
@@ -235,7 +235,7 @@ def _solved(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solutio
             continue  # the interpreter takes longer to say so
         predicted = predict(profile, plan)
         if predicted.peak_bytes <= budget_bytes:
-            candidates.append((predicted, Schedule(plan)))
+            candidates.append((predicted, profile.schedule(plan)))
     if not candidates:
         return None
     best, schedule = min(candidates, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
@@ -269,5 +269,5 @@ def smallest_bytes(profile: ChainProfile) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _leanest(profile: ChainProfile) -> Schedule:
-    simple = map(Schedule, heuristics(profile))
+    simple = map(profile.schedule, heuristics(profile))
     return leanest.search(profile, simple, functools.partial(_solved, profile))
