@@ -1,4 +1,4 @@
-"""Profile, solve, apply: the strategy for those who do not want to choose one."""
+"""Profile, solve, measure, apply: the strategy for those who do not want to choose one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from strategies.contract.strategy import Planned
+from strategies.execution.chain import Chain
 from strategies.optimal import Optimal
 from strategies.schedules.interpreter import predict
+from strategies.schedules.modes import Compilation
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL
 from strategies.schedules.solution import Solution
@@ -18,28 +21,52 @@ from strategies.selective_ops import SelectiveOps
 class Auto(Optimal):
     """The fastest schedule known to fit: ``strategies.apply(model, "auto", budget="8GB", …)``.
 
-    The better of `Optimal`, which groups blocks, and `SelectiveOps`, which chooses inside them: so
-    it is never slower than any plan of groups of k blocks that fits. Where blocks run faster
-    compiled (``compile=True``), the compiler alone chooses inside them, or nothing is compiled,
-    whichever is the faster.
+    The best of three: `Optimal` without op policies and with them, which groups blocks, and
+    `SelectiveOps`, which chooses inside them. What an op policy costs beside the operators that run
+    again, no profile knows; so where an example runs on a real device, a step of each is timed,
+    interleaved, and its peak is measured: a plan that breaks the budget gives way to a tighter one.
+    Where blocks run faster compiled (``compile=True``), the compiler alone chooses inside them, or
+    nothing is compiled, whichever is the faster.
+
+    Attributes:
+        verify: measure; without it, the profile alone decides, and its prediction is the promise.
     """
 
     operators: ClassVar[bool] = True
     among: ClassVar[str] = "nested plan or choice of operators"
 
+    verify: bool = True
+
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
-        """The faster of the two, by the profile's times; the bound holds for both."""
-        answers = [super().solution(profile, budget_bytes)]
-        if not _is_faster_compiled(profile):
-            answers.append(SelectiveOps(budget=self.budget).solution(profile, budget_bytes))
-        solutions = [answer for answer in answers if answer is not None]
+        """The fastest of all, by the profile's times; the bound holds for all."""
+        solutions = self.solutions(profile, budget_bytes)
         if not solutions:
             return None
         best = min(solutions, key=lambda answer: predict(profile, answer.schedule).step_s)
         return dataclasses.replace(best, bound_s=min(answer.bound_s for answer in solutions))
 
+    def solutions(self, profile: ChainProfile, budget_bytes: int) -> list[Solution]:
+        """The best plan in which nothing is dispatched by Python first."""
+        answers = [
+            super().solution(_without_policies(profile), budget_bytes),
+            super().solution(profile, budget_bytes),
+        ]
+        if not _is_faster_compiled(profile):
+            answers.append(SelectiveOps(budget=self.budget).solution(profile, budget_bytes))
+        distinct = {answer.schedule: answer for answer in reversed(answers) if answer is not None}
+        return list(reversed(distinct.values()))
+
+    def candidates(self, chain: Chain) -> Sequence[Planned]:
+        """Each of them, if they are to be measured."""
+        if not self.verify:
+            return ()
+        return [
+            Planned(answer.schedule, tuple(self.remarks(answer)), answer.prediction)
+            for answer in self.answers(self.profile_of(chain))
+        ]
+
     def smallest_bytes(self, profile: ChainProfile) -> int:
-        """The smaller of the two."""
+        """The smallest of all."""
         if _is_faster_compiled(profile):
             return super().smallest_bytes(profile)
         inside = SelectiveOps(budget=self.budget)
@@ -49,6 +76,18 @@ class Auto(Optimal):
     def grid(cls) -> Sequence[Auto]:
         """One budget."""
         return (cls(),)
+
+
+def _without_policies(profile: ChainProfile) -> ChainProfile:
+    """The profile of blocks that run as they are, or as a compiler made them."""
+    blocks = tuple(
+        dataclasses.replace(
+            block,
+            modes=tuple(m for m in block.modes if m.name == ALL or Compilation.parse(m.name)),
+        )
+        for block in profile.blocks
+    )
+    return dataclasses.replace(profile, blocks=blocks)
 
 
 def _is_faster_compiled(profile: ChainProfile) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 import resource
@@ -16,6 +15,7 @@ from hypothesis import settings
 from torch.utils import checkpoint as torch_checkpoint
 
 from strategies.execution import checkpoint as checkpoint_module
+from strategies.profiling.allocator import give_back
 
 # Examples have no time limit: a slow machine is no failure.
 settings.register_profile("short", deadline=None, max_examples=25)
@@ -118,13 +118,6 @@ class Memory:
             for name, most in sorted(self.workers.items())
             if max(most["bytes"], most["child_bytes"]) > self.bound_bytes
         ]
-
-
-def give_back() -> None:
-    """What the C library has free, to the system: it keeps it else."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-    if trim is not None:
-        trim(0)
 
 
 def resident_bytes(who: int) -> int:

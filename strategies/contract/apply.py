@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from strategies.contract.check import outcome, verify
 from strategies.contract.prepared import MARK, Applied, prepare
+from strategies.contract.settled import settled
 from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain
 from strategies.profiling.step import ExampleStep, detached
@@ -70,9 +72,10 @@ def apply(
         Unsupported: the strategy cannot run on this model or its device, or changes its gradient;
             the model is as it was.
     """
-    step = None
+    step, settle = None, None
     if example is not None:
         step = ExampleStep(model, detached(example), loss, optimizer, accumulation, keep_output)
+        settle = functools.partial(settled, step=step, compile_blocks=compile_blocks)
     prepared = prepare(
         model,
         strategy,
@@ -80,6 +83,7 @@ def apply(
         step=step,
         chain=chain,
         compile_blocks=compile_blocks,
+        settle=settle,
         **params,
     )
     reference = outcome(model, step) if check else None

@@ -78,6 +78,11 @@ class Budgeted(Strategy, abc.ABC):
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """The smallest budget that `solution` can keep."""
 
+    def solutions(self, profile: ChainProfile, budget_bytes: int) -> list[Solution]:
+        """Schedules that differ in kind, the simplest first; one of them is the fastest."""
+        solution = self.solution(profile, budget_bytes)
+        return [] if solution is None else [solution]
+
     def profile_of(self, chain: Chain) -> ChainProfile:
         """What this strategy plans by: the chain's profile.
 
@@ -93,7 +98,7 @@ class Budgeted(Strategy, abc.ABC):
             ValueError: the chain has no profile.
             Unsupported: nothing fits; names the smallest budget that does.
         """
-        answer = self._answer(self.profile_of(chain))
+        answer = budgets.best(self.answers(self.profile_of(chain)))
         return Planned(answer.schedule, tuple(self.remarks(answer)), answer.prediction)
 
     def schedule(self, chain: Chain) -> Schedule:
@@ -108,13 +113,18 @@ class Budgeted(Strategy, abc.ABC):
         """See `remarks`."""
         return self.planned(chain).notes
 
-    def _answer(self, profile: ChainProfile) -> Answer:
+    def answers(self, profile: ChainProfile) -> list[Answer]:
+        """All `solutions`, with what they cost.
+
+        Raises:
+            Unsupported: there is none; names the smallest budget.
+        """
         budget_bytes = resolve(self.budget, profile)
         profiles = [profile, *([profile.eager] if profile.eager else [])]
         answers = [
             Answer.of(each, budget_bytes, solution)
             for each in profiles
-            if (solution := self.solution(each, budget_bytes)) is not None
+            for solution in self.solutions(each, budget_bytes)
         ]
         if not answers:
             smallest_bytes = min(map(self.smallest_bytes, profiles))
@@ -122,7 +132,7 @@ class Budgeted(Strategy, abc.ABC):
                 f"{self.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
                 f" that does is {smallest_bytes:,} bytes"
             )
-        return budgets.best(answers)
+        return answers
 
     def remarks(self, answer: Answer) -> Sequence[str]:
         """How much of the budget is used, and how far from the proven bound the schedule is."""

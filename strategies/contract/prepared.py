@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -131,6 +131,7 @@ def prepare(
     chain: Chain | None = None,
     device: torch.device | None = None,
     compile_blocks: bool | Mapping[str, Any] = False,
+    settle: Callable[[Prepared], Prepared] | None = None,
     **params: Any,
 ) -> Prepared:
     """Work out what ``strategy`` will do to ``model``, and leave the model as it is.
@@ -143,6 +144,7 @@ def prepare(
         chain: instead of ``step`` and ``blocks``.
         device: that the model is to run on; default: where it is.
         compile_blocks: how its blocks will be compiled when the strategy is applied.
+        settle: what chooses between the plans that the profile allows.
         params: the strategy's parameters.
 
     Raises:
@@ -157,6 +159,8 @@ def prepare(
     if chain is None:
         chain = profiled(model, chosen, step, blocks=blocks, compile_blocks=compile_blocks)
     prepared = _prepared(model, chosen, chain)
+    if settle is not None:
+        prepared = settle(prepared)
     if isinstance(step, ExampleStep):
         with installed(lambda: dropped.none(model)), preserved(model):
             notes = list(coverage(chain, step).sentences(chain))

@@ -113,6 +113,10 @@ class Strategy(Described):
         """Schedule and notes together, for strategies that work out both at once."""
         return Planned(self.schedule(chain), tuple(self.notes(chain)))
 
+    def candidates(self, chain: Chain) -> Sequence[Planned]:  # noqa: ARG002
+        """Plans of which the fastest is to be taken, as measured; none: `planned` is final."""
+        return ()
+
     def profiled(self, chain: Chain, step: Step) -> Chain:  # noqa: ARG002
         """``chain`` with what this strategy needs to know about it, seen on a step."""
         return chain

@@ -1,0 +1,142 @@
+"""Plans measured before one is settled on: the fastest, and within its budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch._subclasses.fake_tensor import FakeTensor
+
+from strategies.contract.budgeted import Budgeted
+from strategies.contract.prepared import Prepared
+from strategies.contract.strategy import Planned
+from strategies.execution.errors import Unsupported
+from strategies.execution.undo import installed
+from strategies.profiling import trial
+from strategies.profiling.step import ExampleStep
+from strategies.schedules import budget as budgets
+from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import ALL
+
+ATTEMPTS = 4
+"""To find a plan whose measured peak is within the budget."""
+
+Compile = bool | Mapping[str, Any]
+
+
+def settled(prepared: Prepared, step: ExampleStep, compile_blocks: Compile = False) -> Prepared:
+    """The plan that is fastest on the example, if its peak is within the budget there.
+
+    Nothing is measured of fake tensors, of a step that does not fit without checkpoints, or by a
+    strategy that has no candidates.
+
+    Args:
+        prepared: what the profile says.
+        step: real steps of it run; gradients, buffers and random states are afterwards as before.
+        compile_blocks: as in `strategies.apply`.
+
+    Raises:
+        Unsupported: no plan was found whose peak, as measured, is within the budget.
+    """
+    strategy, profile = prepared.strategy, prepared.chain.profile
+    candidates = strategy.candidates(prepared.chain)
+    fake = any(isinstance(parameter, FakeTensor) for parameter in prepared.model.parameters())
+    if not candidates or not isinstance(strategy, Budgeted) or profile is None:
+        return prepared
+    if fake or profile.faked:
+        return prepared
+    settling = _Settling(prepared, strategy, profile, step, compile_blocks)
+    chosen, note = settling.fastest(candidates)
+    within, notes = settling.within(chosen)
+    return settling.under(within, (*note, *notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settling:
+    prepared: Prepared
+    strategy: Budgeted
+    profile: ChainProfile
+    step: ExampleStep
+    compile_blocks: Compile
+
+    @property
+    def others(self) -> Sequence[str]:
+        """Notes that are not of the plan."""
+        of_plan = self.strategy.planned(self.prepared.chain).notes
+        return [note for note in self.prepared.notes if note not in of_plan]
+
+    def under(self, planned: Planned, notes: Sequence[str] = ()) -> Prepared:
+        """The model prepared for another plan."""
+        return dataclasses.replace(
+            self.prepared,
+            schedule=planned.schedule.split(self.prepared.chain.borders),
+            prediction=planned.prediction,
+            notes=[*planned.notes, *self.others, *notes],
+        )
+
+    def fastest(self, candidates: Sequence[Planned]) -> tuple[Planned, Sequence[str]]:
+        """As measured: the simplest, unless one that should be faster by the profile is."""
+        simplest, fastest = candidates[0], min(candidates, key=_predicted_s)
+        if _predicted_s(fastest) >= _predicted_s(simplest):
+            return simplest, ()  # what is not in the profile is on the side of the simplest
+        both = (simplest, fastest)
+        times = trial.seconds(self.step, [self._install(planned) for planned in both])
+        chosen = trial.fastest(times)
+        ratio = sum(times[1 - chosen]) / sum(times[chosen])
+        other = "in which no operators are chosen" if chosen else "of chosen operators"
+        note = (
+            f"timed on the example, in {len(times[0])} rounds: the plan {other} takes {ratio:.2f} ×"
+        )
+        return both[chosen], (note,)
+
+    def _install(self, planned: Planned) -> trial.Install:
+        return functools.partial(self.under(planned).install, self.compile_blocks)
+
+    def within(self, planned: Planned) -> tuple[Planned, Sequence[str]]:
+        """This plan, or a tighter one, whose measured peak is within the budget."""
+        budget_bytes = room_bytes = budgets.resolve(self.strategy.budget, self.profile)
+        for _ in range(ATTEMPTS):
+            peak_bytes = self._peak_bytes(planned)
+            if peak_bytes <= budget_bytes:
+                return planned, (_measured(peak_bytes, budget_bytes),)
+            room_bytes -= peak_bytes - budget_bytes
+            planned = self._tighter(planned, room_bytes, peak_bytes)
+        raise self._refusal(budget_bytes, peak_bytes)
+
+    def _peak_bytes(self, planned: Planned) -> int:
+        with installed(self._install(planned)):
+            return trial.peak_bytes(self.step, self.profile)
+
+    def _tighter(self, planned: Planned, room_bytes: int, peak_bytes: int) -> Planned:
+        """A plan of the same kind for less."""
+        strategy = dataclasses.replace(self.strategy, budget=str(max(1, room_bytes)))
+        try:
+            candidates = strategy.candidates(self.prepared.chain)
+        except Unsupported as error:
+            budget_bytes = budgets.resolve(self.strategy.budget, self.profile)
+            raise self._refusal(budget_bytes, peak_bytes) from error
+        alike = [one for one in candidates if _is_plain(one) is _is_plain(planned)]
+        return next(iter([*alike, *candidates]))
+
+    def _refusal(self, budget_bytes: int, peak_bytes: int) -> Unsupported:
+        return Unsupported(
+            f"{self.strategy.spec()}: a step on the example takes {peak_bytes:,} bytes, as"
+            f" measured, of a budget of {budget_bytes:,}, and no tighter plan was found; give"
+            f" {peak_bytes - budget_bytes:,} bytes more, or a smaller batch"
+        )
+
+
+def _predicted_s(planned: Planned) -> float:
+    assert planned.prediction is not None
+    return planned.prediction.step_s
+
+
+def _is_plain(planned: Planned) -> bool:
+    return set(planned.schedule.modes) <= {ALL}
+
+
+def _measured(peak_bytes: int, budget_bytes: int) -> str:
+    share = f"{peak_bytes / budget_bytes:.1%} of {budget_bytes:,}"
+    return f"measured on the example: a peak of {peak_bytes:,} bytes ({share})"

@@ -1,0 +1,213 @@
+"""`auto` measures before it settles: which plan is the fastest, and whether its peak is kept."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import strategies
+from strategies import Unsupported
+from strategies.profiling import trial
+from strategies.profiling.ledger import Ledger, unique_bytes
+from strategies.profiling.step import ExampleStep
+from strategies.schedules.interpreter import predict
+from strategies.schedules.modes import kept_by
+
+WIDTH, ROWS, BLOCKS = 24, 512, 6
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.norm, self.drop = nn.BatchNorm1d(WIDTH), nn.Dropout(0.1)
+
+    def forward(self, x):
+        return x + self.drop(self.down(torch.tanh(self.up(self.norm(x)))))
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
+
+    def forward(self, x):
+        random.random()
+        np.random.random()
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.fixture
+def case():
+    torch.manual_seed(0)
+    return Model(), torch.randn(ROWS, WIDTH)
+
+
+def chain_of(model, batch, change=None):
+    """The chain, its profile changed."""
+    chain = strategies.profiled(model, "auto", ExampleStep(model, batch))
+    return dataclasses.replace(chain, profile=change(chain.profile)) if change else chain
+
+
+def too_low(profile):
+    """What every block saves, and needs to be run again, is believed to be less."""
+    blocks = tuple(
+        dataclasses.replace(
+            block,
+            recompute_working_bytes=block.recompute_working_bytes // 2,
+            modes=tuple(
+                dataclasses.replace(mode, saved_bytes=mode.saved_bytes * 2 // 3)
+                for mode in block.modes
+            ),
+        )
+        for block in profile.blocks
+    )
+    return dataclasses.replace(profile, blocks=blocks)
+
+
+def answers(**options):
+    return strategies.get("auto", **options)
+
+
+def decided(case, monkeypatch, times):
+    model, batch = case
+    monkeypatch.setattr(trial, "seconds", lambda *_: times)
+    with strategies.apply(model, "auto", budget="60%", example=batch) as applied:
+        return applied
+
+
+# Which is the fastest.
+
+
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [
+        ([[1.0, 1.0], [0.5, 0.9]], 1),
+        ([[1.0, 1.0], [0.5, 1.1]], 0),  # not in every round
+        ([[1.0, 1.0], [1.0, 0.5]], 0),
+        ([[1.0], [2.0]], 0),
+        ([[3.0], [2.0], [1.0]], 2),
+    ],
+)
+def test_the_first_is_taken_unless_another_is_always_faster(times, chosen):
+    assert trial.fastest(times) == chosen
+
+
+def test_what_dispatches_operators_is_taken_only_if_it_is_measured_to_be_faster(case, monkeypatch):
+    slow = decided(case, monkeypatch, [[1.0, 1.0], [2.0, 2.0]])
+    fast = decided(case, monkeypatch, [[1.0, 1.0], [0.5, 0.5]])
+    assert set(slow.schedule.modes) <= {"all"}
+    assert any(map(kept_by, fast.schedule.modes))
+    assert "the plan of chosen operators takes 2.00 ×" in " ".join(slow.notes)
+    assert "in which no operators are chosen takes 2.00 ×" in " ".join(fast.notes)
+
+
+def test_a_plan_that_should_be_the_fastest_anyway_is_not_timed(case, monkeypatch):
+    monkeypatch.setattr(trial, "seconds", lambda *_: pytest.fail("timed"))
+    model, batch = case
+    with strategies.apply(model, "auto", budget="100%", example=batch) as applied:
+        assert applied.schedule.render() == "0 1 2 3 4 5"
+
+
+def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
+    model, batch = case
+    order = []
+    clock = iter([1.0, 1.05, 1.05, 1.0, 9.0, 9.0])
+    monkeypatch.setattr(trial, "_timed", lambda _: next(clock))
+    installs = [lambda name=name: order.append(name) or [] for name in "ab"]
+    step = ExampleStep(model, batch)
+    assert trial.seconds(step, installs, rounds=2) == [[1.0, 1.0], [1.05, 1.05]]
+    assert order == ["a", "a", "b", "b", "a"]  # one that is not timed, and two rounds
+    order.clear()
+    clock = iter([1.0, 2.0])
+    assert trial.seconds(step, installs, rounds=2) == [[1.0], [2.0]]
+
+
+# Whether the budget is kept.
+
+
+def measured_bytes(model, batch):
+    """The second step's peak, by tensors alone."""
+    ledger, out = Ledger(), None
+    for number in range(2):
+        model.zero_grad(set_to_none=True)
+        if number:
+            ledger.adopt([*model.parameters(), *model.buffers(), batch, out])
+        with ledger if number else torch.enable_grad():
+            out = model(batch)
+            out.sum().backward()
+    return ledger.peak_bytes()
+
+
+def test_a_prediction_that_is_too_low_is_found_out(case):
+    model, batch = case
+    chain = chain_of(model, batch, too_low)
+    budget = {"budget": "75%", "example": batch, "chain": chain}
+    with strategies.apply(model, "auto", verify=False, **budget) as believed:
+        believed_bytes = measured_bytes(model, batch)
+    budget_bytes = int(0.75 * plain_bytes(chain))
+    assert believed_bytes > budget_bytes >= believed.prediction.peak_bytes
+    with strategies.apply(model, "auto", **budget) as applied:
+        assert measured_bytes(model, batch) <= budget_bytes
+        assert applied.schedule != believed.schedule
+    assert any(note.startswith("measured on the example: a peak of") for note in applied.notes)
+
+
+def plain_bytes(chain):
+    return predict(chain.profile, tuple(range(BLOCKS))).peak_bytes
+
+
+def test_what_no_plan_keeps_is_refused_with_what_was_measured(case):
+    model, batch = case
+    chain = chain_of(model, batch, too_low)
+    smallest_bytes = answers().smallest_bytes(chain.profile)
+    with pytest.raises(Unsupported, match=r"takes [\d,]+ bytes, as measured, of a budget of"):
+        strategies.apply(model, "auto", budget=smallest_bytes, chain=chain, example=batch)
+    assert not hasattr(model, "ckpt_applied")
+
+
+def test_the_peak_that_is_measured_is_that_of_the_usual_loop(case):
+    model, batch = case
+    with strategies.apply(model, "auto", budget="70%", example=batch) as applied:
+        step = ExampleStep(model, batch)
+        peak_bytes = trial.peak_bytes(step, applied.chain.profile)
+        more_bytes = peak_bytes - measured_bytes(model, batch)
+    assert 0 <= more_bytes <= 0.05 * peak_bytes  # random states, and kernels' scratch memory
+
+
+# What is left behind.
+
+
+def test_nothing_of_the_model_or_of_the_generators_changes(case):
+    model, batch = case
+    model(batch).sum().backward()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    gradients = [(p.grad, p.grad.clone()) for p in model.parameters()]
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    strategies.apply(model, "auto", budget="60%", example=batch).undo()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    for parameter, (gradient, value) in zip(model.parameters(), gradients, strict=True):
+        assert parameter.grad is gradient
+        assert torch.equal(gradient, value)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.array_equal(np.random.get_state()[1], states[2])
+    assert unique_bytes(model.parameters()) > 0
+
+
+@pytest.mark.parametrize("way", ["verify=False", "on fake tensors", "optimal"])
+def test_nothing_is_measured(case, way, monkeypatch):
+    for name in ("seconds", "peak_bytes"):
+        monkeypatch.setattr(trial, name, lambda *_: pytest.fail("measured"))
+    model, batch = case
+    options = {"example": batch, "budget": "60%"}
+    if way == "on fake tensors":
+        options["chain"] = chain_of(model, batch, lambda p: dataclasses.replace(p, faked=True))
+    spec = {"verify=False": "auto(verify=False)", "optimal": "optimal"}.get(way, "auto")
+    strategies.apply(model, spec, **options).undo()
