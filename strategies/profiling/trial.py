@@ -18,7 +18,7 @@ Install = Callable[[], Iterable[Undo]]
 ROUNDS = 2
 """Of interleaved steps; of two contenders the later one is taken if it is faster in all."""
 CLEAR = 1.1
-"""A contender that is so many times as fast as all others in a round needs no further one."""
+"""Of one that is so many times as fast as the first, one round is enough."""
 
 
 def peak_bytes(step: Step, profile: ChainProfile) -> int:
@@ -69,8 +69,8 @@ def seconds(step: Step, contenders: Sequence[Install], rounds: int = ROUNDS) -> 
 
     Args:
         step: of the model as it is; it stays so.
-        contenders: each puts the model under a plan.
-        rounds: every other one in reverse order.
+        contenders: each puts the model under a plan; the first is preferred.
+        rounds: at most, every other one in reverse order; fewer, where it is clear before.
 
     Returns:
         For each contender its seconds, by round.
@@ -85,15 +85,21 @@ def seconds(step: Step, contenders: Sequence[Install], rounds: int = ROUNDS) -> 
             for index, install in reversed(order) if number % 2 else order:
                 with installed(install):
                     times[index].append(_timed(step))
-            if _is_clear([each[-1] for each in times]):
+            if _is_over(times):
                 break
         step.drop_gradients()
     return times
 
 
-def _is_clear(times: Sequence[float]) -> bool:
-    first, *others = sorted(times)
-    return all(other > CLEAR * first for other in others)
+def _is_over(times: Sequence[Sequence[float]]) -> bool:
+    """Whether no other can be faster than the first in every round, or one clearly is."""
+    first, *others = times
+    ahead = [other for other in others if _is_always_faster(other, first)]
+    return not ahead or any(CLEAR * other[-1] < first[-1] for other in ahead)
+
+
+def _is_always_faster(times: Sequence[float], other: Sequence[float]) -> bool:
+    return all(one < another for one, another in zip(times, other, strict=True))
 
 
 def _timed(step: Step) -> float:
@@ -111,6 +117,6 @@ def fastest(times: Sequence[Sequence[float]]) -> int:
     """
     best = 0
     for index in range(1, len(times)):
-        if all(one < other for one, other in zip(times[index], times[best], strict=True)):
+        if _is_always_faster(times[index], times[best]):
             best = index
     return best
