@@ -122,6 +122,13 @@ def images(session):
 
 
 @nox.session(default=False)
+def promises(session):
+    """Promise budgets to training loops and measure their peaks: -- --only t5."""
+    install(session, "transformers")
+    session.run("python", "-m", "bench", "promises", *session.posargs)
+
+
+@nox.session(default=False)
 def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
     session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)

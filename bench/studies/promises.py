@@ -14,6 +14,7 @@ import gc
 import importlib.metadata
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import msgspec
 import torch
@@ -78,7 +79,7 @@ def blank(question: Question, problem: str = "") -> Study:
         **machine.provenance(SCHEMA_VERSION, question.seed),
         model=question.model,
         library=library,
-        library_version=importlib.metadata.version(library),
+        library_version=importlib.metadata.version(library) if find_spec(library) else None,
         device=question.device,
         device_name=devices.describe(torch.device(question.device)),
         strategy=STRATEGY,

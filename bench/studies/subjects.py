@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+import strategies
 from bench import architectures, workloads
 from bench.studies import models
 from strategies.contract import dropped
@@ -69,11 +70,15 @@ def build(name: str, seed: int = 0) -> Subject:
 
     Raises:
         ValueError: there is no such subject.
+        strategies.Unsupported: its library is not installed.
     """
     models.seed_all(seed)
     if name in workloads.available():
         return _workload(name, seed)
-    model, batch = architectures.get(name).build()
+    architecture = architectures.get(name)
+    if not architecture.installed:
+        raise strategies.Unsupported(f"{architecture.library} is not installed")
+    model, batch = architecture.build()
     dropped.none(model)
     return Subject(models.without_caches(model), batch, models.loss_of)
 
