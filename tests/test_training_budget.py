@@ -116,7 +116,8 @@ def test_the_peak_of_the_usual_loop_is_within_the_budget(accumulation, share):
         applied = strategies.apply(model, "optimal", budget=share, **given)
     except Unsupported as error:
         smallest = str(error).split("that does is ")[1].split()[0].replace(",", "")
-        applied = strategies.apply(model, "optimal", budget=int(smallest), **given)
+        # Plain numbers that a graph keeps, a few bytes, are not the same in every step.
+        applied = strategies.apply(model, "optimal", budget=int(smallest) + 64, **given)
     predicted_bytes = applied.prediction.peak_bytes
     measured_bytes = peak_bytes(model, batch, optimizer, accumulation=accumulation)
     rng_bytes = applied.chain.profile.group_bytes * BLOCKS  # no tensors of operators

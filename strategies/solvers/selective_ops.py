@@ -30,7 +30,7 @@ from strategies.solvers import highs, leanest, optimal
 GAP = 1e-3
 """Of the repeated time: at this relative gap the programme is taken as solved. Equal blocks can be
 exchanged in many ways, and ruling all of them out takes long."""
-MOST_NODES = 20_000
+MOST_NODES = 500
 """Of the search; beyond, the best found so far is taken, with its proven gap."""
 
 
