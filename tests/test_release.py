@@ -293,7 +293,9 @@ def test_a_parameter_that_reentrant_checkpoints_share_is_refused():
     optimizer = SGD(model.parameters())
     rows = ROWS.clone().requires_grad_()
     with release_gradients(model, optimizer):
-        output = checkpoint(model[0], checkpoint(model[0], rows, use_reentrant=True), use_reentrant=True)
+        output = checkpoint(
+            model[0], checkpoint(model[0], rows, use_reentrant=True), use_reentrant=True
+        )
         with pytest.raises(Unsupported, match="do not accumulate"):
             output.sum().backward()
 

@@ -22,6 +22,7 @@ from strategies.execution import layout, op_policies
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
+from strategies.profiling import update_room
 from strategies.profiling.composing import (
     fixed_s,
     gradient_bytes,
@@ -70,15 +71,16 @@ def profile_chain(
     """
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
     how = How(rates, scratch and _is_real_cpu(step))
-    alike = scout(step, chain, {index for names in assigned for index in names})
-    passes = _Passes(step, chain, alike, how)
-    with installed(lambda: alike.install(chain, whole=False)):
-        saved = watch_saved(step, chain)
-    with installed(lambda: alike.install(chain, whole=True)):
-        normal = how.watch(step, chain)
-    with installed(lambda: alike.install(chain, whole=False)):
-        costs = passes.costs(saved, normal, (modes, assigned), operators=operators)
-    return passes.composed(costs, normal, saved)
+    with installed(lambda: update_room.install(step)):
+        alike = scout(step, chain, {index for names in assigned for index in names})
+        passes = _Passes(step, chain, alike, how)
+        with installed(lambda: alike.install(chain, whole=False)):
+            saved = watch_saved(step, chain)
+        with installed(lambda: alike.install(chain, whole=True)):
+            normal = how.watch(step, chain)
+        with installed(lambda: alike.install(chain, whole=False)):
+            costs = passes.costs(saved, normal, (modes, assigned), operators=operators)
+        return passes.composed(costs, normal, saved)
 
 
 @dataclasses.dataclass(frozen=True)
