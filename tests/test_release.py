@@ -1,5 +1,6 @@
 """Gradients released in backward: the usual loop's results, bitwise, with fewer of them alive."""
 
+import contextlib
 import copy
 import functools
 
@@ -78,10 +79,6 @@ def assert_equal(one, other):
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def several(model, rows, **options):
-    return torch.optim.AdamW(model.parameters(), **options)
-
-
 # The same result.
 
 
@@ -113,23 +110,18 @@ def test_groups_keep_their_own_rates_and_state_is_loaded_in_between():
 
 def test_state_of_the_usual_loop_goes_on_with_released_gradients_and_back():
     results = []
-    for middle in (False, True):
+    for released in (False, True):
         model = make()
         optimizer = torch.optim.AdamW(model.parameters())
-        trained(model, optimizer, released=False)
-        if middle:
-            with release_gradients(model, optimizer):
-                for _ in range(2):
-                    loss_of(model(ROWS)).backward()
-                    optimizer.step()
-        else:
-            trained(model, optimizer, released=False, steps=2)
-            optimizer.param_groups[0]["lr"] = 1e-3 / 8
-        loss_of(model(ROWS)).backward()
-        assert all(p.grad is not None for p in model.parameters())
-        optimizer.step()
-        results.append(list(model.parameters()))
-    assert len(results) == 2
+        for number in range(6):
+            now = released and number in (2, 3)
+            with release_gradients(model, optimizer) if now else contextlib.nullcontext():
+                loss_of(model(ROWS)).backward()
+                assert all(p.grad is None for p in model.parameters()) == now
+                optimizer.step()
+            optimizer.zero_grad()
+        results.append((optimizer.state_dict(), list(model.parameters())))
+    assert_equal(*results)
 
 
 def test_what_is_frozen_unused_or_comes_later_is_as_in_the_usual_loop():
@@ -138,7 +130,8 @@ def test_what_is_frozen_unused_or_comes_later_is_as_in_the_usual_loop():
         model, unused, late = make(), nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(WIDTH))
         model[1].linear.weight.requires_grad_(False)
         optimizer = torch.optim.AdamW([*model.parameters(), unused])
-        release = release_gradients(model, optimizer) if released else None
+        if released:
+            release_gradients(model, optimizer)
         optimizer.add_param_group({"params": [late]})
         for _ in range(3):
             loss_of(model(ROWS * late)).backward()
@@ -146,7 +139,6 @@ def test_what_is_frozen_unused_or_comes_later_is_as_in_the_usual_loop():
             optimizer.step()
             optimizer.zero_grad()
         results.append([*model.parameters(), unused, late])
-        assert (release is None) == (not released)
     assert_equal(*results)
     assert_equal(results[0][-2], torch.ones(3))
 
@@ -188,14 +180,14 @@ def test_a_gradient_and_its_update_are_alive_alone():
     for released in (False, True):
         twin = copy.deepcopy(model)
         optimizer = SGD(twin.parameters())
-        release = release_gradients(twin, optimizer) if released else None
+        if released:
+            release_gradients(twin, optimizer)
         ledger, rows = Ledger(), torch.ones(1, 64)
         start_bytes = ledger.adopt([*twin.parameters(), rows])
         with ledger:
             twin(rows).sum().backward()
             optimizer.step()
         peaks.append(ledger.peak_bytes() - start_bytes)
-        assert (release is None) == (not released)
     matrix_bytes = 64 * 64 * 4
     assert peaks[0] >= 6 * matrix_bytes
     assert matrix_bytes <= peaks[1] < 2 * matrix_bytes
@@ -349,3 +341,60 @@ def test_several_processes_are_refused(monkeypatch):
     model = make()
     with pytest.raises(Unsupported, match=r"averaged after they are whole"):
         release_gradients(model, SGD(model.parameters()))
+
+
+# With a strategy, in one call.
+
+
+@pytest.mark.parametrize("options", [{}, {"example": ROWS}, {"example": ROWS, "check": True}])
+def test_apply_releases_and_undo_ends_it(options):
+    results = []
+    for released in (False, True):
+        model = make()
+        optimizer = torch.optim.AdamW(model.parameters())
+        given = {"optimizer": optimizer, "release_gradients": released, **options}
+        with strategies.apply(model, "sqrt", **given):
+            for _ in range(3):
+                loss_of(model(ROWS)).backward()
+                assert all(p.grad is None for p in model.parameters()) == released
+                optimizer.step()
+                optimizer.zero_grad()
+        loss_of(model(ROWS)).backward()
+        assert all(p.grad is not None for p in model.parameters())
+        results.append((optimizer.state_dict(), list(model.parameters())))
+    assert_equal(*results)
+
+
+def test_planning_a_model_whose_gradients_are_released_updates_nothing():
+    model = make()
+    optimizer = SGD(model.parameters())
+    before = [p.detach().clone() for p in model.parameters()]
+    with release_gradients(model, optimizer):
+        strategies.apply(model, "optimal", budget="100%", example=ROWS, check=True)
+        assert_equal([p.detach() for p in model.parameters()], before)
+        loss_of(model(ROWS)).backward()
+        assert all(p.grad is None for p in model.parameters())
+
+
+def test_apply_needs_an_optimizer_and_no_accumulation():
+    model = make()
+    with pytest.raises(ValueError, match="needs the optimizer"):
+        strategies.apply(model, "sqrt", release_gradients=True)
+    given = {"optimizer": SGD(model.parameters()), "release_gradients": True}
+    with pytest.raises(ValueError, match="do not accumulate: drop accumulation=True"):
+        strategies.apply(model, "sqrt", accumulation=True, **given)
+    given["optimizer"] = torch.optim.LBFGS(model.parameters())
+    with pytest.raises(Unsupported, match="LBFGS cannot be tried"):
+        strategies.apply(model, "sqrt", **given)
+    strategies.apply(model, "sqrt").undo()  # it is under no strategy
+
+
+def test_a_model_is_saved_whole(tmp_path):
+    model = make()
+    optimizer = SGD(model.parameters())
+    strategies.apply(model, "sqrt", optimizer=optimizer, release_gradients=True)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    strategies.undo(loaded)
+    loss_of(loaded(ROWS)).backward()
+    assert all(p.grad is not None for p in loaded.parameters())

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from strategies.execution.undo import Undo
 
-
 _NUMBER_BYTES = torch.finfo(torch.float64).bits // 8
-"""Of a plain number (a divisor, say) that an operator of the update is given. Then it is cast to the
-parameter's own type. Both are memory of the host, where no ledger of operators sees them."""
+"""Of a plain number (a divisor, say) that an operator of the update is given. Then it is cast to
+the parameter's own type. Both are memory of the host, where no ledger of operators sees them."""
 
 
 @dataclasses.dataclass(frozen=True)
