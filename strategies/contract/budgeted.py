@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from strategies.contract.remedies import NothingFits
 from strategies.contract.strategy import Planned, Strategy
 from strategies.execution.block_modes import MODES
 from strategies.execution.chain import Chain
@@ -80,7 +81,7 @@ class Budgeted(Strategy, abc.ABC):
 
         Raises:
             ValueError: the chain has no profile.
-            Unsupported: nothing fits; names the smallest budget that does.
+            NothingFits: names the smallest budget that does.
         """
         answer = self._answer(self.profile_of(chain))
         return Planned(answer.schedule, tuple(self.remarks(answer)), answer.prediction)
@@ -101,11 +102,7 @@ class Budgeted(Strategy, abc.ABC):
         budget_bytes = resolve(self.budget, profile)
         solution = self.solution(profile, budget_bytes)
         if solution is None:
-            smallest_bytes = self.smallest_bytes(profile)
-            raise Unsupported(
-                f"{self.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
-                f" that does is {smallest_bytes:,} bytes"
-            )
+            raise NothingFits(self, profile, budget_bytes)
         return Answer.of(profile, budget_bytes, solution)
 
     def remarks(self, answer: Answer) -> Sequence[str]:
