@@ -20,6 +20,7 @@ from strategies.contract.registry import available, get
 from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain, find_chain
 from strategies.execution.errors import Unsupported
+from strategies.execution.release import Release, release_gradients
 from strategies.schedules import plan
 from strategies.schedules.plan import Plan
 from strategies.schedules.schedule import Schedule
@@ -31,6 +32,7 @@ __all__ = [
     "Layered",
     "Plan",
     "Prepared",
+    "Release",
     "Schedule",
     "Strategy",
     "Unsupported",
@@ -41,5 +43,6 @@ __all__ = [
     "plan",
     "prepare",
     "profiled",
+    "release_gradients",
     "undo",
 ]

@@ -13,6 +13,7 @@ from strategies.contract.check import outcome, verify
 from strategies.contract.prepared import MARK, Applied, prepare
 from strategies.contract.settled import settled
 from strategies.contract.strategy import Strategy
+from strategies.execution import release
 from strategies.execution.chain import Chain
 from strategies.profiling.step import ExampleStep, detached
 
@@ -27,6 +28,7 @@ def apply(
     optimizer: torch.optim.Optimizer | None = None,
     accumulation: bool = False,
     keep_output: bool = True,
+    release_gradients: bool = False,
     chain: Chain | None = None,
     compile_blocks: bool | Mapping[str, Any] = False,
     check: bool = False,
@@ -56,6 +58,8 @@ def apply(
             before an update, or ``zero_grad(set_to_none=False)``.
         keep_output: the training loop holds a step's output until the next step's is there, as
             ``out = model(batch); out.loss.backward()`` in a loop does; a budget is of that.
+        release_gradients: update every parameter in backward, as `strategies.release_gradients`
+            does with ``optimizer``; a budget is of that, and ``undo()`` ends it.
         chain: instead of ``blocks`` and ``example``: the blocks, with what was found out about
             them before (`strategies.profiled`).
         compile_blocks: call ``block.compile()`` for every block first, with these options: what a
@@ -69,12 +73,15 @@ def apply(
 
     Raises:
         ValueError: unknown strategy or parameter, or the model is under a strategy already.
-        Unsupported: the strategy cannot run on this model or its device, or changes its gradient;
-            the model is as it was.
+        Unsupported: the strategy cannot run on this model or its device, or changes its gradient,
+            or the optimizer's gradients cannot be released; the model is as it was.
     """
+    if release_gradients:
+        _check_release(model, optimizer, accumulation=accumulation)
     step, settle = None, None
     if example is not None:
-        step = ExampleStep(model, detached(example), loss, optimizer, accumulation, keep_output)
+        loop = (accumulation, keep_output, release_gradients)
+        step = ExampleStep(model, detached(example), loss, optimizer, *loop)
         settle = functools.partial(settled, step=step, compile_blocks=compile_blocks)
     prepared = prepare(
         model,
@@ -88,13 +95,31 @@ def apply(
     )
     reference = outcome(model, step) if check else None
     applied = prepared.apply(compile_blocks=compile_blocks)
-    if reference is not None and step is not None:
-        try:
+    try:
+        if reference is not None and step is not None:
             verify(reference, step, applied.strategy)
-        except BaseException:
-            applied.undo()
-            raise
+        if release_gradients and optimizer is not None:
+            applied.undos.append(release.release_gradients(model, optimizer).undo)
+    except BaseException:
+        applied.undo()
+        raise
     return applied
+
+
+def _check_release(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None, *, accumulation: bool
+) -> None:
+    """Before a long profile is made.
+
+    Raises:
+        ValueError: there is no optimizer, or gradients are to accumulate.
+        Unsupported: see `strategies.release_gradients`.
+    """
+    if optimizer is None:
+        raise ValueError("release_gradients needs the optimizer: optimizer=")
+    if accumulation:
+        raise ValueError("released gradients do not accumulate: drop accumulation=True")
+    release.refuse(model, optimizer)
 
 
 def undo(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from strategies.contract.remedies import NothingFits
 from strategies.contract.strategy import Planned, Strategy
 from strategies.execution.block_modes import MODES
 from strategies.execution.chain import Chain
@@ -96,7 +97,7 @@ class Budgeted(Strategy, abc.ABC):
 
         Raises:
             ValueError: the chain has no profile.
-            Unsupported: nothing fits; names the smallest budget that does.
+            NothingFits: names the smallest budget that does.
         """
         answer = budgets.best(self.answers(self.profile_of(chain)))
         return Planned(answer.schedule, tuple(self.remarks(answer)), answer.prediction)
@@ -127,11 +128,8 @@ class Budgeted(Strategy, abc.ABC):
             for solution in self.solutions(each, budget_bytes)
         ]
         if not answers:
-            smallest_bytes = min(map(self.smallest_bytes, profiles))
-            raise Unsupported(
-                f"{self.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
-                f" that does is {smallest_bytes:,} bytes"
-            )
+            least = min(profiles, key=self.smallest_bytes)
+            raise NothingFits(self, least, budget_bytes)
         return answers
 
     def remarks(self, answer: Answer) -> Sequence[str]:

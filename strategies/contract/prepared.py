@@ -13,6 +13,7 @@ from torch import nn
 from strategies.contract import caches, dropped, idle
 from strategies.contract.profiled import profiled
 from strategies.contract.registry import get
+from strategies.contract.remedies import NothingFits
 from strategies.contract.strategy import Strategy
 from strategies.execution import block_modes, layout
 from strategies.execution.chain import Chain
@@ -158,9 +159,14 @@ def prepare(
         raise Unsupported(f"{chosen.spec()}: {reason}")
     if chain is None:
         chain = profiled(model, chosen, step, blocks=blocks, compile_blocks=compile_blocks)
-    prepared = _prepared(model, chosen, chain)
-    if settle is not None:
-        prepared = settle(prepared)
+    try:
+        prepared = _prepared(model, chosen, chain)
+        if settle is not None:
+            prepared = settle(prepared)
+    except NothingFits as refusal:
+        if not isinstance(step, ExampleStep):
+            raise
+        raise refusal.with_tried(model, chain, step) from refusal
     if isinstance(step, ExampleStep):
         with installed(lambda: dropped.none(model)), preserved(model):
             notes = list(coverage(chain, step).sentences(chain))

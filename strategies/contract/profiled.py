@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -21,7 +20,7 @@ from strategies.execution.undo import installed
 from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.order import ordered
 from strategies.profiling.step import ExampleStep, Step, preserved
-from strategies.profiling.update import update_cost
+from strategies.profiling.update import update_bytes, update_cost
 
 
 def profiled(
@@ -44,6 +43,8 @@ def profiled(
     chain = find_chain(model, blocks)
     if step is None:
         return chain
+    if isinstance(step, ExampleStep) and step.optimizer and step.release_gradients:
+        step.update_bytes = _tried(update_bytes, model, step.optimizer)
     wanted = compile_blocks if get(strategy).needs_profile else False
     with (
         installed(lambda: caches.turn_off(model, chain)),
@@ -55,7 +56,7 @@ def profiled(
     if not isinstance(step, ExampleStep):
         return chain
     step.output = []
-    return _updated(chain, step.optimizer)
+    return _updated(chain, step)
 
 
 def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
@@ -81,26 +82,36 @@ def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
     return dataclasses.replace(real, profile=profile, left_out=fake_chain.left_out)
 
 
-def _updated(chain: Chain, optimizer: torch.optim.Optimizer | None) -> Chain:
+def _updated(chain: Chain, step: ExampleStep) -> Chain:
     """The chain whose profile counts the optimizer's update, and the state that it will have.
 
     Raises:
         Unsupported: the optimizer cannot run on fake tensors.
     """
-    if chain.profile is None or optimizer is None:
+    if chain.profile is None or step.optimizer is None:
         return chain
-    try:
-        update = update_cost(optimizer)
-    except Exception as error:  # the optimizer may be anybody's
-        raise Unsupported(
-            f"the update of {type(optimizer).__name__} cannot be tried on fake tensors"
-            f" ({type(error).__name__}: {error}); plan without optimizer=, and take what its state"
-            " and its update need from the budget"
-        ) from error
+    update = _tried(update_cost, step.optimizer)
     resident_bytes = chain.profile.resident_bytes + update.missing_bytes
     profile = dataclasses.replace(
         chain.profile,
         resident_bytes=resident_bytes,
-        update_working_bytes=update.working_bytes,
+        # What is released was updated in backward, where it was watched.
+        update_working_bytes=0 if step.release_gradients else update.working_bytes,
     )
     return dataclasses.replace(chain, profile=profile)
+
+
+def _tried(cost: Callable[..., Any], *given: Any) -> Any:
+    """What an update costs.
+
+    Raises:
+        Unsupported: the optimizer, which is given last, cannot run on fake tensors.
+    """
+    try:
+        return cost(*given)
+    except Exception as error:  # the optimizer may be anybody's
+        raise Unsupported(
+            f"the update of {type(given[-1]).__name__} cannot be tried on fake tensors"
+            f" ({type(error).__name__}: {error}); plan without optimizer=, and take what its state"
+            " and its update need from the budget"
+        ) from error

@@ -22,6 +22,8 @@ from strategies.schedules.schedule import ALL
 
 ATTEMPTS = 4
 """To find a plan whose measured peak is within the budget."""
+NUMBERS_BYTES = 64
+"""Of plain numbers that a graph keeps: they differ from step to step, and no budget is so exact."""
 
 Compile = bool | Mapping[str, Any]
 
@@ -29,8 +31,8 @@ Compile = bool | Mapping[str, Any]
 def settled(prepared: Prepared, step: ExampleStep, compile_blocks: Compile = False) -> Prepared:
     """The plan that is fastest on the example, if its peak is within the budget there.
 
-    Nothing is measured of fake tensors, of a step that does not fit without checkpoints, or by a
-    strategy that has no candidates.
+    Nothing is measured of fake tensors, of a step that does not fit without checkpoints, of one
+    whose gradients are released, or by a strategy that has no candidates.
 
     Args:
         prepared: what the profile says.
@@ -45,7 +47,7 @@ def settled(prepared: Prepared, step: ExampleStep, compile_blocks: Compile = Fal
     fake = any(isinstance(parameter, FakeTensor) for parameter in prepared.model.parameters())
     if not candidates or not isinstance(strategy, Budgeted) or profile is None:
         return prepared
-    if fake or profile.faked:
+    if fake or profile.faked or step.release_gradients:  # which an unreleased step does not show
         return prepared
     settling = _Settling(prepared, strategy, profile, step, compile_blocks)
     chosen, note = settling.fastest(candidates)
@@ -99,7 +101,7 @@ class _Settling:
         budget_bytes = room_bytes = budgets.resolve(self.strategy.budget, self.profile)
         for _ in range(ATTEMPTS):
             peak_bytes = self._peak_bytes(planned)
-            if peak_bytes <= budget_bytes:
+            if peak_bytes <= budget_bytes + NUMBERS_BYTES:
                 return planned, (_measured(peak_bytes, budget_bytes),)
             room_bytes -= peak_bytes - budget_bytes
             planned = self._tighter(planned, room_bytes, peak_bytes)

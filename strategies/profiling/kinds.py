@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from strategies.execution.chain import Chain
 from strategies.execution.stand_in import COMPILED
 from strategies.execution.tensors import storage_key
+from strategies.profiling.update_room import UpdateRoom
 
 _PLACE = re.compile(r"(^|_)(idx|index|id|number)$")
 _REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
@@ -115,9 +116,10 @@ class _Reading:
             return None
         key = storage_key(tensor)
         again = self.seen.setdefault(key, len(self.seen))
-        hooks = [getattr(tensor, name, None) for name in _HOOKS]
+        hooks = [hook for name in _HOOKS for hook in (getattr(tensor, name, None) or {}).values()]
         form = (*form_of(tensor), *self.sharing.of(tensor, self.index), again)
-        return form if not any(hooks) else (form, id(tensor))
+        known = (hook if isinstance(hook, UpdateRoom) else id(tensor) for hook in hooks)
+        return form if not hooks else (form, *known)
 
     def value(self, value: Any) -> Hashable:
         """Any attribute's value."""

@@ -20,6 +20,7 @@ from strategies.execution import block_modes as modes_of
 from strategies.execution import layout
 from strategies.execution.chain import Chain
 from strategies.execution.undo import installed
+from strategies.profiling import update_room
 from strategies.profiling.balance import balanced
 from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
@@ -76,7 +77,7 @@ def profile_chain(
     how = How(rates, scratch and _is_real_cpu(step))
     before = any(map(is_compiled, chain.blocks))
     policies = ((), ()) if before else (modes, assigned)
-    with eagerly(chain.blocks):
+    with eagerly(chain.blocks), installed(lambda: update_room.install(step)):
         alike = scout(step, chain, {index for names in policies[1] for index in names})
         with installed(lambda: alike.install(chain, whole=False)):
             passed = watch_lives(step, chain)

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from strategies.execution import randoms
-from strategies.execution.tensors import tensors_in
+from strategies.execution.tensors import dense_parts, storage_key, tensors_in
 
 
 class Step(Protocol):
@@ -68,7 +68,10 @@ class ExampleStep:
         accumulation: gradients exist when the step begins, and it adds to them.
         keep_output: the training loop holds the output of a step until that of the next is there:
             ``out = model(batch); out.loss.backward()``, in a loop.
-        output: what it holds.
+        release_gradients: each parameter is updated in backward (`strategies.release_gradients`).
+        output: what the loop holds.
+        update_bytes: most alive during each parameter's own update, by its name, where gradients
+            are released (`strategies.profiling.update.update_bytes`).
     """
 
     model: nn.Module
@@ -77,7 +80,9 @@ class ExampleStep:
     optimizer: torch.optim.Optimizer | None = None
     accumulation: bool = False
     keep_output: bool = True
+    release_gradients: bool = False
     output: list[Tensor] = dataclasses.field(default_factory=list, repr=False)
+    update_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -122,10 +127,22 @@ class ExampleStep:
         values += [*self.output, *(p.grad for p in model.parameters() if self.accumulation)]
         return [value for value in values if isinstance(value, Tensor)]
 
+    def renew_output(self) -> None:
+        """Hold as many bytes as now in new memory, which whoever watches from now on knows of."""
+        held, self.output = self.output, []
+        known = {storage_key(part) for t in self.resident_tensors() for part in dense_parts(t)}
+        storages = {storage_key(p): p.untyped_storage() for t in held for p in dense_parts(t)}
+        self.output = [
+            torch.empty(storage.nbytes(), dtype=torch.uint8, device=storage.device)
+            for key, storage in storages.items()
+            if key not in known
+        ]
+
     def assumptions(self) -> str:
         """What a budget of this step is of, in a sentence."""
         begin = "with gradients" if self.accumulation else "without gradients (else: accumulation)"
         update = "its update" if self.optimizer else "no update (else: optimizer)"
+        update += " in backward (release_gradients)" if self.release_gradients else ""
         loop = "holds" if self.keep_output else "does not hold"
         return f"the step begins {begin}, has {update}; the loop {loop} its output (keep_output)"
 
@@ -156,12 +173,15 @@ def default_loss(output: Any) -> Tensor:
 
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Afterwards gradients, buffers and random states (Python's and numpy's too) are as before."""
+    """Afterwards gradients, buffers and random states (Python's and numpy's too) are as before.
+
+    Meanwhile no hook is called with a gradient that is whole: it might update the parameter.
+    """
     shared = randoms.Shared(full=True)
     gradients = [(p, p.grad) for p in model.parameters()]
     buffers = [(b, b.clone()) for b in model.buffers()]
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _unhooked(model):
             yield
     finally:
         with torch.no_grad():
@@ -170,6 +190,19 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for parameter, gradient in gradients:
             parameter.grad = gradient
         shared.restore()
+
+
+@contextlib.contextmanager
+def _unhooked(model: nn.Module) -> Iterator[None]:
+    tables = [p._post_accumulate_grad_hooks for p in model.parameters()]
+    kept = [(table, dict(table)) for table in tables if table]
+    for table, _ in kept:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, hooks in kept:
+            table.update(hooks)
 
 
 def detached(example: Any) -> Any:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.optim.optimizer import _default_to_fused_or_foreach
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from strategies.execution.trial import update_alone
+from strategies.profiling.kinds import form_of
 from strategies.profiling.ledger import Ledger, unique_bytes
 
 _STEPS_SO_FAR = 1000.0
@@ -64,15 +68,54 @@ def update_cost(optimizer: torch.optim.Optimizer) -> UpdateCost:
         Exception: whatever the optimizer raises that cannot run on fake tensors.
     """
     before_bytes = unique_bytes(_state(optimizer))
+    with _faked(optimizer) as twin:
+        parameters = [p for group in twin.param_groups for p in group["params"]]
+        _working_bytes(twin, parameters, twin.step)  # makes the state
+        after_bytes = unique_bytes(_state(twin))
+        working_bytes = _working_bytes(twin, parameters, twin.step)
+    return UpdateCost(max(0, after_bytes - before_bytes), working_bytes)
+
+
+def update_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Most alive during the update of each parameter alone, its gradient not counted.
+
+    Args:
+        model: whose parameters are named; those that learn and that the optimizer has.
+        optimizer: it is left as it is.
+
+    Raises:
+        Exception: as `update_cost`.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    known: dict[Hashable, int] = {}
+    sizes = {}
+    with _faked(optimizer) as twin:
+        for number, group in enumerate(optimizer.param_groups):
+            fakes = twin.param_groups[number]["params"]
+            for real, fake in zip(group["params"], fakes, strict=True):
+                if real.requires_grad and id(real) in names:
+                    form = (number, form_of(real))
+                    if form not in known:
+                        known[form] = _alone_bytes(twin, number, fake)
+                    sizes[names[id(real)]] = known[form]
+    return sizes
+
+
+def _alone_bytes(twin: torch.optim.Optimizer, group: int, parameter: Tensor) -> int:
+    update = functools.partial(update_alone, twin, group, parameter)
+    _working_bytes(twin, [parameter], update)  # makes the state
+    return _working_bytes(twin, [parameter], update)
+
+
+@contextlib.contextmanager
+def _faked(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
+    """A twin on fake tensors, that can be asked to step."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with FakeCopyMode(mode):
         twin = copy.deepcopy(optimizer)
     with mode, _Numbers():  # type: ignore[no-untyped-call]
         _choose_kernels(optimizer, twin)
-        _working_bytes(twin)  # makes the state
-        after_bytes = unique_bytes(_state(twin))
-        working_bytes = _working_bytes(twin)
-    return UpdateCost(max(0, after_bytes - before_bytes), working_bytes)
+        yield twin
 
 
 def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -90,9 +133,10 @@ def _choose_kernels(optimizer: torch.optim.Optimizer, twin: torch.optim.Optimize
             )
 
 
-def _working_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Run an update of all parameters; most bytes alive meanwhile above those before."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+def _working_bytes(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], update: Callable[[], Any]
+) -> int:
+    """Run an update of some parameters; most bytes alive meanwhile above those before."""
     for parameter in parameters:
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)
@@ -100,5 +144,5 @@ def _working_bytes(optimizer: torch.optim.Optimizer) -> int:
     gradients = [p.grad for p in parameters if p.grad is not None]
     start_bytes = ledger.adopt([*parameters, *gradients, *_state(optimizer)])
     with ledger:
-        optimizer.step()
+        update()
     return ledger.peak_bytes() - start_bytes

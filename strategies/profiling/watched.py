@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger, Mark
 from strategies.profiling.rates import Rates
 from strategies.profiling.saved import hooks
-from strategies.profiling.step import Step
+from strategies.profiling.step import ExampleStep, Step
 from strategies.schedules.modes import PS
 
 
@@ -89,7 +89,6 @@ def watch_step(
         trace: of a real CPU's allocator.
     """
     step.drop_gradients()
-    resident_bytes = ledger.adopt(step.resident_tensors())
     seen: set[str] = set()
 
     def mark(name: str) -> None:
@@ -110,21 +109,29 @@ def watch_step(
             output.register_hook(lambda _: mark(f"backward {index}"))
         mark(f"leave {index}")
 
-    with hooks(chain, enter, leave), trace or contextlib.nullcontext(), ledger:
-        mark("start")
-        loss = step.forward()
-        mark("forward done")
-        step.backward(loss)
-        for index in reversed(range(len(chain))):
-            mark(f"backward {index}")  # of those that no gradient reaches
-        mark("backward of the head")
-        del loss
-        mark("end")
-        step.update()
-        mark("updated")
+    with hooks(chain, enter, leave), trace or contextlib.nullcontext():
+        if isinstance(step, ExampleStep):
+            step.renew_output()  # the allocator tells no death of what was born before the trace
+        resident_bytes = ledger.adopt(step.resident_tensors())
+        with ledger:
+            _run(step, chain, mark)
     group_bytes = torch.get_rng_state().nbytes
     step.drop_gradients()
     return Watched(ledger, resident_bytes, group_bytes, trace)
+
+
+def _run(step: Step, chain: Chain, mark: Callable[[str], None]) -> None:
+    mark("start")
+    loss = step.forward()
+    mark("forward done")
+    step.backward(loss)
+    for index in reversed(range(len(chain))):
+        mark(f"backward {index}")  # of those that no gradient reaches
+    mark("backward of the head")
+    del loss
+    mark("end")
+    step.update()
+    mark("updated")
 
 
 @dataclasses.dataclass(frozen=True)
