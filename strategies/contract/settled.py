@@ -100,16 +100,20 @@ class _Settling:
         """This plan, or a tighter one, whose measured peak is within the budget."""
         budget_bytes = room_bytes = budgets.resolve(self.strategy.budget, self.profile)
         for _ in range(ATTEMPTS):
-            peak_bytes = self._peak_bytes(planned)
+            peak_bytes = self._peak_bytes(planned, budget_bytes)
             if peak_bytes <= budget_bytes + NUMBERS_BYTES:
                 return planned, (_measured(peak_bytes, budget_bytes),)
             room_bytes -= peak_bytes - budget_bytes
             planned = self._tighter(planned, room_bytes, peak_bytes)
         raise self._refusal(budget_bytes, peak_bytes)
 
-    def _peak_bytes(self, planned: Planned) -> int:
+    def _peak_bytes(self, planned: Planned, budget_bytes: int) -> int:
+        """Of a second step, where the first is above the budget: what is made once is in it."""
         with installed(self._install(planned)):
-            return trial.peak_bytes(self.step, self.profile)
+            peak_bytes = trial.peak_bytes(self.step, self.profile)
+            if peak_bytes <= budget_bytes:
+                return peak_bytes
+            return min(peak_bytes, trial.peak_bytes(self.step, self.profile))
 
     def _tighter(self, planned: Planned, room_bytes: int, peak_bytes: int) -> Planned:
         """A plan of the same kind for less."""
