@@ -187,9 +187,9 @@ class _Watcher(Ledger):
         )
 
     def _shared(self, life: _Life) -> Shared | None:
-        """``None`` for what the chain itself accounts for: its ends, and what the head made."""
+        """``None`` for what the chain itself accounts for: its ends, and what is resident."""
         place = life.boundary
-        if place is None and (life.born < 0 or life.born == self.count - 1):
+        if place is None and (life.born == _RESIDENT or life.born == self.count - 1):
             return None
         own = set() if place is None else {place, place - 1}
         shared = Shared(

@@ -79,7 +79,7 @@ def profile_chain(
     policies = ((), ()) if before else (modes, assigned)
     with eagerly(chain.blocks), installed(lambda: update_room.install(step)):
         alike = scout(step, chain, {index for names in policies[1] for index in names})
-        with installed(lambda: alike.install(chain, whole=False)):
+        with installed(lambda: alike.install(chain, whole=True)):
             passed = watch_lives(step, chain)
         alike = alike.without(passed.beside)
         passes = _Passes(step, chain, alike, how)
@@ -233,11 +233,12 @@ def _assemble(
     """The profile, but for what the tail keeps and leaves; see `balance`."""
     last, done, enter = len(blocks), "forward done", normal.at("enter 0")
     borders, others = passed
+    lent_bytes = sum(one.size_bytes for one in others.shared if one.is_of_head)
     return ChainProfile(
         blocks=blocks,
         input_bytes=saved.input_bytes,
         resident_bytes=normal.resident_bytes,
-        head_saved_bytes=enter.alive_bytes - normal.resident_bytes - saved.input_bytes,
+        head_saved_bytes=enter.alive_bytes - normal.resident_bytes - saved.input_bytes - lent_bytes,
         head_working_bytes=normal.working_bytes("start", "enter 0"),
         head_backward_working_bytes=normal.working_bytes("backward of the head", "end"),
         tail_saved_bytes=0,

@@ -88,6 +88,11 @@ class Shared:
     read_by: tuple[int, ...] = ()
     between: tuple[int, ...] = ()
 
+    @property
+    def is_of_head(self) -> bool:
+        """Whether the head made it, for the blocks to read: a mask, a table of positions."""
+        return self.boundary is None and self.born < 0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChainProfile:
@@ -97,7 +102,7 @@ class ChainProfile:
         blocks: in order.
         input_bytes: the boundary that the head hands to block 0.
         resident_bytes: alive before the step and throughout: parameters, buffers, batch, optimizer.
-        head_saved_bytes: kept by the head between forward and backward.
+        head_saved_bytes: kept by the head between forward and backward, what is `shared` aside.
         head_working_bytes: most alive during the head's forward.
         head_backward_working_bytes: most alive during the head's backward, above its start.
         tail_saved_bytes: kept by tail and loss when forward ends.

@@ -121,6 +121,14 @@ class _Programme:
             self.require(kept >= 1)
         return kept
 
+    def _kept_of(self, born: int) -> list[Any]:
+        """What is kept of the tensors that are there after a block, boundaries aside."""
+        return [
+            self.part(shared.size_bytes, kept)
+            for shared, kept in self.shared.items()
+            if shared.boundary is None and shared.born == born
+        ]
+
     def _lent(self, position: int) -> Iterator[Any]:
         """What the model itself holds at a position of forward, and nobody keeps."""
         for shared, kept in self.shared.items():
@@ -151,14 +159,10 @@ class _Programme:
         if mode.keeps_output:
             self.require(held[index + 1] >= self.whole[index])
         if index == 0:
-            self.require(self.below[0] == 0)
+            self.require(self.below[0] == highs.total([*self._kept_of(-1), self.part(0)]))
         own = self.saved(index)
         own.append(self.part(self.profile.boundary_bytes(index), held[index]))
-        own += [
-            self.part(shared.size_bytes, kept)
-            for shared, kept in self.shared.items()
-            if shared.boundary is None and shared.born == index
-        ]
+        own += self._kept_of(index)
         self.require(self.below[index + 1] == highs.total([self.below[index], *own]))
 
     def part(self, size_bytes: float, variable: Any = 1.0) -> Any:
