@@ -11,6 +11,7 @@ import strategies
 from strategies.execution.undo import installed
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.profiler import profile_chain
+from strategies.profiling.scout import scout
 from strategies.profiling.step import ExampleStep
 from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import Schedule
@@ -195,3 +196,26 @@ def test_blocks_that_are_dropped_are_planned_for_as_if_they_ran():
     whole = strategies.profiled(plain.model, "optimal", plain).profile
     costs = [block.modes[0].saved_bytes for block in applied.chain.profile.blocks]
     assert costs == [block.modes[0].saved_bytes for block in whole.blocks]
+
+
+# What leaves a block by another way than its output.
+
+
+class Collecting(Chain):
+    """Returns what hooks collect inside its blocks, as models return their routers' scores."""
+
+    def forward(self, x):
+        scores = []
+        for block in self.blocks:
+            block.up._forward_hooks.clear()
+            block.up.register_forward_hook(lambda *call: scores.append(call[-1]))
+        return super().forward(x), scores
+
+
+def test_blocks_that_hooks_look_into_are_watched_one_by_one():
+    step = ExampleStep(Collecting(), torch.randn(ROWS, WIDTH), keep_output=True)
+    plain = ExampleStep(Chain(), torch.randn(ROWS, WIDTH), keep_output=True)
+    assert scout(plain, strategies.find_chain(plain.model)).watched == [0, 1, BLOCKS - 1]
+    step.forward()  # from now on the hooks are there
+    hooked = strategies.find_chain(step.model)
+    assert scout(step, hooked).watched == list(range(BLOCKS))

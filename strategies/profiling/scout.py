@@ -137,7 +137,8 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
     hooks = torch.autograd.graph.saved_tensors_hooks(log.pack, _unpacked)
     with installed(lambda: log.install(chain)), hooks, log.operators:
         step.forward()
-    if log.operators.values_decide or log.order != list(identity.like):
+    held = {storage_key(tensor) for tensor in getattr(step, "output", ())}
+    if log.operators.values_decide or log.order != list(identity.like) or held & log.leaked():
         return identity
     return Alike(tuple(log.like), log.records, resident, _shares(step.model))
 
@@ -166,6 +167,7 @@ class _Log:
         self.records: dict[int, Record] = {}
         self.saved: dict[int, Tensor] = {}
         self.inside = False
+        self.inner: list[tuple[int, weakref.ref[torch.UntypedStorage]]] = []
 
     def install(self, chain: Chain) -> list[Undo]:
         """Every block's forward comes here."""
@@ -196,6 +198,11 @@ class _Log:
         self.trail.follow(output)
         return output
 
+    def leaked(self) -> set[int]:
+        """Storages that blocks made, did not hand on, and that somebody holds all the same."""
+        self.operators.born, self.saved = {}, {}
+        return {key for key, reference in self.inner if reference() is not None}
+
     def _settle(self, index: int, key: Hashable) -> None:
         """A block is like the first of its kind."""
         self.like[index], record = self.ready[key]
@@ -213,6 +220,9 @@ class _Log:
             output = block.original(*args, **kwargs)
         finally:
             self.inside = False
+        handed_on = set(map(storage_key, tensors_in(output)))
+        born = self.operators.born.items()
+        self.inner += [(key, weakref.ref(one)) for key, one in born if key not in handed_on]
         if not before.unchanged(block.module, args, kwargs):
             return output, None
         return output, self._record(block.module, signature, before.leaves, output)
