@@ -165,7 +165,7 @@ def figure(studies: Sequence[Study]) -> Figure:
     )
     axes.set_ylabel("Measured peak, % of the budget")
     axes.grid(axis="y", **canvas.GRID)
-    axes.legend(frameon=False, loc="lower left", ncols=3, fontsize=8)
+    axes.legend(frameon=False, loc="lower right", ncols=3, fontsize=8)
     facts = f"{display.where(rows(studies))}\nauto; adamw, {studies[0].updates} updates; fp32"
     canvas.heading(figure, "Budgets promised to a training loop", [facts])
     return figure

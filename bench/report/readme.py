@@ -17,6 +17,7 @@ END = "<!-- tradeoff:end -->"
 LINKS = (
     ("every table", "tradeoff"),
     ("ten budgets against every rule", "budgets"),
+    ("budgets promised to training loops", "promises"),
     ("real architectures, to the bit", "models"),
     ("growth with depth", "depth"),
     ("the time model against this CPU", "calibration"),
@@ -25,7 +26,7 @@ LINKS = (
     ("failures", "failures"),
     ("what solvers cost", "solvers"),
 )
-STUDIES = frozenset({"budgets", "models", "solvers"})
+STUDIES = frozenset({"budgets", "models", "promises", "solvers"})
 """Tables that are not made from records."""
 
 
