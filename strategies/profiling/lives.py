@@ -183,16 +183,21 @@ class _Watcher(Ledger):
             tuple(self.input_bytes),
             frozenset(self.apart),
             frozenset(self.copies),
-            tuple(shared for life in self.crossing if (shared := self._shared(life))),
+            tuple(
+                shared
+                for number, life in enumerate(self.crossing)
+                if (shared := self._shared(number, life))
+            ),
         )
 
-    def _shared(self, life: _Life) -> Shared | None:
+    def _shared(self, number: int, life: _Life) -> Shared | None:
         """``None`` for what the chain itself accounts for: its ends, and what is resident."""
         place = life.boundary
         if place is None and (life.born == _RESIDENT or life.born == self.count - 1):
             return None
         own = set() if place is None else {place, place - 1}
         shared = Shared(
+            number=number,
             size_bytes=life.size_bytes,
             boundary=place,
             born=life.born if place is None else place - 1,

@@ -70,6 +70,7 @@ class Shared:
     which the last one is left, ``L + 1`` the end of forward.
 
     Attributes:
+        number: which of them it is: others may be its equal in all else.
         size_bytes: of it.
         boundary: which boundary it is; ``None``: another tensor.
         born: the block whose run it is there after; ``-1``: it is there before block 0.
@@ -80,6 +81,7 @@ class Shared:
         between: positions at which what the model computes there keeps it for its backward.
     """
 
+    number: int
     size_bytes: int
     boundary: int | None
     born: int
