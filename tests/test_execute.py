@@ -31,13 +31,14 @@ from models import (
 from torch import nn
 
 import strategies
-from strategies import Unsupported
+from strategies import Unsupported, find_chain
 from strategies.execution import layout
 from strategies.execution.state import BlockState
 from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.undo import undo_all
 from strategies.profiling.ledger import Ledger
 from strategies.schedules import plan as plans
+from strategies.storage import Disk, Storage
 
 ROWS = torch.linspace(-2, 2, 3 * WIDTH).view(3, WIDTH)
 
@@ -648,6 +649,18 @@ def test_an_input_changed_in_place_is_an_error_not_a_wrong_gradient():
         strategies.apply(model, "every_layer"),
         pytest.raises(Unsupported, match="Rectifies writes to one of its arguments in place"),
     ):
+        step(model, ROWS)
+
+
+def test_what_a_block_hands_on_unchanged_is_its_argument_still(tmp_path):
+    """A nested frame would save it after the change, of a boundary that rests elsewhere."""
+    seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(WIDTH, 8), nn.Identity(), Rectifies(), nn.Linear(8, 8), nn.Linear(8, 8))
+    )
+    stored = Storage(tier=Disk(directory=str(tmp_path)))
+    layout.install(find_chain(model), (0, ((1, 2), 3), 4), stored)
+    with pytest.raises(Unsupported, match="Rectifies writes to one of its arguments in place"):
         step(model, ROWS)
 
 

@@ -9,7 +9,6 @@ computes there is saved as usual.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -23,13 +22,12 @@ from torch.utils import checkpoint as torch_checkpoint
 from torch.utils._pytree import TreeSpec, tree_unflatten
 from torch.utils.checkpoint import (
     _checkpoint_without_reentrant_generator,
-    get_device_states,
     noop_context_fn,
-    set_device_states,
 )
 
+from strategies.execution.randoms import Drawn
 from strategies.execution.tensors import has_version
-from strategies.storage.changes import written_in_place
+from strategies.storage.changes import memory_of, written_in_place
 
 _USER_HOOKS = "_user_hooks"
 Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
@@ -122,31 +120,6 @@ class Plain:
 Source = Given | Output | Held | Plain
 
 
-class Drawn:
-    """PyTorch's random state on the CPU and on the devices of some tensors."""
-
-    def __init__(self, leaves: Sequence[Any]) -> None:
-        away = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type != "cpu"]
-        self.cpu = torch.get_rng_state()
-        self.devices = get_device_states(*away) if away else ([], [])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Drawn) and self.key() == other.key()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def key(self) -> list[bytes]:
-        """What equal states have in common; by no operator, which a mode might see or refuse."""
-        states = (self.cpu, *self.devices[1])
-        return [ctypes.string_at(state.data_ptr(), state.nbytes) for state in states]
-
-    def restore(self) -> None:
-        """Set it."""
-        torch.set_rng_state(self.cpu)
-        if self.devices[0]:
-            set_device_states(*self.devices)
-
-
 @dataclasses.dataclass(frozen=True)
 class BlockCall:
     """One block's run: where each leaf of its arguments comes from, and the state that it met.
@@ -227,6 +200,8 @@ class Frame:
         self.around = _around()
         self.left: Drawn | None = None
         self.known: dict[Hashable, tuple[weakref.ref[Tensor], int, Source]] = {}
+        self.passed: set[Source] = set()  # outputs in memory that came from elsewhere
+        self.elsewhere: set[int | None] = set()  # memory of the block that runs now
         frame = _checkpoint_without_reentrant_generator(
             self.recipe, True, noop_context_fn, "default", False, True, *leaves
         )
@@ -250,17 +225,25 @@ class Frame:
         sources = [self._source(leaf) or Held.of(leaf) for leaf in leaves]
         changed = drawn if drawn != self.left else None
         self.recipe.calls.append(BlockCall(run, sources, spec, changed))
+        pairs = zip(leaves, sources, strict=True)
+        self.elsewhere = {memory_of(leaf) for leaf, source in pairs if self._is_kept(source)}
 
     def wants(self, leaves: Sequence[int]) -> bool:
         """Whether the block's recompute would want any of these leaves as it was given them."""
         sources = self.recipe.calls[-1].sources
-        return any(not isinstance(sources[leaf], Output) for leaf in leaves)
+        return any(self._is_kept(sources[leaf]) for leaf in leaves)
 
     def leave(self, leaves: Sequence[Any]) -> None:
         """It ends: note what it returns."""
         call = len(self.recipe.calls) - 1
         self._learn(leaves, lambda leaf: Output(call, leaf))
+        memories = ((number, memory_of(leaf)) for number, leaf in enumerate(leaves))
+        self.passed |= {Output(call, n) for n, m in memories if m and m in self.elsewhere}
         self.left = Drawn(leaves)
+
+    def _is_kept(self, source: Source) -> bool:
+        """Whether a recompute finds the tensor where it lies, rather than makes it again."""
+        return not isinstance(source, Output) or source in self.passed
 
     def _learn(self, leaves: Sequence[Any], source: Callable[[int], Source]) -> None:
         for number, leaf in enumerate(leaves):

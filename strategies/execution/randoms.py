@@ -1,4 +1,4 @@
-"""Random numbers beside PyTorch's own: Python's, numpy's, and generators that a block holds.
+"""Random numbers: PyTorch's shared states; Python's, numpy's, and generators that a block holds.
 
 To ask Python or numpy for the state of its shared generator costs as much as a small block. So of
 blocks that are known not to draw, a mark is compared: the position and a word, where they lie in
@@ -11,14 +11,41 @@ import ctypes
 import functools
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 Restore = Callable[[], object]
 _HEAD = object.__basicsize__
 _LAST_WORD = 4 * 623  # the position lies behind it
+
+
+class Drawn:
+    """PyTorch's random state on the CPU and on the devices of some tensors."""
+
+    def __init__(self, leaves: Sequence[Any]) -> None:
+        away = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type != "cpu"]
+        self.cpu = torch.get_rng_state()
+        self.devices = get_device_states(*away) if away else ([], [])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Drawn) and self.key() == other.key()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def key(self) -> list[bytes]:
+        """What equal states have in common; by no operator, which a mode might see or refuse."""
+        states = (self.cpu, *self.devices[1])
+        return [ctypes.string_at(state.data_ptr(), state.nbytes) for state in states]
+
+    def restore(self) -> None:
+        """Set it."""
+        torch.set_rng_state(self.cpu)
+        if self.devices[0]:
+            set_device_states(*self.devices)
 
 
 def is_generator(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strategies.storage.changes import written_in_place
+from strategies.storage.changes import memory_of, written_in_place
 from strategies.storage.codecs import CODECS, Codec, Encoded, Raw
 from strategies.storage.overlapped import Overlapped
 from strategies.storage.tiers import TIERS, Device, Disk, Host, Remote, Tier
@@ -54,10 +54,10 @@ class Storage:
         only make copies. What does not lie in memory of its own (a sparse or a jagged tensor) stays
         where it is. As for any saved tensor, a change in place is an error.
         """
-        kept = {memory for t in boundary if (memory := _memory(t)) is not None}
+        kept = {memory for t in boundary if (memory := memory_of(t)) is not None}
 
         def pack(tensor: Tensor) -> Any:
-            stored = self.store(tensor) if _memory(tensor) in kept else tensor
+            stored = self.store(tensor) if memory_of(tensor) in kept else tensor
             return Watched(stored, tensor)
 
         with torch.autograd.graph.saved_tensors_hooks(pack, Watched.unpacked):
@@ -112,9 +112,3 @@ class Watched:
                 f" expected version {self.version} instead"
             )
         return self.packed.restore() if isinstance(self.packed, Stored) else self.packed
-
-
-def _memory(tensor: Any) -> int | None:
-    """What tells its memory from all other; ``None`` if it has none of its own."""
-    strided = isinstance(tensor, Tensor) and tensor.layout is torch.strided
-    return int(tensor.untyped_storage()._cdata) if strided else None
