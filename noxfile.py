@@ -1,5 +1,6 @@
 """Automation: ``nox -s bench`` measures, ``nox -s tests`` tests; ``nox -l`` lists the rest."""
 
+import os
 import re
 from pathlib import Path
 
@@ -15,8 +16,8 @@ CONSTRAINTS = Path("constraints.txt")
 # environment without it shows that they do not.
 REPORT = ("matplotlib", "msgspec", "pandas", "rich", "seaborn", "tabulate", "typer")
 # Tests run tiny tensors: a second thread only waits, and on a busy machine for long. A second
-# process does not.
-PARALLEL = ("-n", "auto", "--dist", "worksteal")
+# process does not; and each of three imports and compiles less than each of two.
+PARALLEL = ("-n", str(max(3, os.cpu_count() or 1)), "--dist", "worksteal")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 PINNED = re.search(r"^torch==(.+)$", CONSTRAINTS.read_text(), re.MULTILINE)[1]
