@@ -58,7 +58,7 @@ def balanced(profile: ChainProfile, normal: Watched, lingering: Sequence[int]) -
 def _with_tail(profile: ChainProfile, normal: Watched, lingering: Sequence[int]) -> ChainProfile:
     """What the tail keeps; and what the model holds in forward, which it lets go by then."""
     machine, last = _Moments.of(profile), len(profile.blocks) - 1
-    held_bytes = normal.at(f"leave {last}").alive_bytes - machine.alive_at["tail"] + lingering[-1]
+    held_bytes = normal.at(f"leave {last}").alive_bytes - machine.alive_at["tail"]
     alive = [normal.at(f"enter {i}").alive_bytes + lingering[i] for i in range(last + 1)]
     return dataclasses.replace(
         profile,
@@ -66,7 +66,7 @@ def _with_tail(profile: ChainProfile, normal: Watched, lingering: Sequence[int])
             _holding(block, alive[i] - machine.alive_at[f"forward {i}"])
             for i, block in enumerate(profile.blocks)
         ),
-        tail_working_bytes=profile.tail_working_bytes + held_bytes,
+        tail_working_bytes=profile.tail_working_bytes + held_bytes + lingering[-1],
         tail_saved_bytes=normal.at("forward done").alive_bytes - machine.after_forward_bytes,
     )
 

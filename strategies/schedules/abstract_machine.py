@@ -96,12 +96,12 @@ class Machine:
         self.land()
         last = len(profile.blocks)
         self.sharing.reach(last)
+        self.sharing.reach(last + 1)
         self.visit(profile.tail_working_bytes, "tail")
         self.alive_bytes += profile.tail_saved_bytes
         if profile.tail_keeps_input:
             self.hold(last)
         self.drop(last)
-        self.sharing.reach(last + 1)
         self.is_forward = False
 
     def run(self, node: Node, *, top: bool = False) -> None:

@@ -109,7 +109,8 @@ class ChainProfile:
         head_backward_working_bytes: most alive during the head's backward, above its start.
         tail_saved_bytes: kept by tail and loss when forward ends.
         tail_keeps_input: the tail keeps the last boundary.
-        tail_working_bytes: most alive during the tail's forward, above its start.
+        tail_working_bytes: most alive during the tail's forward, above its start, what is `shared`
+            and let go by its end aside: if a plan keeps it, it is alive besides.
         tail_backward_working_bytes: most alive during the tail's backward, above its start.
         tail_gradient_bytes: parameter gradients alive when the tail's backward ends.
         group_bytes: what each recompute group keeps besides its input (random state).

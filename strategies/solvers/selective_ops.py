@@ -130,9 +130,11 @@ class _Programme:
         ]
 
     def _lent(self, position: int) -> Iterator[Any]:
-        """What the model itself holds at a position of forward, and nobody keeps."""
+        """What the model itself holds at a position of forward, and nobody keeps; of the tail, what
+        it still holds when it ends. The boundary there is not of these."""
+        own = min(position, self.count)
         for shared, kept in self.shared.items():
-            if shared.born < position < shared.until and shared.boundary != position:
+            if shared.born < position < shared.until and shared.boundary != own:
                 yield self.part(shared.size_bytes, 1 - kept)
 
     def require(self, constraint: Any) -> None:
@@ -214,7 +216,7 @@ class _Programme:
     def _fit_tail(self) -> None:
         profile, last_bytes = self.profile, self.profile.boundary_bytes(self.count)
         below = self.below[self.count]
-        lent = self._lent(self.count)
+        lent = self._lent(self.count + 1)
         self._within([below, self.part(last_bytes + profile.tail_working_bytes), *lent])
         if profile.tail_keeps_input:
             self.require(self.held[self.count] >= 1)
