@@ -130,8 +130,10 @@ class _Programme:
         ]
 
     def _lent(self, position: int) -> Iterator[Any]:
-        """What the model itself holds at a position of forward, and nobody keeps; of the tail, what
-        it still holds when it ends. The boundary there is not of these."""
+        """What the model itself holds at a position of forward, and nobody keeps.
+
+        Behind the last block: what it still holds when the tail ends.
+        """
         own = min(position, self.count)
         for shared, kept in self.shared.items():
             if shared.born < position < shared.until and shared.boundary != own:
