@@ -1,5 +1,6 @@
 """A cell runs in a process of its own; however that ends, there is a record that says how."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,8 +14,8 @@ import tiny
 import torch
 from effort import few
 
-from bench.run import executor
-from bench.run.executor import Ending, classify_error, classify_exit
+from bench.run import endings, executor
+from bench.run.endings import Ending, classify_error, classify_exit
 from bench.store import records
 from strategies import Unsupported
 
@@ -194,6 +195,9 @@ def test_classify_exit(exit_code, oom_kills, log, ending):
     assert classify_exit(exit_code, oom_kills, log) == ending
 
 
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
+
+
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
@@ -201,7 +205,17 @@ def test_classify_exit(exit_code, oom_kills, log, ending):
         (MemoryError(), "oom", "MemoryError"),
         (MemoryError("unable to allocate"), "oom", "unable to allocate"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), "oom", "CUDA out of memory. T"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "oom", "[enforce"),
+        (RuntimeError(f"{ALLOCATOR}: you tried to allocate 8 bytes. Error 12"), "oom", "[enforce"),
+        (RuntimeError("CUDA error: out of memory\nmore"), "oom", "CUDA error"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom", "[Errno 12]"),
+        (OSError(errno.ENOSPC, "out of memory"), "crash", "OSError at"),
+        (torch._dynamo.exc.BackendCompilerFailed("x", MemoryError("no"), None), "oom", "backend="),
+        # The words alone are another error's.
+        (RuntimeError(f"{ALLOCATOR} is what it says"), "crash", "RuntimeError at"),
+        (RuntimeError("the cache is out of memory of it"), "crash", "RuntimeError at"),
+        (RuntimeError("caught std::bad_alloc earlier"), "crash", "RuntimeError at"),
+        (ValueError("CUDA out of memory. Tried to allocate"), "crash", "ValueError at"),
+        (NotImplementedError("std::bad_alloc"), "crash", "NotImplementedError at"),
         (RuntimeError("std::bad_alloc"), "oom", "std::bad_alloc"),
         (ValueError("no memory of it"), "crash", "ValueError at test_executor.py:"),
     ],
@@ -216,7 +230,10 @@ def test_classify_error(error, status, reason):
 
 
 def test_the_log_keeps_its_last_lines(tmp_path):
-    log = tmp_path / "log"
-    assert executor._tail(log) == ""
-    log.write_bytes(b"one\ntwo\n\xff three\n")
-    assert executor._tail(log) == "two | \ufffd three"
+    with (tmp_path / "log").open("w+b", buffering=0) as log:
+        assert endings.tail(log.fileno()) == ""
+        log.write(b"one\ntwo\n\xff three\n")
+        assert endings.tail(log.fileno()) == "two | \ufffd three"
+        log.write(b"x" * 10**6 + b"\nlast")  # however long it is, its end alone is read
+        assert endings.tail(log.fileno()).endswith("x | last")
+        assert len(endings.tail(log.fileno())) < 10**4

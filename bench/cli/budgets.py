@@ -72,13 +72,14 @@ def measured(cell: Cell, timeout_s: float, results: Path) -> studies.Study | Non
     import msgspec
 
     from bench.run import executor
+    from bench.run.endings import Ending
     from bench.studies import budgets as bench
 
     typer.echo(
         f"{cell.workload}: profile, {bench.BUDGETS} budgets, {cell.rounds} rounds …", err=True
     )
     answer = executor.in_process(bench.work, msgspec.json.encode(cell), timeout_s)
-    if isinstance(answer, executor.Ending):
+    if isinstance(answer, Ending):
         typer.echo(f"{cell.workload}: {answer.status}: {answer.reason}", err=True)
         return None
     study = studies.decode(answer)

@@ -45,10 +45,11 @@ def models(
 def studied(name: str, timeout_s: float, results: Path) -> studies.Study:
     """The study of a model, stored; a process that ends without one is a study that says so."""
     from bench.run import executor
+    from bench.run.endings import Ending
     from bench.studies import models as bench
 
     answer = executor.in_process(bench.work, name.encode(), timeout_s, PRELOAD)
-    if isinstance(answer, executor.Ending):
+    if isinstance(answer, Ending):
         study = bench.blank(name, problem=f"{answer.status}: {answer.reason}")
     else:
         study = studies.decode(answer)

@@ -59,11 +59,12 @@ def studied(question: Question, results: Path) -> studies.Study:
     import msgspec
 
     from bench.run import executor
+    from bench.run.endings import Ending
     from bench.studies import promises as bench
 
     payload = msgspec.json.encode(question)
     answer = executor.in_process(bench.work, payload, TIMEOUT_S, PRELOAD)
-    if isinstance(answer, executor.Ending):
+    if isinstance(answer, Ending):
         study = bench.blank(question, problem=f"{answer.status}: {answer.reason}")
     else:
         study = studies.decode(answer)
