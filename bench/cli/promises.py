@@ -11,7 +11,7 @@ from bench.cli import flags
 from bench.cli.flags import Format
 from bench.cli.printing import print_studies
 from bench.store import promises as studies
-from bench.store.json_store import RESULTS
+from bench.store.json_store import RESULTS, check_writable
 
 if TYPE_CHECKING:
     from bench.studies.promises import Question
@@ -48,6 +48,7 @@ def promises(
     place = device or devices.default()
     devices.get(place)
     questions = [Question(name, place, budgets) for name in names]
+    check_writable(results)
     outcomes = [studied(question, results) for question in questions]
     _show(outcomes, results, output)
     if any(study.problem or exceeded(study) for study in outcomes):

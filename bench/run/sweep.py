@@ -40,6 +40,8 @@ SIMULATED_SERIES = (
 
 STANDARD_ROUNDS, FULL_ROUNDS = 5, 15
 
+_LOOK_S = 0.05
+
 Report = Callable[[int, int, Record], None]
 """Is told how many cells are done, of how many, and the newest record."""
 
@@ -232,5 +234,16 @@ def _measured(
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            _abandon(pool, list(futures))
+            raise
+
+
+def _abandon(
+    pool: concurrent.futures.Executor, futures: Sequence[concurrent.futures.Future[Record]]
+) -> None:
+    """Start nothing more and end what runs: an interrupt at the terminal does not reach it."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    running = [future for future in futures if not future.cancelled()]
+    while concurrent.futures.wait(running, _LOOK_S).not_done:
+        executor.end_all()
