@@ -212,6 +212,8 @@ def existing(cell: Cell, results: Path) -> Record | None:
     """The cell's record on disk, if there is one that can be trusted."""
     empty = blank(cell)
     path = records.path_of(empty, results)
+    if path.exists() and not path.is_file():
+        set_aside(path, "it is no file")
     record = records.read(path) if path.exists() else None
     if record is not None and record.cell_id != empty.cell_id:
         set_aside(path, f"it holds cell {record.cell_id}")

@@ -115,6 +115,8 @@ class JsonStore(Generic[Kind]):
 
     def _typed(self, data: bytes) -> Kind:
         version = msgspec.json.decode(data, type=_Version).schema_version
+        if version < 1:
+            raise ValueError(f"schema version {version}")
         if version != self.version and version not in self.migrations:
             known = "".join(f"{older}, " for older in sorted(self.migrations))
             raise UnknownVersionError(
@@ -144,7 +146,8 @@ class JsonStore(Generic[Kind]):
 
     def paths(self, results: Path = RESULTS) -> list[Path]:
         """Where values are, in order."""
-        return sorted((results / self.folder).rglob("*.json"))
+        found = (results / self.folder).rglob("*.json")
+        return sorted(path for path in found if path.is_file())
 
     def read(self, path: Path) -> Kind | None:
         """The value at ``path``, or ``None`` after setting the file aside with a warning.
