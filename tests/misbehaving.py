@@ -12,6 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
+from strategies.storage import Disk, spool
+
 HANG_S = 600
 
 
@@ -180,3 +184,26 @@ def connects_and_hangs(payload):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         time.sleep(HANG_S)
+
+
+def _rests(directory):
+    """A boundary on disk."""
+    return Disk(directory=directory).put(torch.arange(1000.0))
+
+
+def is_killed_with_a_boundary_away(payload):
+    handle = _rests(payload.decode())
+    os.kill(os.getpid(), signal.SIGKILL)
+    return handle
+
+
+def is_killed_with_a_named_boundary_away(payload):
+    spool._most_open = lambda: 0
+    is_killed_with_a_boundary_away(payload)
+
+
+def holds_a_named_boundary_and_hangs(payload):
+    spool._most_open = lambda: 0
+    handle = _rests(payload.decode())
+    time.sleep(HANG_S)
+    return handle

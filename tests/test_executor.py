@@ -162,7 +162,9 @@ def test_a_generous_memory_limit_changes_nothing():
     assert record.peak_allocated_bytes == free.peak_allocated_bytes
 
 
-def test_a_cell_ends_with_the_process_that_wants_it(tmp_path):
+@pytest.mark.parametrize("stopped", [pytest.param(True, marks=pytest.mark.long), False])
+def test_a_cell_ends_with_the_process_that_wants_it(tmp_path, stopped):
+    """Also one that is stopped, and can do nothing itself."""
     planted.install(tmp_path)
     note = tmp_path / "pid"
     command = [sys.executable, "-m", "bench", "run", "--workload", "mlp-chain", "--no-time"]
@@ -172,6 +174,8 @@ def test_a_cell_ends_with_the_process_that_wants_it(tmp_path):
     with subprocess.Popen(command, env=environment, cwd=tmp_path, **quiet) as process:
         try:
             wait_for(lambda: note.exists() and note.read_text(), "the cell to start")
+            if stopped:
+                os.kill(int(note.read_text()), signal.SIGSTOP)
         finally:
             process.send_signal(signal.SIGKILL)
     pid = int(note.read_text())

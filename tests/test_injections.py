@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 import warnings
 
@@ -17,7 +18,7 @@ import pytest
 from effort import few
 from injections import CUTS, FLIPS, HOSTILE, INSIDE, MOMENTS, SIGNALS, SPECS, stored
 from test_executor import wait_for
-from test_sweep import UNSTEADY
+from test_sweep import ROOT, UNSTEADY
 
 from bench.report import regenerate
 from bench.run import executor, sweep
@@ -142,23 +143,69 @@ def test_two_sweeps_in_one_folder(folder, whole, rounds, tmp_path):
     assert sorted(p for p in folder.rglob("*") if p.is_file()) == stored(folder)  # nothing else
 
 
-def test_a_full_disk(folder, whole, tmp_path):
+@pytest.fixture
+def small_disk(tmp_path):
     """A disk of 12 KiB, where a file system may be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(disk)]
     if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no file system may be mounted here; RLIMIT_FSIZE stands for it")
-    try:
-        with sweeping(disk / "results") as process:
-            process.join(JOIN_S)
-            assert process.exitcode not in (0, None)
-        done = len(stored(disk / "results"))
-        assert 0 < done < len(SPECS)
-        subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
-        assert promise(disk / "results", whole) == done
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk(whole, small_disk):
+    folder = small_disk / "results"
+    with sweeping(folder) as process:
+        process.join(JOIN_S)
+        assert process.exitcode not in (0, None)
+    done = len(stored(folder))
+    assert 0 < done < len(SPECS)
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    assert promise(folder, whole) == done
+
+
+# Caches of compilers that cannot be written.
+
+COMPILED = ("none", "memory_budget", "every_layer")
+
+
+def run_compiled(folder, environment):
+    chosen = [part for spec in COMPILED for part in ("--strategy", spec)]
+    sizes = ["--layers", "3", "--batch", "4", "--dim", "4", "--no-time", "--format", "json"]
+    arguments = ["--workload", "mlp-chain", "--device", "cpu", "--results", str(folder), *sizes]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "run", *arguments, *chosen],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, [json.loads(line)["status"] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.long
+def test_caches_of_compilers_that_cannot_be_written(folder, tmp_path):
+    nowhere = f"{__file__}/cache"  # below a file
+    assert run_compiled(folder, {"NUMBA_CACHE_DIR": nowhere}) == (0, ["ok"] * 3)
+    before = snapshot(folder)
+    code, statuses = run_compiled(tmp_path / "none", {"TORCHINDUCTOR_CACHE_DIR": nowhere})
+    assert (code, statuses) == (2, [])  # PyTorch cannot be imported: one sentence
+    assert not (tmp_path / "none").exists()
+    assert run_compiled(folder, {}) == (0, ["ok"] * 3)
+    assert snapshot(folder) == before
+
+
+@pytest.mark.long
+def test_a_full_cache_of_a_compiler_is_a_row(folder, tmp_path, small_disk):
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(small_disk), "TMPDIR": str(small_disk)}
+    code, statuses = run_compiled(folder, environment)
+    assert (code, statuses[0], statuses[2]) == (int(statuses[1] == "crash"), "ok", "ok")
+    before = snapshot(folder)
+    again, same = run_compiled(folder, {})
+    assert (again, same, snapshot(folder)) == (code, statuses, before)
 
 
 # What happens to a cell's process: a row, and the sweep goes on.

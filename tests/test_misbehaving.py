@@ -12,6 +12,7 @@ from test_executor import gone, wait_for
 
 from bench.run import executor, pipe
 from bench.run.endings import MOST_CHARACTERS, Ending, bounded
+from strategies.storage import spool
 
 LIMIT_S = 1.0
 LONG_S = 60.0
@@ -86,6 +87,41 @@ def test_what_a_process_started_ends_with_it(name, tmp_path):
 
 def test_a_long_answer_comes_whole():
     assert run("answers_at_length", LONG_S) == b"x" * 40_000_000
+
+
+# Boundaries on disk.
+
+
+def test_nothing_is_left_of_boundaries_without_a_name(tmp_path):
+    ending = run("is_killed_with_a_boundary_away", LONG_S, str(tmp_path).encode())
+    assert ending.reason == "the process ended with signal SIGKILL"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_left_of_boundaries_with_a_name_is_swept(tmp_path):
+    place = str(tmp_path).encode()
+    ending = run("is_killed_with_a_named_boundary_away", LONG_S, place)
+    assert ending.reason == "the process ended with signal SIGKILL"
+    (left,) = tmp_path.iterdir()
+    assert [path.stat().st_size for path in left.iterdir()] == [4000]
+    assert run("is_killed_with_a_boundary_away", LONG_S, place).status == "crash"  # the next start
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_another_process_holds_is_not_swept(tmp_path):
+    context = executor._context(["misbehaving"])
+    work = misbehaving.holds_a_named_boundary_and_hangs
+    process = context.Process(target=work, args=(str(tmp_path).encode(),))
+    process.start()
+    try:
+        wait_for(lambda: list(tmp_path.rglob("*.boundary")), "a boundary")
+        assert spool.sweep(str(tmp_path)) == []
+        assert len(list(tmp_path.rglob("*.boundary"))) == 1
+    finally:
+        process.kill()
+        process.join()
+    assert len(spool.sweep(str(tmp_path))) == 1
+    assert not list(tmp_path.iterdir())
 
 
 # The pipe.
