@@ -136,6 +136,13 @@ def tables(session):
 
 
 @nox.session(default=False)
+def trust(session):
+    """Count what the tests inject, in docs/trust.md: -- --check."""
+    install(session, "test")
+    session.run("python", "tests/trust.py", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session(default=False)
 def compare(session):
     """Compare two sets of records: -- A B --fail-on peak_allocated_bytes:1%."""
     session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)

@@ -269,7 +269,7 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "a workload that is a path": changed(workload="../../etc"),
     "a machine that is a path": changed(machine_id="/etc"),
     "a strategy of control characters": changed(strategy="\x1b[2J"),
-    "a reason of fifty megabytes": changed(reason="x" * 50_000_000),
+    "a reason of a megabyte": changed(reason="x" * 1_000_000),
     "nested a hundred thousand deep": lambda d: b'{"machine":%s' % (b"[" * 10**5 + b"]" * 10**5),
     "nested a hundred thousand deep, and cut": lambda d: b"[" * 100_000,
     "another checksum": lambda d: d.replace(b'"checksum": "', b'"checksum": "0', 1),
@@ -305,7 +305,8 @@ def cut(data, number):
 
 def flipped(data, number):
     """Some bit of a byte that is not white space between values."""
-    place = number * (len(data) - 3) // FLIPS + 1
+    begin = data.index(b'"seed"') + 1  # what is before says which schema it is
+    place = begin + number * (len(data) - 4 - begin) // FLIPS
     while data[place : place + 1].isspace():
         place += 1
     return data[:place] + bytes([data[place] ^ (1 << number % 7)]) + data[place + 1 :]

@@ -40,9 +40,9 @@ def fcntl_flags(number):
     return fcntl.fcntl(number, fcntl.F_GETFL)
 
 
-def tell(payload):
+def tell(note):
     """Where the test looks: this process's id, once it is where it is meant to be."""
-    Path(payload.decode()).write_text(str(os.getpid()))
+    Path(note.decode()).write_text(str(os.getpid()))
 
 
 def hangs(payload):
