@@ -1,5 +1,6 @@
 """Automation: ``nox -s bench`` measures, ``nox -s tests`` tests; ``nox -l`` lists the rest."""
 
+import json
 import re
 from pathlib import Path
 
@@ -24,6 +25,11 @@ NEWEST = "2.14.1"
 TORCH = ("2.9.1", PINNED, NEWEST)  # the oldest supported, the pinned one, the newest tried
 # What PyTorch decides: the contract, and what it is built on.
 CONTRACT = ("contract", "apply", "execute", "policies", "overlapped", "memory_budget")
+# What is counted: of which, and the least share.
+COVERED = {
+    "lines": ("covered_lines", "num_statements", 0.95),
+    "branches": ("covered_branches", "num_branches", 0.90),
+}
 # Of a process: a torch that is not the pinned one may be larger.
 MOST_BYTES = 1_500_000_000
 
@@ -133,6 +139,43 @@ def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
     session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)
     session.run("python", "-m", "bench", "tables", *session.posargs)
+
+
+@nox.session(default=False)
+def coverage(session):
+    """Count the lines and branches that the tests run, the long ones too; an hour."""
+    install(session, "coverage", "test", "transformers", "train")
+    tests = session.posargs or [*PARALLEL, "--long"]
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *tests, env=ONE_THREAD)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", "--skip-covered", "--sort=cover")
+    file = Path(session.create_tmp()) / "coverage.json"
+    session.run("coverage", "json", "--quiet", "-o", str(file))
+    totals = json.loads(file.read_text())["totals"]
+    for what, (done, of, least) in COVERED.items():
+        share = totals[done] / totals[of]
+        session.log(f"{what}: {share:.2%} of {totals[of]:,}; at least {least:.0%}")
+        if share < least:
+            session.error(f"too few {what} are run")
+
+
+@nox.session(default=False)
+def audit(session):
+    """Look the pinned versions up among known vulnerabilities, where that data can be reached."""
+    session.install("--no-compile", "pip-audit")
+    file = Path(session.create_tmp()) / "audit.json"
+    file.unlink(missing_ok=True)
+    given = ("-r", str(CONSTRAINTS), "--no-deps", "--disable-pip", "-f", "json", "-o", str(file))
+    session.run("pip-audit", *given, success_codes=[0, 1], silent=True)
+    found = json.loads(file.read_text())["dependencies"] if file.exists() else []
+    seen = [one for one in found if "skip_reason" not in one]
+    if not seen:
+        session.skip("no data on any pinned version can be reached from here")
+    session.log(f"{len(seen)} of {len(found)} pinned versions looked up")
+    bad = [f"{one['name']} {one['version']}: {v['id']}" for one in seen for v in one["vulns"]]
+    if bad:
+        session.error("; ".join(bad))
 
 
 @nox.session(default=False)
