@@ -12,6 +12,8 @@ nox.options.error_on_external_run = True
 nox.options.sessions = ["lint", "types", "tests"]  # what answers soonest comes first
 
 CONSTRAINTS = Path("constraints.txt")
+REQUIREMENTS = Path("requirements.txt")
+HASHED = ("test", "transformers", "train", "lint", "coverage")
 # All that tables, figures and comparisons are made with: they read records, and need no torch. An
 # environment without it shows that they do not.
 REPORT = ("matplotlib", "msgspec", "pandas", "rich", "seaborn", "tabulate", "typer")
@@ -49,6 +51,24 @@ def constrained(session, torch):
     pins = Path(session.create_tmp()) / "constraints.txt"
     pins.write_text(CONSTRAINTS.read_text().replace(f"torch=={PINNED}\n", f"torch=={torch}\n"))
     return pins
+
+
+def hashed(report):
+    """The requirements of an installation, from pip's report of it."""
+    here = report["environment"]
+    where = f"{here['python_version']} on {here['sys_platform']} {here['platform_machine']}"
+    head = f"""\
+# The environment of the tests, each file by its hash. Made by `nox -s hashes`, for CPython {where}.
+# Another kind of machine has other files: make it there. torch is the wheel that was found where
+# this was made; +cpu is the build without CUDA, which the package index does not have.
+"""
+    lines = []
+    for one in report["install"]:
+        known = one["download_info"].get("archive_info", {}).get("hashes")
+        if known:  # the project itself has none
+            name, version = one["metadata"]["name"], one["metadata"]["version"]
+            lines.append(f"{name}=={version} --hash=sha256:{known['sha256']}\n")
+    return head + "".join(sorted(lines, key=str.lower))
 
 
 def chosen(session, libraries):
@@ -158,6 +178,29 @@ def coverage(session):
         session.log(f"{what}: {share:.2%} of {totals[of]:,}; at least {least:.0%}")
         if share < least:
             session.error(f"too few {what} are run")
+
+
+@nox.session(default=False)
+def hashes(session):
+    """Write down what each pinned file of the tests' environment must hash to: -- --check."""
+    file = Path(session.create_tmp()) / "report.json"
+    given = ("--quiet", "--dry-run", "--ignore-installed", "--report", str(file))
+    target = f".[{','.join(HASHED)}]"
+    session.run("python", "-m", "pip", "install", *given, "-c", str(CONSTRAINTS), target)
+    text = hashed(json.loads(file.read_text()))
+    if "--check" not in session.posargs:
+        REQUIREMENTS.write_text(text)
+    elif text != REQUIREMENTS.read_text():
+        session.error(f"{REQUIREMENTS} is stale, or this is another kind of machine")
+
+
+@nox.session(default=False)
+def hashed_install(session):
+    """Install nothing but files of known hashes, and test: -- tests/test_plan.py."""
+    given = ("--no-compile", "--no-deps", "--require-hashes")
+    session.install(*given, "-r", str(REQUIREMENTS))
+    session.install("--no-deps", "-e", ".")
+    session.run("pytest", *(session.posargs or ["tests/test_plan.py"]), env=ONE_THREAD)
 
 
 @nox.session(default=False)

@@ -12,8 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import torch
 
+from bench.cells.cell import Cell
+from bench.run.blank import blank
+from bench.simulate.errors import NeedsValueError
+from bench.store import records
 from strategies.storage import Disk, spool
 
 HANG_S = 600
@@ -184,6 +189,20 @@ def connects_and_hangs(payload):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         time.sleep(HANG_S)
+
+
+def answers_for_another(payload):
+    cell = msgspec.structs.replace(msgspec.json.decode(payload, type=Cell), spec="sqrt")
+    return records.encode(blank(cell, "ok"))
+
+
+def answers_at_length_in_notes(payload):
+    record = blank(msgspec.json.decode(payload, type=Cell), "mismatch", "x" * 5000)
+    return records.encode(msgspec.structs.replace(record, notes=["y" * 2000] * 200))
+
+
+def needs_a_value(payload):
+    raise NeedsValueError("it needs the value of a tensor")
 
 
 def _rests(directory):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import misbehaving
 import planted
 import psutil
 import pytest
@@ -180,6 +181,33 @@ def test_a_cell_ends_with_the_process_that_wants_it(tmp_path, stopped):
             process.send_signal(signal.SIGKILL)
     pid = int(note.read_text())
     wait_for(lambda: gone(pid), "the cell to end")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (misbehaving.answers, "the process's answer is no record: not a record of schema"),
+        (misbehaving.answers_for_another, "the process's answer is the record of another cell"),
+    ],
+)
+def test_an_answer_that_is_not_this_cells_record_is_a_crash(monkeypatch, answer, reason):
+    monkeypatch.setattr(executor, "measure_cell", answer)
+    record = run("none")
+    assert record.status == "crash"
+    assert record.reason.startswith(reason)
+
+
+def test_reasons_and_notes_of_a_record_are_bounded(monkeypatch):
+    monkeypatch.setattr(executor, "measure_cell", misbehaving.answers_at_length_in_notes)
+    record = run("none")
+    assert record.status == "mismatch"
+    assert len(record.reason) == endings.MOST_CHARACTERS
+    assert [len(note) for note in record.notes] == [endings.MOST_CHARACTERS] * 100
+
+
+def test_a_model_that_needs_a_value_is_the_users_error(monkeypatch):
+    with pytest.raises(ValueError, match="needs the value"):
+        executor.in_process(misbehaving.needs_a_value, b"")
 
 
 # Naming an end.

@@ -22,10 +22,16 @@ def csv(frame: pd.DataFrame) -> str:
 
 
 def neutral(value: Any) -> Any:
-    """A text that a spreadsheet would calculate, behind an apostrophe; all else as it is."""
-    if not isinstance(value, str) or not value.startswith(_FORMULAS):
+    """A text that a spreadsheet would calculate, behind an apostrophe; all else as it is.
+
+    Lines end in one way: Python's writer leaves a carriage return bare, which ends a row elsewhere.
+    """
+    if not isinstance(value, str):
         return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.startswith(_FORMULAS):
+        return text
     with contextlib.suppress(ValueError):
-        float(value)
-        return value
-    return f"'{value}"
+        float(text)
+        return text
+    return f"'{text}"
