@@ -1,5 +1,6 @@
 """Automation: ``nox -s bench`` measures, ``nox -s tests`` tests; ``nox -l`` lists the rest."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ nox.options.error_on_external_run = True
 nox.options.sessions = ["lint", "types", "tests"]  # what answers soonest comes first
 
 CONSTRAINTS = Path("constraints.txt")
+REQUIREMENTS = Path("requirements.txt")
+HASHED = ("test", "transformers", "train", "lint", "coverage")
 # All that tables, figures and comparisons are made with: they read records, and need no torch. An
 # environment without it shows that they do not.
 REPORT = ("matplotlib", "msgspec", "pandas", "rich", "seaborn", "tabulate", "typer")
@@ -25,6 +28,11 @@ NEWEST = "2.14.1"
 TORCH = ("2.9.1", PINNED, NEWEST)  # the oldest supported, the pinned one, the newest tried
 # What PyTorch decides: the contract, and what it is built on.
 CONTRACT = ("contract", "apply", "execute", "policies", "overlapped", "memory_budget")
+# What is counted: of which, and the least share.
+COVERED = {
+    "lines": ("covered_lines", "num_statements", 0.95),
+    "branches": ("covered_branches", "num_branches", 0.90),
+}
 # Of a process: a torch that is not the pinned one may be larger.
 MOST_BYTES = 1_500_000_000
 
@@ -44,6 +52,24 @@ def constrained(session, torch):
     pins = Path(session.create_tmp()) / "constraints.txt"
     pins.write_text(CONSTRAINTS.read_text().replace(f"torch=={PINNED}\n", f"torch=={torch}\n"))
     return pins
+
+
+def hashed(report):
+    """The requirements of an installation, from pip's report of it."""
+    here = report["environment"]
+    where = f"{here['python_version']} on {here['sys_platform']} {here['platform_machine']}"
+    head = f"""\
+# The environment of the tests, each file by its hash. Made by `nox -s hashes`, for CPython {where}.
+# Another kind of machine has other files: make it there. torch is the wheel that was found where
+# this was made; +cpu is the build without CUDA, which the package index does not have.
+"""
+    lines = []
+    for one in report["install"]:
+        known = one["download_info"].get("archive_info", {}).get("hashes")
+        if known:  # the project itself has none
+            name, version = one["metadata"]["name"], one["metadata"]["version"]
+            lines.append(f"{name}=={version} --hash=sha256:{known['sha256']}\n")
+    return head + "".join(sorted(lines, key=str.lower))
 
 
 def chosen(session, libraries):
@@ -134,6 +160,73 @@ def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
     session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)
     session.run("python", "-m", "bench", "tables", *session.posargs)
+
+
+@nox.session(default=False)
+def coverage(session):
+    """Count the lines and branches that the tests run, the long ones too; an hour."""
+    install(session, "coverage", "test", "transformers", "train")
+    tests = session.posargs or [*PARALLEL, "--long"]
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *tests, env=ONE_THREAD)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", "--skip-covered", "--sort=cover")
+    file = Path(session.create_tmp()) / "coverage.json"
+    session.run("coverage", "json", "--quiet", "-o", str(file))
+    totals = json.loads(file.read_text())["totals"]
+    for what, (done, of, least) in COVERED.items():
+        share = totals[done] / totals[of]
+        session.log(f"{what}: {share:.2%} of {totals[of]:,}; at least {least:.0%}")
+        if share < least:
+            session.error(f"too few {what} are run")
+
+
+@nox.session(default=False)
+def hashes(session):
+    """Write down what each pinned file of the tests' environment must hash to: -- --check."""
+    file = Path(session.create_tmp()) / "report.json"
+    given = ("--quiet", "--dry-run", "--ignore-installed", "--report", str(file))
+    target = f".[{','.join(HASHED)}]"
+    session.run("python", "-m", "pip", "install", *given, "-c", str(CONSTRAINTS), target)
+    text = hashed(json.loads(file.read_text()))
+    if "--check" not in session.posargs:
+        REQUIREMENTS.write_text(text)
+    elif text != REQUIREMENTS.read_text():
+        session.error(f"{REQUIREMENTS} is stale, or this is another kind of machine")
+
+
+@nox.session(default=False)
+def hashed_install(session):
+    """Install nothing but files of known hashes, and test: -- tests/test_plan.py."""
+    given = ("--no-compile", "--no-deps", "--require-hashes")
+    session.install(*given, "-r", str(REQUIREMENTS))
+    session.install("--no-deps", "-e", ".")
+    session.run("pytest", *(session.posargs or ["tests/test_plan.py"]), env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def audit(session):
+    """Look the pinned versions up among known vulnerabilities, where that data can be reached."""
+    session.install("--no-compile", "pip-audit")
+    file = Path(session.create_tmp()) / "audit.json"
+    file.unlink(missing_ok=True)
+    given = ("-r", str(CONSTRAINTS), "--no-deps", "--disable-pip", "-f", "json", "-o", str(file))
+    session.run("pip-audit", *given, success_codes=[0, 1], silent=True)
+    found = json.loads(file.read_text())["dependencies"] if file.exists() else []
+    seen = [one for one in found if "skip_reason" not in one]
+    if not seen:
+        session.skip("no data on any pinned version can be reached from here")
+    session.log(f"{len(seen)} of {len(found)} pinned versions looked up")
+    bad = [f"{one['name']} {one['version']}: {v['id']}" for one in seen for v in one["vulns"]]
+    if bad:
+        session.error("; ".join(bad))
+
+
+@nox.session(default=False)
+def trust(session):
+    """Count what the tests inject, in docs/trust.md: -- --check."""
+    install(session, "test")
+    session.run("python", "tests/trust.py", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session(default=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 import msgspec
 import typer
@@ -19,6 +20,7 @@ from bench.cli import (
     listing,
     measure,
     models,
+    numbers,
     plan,
     profile,
     promises,
@@ -27,20 +29,24 @@ from bench.cli import (
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-app.command("list")(listing.list_)
-app.command("run")(measure.run)
-app.command("sweep")(measure.sweep)
-app.command("validate")(measure.validate)
-app.command("tables")(report.tables)
-app.command("claims")(report.claims)
-app.command("compare")(report.compare)
-app.command("profile")(profile.profile)
-app.command("plan")(plan.plan)
-app.command("solvers")(solvers.solvers)
-app.command("budgets")(budgets.budgets)
-app.command("frontier")(frontier.frontier)
-app.command("models")(models.models)
-app.command("promises")(promises.promises)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": listing.list_,
+    "run": measure.run,
+    "sweep": measure.sweep,
+    "validate": measure.validate,
+    "tables": report.tables,
+    "claims": report.claims,
+    "compare": report.compare,
+    "profile": profile.profile,
+    "plan": plan.plan,
+    "solvers": solvers.solvers,
+    "budgets": budgets.budgets,
+    "frontier": frontier.frontier,
+    "models": models.models,
+    "promises": promises.promises,
+}
+for name, function in COMMANDS.items():
+    app.command(name)(function)
 
 INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt
 
@@ -51,6 +57,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)  # noqa: T201
     try:
+        if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+            numbers.check(COMMANDS[sys.argv[1]], sys.argv[2:])
         code = app(standalone_mode=False, prog_name="python -m bench")
     except (ValueError, OSError, msgspec.MsgspecError) as error:
         sys.exit(_complain(str(error)))

@@ -275,6 +275,34 @@ ERRORS = [
     (("compare", "before.json", "after.json"), "before.json"),
     (("list", "colours"), "'strategies', 'workloads', 'devices'"),
     (("lost",), "No such command 'lost'"),
+    *[
+        ((*command, "--timeout", seconds), "--timeout must be more than 0 and at most 604800")
+        for command in (RUN, ("sweep",), ("models",), ("budgets",))
+        for seconds in ("nan", "inf", "1e12", "0", "-1")
+    ],
+    ((*RUN, "--seed", str(2**63)), "--seed must be within 64 bits"),
+    ((*RUN, "--seed", "-1"), "seed must be at least 0, not -1"),
+    ((*RUN, "--batch", str(2**63)), "--batch must be within 64 bits"),
+    ((*RUN, "--batch", "9" * 60), "--batch must be within 64 bits"),
+    ((*RUN, "--option", f"batch={2**63}"), "batch must be within 64 bits"),
+    ((*RUN, "--layers", "٣"), "--layers takes the digits 0 to 9, not '٣'"),
+    ((*RUN, "--layers=٣"), "--layers takes the digits 0 to 9, not '٣'"),
+    ((*RUN, "--timeout", "٣"), "--timeout takes the digits 0 to 9, not '٣'"),
+    ((*EVERY_K, "--set", "k=٣"), "k must be of type int, not '٣'"),
+    ((*EVERY_K, "--set", "k=2", "--set", "k=3"), "--set gives k twice"),
+    ((*EVERY_K, "--set", f"k={2**63}"), "every_k: k must be within 64 bits"),
+    ((*RUN, "--strategy", "every_k(k=2, k=3)"), "gives k twice"),
+    ((*RUN, "--strategy", "every_k(k=" + "(" * 500), "cannot read strategy"),
+    ((*RUN, "--option", "batch=1", "--option", "batch=2"), "--option gives batch twice"),
+    ((*RUN, "--batch", "1", "--option", "batch=1"), "batch is given twice: by --batch and by"),
+    (("validate", "--device", "sim:h100-80gb"), "a real device with its simulation, not sim:h1"),
+    (("claims",), "results holds no raw/ folder"),
+    ((*RUN, "--results", __file__), "nothing can be stored in", "File exists"),
+    ((*RUN, "--results", f"{__file__}/results"), "nothing can be stored in", "Not a directory"),
+    (("sweep", "--suite", "smoke", "--results", __file__), "nothing can be stored in"),
+    (("models", "--only", "gpt2", "--results", __file__), "nothing can be stored in"),
+    (("solvers", "--results", __file__), "nothing can be stored in"),
+    (("plan", "--workload", "mlp-chain", "--budget", "٥٠%"), "a budget is written as 8GB"),
 ]
 
 
@@ -365,7 +393,8 @@ def test_one_device_is_the_default(call):
 # claims, tables, compare: their contents have tests of their own.
 
 
-def test_claims_as_json_and_csv(call):
+def test_claims_as_json_and_csv(call, tmp_path):
+    (tmp_path / "results" / "raw").mkdir(parents=True)
     as_json = call("claims", "--format", "json")
     assert as_json.code == 0
     verdicts = as_json.json
@@ -392,6 +421,7 @@ def test_compare_fails_on_a_regression(call, tmp_path):
     after = tmp_path / "after.json"
     data = json.loads(before.read_bytes())
     data["peak_allocated_bytes"] += 1000
+    assert data.pop("checksum")
     after.write_text(json.dumps(data))
     limit = ("--fail-on", "peak_allocated_bytes:1%")
     assert call("compare", before, before, *limit).code == 0

@@ -1,11 +1,13 @@
 """A cell runs in a process of its own; however that ends, there is a record that says how."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import misbehaving
 import planted
 import psutil
 import pytest
@@ -13,8 +15,8 @@ import tiny
 import torch
 from effort import few
 
-from bench.run import executor
-from bench.run.executor import Ending, classify_error, classify_exit
+from bench.run import endings, executor
+from bench.run.endings import Ending, classify_error, classify_exit
 from bench.store import records
 from strategies import Unsupported
 
@@ -161,7 +163,9 @@ def test_a_generous_memory_limit_changes_nothing():
     assert record.peak_allocated_bytes == free.peak_allocated_bytes
 
 
-def test_a_cell_ends_with_the_process_that_wants_it(tmp_path):
+@pytest.mark.parametrize("stopped", [pytest.param(True, marks=pytest.mark.long), False])
+def test_a_cell_ends_with_the_process_that_wants_it(tmp_path, stopped):
+    """Also one that is stopped, and can do nothing itself."""
     planted.install(tmp_path)
     note = tmp_path / "pid"
     command = [sys.executable, "-m", "bench", "run", "--workload", "mlp-chain", "--no-time"]
@@ -171,10 +175,39 @@ def test_a_cell_ends_with_the_process_that_wants_it(tmp_path):
     with subprocess.Popen(command, env=environment, cwd=tmp_path, **quiet) as process:
         try:
             wait_for(lambda: note.exists() and note.read_text(), "the cell to start")
+            if stopped:
+                os.kill(int(note.read_text()), signal.SIGSTOP)
         finally:
             process.send_signal(signal.SIGKILL)
     pid = int(note.read_text())
     wait_for(lambda: gone(pid), "the cell to end")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (misbehaving.answers, "the process's answer is no record: not a record of schema"),
+        (misbehaving.answers_for_another, "the process's answer is the record of another cell"),
+    ],
+)
+def test_an_answer_that_is_not_this_cells_record_is_a_crash(monkeypatch, answer, reason):
+    monkeypatch.setattr(executor, "measure_cell", answer)
+    record = run("none")
+    assert record.status == "crash"
+    assert record.reason.startswith(reason)
+
+
+def test_reasons_and_notes_of_a_record_are_bounded(monkeypatch):
+    monkeypatch.setattr(executor, "measure_cell", misbehaving.answers_at_length_in_notes)
+    record = run("none")
+    assert record.status == "mismatch"
+    assert len(record.reason) == endings.MOST_CHARACTERS
+    assert [len(note) for note in record.notes] == [endings.MOST_CHARACTERS] * 100
+
+
+def test_a_model_that_needs_a_value_is_the_users_error(monkeypatch):
+    with pytest.raises(ValueError, match="needs the value"):
+        executor.in_process(misbehaving.needs_a_value, b"")
 
 
 # Naming an end.
@@ -194,6 +227,9 @@ def test_classify_exit(exit_code, oom_kills, log, ending):
     assert classify_exit(exit_code, oom_kills, log) == ending
 
 
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
+
+
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
@@ -201,7 +237,17 @@ def test_classify_exit(exit_code, oom_kills, log, ending):
         (MemoryError(), "oom", "MemoryError"),
         (MemoryError("unable to allocate"), "oom", "unable to allocate"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), "oom", "CUDA out of memory. T"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "oom", "[enforce"),
+        (RuntimeError(f"{ALLOCATOR}: you tried to allocate 8 bytes. Error 12"), "oom", "[enforce"),
+        (RuntimeError("CUDA error: out of memory\nmore"), "oom", "CUDA error"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom", "[Errno 12]"),
+        (OSError(errno.ENOSPC, "out of memory"), "crash", "OSError at"),
+        (torch._dynamo.exc.BackendCompilerFailed("x", MemoryError("no"), None), "oom", "backend="),
+        # The words alone are another error's.
+        (RuntimeError(f"{ALLOCATOR} is what it says"), "crash", "RuntimeError at"),
+        (RuntimeError("the cache is out of memory of it"), "crash", "RuntimeError at"),
+        (RuntimeError("caught std::bad_alloc earlier"), "crash", "RuntimeError at"),
+        (ValueError("CUDA out of memory. Tried to allocate"), "crash", "ValueError at"),
+        (NotImplementedError("std::bad_alloc"), "crash", "NotImplementedError at"),
         (RuntimeError("std::bad_alloc"), "oom", "std::bad_alloc"),
         (ValueError("no memory of it"), "crash", "ValueError at test_executor.py:"),
     ],
@@ -216,7 +262,10 @@ def test_classify_error(error, status, reason):
 
 
 def test_the_log_keeps_its_last_lines(tmp_path):
-    log = tmp_path / "log"
-    assert executor._tail(log) == ""
-    log.write_bytes(b"one\ntwo\n\xff three\n")
-    assert executor._tail(log) == "two | \ufffd three"
+    with (tmp_path / "log").open("w+b", buffering=0) as log:
+        assert endings.tail(log.fileno()) == ""
+        log.write(b"one\ntwo\n\xff three\n")
+        assert endings.tail(log.fileno()) == "two | \ufffd three"
+        log.write(b"x" * 10**6 + b"\nlast")  # however long it is, its end alone is read
+        assert endings.tail(log.fileno()).endswith("x | last")
+        assert len(endings.tail(log.fileno())) < 10**4

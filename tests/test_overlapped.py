@@ -12,6 +12,7 @@ import threading
 import weakref
 
 import pytest
+import resting
 import tiny
 import torch
 from effort import few
@@ -87,7 +88,7 @@ def test_bytes_are_predicted_exactly(workload, number, tmp_path):
         # A copy that no block keeps is gone a little earlier than the interpreter believes.
         largest_bytes = max(block.output_bytes for block in made[2].blocks)
         assert 0 <= more_bytes <= largest_bytes * (workload == "mlp-chain")
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
 
 
 def test_a_boundary_that_the_head_keeps_does_not_leave_the_device():
@@ -238,7 +239,7 @@ def test_gradients_are_those_of_no_offloading(passes, tmp_path):
         found.append([p.grad.clone() for p in step.model.parameters()])
         losses.clear()
         del loss
-        assert not list(tmp_path.iterdir())
+        assert resting.sizes(tmp_path) == []
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     step.drop_gradients()
 
@@ -261,20 +262,20 @@ def test_a_second_backward_and_then_no_files(tmp_path):
     loss = model(torch.ones(2, 8)).sum()
     loss.backward(retain_graph=True)
     once = [p.grad.clone() for p in model.parameters()]
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(resting.sizes(tmp_path)) == 4
     loss.backward()
     assert all(torch.equal(p.grad, 2 * g) for p, g in zip(model.parameters(), once, strict=True))
     del loss
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
 
 
 def test_a_graph_that_is_dropped_leaves_no_files(tmp_path):
     model = stack()
     put_under(model, tmp_path)
     loss = model(torch.ones(2, 8)).sum()
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(resting.sizes(tmp_path)) == 4
     del loss
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
 
 
 def test_nothing_leaves_without_gradients(tmp_path):
@@ -282,7 +283,7 @@ def test_nothing_leaves_without_gradients(tmp_path):
     put_under(model, tmp_path)
     with torch.no_grad():
         model.eval()(torch.ones(2, 8))
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
 
 
 class Fails(nn.Module):
@@ -298,11 +299,11 @@ def test_an_exception_in_the_middle_of_a_step(index, tmp_path):
     with pytest.raises(KeyError):
         model(torch.ones(2, 8))
     gc.collect()
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
     model[index].pop(-1)
     model(torch.ones(2, 8)).sum().backward()
     assert tier.traffic.leaving is None
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
     plain = stack()
     plain(torch.ones(2, 8)).sum().backward()
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
@@ -321,7 +322,7 @@ def test_a_disk_that_is_full_is_an_error_of_the_step(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="no space left"):
             model(torch.ones(2, 8))
     gc.collect()
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
     model(torch.ones(2, 8)).sum().backward()
 
 
@@ -329,13 +330,12 @@ def test_a_file_that_was_cut_is_an_error_of_the_step(tmp_path):
     model = stack()
     put_under(model, tmp_path)
     loss = model(torch.ones(2, 8)).sum()
-    for file in tmp_path.iterdir():
-        file.write_bytes(b"1234")
+    resting.cut(tmp_path)
     with pytest.raises(OSError, match="was cut short"):
         loss.backward()
     del loss
     gc.collect()
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
 
 
 def test_a_copy_has_a_road_of_its_own(tmp_path):
@@ -367,12 +367,12 @@ def test_a_process_ends_with_boundaries_away(tmp_path):
         "model = stack()\n"
         f"put_under(model, {str(tmp_path)!r})\n"
         "loss = model(torch.ones(2, 8)).sum()\n"
-        "import os; print(len(os.listdir(sys.argv[1])))\n"
+        "import pathlib, resting; print(len(resting.sizes(pathlib.Path(sys.argv[1]))))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr[-2000:]
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(tmp_path) == []
 
 
 # Streams: which calls are made, for no accelerator is here to make them.

@@ -138,12 +138,16 @@ def test_an_accelerator_that_is_full_leads_to_fake_tensors(monkeypatch):
     assert dataclasses.replace(applied.chain.profile, faked=False).blocks
 
 
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
+
+
 @pytest.mark.parametrize(
     ("error", "full"),
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError(f"{ALLOCATOR}: you tried to allocate 8 bytes. Error code 12"), True),
+        (RuntimeError(f"{ALLOCATOR} is what an allocator says"), False),
         (RuntimeError("shape mismatch"), False),
     ],
 )

@@ -1,10 +1,14 @@
 """Storage: exact bytes, exact layouts, bounded errors, and nothing left behind."""
 
 import contextlib
+import errno
 import gc
 import math
+import os
+import resource
 
 import pytest
+import resting
 import torch
 from effort import examples
 from hypothesis import given
@@ -18,7 +22,7 @@ import strategies
 from strategies import Unsupported
 from strategies.execution.layout import install
 from strategies.schedules import plan as plans
-from strategies.storage import CODECS, TIERS, Device, Disk, Host, Storage, codecs, tiers
+from strategies.storage import CODECS, TIERS, Device, Disk, Host, Storage, codecs, spool, tiers
 from strategies.storage.auto import Auto
 
 INT8, INT4, FP16, BF16 = codecs.Int8(), codecs.Int4(), codecs.Fp16(), codecs.Bf16()
@@ -190,36 +194,45 @@ def test_the_boundary_itself_is_freed(spec, freed):
 # Disk.
 
 
-def test_files_are_exact_and_vanish(tmp_path):
+@pytest.fixture(params=["nameless", "named"])
+def folder(request, tmp_path, monkeypatch):
+    """Where files go; both kinds of them."""
+    if request.param == "named":
+        resting.has_names(monkeypatch)
+    return tmp_path
+
+
+def test_files_are_exact_and_vanish(folder):
     model = chain_of(BLOCKS)
-    strategies.apply(model, f"offload(directory={str(tmp_path)!r})")
+    strategies.apply(model, f"offload(directory={str(folder)!r})")
     for _ in range(2):
         loss = model(LINES).sum()
-        files = list(tmp_path.iterdir())
-        assert [file.stat().st_size for file in files] == [4 * N] * BLOCKS
+        assert resting.sizes(folder) == [4 * N] * BLOCKS
         loss.backward(retain_graph=True)
-        assert sorted(tmp_path.iterdir()) == sorted(files)
+        assert resting.sizes(folder) == [4 * N] * BLOCKS
         loss.backward()
         del loss
-        assert not list(tmp_path.iterdir())
+        assert resting.sizes(folder) == []
+        assert not list(folder.iterdir())
 
 
-def test_files_of_a_graph_that_is_dropped_vanish(tmp_path):
+def test_files_of_a_graph_that_is_dropped_vanish(folder):
     model = chain_of(BLOCKS)
-    strategies.apply(model, f"offload(directory={str(tmp_path)!r}, over=every_k(k=2))")
+    strategies.apply(model, f"offload(directory={str(folder)!r}, over=every_k(k=2))")
     loss = model(LINES).sum()
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(resting.sizes(folder)) == 3
     del loss
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(folder) == []
+    assert not list(folder.iterdir())
 
 
-def test_no_files_without_gradients(tmp_path):
+def test_no_files_without_gradients(folder):
     model = chain_of(BLOCKS)
-    strategies.apply(model, f"offload(directory={str(tmp_path)!r})")
+    strategies.apply(model, f"offload(directory={str(folder)!r})")
     with torch.no_grad():
         output = model(LINES)
     assert not output.requires_grad
-    assert not list(tmp_path.iterdir())
+    assert resting.sizes(folder) == []
 
 
 @pytest.mark.parametrize(
@@ -231,31 +244,77 @@ def test_files_of_compressed_boundaries(codec, sizes, tmp_path):
     spec = f"offload(directory={str(tmp_path)!r}, over=compressed(codec={codec}, over=sqrt))"
     strategies.apply(model, spec)
     loss = model(LINES).sum()
-    assert sorted(f.stat().st_size for f in tmp_path.iterdir()) == sorted(sizes)
+    assert resting.sizes(tmp_path) == sorted(sizes)
     loss.backward()
 
 
-def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_no_file(folder, monkeypatch):
     def fail(_):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(tiers, "_flat_bytes", fail)
     with pytest.raises(OSError, match="no space left"):
-        Disk(directory=str(tmp_path)).put(torch.ones(3))
+        Disk(directory=str(folder)).put(torch.ones(3))
     gc.collect()
+    assert resting.sizes(folder) == []
+    assert not list(folder.iterdir())
+
+
+def test_a_file_that_was_cut_is_an_error(folder):
+    disk = Disk(directory=str(folder))
+    handle = disk.put(torch.ones(3))
+    resting.cut(folder)
+    with pytest.raises(OSError, match="was cut short"):
+        disk.get(handle)
+
+
+def test_no_name_is_ever_seen(tmp_path):
+    """So that there is nothing to clean, even after SIGKILL."""
+    handle = Disk(directory=str(tmp_path)).put(torch.ones(3))
+    assert resting.sizes(tmp_path) == [12]
+    assert not list(tmp_path.iterdir())
+    del handle
+
+
+def test_files_have_names_where_the_system_has_none_without(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(spool, "_new_nameless", refuse)
+    handle = Disk(directory=str(tmp_path)).put(torch.ones(3))
+    (folder,) = tmp_path.iterdir()
+    assert [path.suffix for path in folder.iterdir()] == [".boundary"]
+    del handle
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_was_cut_is_an_error(tmp_path):
-    disk = Disk(directory=str(tmp_path))
-    handle = disk.put(torch.ones(3))
-    handle.path.write_bytes(b"1234")
-    with pytest.raises(OSError, match="was cut short"):
-        disk.get(handle)
-    handle.path.unlink()
-    with pytest.raises(FileNotFoundError):
-        disk.get(handle)
-    del handle  # its file is gone already: no error
+def test_files_take_a_share_of_the_descriptors_alone(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        disk = Disk(directory=str(tmp_path))
+        handles = [disk.put(torch.full((2,), float(n))) for n in range(200)]
+        assert len(resting.nameless(tmp_path)) == 64
+        assert len(resting.sizes(tmp_path)) == 200
+        assert [disk.get(handle)[0].item() for handle in handles] == list(range(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    del handles
+    assert resting.sizes(tmp_path) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_nobody_holds_is_swept(tmp_path, monkeypatch):
+    resting.has_names(monkeypatch)
+    left = tmp_path / f"{spool.PREFIX}left"
+    left.mkdir()
+    (left / "x.boundary").write_bytes(b"1234")
+    handle = Disk(directory=str(tmp_path)).put(torch.ones(3))
+    assert not left.exists()
+    (held,) = tmp_path.iterdir()
+    assert spool.sweep(str(tmp_path)) == []  # this process holds it
+    assert held.exists()
+    del handle
 
 
 # Layouts.
@@ -298,7 +357,8 @@ def test_disk_gives_back_the_same_tensor(layout):
     tensor = LAYOUTS[layout]()
     disk = Disk()
     handle = disk.put(tensor)
-    assert handle.path.stat().st_size == nbytes([tensor])
+    with handle.file.opened() as descriptor:
+        assert os.fstat(descriptor).st_size == nbytes([tensor])
     back = disk.get(handle)
     assert torch.equal(back, tensor)
     assert (back.dtype, back.shape, back.device) == (tensor.dtype, tensor.shape, tensor.device)
@@ -358,7 +418,7 @@ def test_auto_is_disk_for_a_cpu():
     auto = Auto()
     tier, handle = auto.put(torch.ones(3))
     assert tier == Disk()
-    assert handle.path.exists()
+    assert isinstance(handle.file, spool.Nameless)
     assert torch.equal(auto.get((tier, handle)), torch.ones(3))
 
 

@@ -54,6 +54,7 @@ def test_devices_of_one_machine_have_files_of_their_own():
 )
 def test_what_is_no_study_is_refused(change, reason):
     data = json.loads(studies.encode(study())) | change
+    del data["checksum"]  # as of a study from before there was one
     with pytest.raises(ValueError, match=reason):
         studies.decode(json.dumps(data).encode())
 

@@ -9,13 +9,14 @@ import threading
 import time
 from pathlib import Path
 
+import misbehaving
 import msgspec
 import pytest
 import tiny
 
 import bench
 import strategies
-from bench.run import sweep
+from bench.run import executor, sweep
 from bench.run.blank import blank
 from bench.store import records
 
@@ -210,6 +211,26 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, rounds):
     again = Measure()
     run(wanted, tmp_path, again)
     assert set(again.specs) == set(SPECS) - done
+
+
+def test_an_interrupt_ends_the_cells_in_flight(tmp_path):
+    """They have a session of their own, which an interrupt at the terminal does not reach."""
+
+    def measure(cell, timeout_s):
+        if cell.spec == SPECS[0]:
+            return blank(cell, "ok")
+        executor.in_process(misbehaving.hangs, b"", 600)
+        return blank(cell, "crash", "ended")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    begin_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(cells(*SPECS), tmp_path, interrupt, measure=measure)
+    assert time.monotonic() - begin_s < 60
+    assert [record.spec for record in records.read_all(tmp_path)] == [SPECS[0]]
+    assert not executor._alive
 
 
 def test_failures_are_records_too(tmp_path):

@@ -18,6 +18,7 @@ from bench.devices import accelerators
 from bench.workloads.base import Workload
 
 SIMULATED = "sim:"
+_LARGEST = 2**63 - 1
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +114,8 @@ def checked(cell: Cell) -> Cell:
         if getattr(cell, name) < 0:
             raise ValueError(f"{name} must be at least 0, not {getattr(cell, name)}")
     _check_memory_limit(cell)
+    _check_numbers(msgspec.to_builtins(cell))
+    _check_numbers(workload.options())
     defaults = workloads.get(cell.workload).options()
     options = {k: v for k, v in workload.options().items() if v != defaults[k]}
     cell = msgspec.structs.replace(cell, options=options, spec=spec, device=device)
@@ -142,6 +145,14 @@ def _check_memory_limit(cell: Cell) -> None:
         raise ValueError(f"the memory limit must be at least 0, not {cell.memory_limit_bytes}")
     if cell.device != "cpu":
         raise ValueError(f"only a cpu cell takes a memory limit, not one on {cell.device}")
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"{name} must be within 64 bits, not {str(value)[:40]}")
+    if values["seed"] < 0:
+        raise ValueError(f"seed must be at least 0, not {values['seed']}")
 
 
 def _check(what: str, value: str, valid: tuple[str, ...]) -> None:

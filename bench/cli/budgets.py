@@ -11,7 +11,7 @@ from bench.cli import flags
 from bench.cli.flags import Format
 from bench.cli.printing import print_studies
 from bench.store import budgets as studies
-from bench.store.json_store import RESULTS
+from bench.store.json_store import RESULTS, check_writable
 
 if TYPE_CHECKING:
     from bench.cells.cell import Cell
@@ -36,7 +36,7 @@ def budgets(  # noqa: PLR0917 - one parameter a flag
     ] = None,
     device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
     rounds: Annotated[int, typer.Option(help="Timed rounds.")] = ROUNDS,
-    timeout: Annotated[float, typer.Option(help="Seconds for one workload.")] = TIMEOUT_S,
+    timeout: flags.Timeout = TIMEOUT_S,
     results: flags.ResultsOption = RESULTS,
     output: flags.FormatOption = Format.md,
 ) -> None:
@@ -48,6 +48,7 @@ def budgets(  # noqa: PLR0917 - one parameter a flag
         raise ValueError(f"a budget study needs at least 1 round, not {rounds}")
     names = dict.fromkeys(workload or WORKLOADS)
     cells = [cell_of(setup, name, device, rounds) for name in names]
+    check_writable(results)
     outcomes = [study for cell in cells if (study := measured(cell, timeout, results)) is not None]
     if outcomes:
         _show(outcomes, results, output)
@@ -72,13 +73,14 @@ def measured(cell: Cell, timeout_s: float, results: Path) -> studies.Study | Non
     import msgspec
 
     from bench.run import executor
+    from bench.run.endings import Ending
     from bench.studies import budgets as bench
 
     typer.echo(
         f"{cell.workload}: profile, {bench.BUDGETS} budgets, {cell.rounds} rounds …", err=True
     )
     answer = executor.in_process(bench.work, msgspec.json.encode(cell), timeout_s)
-    if isinstance(answer, executor.Ending):
+    if isinstance(answer, Ending):
         typer.echo(f"{cell.workload}: {answer.status}: {answer.reason}", err=True)
         return None
     study = studies.decode(answer)

@@ -54,6 +54,23 @@ RunFormatOption = Annotated[
     RunFormat,
     typer.Option("--format", help="auto: a narrow table in a terminal, Markdown elsewhere."),
 ]
+MOST_TIMEOUT_S = 604_800.0
+"""A week: what waits for longer waits for nothing, and the system's own clocks end soon after."""
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """The seconds, if they are any.
+
+    Raises:
+        ValueError: none, or no number, or beyond a week.
+    """
+    if not 0 < timeout_s <= MOST_TIMEOUT_S:
+        most = f"at most {MOST_TIMEOUT_S:.0f} seconds (a week)"
+        raise ValueError(f"--timeout must be more than 0 and {most}, not {timeout_s:g}")
+    return timeout_s
+
+
+Timeout = Annotated[float, typer.Option(help="Seconds for one of them.", callback=checked_timeout)]
 ResultsOption = Annotated[Path, typer.Option("--results", help="The folder that holds raw/.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 
@@ -62,18 +79,24 @@ def pairs(texts: Sequence[str] | None, flag: str) -> dict[str, Any]:
     """``["k=4"]`` as ``{"k": 4}``; what is no literal is text.
 
     Raises:
-        ValueError: no equals sign.
+        ValueError: no equals sign, or a name twice.
     """
     values: dict[str, Any] = {}
     for text in texts or ():
         name, sign, value = text.partition("=")
         if not sign or not name:
             raise ValueError(f"{flag} takes name=value, not {text!r}")
-        try:
-            values[name.strip()] = json.loads(value)
-        except ValueError:
-            values[name.strip()] = value.strip()
+        if name.strip() in values:
+            raise ValueError(f"{flag} gives {name.strip()} twice")
+        values[name.strip()] = _literal(value)
     return values
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text.strip()
 
 
 def device_name(device: str, custom: Mapping[str, Any]) -> str:
@@ -134,7 +157,10 @@ class Setup:
 
         flags = {name: getattr(self, name) for name in ("layers", "seq", "batch", "dim")}
         sizes = {name: size for name, size in flags.items() if size is not None}
-        options = {**(defaults or {}), **sizes, **pairs(self.options, "--option")}
+        more = pairs(self.options, "--option")
+        for name in sizes.keys() & more.keys():
+            raise ValueError(f"{name} is given twice: by --{name} and by --option")
+        options = {**(defaults or {}), **sizes, **more}
         cell = Cell(
             workload=workload,
             options=options,

@@ -13,7 +13,7 @@ from bench.cli import flags
 from bench.cli.flags import Format
 from bench.cli.profile import slug
 from bench.cli.progress import reporter
-from bench.store.json_store import write_atomically
+from bench.store.json_store import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from bench.store.records import Record
@@ -32,7 +32,7 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
     results: Annotated[
         Path | None, typer.Option(help="Keep the records here, and reuse them; default: --out.")
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
+    timeout: flags.Timeout = 600.0,
     output: flags.FormatOption = Format.md,
 ) -> None:
     """Draw the whole front of memory and time for one workload.
@@ -47,6 +47,8 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
         raise ValueError(f"a front needs at least 1 budget, not {budgets}")
     base = setup.cell(workload, device, rounds=rounds)
     cells = bench.cells_of(base, budgets)
+    for folder in {out, results or out}:
+        check_writable(folder)
     with reporter(len(cells)) as progress:
         records = sweep.run(cells, results or out, progress, timeout_s=timeout)
     show(records, out, f"frontier-{slug(workload)}-{slug(base.device)}", output)

@@ -12,7 +12,7 @@ from bench.cli import flags
 from bench.cli.flags import Format, FormatOption, ResultsOption, RunFormat
 from bench.cli.printing import print_records, print_rows, show
 from bench.cli.progress import reporter
-from bench.store.json_store import RESULTS
+from bench.store.json_store import RESULTS, check_writable
 from bench.store.records import Record
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
     memory_limit_mb: Annotated[
         int | None, typer.Option(help="Let a CPU cell allocate no more (MB = 10⁶ bytes).")
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
+    timeout: flags.Timeout = 600.0,
     results: Annotated[
         Path | None, typer.Option(help="Store the records here, and reuse those that are.")
     ] = None,
@@ -61,6 +61,8 @@ def run(  # noqa: PLR0917 - one parameter a flag
     ]
     if fit:
         cells = [fitted(cell, fit) for cell in cells]
+    if results:
+        check_writable(results)
     with reporter(len(cells)) as progress:
         if results:
             records = sweep.run(cells, results, progress, timeout_s=timeout)
@@ -83,7 +85,7 @@ def sweep(
         str, typer.Option("--suite", "--profile", help="smoke, quick, standard, full or simulated.")
     ] = "quick",
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
-    timeout: Annotated[float, typer.Option(help="Seconds for one cell.")] = 600.0,
+    timeout: flags.Timeout = 600.0,
     results: ResultsOption = RESULTS,
 ) -> None:
     """Measure a whole suite, write tables and figures, print the table.
@@ -96,6 +98,7 @@ def sweep(
     from bench.run import sweep
 
     cells = sweep.cells_of(suite, device or devices.default())
+    check_writable(results)
     with reporter(len(cells)) as progress:
         records = sweep.run(cells, results, progress, timeout_s=timeout)
     regenerate.regenerate(results, regenerate.readme_of(results))
@@ -114,7 +117,11 @@ def validate(
     from bench.studies import validation
 
     workloads = tuple(workload or validation.WORKLOADS)
-    rows = list(validation.rows(device or devices.default(), workloads))
+    device = device or devices.default()
+    if device.startswith("sim:"):
+        raise ValueError(f"validate compares a real device with its simulation, not {device}")
+    devices.get(device)
+    rows = list(validation.rows(device, workloads))
     print_rows(validation.as_dicts(rows), output)
     if any(row.tensor_peak_error or row.after_forward_error for row in rows):
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from bench.cli import flags
 from bench.cli.flags import Format
 from bench.cli.printing import print_studies
 from bench.store import models as studies
-from bench.store.json_store import RESULTS
+from bench.store.json_store import RESULTS, check_writable
 
 TIMEOUT_S = 600.0
 PRELOAD = ("bench.studies.models", "transformers.modeling_utils")
@@ -24,7 +24,7 @@ def models(
     library: Annotated[
         list[str] | None, typer.Option(help="Models of this library; may be repeated.")
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one model.")] = TIMEOUT_S,
+    timeout: flags.Timeout = TIMEOUT_S,
     results: flags.ResultsOption = RESULTS,
     output: flags.FormatOption = Format.md,
 ) -> None:
@@ -36,6 +36,7 @@ def models(
     from bench import architectures
 
     names = architectures.named(only or (), library or ())
+    check_writable(results)
     outcomes = [studied(name, timeout, results) for name in names]
     _show(outcomes, results, output)
     if any(study.bad for study in outcomes):
@@ -45,10 +46,11 @@ def models(
 def studied(name: str, timeout_s: float, results: Path) -> studies.Study:
     """The study of a model, stored; a process that ends without one is a study that says so."""
     from bench.run import executor
+    from bench.run.endings import Ending
     from bench.studies import models as bench
 
     answer = executor.in_process(bench.work, name.encode(), timeout_s, PRELOAD)
-    if isinstance(answer, executor.Ending):
+    if isinstance(answer, Ending):
         study = bench.blank(name, problem=f"{answer.status}: {answer.reason}")
     else:
         study = studies.decode(answer)

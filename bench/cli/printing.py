@@ -24,7 +24,9 @@ def print_rows(rows: Sequence[dict[str, Any]], output: Format) -> None:
         return
     frame = pd.DataFrame(rows)
     if output is Format.csv:
-        typer.echo(frame.to_csv(index=False), nl=False)
+        from bench.report import separated
+
+        typer.echo(separated.csv(frame), nl=False)
     else:
         typer.echo(frame.map(lambda v: str(v).replace("|", "\\|")).to_markdown(index=False))
 

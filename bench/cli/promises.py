@@ -11,7 +11,7 @@ from bench.cli import flags
 from bench.cli.flags import Format
 from bench.cli.printing import print_studies
 from bench.store import promises as studies
-from bench.store.json_store import RESULTS
+from bench.store.json_store import RESULTS, check_writable
 
 if TYPE_CHECKING:
     from bench.studies.promises import Question
@@ -48,6 +48,7 @@ def promises(
     place = device or devices.default()
     devices.get(place)
     questions = [Question(name, place, budgets) for name in names]
+    check_writable(results)
     outcomes = [studied(question, results) for question in questions]
     _show(outcomes, results, output)
     if any(study.problem or exceeded(study) for study in outcomes):
@@ -59,11 +60,12 @@ def studied(question: Question, results: Path) -> studies.Study:
     import msgspec
 
     from bench.run import executor
+    from bench.run.endings import Ending
     from bench.studies import promises as bench
 
     payload = msgspec.json.encode(question)
     answer = executor.in_process(bench.work, payload, TIMEOUT_S, PRELOAD)
-    if isinstance(answer, executor.Ending):
+    if isinstance(answer, Ending):
         study = bench.blank(question, problem=f"{answer.status}: {answer.reason}")
     else:
         study = studies.decode(answer)

@@ -39,6 +39,8 @@ def claims(output: FormatOption = Format.md, results: ResultsOption = RESULTS) -
     from bench.report import claims as ledger
     from bench.report import frame as frames
 
+    if not (results / records.STORE.folder).is_dir():
+        raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
     frame = frames.build(records.read_all(results))
     if output is Format.csv:
         print_rows(ledger.data(frame), output)

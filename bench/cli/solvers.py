@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.store import solvers as solver_records
-from bench.store.json_store import RESULTS
+from bench.store.json_store import RESULTS, check_writable
 
 if TYPE_CHECKING:
     from bench.store.solvers import Timing
@@ -28,6 +28,7 @@ def solvers(
     """
     from bench.studies import solvers as solver_study
 
+    check_writable(results)
     study = solver_study.study(most_blocks, seed, lambda t: typer.echo(line(t), err=True))
     typer.echo(f"wrote {solver_records.write(study, results)}")
 

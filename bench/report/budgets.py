@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from bench.report import display
+from bench.report import display, separated
 from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import Row
 from bench.report.rounding import steady
@@ -219,7 +219,7 @@ def interval(ratio: Interval | None) -> str:
 def csv(studies: Sequence[Study]) -> str:
     """Every budget of every study: raw bytes, ratios to six decimals."""
     frame = pd.DataFrame([row for study in studies for row in _rows(study)], dtype=object)
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    return separated.csv(frame)
 
 
 def _rows(study: Study) -> Iterator[dict[str, object]]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.report import canvas, display, plane
+from bench.report import canvas, display, plane, separated
 from bench.report.display import Look
 from bench.report.frame import Row, build, rows
 from bench.report.tables import CELL_COLUMNS, plain
@@ -101,7 +101,7 @@ def csv(cells: Sequence[Row]) -> str:
     """Every cell: raw bytes, ratios to six decimals."""
     data = [{name: plain(row[name]) for name in COLUMNS} for row in cells]
     frame = pd.DataFrame(data, columns=list(COLUMNS), dtype=object)
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    return separated.csv(frame)
 
 
 def as_dicts(cells: Sequence[Row]) -> list[dict[str, Any]]:

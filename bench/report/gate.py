@@ -19,7 +19,7 @@ SCALES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 STEP = "step_ratio"
 EXAMPLE = "peak_allocated_bytes:1%"
 
-_LIMIT = re.compile(r"(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(?P<unit>%|[kMG]?B)?")
+_LIMIT = re.compile(r"(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(?P<unit>%|[kMG]?B)?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)

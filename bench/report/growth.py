@@ -20,7 +20,7 @@ from matplotlib.ticker import (
     ScalarFormatter,
 )
 
-from bench.report import canvas, display
+from bench.report import canvas, display, separated
 from bench.report.depth import LAYERS, Series, by_chain, series
 from bench.report.display import MEGABYTE, MISSING, Look, cell, megabytes
 from bench.report.frame import ATTENTION
@@ -94,7 +94,7 @@ def csv(frame: pd.DataFrame) -> str:
         for one in series(frame)
         for row in one.rows
     ]
-    return str(pd.DataFrame(data, dtype=object).to_csv(index=False, lineterminator="\n"))
+    return separated.csv(pd.DataFrame(data, dtype=object))
 
 
 def _exponent(fit: Fit | None) -> float | None:

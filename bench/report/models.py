@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from bench.report import display
+from bench.report import display, separated
 from bench.report.display import MISSING, cell, times
 from bench.report.rounding import steady
 from bench.report.tables import plain
@@ -157,7 +157,7 @@ def _reasons(study: Study) -> Iterator[str]:
 def csv(studies: Sequence[Study]) -> str:
     """Every outcome of every model: raw bytes, ratios to six decimals."""
     frame = pd.DataFrame([row for study in studies for row in _rows(study)], dtype=object)
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    return separated.csv(frame)
 
 
 def _rows(study: Study) -> Iterator[dict[str, object]]:

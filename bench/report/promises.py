@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import canvas, display
+from bench.report import canvas, display, separated
 from bench.report.display import cell, megabytes, percent, times
 from bench.report.frame import Row
 from bench.report.rounding import steady
@@ -109,7 +109,7 @@ def _cells(study: Study, loop: Loop) -> list[str]:
 def csv(studies: Sequence[Study]) -> str:
     """Every budget: raw bytes, ratios to six decimals."""
     frame = pd.DataFrame([row for study in studies for row in _rows(study)], dtype=object)
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    return separated.csv(frame)
 
 
 def _rows(study: Study) -> Iterator[dict[str, object]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report import display, modelled
+from bench.report import display, modelled, separated
 from bench.report.depth import chain_of, order, series
 from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import ATTENTION, Row, groups, rows
@@ -166,7 +166,7 @@ def tradeoff_csv(frame: pd.DataFrame) -> str:
     """Every cell, raw bytes and unrounded FLOPs, ratios to six decimals."""
     data = [{name: plain(row[name]) for name in CSV_COLUMNS} for row in rows(frame)]
     table = pd.DataFrame(data, columns=list(CSV_COLUMNS), dtype=object)
-    return str(table.to_csv(index=False, lineterminator="\n"))
+    return separated.csv(table)
 
 
 def plain(value: object) -> object:

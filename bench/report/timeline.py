@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN
 from matplotlib.patches import Patch
 
-from bench.report import canvas
+from bench.report import canvas, separated
 from bench.report.display import sized
 from bench.store.timeline import Timeline
 
@@ -76,7 +76,7 @@ def csv(timeline: Timeline) -> str:
     if timeline.allocated:
         counts = timeline.allocated.size_bytes
         columns["allocated_bytes"] = np.asarray(counts, dtype=np.int64)[others]
-    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
+    return separated.csv(pd.DataFrame(columns))
 
 
 def _merged(timeline: Timeline) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -81,7 +81,8 @@ def _by_k(frame: pd.DataFrame, workloads: Sequence[str]) -> dict[tuple[str, int]
         (workload, row["params"]["k"]): row
         for workload in workloads
         for row in cells(frame, workload, "every_k", needs=("recompute_of_forward",))
-        if row["workload_options"].get(LAYERS, 0) % row["params"]["k"] == 0
+        if "k" in row["params"]
+        and row["workload_options"].get(LAYERS, 0) % row["params"]["k"] == 0
         and not row["params"].get("keep_last")
     }
     return dict(sorted(best.items()))

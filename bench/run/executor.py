@@ -1,30 +1,44 @@
-"""Gives each cell a fresh process, owns its time limit, and names how it ended."""
+"""Gives each cell a fresh process, owns its time limit, and names how it ended.
+
+The process is the leader of a session of its own, and is waited for as a process: what it, or what
+it has started, does with the pipe neither delays the verdict nor the end. Whatever it leaves
+running is killed with it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
-import traceback
+import time
 from collections.abc import Callable, Sequence
+from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import msgspec
 import torch
 
 from bench.cells.cell import Cell
-from bench.run import worker
+from bench.run import pipe, worker
 from bench.run.blank import blank
+from bench.run.endings import (
+    Ending,
+    bounded,
+    classify_error,
+    classify_exit,
+    oom_kills,
+    tail,
+)
 from bench.simulate.errors import NeedsValueError
-from bench.store.parts import Status
 from bench.store.records import Record, decode
-from strategies import Unsupported
-from strategies.profiling.oom import is_out_of_memory
 
 TIMEOUT_S = 600.0
 
@@ -32,13 +46,10 @@ Work = Callable[[bytes], bytes]
 
 _EXIT_S = 10.0  # for a process to end by itself once it has answered
 _GRAIN = 1 << 15  # elements that PyTorch gives a thread at least
+_MOST_NOTES = 100
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
-
-class Ending(msgspec.Struct, frozen=True):
-    """How a cell ended that was not measured."""
-
-    status: Status
-    reason: str
+_alive: set[ForkServerProcess] = set()
 
 
 def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
@@ -54,7 +65,16 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
     answer = in_process(measure_cell, msgspec.json.encode(cell), timeout_s)
     if isinstance(answer, Ending):
         return blank(cell, answer.status, answer.reason)
-    return decode(answer)
+    try:
+        record = decode(answer)
+    except ValueError as error:
+        return blank(cell, "crash", bounded(f"the process's answer is no record: {error}"))
+    if (record.workload, record.spec, record.device) != (cell.workload, cell.spec, cell.device):
+        return blank(cell, "crash", "the process's answer is the record of another cell")
+    notes = [bounded(note) for note in record.notes[:_MOST_NOTES]]
+    return msgspec.structs.replace(
+        record, reason=record.reason and bounded(record.reason), notes=notes
+    )
 
 
 def in_process(
@@ -65,39 +85,40 @@ def in_process(
     Args:
         work: a function of a module, so that the process can find it.
         payload: its argument.
-        timeout_s: after which the process is killed.
+        timeout_s: after which the process is killed, with all that it has started.
         preload: modules that all processes share, where this is the first of them.
 
     Raises:
         ValueError: the model cannot be simulated because it needs a tensor's value.
     """
-    with tempfile.TemporaryDirectory(prefix="ckpt-bench-") as folder:
-        return _in_process(work, payload, Path(folder) / "log", timeout_s, preload)
+    # The log has no name: nothing is left of it, however this process ends.
+    with tempfile.TemporaryFile(prefix="ckpt-bench-") as log:
+        return _in_process(work, payload, log.fileno(), timeout_s, preload)
 
 
 def _in_process(
-    work: Work, payload: bytes, log: Path, timeout_s: float, preload: Sequence[str]
+    work: Work, payload: bytes, log: int, timeout_s: float, preload: Sequence[str]
 ) -> bytes | Ending:
     context = _context(preload)
     receiver, sender = context.Pipe(duplex=False)
-    kills = _oom_kills()
-    process = context.Process(target=child, args=(sender, work, payload, str(log)))
-    process.start()
-    sender.close()
-    try:
-        with receiver:
-            answer = _answer(receiver, timeout_s)
-    except TimeoutError:
-        return Ending("timeout", f"no result within {timeout_s:g} s")
-    except EOFError:
-        process.join()
-        return classify_exit(process.exitcode, _oom_kills() - kills, _tail(log))
-    else:
-        process.join(_EXIT_S)
-        return answer
-    finally:
-        process.kill()  # at once: it may be using the cores and memory of the next cell
-        process.join()
+    kills, key = oom_kills(), pipe.token()
+    with receiver, sender, Connection(os.dup(log), readable=False) as written:
+        process = context.Process(target=child, args=(sender, key, work, payload, written))
+        process.start()
+        sender.close()
+        _alive.add(process)
+        try:
+            answer = _answer(process, pipe.Inbox(receiver.fileno(), key), timeout_s)
+        except TimeoutError:
+            return Ending("timeout", f"no result within {timeout_s:g} s")
+        except pipe.JunkError as error:
+            return Ending("crash", str(error))
+        finally:
+            _kill(process)  # at once: it may be using the cores and memory of the next cell
+            _alive.discard(process)
+    if answer is None:
+        return classify_exit(process.exitcode, oom_kills() - kills, tail(log))
+    return _opened(answer)
 
 
 def _context(preload: Sequence[str]) -> ForkServerContext:
@@ -110,64 +131,65 @@ def _context(preload: Sequence[str]) -> ForkServerContext:
     return context
 
 
-def _answer(receiver: Connection, timeout_s: float) -> bytes | Ending:
-    if not receiver.poll(timeout_s):
-        raise TimeoutError
-    kind, _, body = receiver.recv_bytes().partition(b"\n")
+def _answer(process: ForkServerProcess, inbox: pipe.Inbox, timeout_s: float) -> bytes | None:
+    """What the process sent; ``None`` if it ended without a word.
+
+    Raises:
+        TimeoutError: neither came in time.
+        pipe.JunkError: something else came.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    sources = [inbox.descriptor, process.sentinel]
+    while inbox.body is None:
+        left_s = deadline_s - time.monotonic()
+        ready = connection.wait(sources, left_s) if left_s > 0 else []
+        if not ready:
+            raise TimeoutError
+        if inbox.descriptor in ready and not inbox.read():
+            sources.remove(inbox.descriptor)  # closed, which says nothing about the process
+        if process.sentinel in ready:
+            inbox.read_all()
+            return inbox.body
+    process.join(min(_EXIT_S, max(0.0, deadline_s - time.monotonic())))
+    return inbox.body
+
+
+def _opened(answer: bytes) -> bytes | Ending:
+    kind, _, body = answer.partition(b"\n")
     if kind == b"input":
         raise ValueError(body.decode())
     return body if kind == b"answer" else msgspec.json.decode(body, type=Ending)
 
 
-def classify_exit(exit_code: int | None, oom_kills: int, log: str) -> Ending:
-    """Name the end of a process that died without an answer.
-
-    Args:
-        exit_code: negative for a signal, as ``multiprocessing`` gives it.
-        oom_kills: how many processes the kernel killed for memory meanwhile.
-        log: the last lines that the process wrote.
-    """
-    if exit_code == -signal.SIGKILL and oom_kills:
-        return Ending("oom", "the kernel killed the process: the machine ran out of memory")
-    how = f"exit code {exit_code}"
-    if exit_code is not None and exit_code < 0:
-        how = f"signal {signal.Signals(-exit_code).name}"
-    return Ending("crash", f"the process ended with {how}" + (f": {log}" if log else ""))
+def _kill(process: ForkServerProcess) -> None:
+    """End a process and all that it has started, and see it gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(_pid(process), signal.SIGKILL)
+    process.kill()  # it may not have been the leader of its group yet
+    process.join(_EXIT_S)
 
 
-def classify_error(error: BaseException) -> Ending:
-    """Name an exception that ended a measurement."""
-    text = str(error)
-    if isinstance(error, Unsupported):
-        return Ending("unsupported", text)
-    if is_out_of_memory(error):
-        return Ending("oom", text.partition("\n")[0] or type(error).__name__)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}:{place.lineno}"
-    return Ending("crash", f"{type(error).__name__} at {where}: {text.partition(chr(10))[0]}")
+def _pid(process: ForkServerProcess) -> int:
+    assert process.pid is not None, "the process was started"
+    return process.pid
 
 
-def _oom_kills() -> int:
-    """How many processes this machine's kernel has killed for memory (Linux; else 0)."""
-    counters = Path("/proc/vmstat")
-    lines = counters.read_text().splitlines() if counters.exists() else []
-    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-
-
-def _tail(log: Path, lines: int = 3) -> str:
-    if not log.exists():
-        return ""
-    return " | ".join(log.read_text(errors="replace").split("\n")[-lines:]).strip(" |")
+def end_all() -> None:
+    """Kill the processes that other threads wait for: nobody wants their answers any more."""
+    for process in list(_alive):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(_pid(process), signal.SIGKILL)
 
 
 # In the worker's process.
 
 
-def child(sender: Connection, work: Work, payload: bytes, log: str) -> None:
-    """Do the work and send the answer; what libraries print goes to ``log``."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+def child(sender: Connection, key: bytes, work: Work, payload: bytes, written: Connection) -> None:
+    """Do the work and send the answer; what libraries print goes to ``written``."""
+    os.setsid()
+    _leave_the_server()
+    os.dup2(written.fileno(), 1)
+    os.dup2(written.fileno(), 2)
     gc.freeze()  # modules are no garbage: every collection from here on takes no time
     end_with_parent()
     try:
@@ -176,7 +198,16 @@ def child(sender: Connection, work: Work, payload: bytes, log: str) -> None:
         message = b"input\n" + str(error).encode()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this cell's result
         message = b"ending\n" + msgspec.json.encode(classify_error(error))
-    sender.send_bytes(message)
+    pipe.send(sender.fileno(), key, message)
+
+
+def _leave_the_server() -> None:
+    """Close what would keep the server running when the parent has ended, a way to it included."""
+    name, server = "_forkserver_alive_fd", forkserver._forkserver
+    descriptor = getattr(server, name, None)
+    if descriptor is not None:
+        setattr(server, name, None)
+        os.close(descriptor)
 
 
 def measure_cell(payload: bytes) -> bytes:
@@ -189,15 +220,22 @@ def measure_cell(payload: bytes) -> bytes:
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone: nobody would read the answer."""
+    """End this process when the one that started it is gone: nobody would read the answer.
+
+    A thread sees it and ends all that this process has started, too. Where that thread cannot run,
+    in a stopped process say, Linux ends this one with the server that it was forked from, which
+    ends with the parent.
+    """
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
         assert parent is not None
         parent.join()
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
     if parent is not None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         threading.Thread(target=watch, daemon=True).start()
 
 

@@ -40,6 +40,8 @@ SIMULATED_SERIES = (
 
 STANDARD_ROUNDS, FULL_ROUNDS = 5, 15
 
+_LOOK_S = 0.05
+
 Report = Callable[[int, int, Record], None]
 """Is told how many cells are done, of how many, and the newest record."""
 
@@ -210,6 +212,8 @@ def existing(cell: Cell, results: Path) -> Record | None:
     """The cell's record on disk, if there is one that can be trusted."""
     empty = blank(cell)
     path = records.path_of(empty, results)
+    if path.exists() and not path.is_file():
+        set_aside(path, "it is no file")
     record = records.read(path) if path.exists() else None
     if record is not None and record.cell_id != empty.cell_id:
         set_aside(path, f"it holds cell {record.cell_id}")
@@ -232,5 +236,16 @@ def _measured(
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            _abandon(pool, list(futures))
+            raise
+
+
+def _abandon(
+    pool: concurrent.futures.Executor, futures: Sequence[concurrent.futures.Future[Record]]
+) -> None:
+    """Start nothing more and end what runs: an interrupt at the terminal does not reach it."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    running = [future for future in futures if not future.cancelled()]
+    while concurrent.futures.wait(running, _LOOK_S).not_done:
+        executor.end_all()

@@ -5,12 +5,16 @@ either the whole file or what was there before. Reading refuses what it does not
 truncated or foreign file is *set aside* under a name that says so, and reported, never trusted. A
 file of an older schema is migrated in memory; one of a newer schema is refused and left alone.
 
+A file ends in a checksum over its values, whatever their order and layout. Files from before there
+was one have none, and are read.
+
 This module imports no torch, so that the report can be made on a machine without it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import tempfile
 import warnings
@@ -20,7 +24,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from bench.store import ranges
+
 RESULTS = Path("results")
+CHECKSUM = "checksum"
+_PROBE_BYTES = 1 << 16  # more than a record has
 
 Fields = dict[str, Any]
 Migration = Callable[[Fields], Fields]
@@ -82,11 +90,11 @@ class JsonStore(Generic[Kind]):
 
     def encode(self, value: Kind) -> bytes:
         """JSON, two-space indented, keys in the order of the schema, newline at the end."""
-        return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+        return msgspec.json.format(_sealed(value), indent=2) + b"\n"
 
     def encode_line(self, value: Kind) -> str:
         """The value on one line, for ``--format json``."""
-        return msgspec.json.encode(value).decode()
+        return _sealed(value).decode()
 
     def decode(self, data: bytes) -> Kind:
         """Parse one value strictly; of an older schema, migrate it.
@@ -97,21 +105,29 @@ class JsonStore(Generic[Kind]):
         """
         try:
             value = self._typed(data)
-        except msgspec.DecodeError as error:  # ValidationError is a subclass
+            ranges.check(value)
+        except UnknownVersionError:
+            raise
+        except (ValueError, RecursionError, OverflowError) as error:  # msgspec's are ValueErrors
             raise ValueError(f"not a {self.noun} of schema {self.version}: {error}") from error
         self.check(value)
         return value
 
     def _typed(self, data: bytes) -> Kind:
         version = msgspec.json.decode(data, type=_Version).schema_version
-        if version == self.version:
-            return msgspec.json.decode(data, type=self.kind)
-        if version not in self.migrations:
+        if version < 1:
+            raise ValueError(f"schema version {version}")
+        if version != self.version and version not in self.migrations:
             known = "".join(f"{older}, " for older in sorted(self.migrations))
             raise UnknownVersionError(
                 f"schema version {version}; this program reads {known}{self.version}"
             )
-        return msgspec.convert(self._migrated(msgspec.json.decode(data), version), self.kind)
+        fields = msgspec.json.decode(data)
+        given = fields.pop(CHECKSUM, None)
+        value = msgspec.convert(self._migrated(fields, version), self.kind)
+        if given is not None and given != _checksum(fields):
+            raise ValueError("its checksum is that of other values")
+        return value
 
     def _migrated(self, fields: Fields, version: int) -> Fields:
         for older in range(version, self.version):
@@ -130,7 +146,8 @@ class JsonStore(Generic[Kind]):
 
     def paths(self, results: Path = RESULTS) -> list[Path]:
         """Where values are, in order."""
-        return sorted((results / self.folder).rglob("*.json"))
+        found = (results / self.folder).rglob("*.json")
+        return sorted(path for path in found if path.is_file())
 
     def read(self, path: Path) -> Kind | None:
         """The value at ``path``, or ``None`` after setting the file aside with a warning.
@@ -152,6 +169,31 @@ class JsonStore(Generic[Kind]):
             value = self.read(path)
             if value is not None:
                 yield value
+
+
+def _sealed(value: msgspec.Struct) -> bytes:
+    """A value as JSON, its checksum as the last key."""
+    text = msgspec.json.encode(value)
+    fields = msgspec.json.decode(text)
+    return text[:-1] + f',"{CHECKSUM}":"{_checksum(fields)}"}}'.encode()
+
+
+def _checksum(fields: Fields) -> str:
+    return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
+
+
+def check_writable(results: Path) -> None:
+    """Store something and take it away again, before hours are spent on what cannot be stored.
+
+    Raises:
+        ValueError: it cannot be; says why.
+    """
+    probe = results / f".writable-{os.getpid()}"
+    try:
+        write_atomically(probe, bytes(_PROBE_BYTES))
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"nothing can be stored in {results}: {error.strerror}") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from strategies.contract.strategy import Strategy
 
 ENTRY_POINTS = "ckpt_bench.strategies"
+_LARGEST = 2**63 - 1
 
 
 @functools.cache
@@ -93,12 +94,16 @@ def _parse(spec: str) -> tuple[str, dict[str, Any]]:
     problem = f"cannot read strategy {spec!r}; write a name, or name(parameter=value, …)"
     try:
         tree = ast.parse(spec.strip(), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(problem) from error
     if isinstance(tree, ast.Name):
         return tree.id, {}
     if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args:
         raise ValueError(problem)
+    names = [str(k.arg) for k in tree.keywords]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"strategy {spec!r} gives {twice} twice")
     return tree.func.id, {str(k.arg): _value(k.value, problem) for k in tree.keywords}
 
 
@@ -136,4 +141,6 @@ def _coerce(cls: type[Strategy], field: dataclasses.Field[Any], value: Any) -> A
         raise ValueError(
             f"{cls.name()}: {field.name} must be of type {kind.__name__}, not {value!r}"
         )
+    if type(value) is int and abs(value) > _LARGEST:
+        raise ValueError(f"{cls.name()}: {field.name} must be within 64 bits")
     return value

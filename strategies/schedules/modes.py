@@ -14,8 +14,8 @@ from collections.abc import Iterable
 PS = 1e12
 """Picoseconds in a second."""
 COMPILED, PARTITIONED = "compiled", "partitioned"
-_COMPILATION = re.compile(rf"^({COMPILED}|{PARTITIONED})\((\d|[1-9]\d|100)\)$")
-_KEEP = re.compile(r"^keep\((\d+(?:,\d+)*)\)$")
+_COMPILATION = re.compile(rf"^({COMPILED}|{PARTITIONED})\((\d|[1-9]\d|100)\)$", re.ASCII)
+_KEEP = re.compile(r"^keep\((\d+(?:,\d+)*)\)$", re.ASCII)
 
 
 def keep(positions: Iterable[int]) -> str:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 Node: TypeAlias = "int | tuple[Node, ...]"
 Plan: TypeAlias = "tuple[Node, ...]"
 
-_TOKEN = re.compile(r"\s*(\[|\]|\d+)")
+_TOKEN = re.compile(r"\s*(\[|\]|\d+)", re.ASCII)
 
 
 def leaves(node: Node) -> Iterator[int]:

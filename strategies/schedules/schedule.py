@@ -14,7 +14,8 @@ ALL = "all"
 HOST = "host"
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<open>\[)|(?P<close>\])(?:@(?P<tier>\w+))?|(?P<block>\d+)(?::(?P<mode>\w+(?:\([\d,]+\))?))?)"
+    r"\s*(?:(?P<open>\[)|(?P<close>\])(?:@(?P<tier>\w+))?|(?P<block>\d+)(?::(?P<mode>\w+(?:\([\d,]+\))?))?)",
+    re.ASCII,
 )
 
 

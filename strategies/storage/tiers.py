@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import tempfile
-import weakref
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from strategies.storage import spool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Host(Remote):
 class OnDisk:
     """A tensor's bytes in a file that vanishes with this object."""
 
-    path: Path
+    file: spool.File
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
@@ -146,16 +145,12 @@ class Disk(Remote):
 
     def reserve(self, packed: Tensor) -> OnDisk:
         """An empty file."""
-        with tempfile.NamedTemporaryFile(dir=self.directory, suffix=".boundary", delete=False) as f:
-            path = Path(f.name)
-        handle = OnDisk(path, packed.shape, packed.stride(), packed.dtype, packed.device)
-        weakref.finalize(handle, path.unlink, missing_ok=True)
-        return handle
+        file = spool.new(self.directory)
+        return OnDisk(file, packed.shape, packed.stride(), packed.dtype, packed.device)
 
     def send(self, packed: Tensor, handle: OnDisk) -> None:
         """Write the bytes."""
-        with handle.path.open("wb") as f:
-            _flat_bytes(packed).cpu().numpy().tofile(f)
+        handle.file.write(_flat_bytes(packed).cpu().numpy().data)
 
     def room(self, handle: OnDisk) -> Tensor:
         """A new tensor of the same strides."""
@@ -166,10 +161,9 @@ class Disk(Remote):
     def fetch(self, handle: OnDisk, room: Tensor) -> None:
         """Read the bytes."""
         near = room if room.device.type == "cpu" else torch.empty_like(room, device="cpu")
-        with handle.path.open("rb") as f:
-            count = f.readinto(_flat_bytes(near).numpy().data)
+        count = handle.file.read_into(_flat_bytes(near).numpy().data)
         if count != near.numel() * near.element_size():
-            raise OSError(f"{handle.path} was cut short while a boundary rested in it")
+            raise OSError("a file was cut short while a boundary rested in it")
         if near is not room:
             room.copy_(near)
 
