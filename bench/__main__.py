@@ -15,6 +15,7 @@ import typer
 
 from bench.cli import (
     budgets,
+    coverage,
     frontier,
     listing,
     measure,
@@ -41,6 +42,7 @@ app.command("budgets")(budgets.budgets)
 app.command("frontier")(frontier.frontier)
 app.command("models")(models.models)
 app.command("promises")(promises.promises)
+app.command("coverage")(coverage.coverage)
 
 INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt
 
