@@ -13,7 +13,7 @@ from bench.store.json_store import RESULTS
 if TYPE_CHECKING:
     from bench.store.coverage import Case
 
-SAMPLES = 10_000
+SAMPLES = 40_000
 
 
 def coverage(

@@ -25,8 +25,9 @@ LINKS = (
     ("the textbook's claims judged", "claims"),
     ("failures", "failures"),
     ("what solvers cost", "solvers"),
+    ("what intervals cover", "coverage"),
 )
-STUDIES = frozenset({"budgets", "models", "promises", "solvers"})
+STUDIES = frozenset({"budgets", "coverage", "models", "promises", "solvers"})
 """Tables that are not made from records."""
 
 
