@@ -95,15 +95,18 @@ def figure(studies: Sequence[Study]) -> Figure:
     """Coverage over rounds, a panel a method, a line a kind of noise; of the first study."""
     study = studies[0]
     figure, axes = canvas.new(10, 4.6, columns=len(METHODS))
-    for panel, (method, name) in zip(axes, METHODS.items(), strict=True):
+    for panel, method in zip(axes, METHODS, strict=True):
         _draw(panel, study, method)
-        panel.set(xlabel="Rounds", title=name, ylim=(82, 100))
+        panel.set(xlabel="Rounds", ylim=(82, 100))
     axes[0].set_ylabel("Samples whose interval holds the true ratio, %")
     axes[1].legend(frameon=False, fontsize=8, loc="lower right")
-    canvas.heading(
-        figure, "What intervals of nominally 95 % cover", [f"{name}" for name in METHODS.values()]
-    )
+    said = [f"{name}\n{study.samples:,} samples a point; {_date(study)}" for name in METHODS.values()]
+    canvas.heading(figure, f"What intervals of nominally {percent(study.level, 0)} cover", said)
     return figure
+
+
+def _date(study: Study) -> str:
+    return f"seed {study.seed}, {study.started_at_utc[:10]}"
 
 
 def _draw(axes: Axes, study: Study, method: str) -> None:

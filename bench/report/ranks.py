@@ -24,6 +24,9 @@ Array = npt.NDArray[np.float64]
 Ends = tuple[Array, Array, Array]
 """Estimate, low and high end, of each sample."""
 
+LEVEL = 0.95
+"""Of intervals, if no other is named."""
+
 REACH = {4: 0.660, 5: 0.107}
 """With so few values, the level of the interval between the extremes is below 95 %, and nothing that
 assumes as little reaches it. There, each end lies beyond the extreme by this part of its distance

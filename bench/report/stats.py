@@ -13,7 +13,7 @@ import numpy as np
 from bench.report import ranks
 from bench.report.rounding import steady
 
-LEVEL = 0.95
+LEVEL = ranks.LEVEL
 DOUBTLESS = 0.99  # of what is slower "beyond doubt": of equal steps, 1 in 200 is called slower
 POWER = 0.80  # how often a slowdown that "could have been detected" is
 WIDE = 0.10  # an interval wider than this part of its ratio cannot rank close strategies
