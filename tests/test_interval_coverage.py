@@ -145,7 +145,9 @@ def test_the_figure_has_a_line_a_noise_in_both_panels():
     figure = coverage.figure([made_up()])
     for axes in figure.axes:
         lines = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_marker()]
-        assert [list(line.get_xdata()) for line in lines if line.get_label() == "normal"] == [[4, 9]]
+        assert [list(line.get_xdata()) for line in lines if line.get_label() == "normal"] == [
+            [4, 9]
+        ]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:
-    """A table for each workload and device, and under it what ended badly, and what to know of times."""
+    """A table for each workload and device, and below it what failed and what to know of times."""
     for group in tradeoff_groups(build(records)):
         shape = display.options(group[0], without=(ATTENTION,))
         console.print(f"{group[0]['workload']} on {display.where(group)}", style="bold", **PLAIN)

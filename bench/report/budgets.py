@@ -41,8 +41,8 @@ NOTES = (
     "what `none` needs. Plans are made from block times measured on the same device in the same "
     "process. Kept: the peak that the allocator measured is within the budget; used: that peak "
     "over the budget. Steps are "
-    f"{tables.STEP_NOTE} Gap to the bound: no nested plan within the budget has a predicted step shorter "
-    "by more than this. The best rule is that of `none`, `every_layer`, `every_k` (every k), "
+    f"{tables.STEP_NOTE} Gap to the bound: no nested plan within the budget has a predicted "
+    "step shorter by more than this. The best rule is that of `none`, `every_layer`, `every_k` (every k), "
     "`sqrt` and `recursive` whose measured peak is within the budget and whose measured ratio is "
     "least: chosen after the measurement, so luck is on its side. Verdict, of the paired ratio of "
     "`optimal` to that rule: *faster* or *slower* when its interval does not hold 1.\n"
@@ -171,11 +171,11 @@ def markdown(studies: Sequence[Study]) -> str:
 
 def facts(study: Study) -> str:
     """Where, when and with what, in a line."""
-    row = heading(study)
+    row, said = heading(study), " ".join(trust.of_rounds({study.rounds}))
     return (
         f"{display.where([row])}. {display.options(row)}. precision {study.precision}, optimizer"
-        f" {study.optimizer}. threads {study.threads}. rounds {study.rounds}. {' '.join(trust.of_rounds({study.rounds}))}"
-    )
+        f" {study.optimizer}. threads {study.threads}. rounds {study.rounds}. {said}"
+    ).rstrip()
 
 
 def _gradients(study: Study) -> str:
@@ -211,7 +211,9 @@ def interval(ratio: Interval | None) -> str:
     """``1.241× [1.228, 1.252]``; ``†`` where it is unstable."""
     if ratio is None:
         return MISSING
-    return display.estimate(ratio.estimate, ratio.low, ratio.high, unstable=ratio.unstable, digits=3)
+    return display.estimate(
+        ratio.estimate, ratio.low, ratio.high, unstable=ratio.unstable, digits=3
+    )
 
 
 def csv(studies: Sequence[Study]) -> str:

@@ -100,7 +100,9 @@ def figure(studies: Sequence[Study]) -> Figure:
         panel.set(xlabel="Rounds", ylim=(82, 100))
     axes[0].set_ylabel("Samples whose interval holds the true ratio, %")
     axes[1].legend(frameon=False, fontsize=8, loc="lower right")
-    said = [f"{name}\n{study.samples:,} samples a point; {_date(study)}" for name in METHODS.values()]
+    said = [
+        f"{name}\n{study.samples:,} samples a point; {_date(study)}" for name in METHODS.values()
+    ]
     canvas.heading(figure, f"What intervals of nominally {percent(study.level, 0)} cover", said)
     return figure
 

@@ -126,7 +126,9 @@ def judge(limit: Limit, cell: str, before: Record, after: Record) -> Regression 
     return Regression(cell, name, f"{old:g} before, {new:g} now; the limit is {limit.text}")
 
 
-def _judge_time(limit: Limit, cell: str, before: Record, after: Record) -> Regression | Doubt | None:
+def _judge_time(
+    limit: Limit, cell: str, before: Record, after: Record
+) -> Regression | Doubt | None:
     """A step that is slower beyond doubt must be shown to be within the limit.
 
     One that is not must be shown to be within it, too; or the rounds must be so many that a

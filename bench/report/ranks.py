@@ -28,7 +28,7 @@ LEVEL = 0.95
 """Of intervals, if no other is named."""
 
 REACH = {4: 0.660, 5: 0.107}
-"""With so few values, the level of the interval between the extremes is below 95 %, and nothing that
+"""So few values leave the level of the interval between the extremes below 95 %, and nothing that
 assumes as little reaches it. There, each end lies beyond the extreme by this part of its distance
 from the median: what normal values need (20 million samples; a test repeats it). Of values with
 heavy tails it covers a little more."""
@@ -60,7 +60,7 @@ def rank_sum(first: int, second: int) -> Array:
 
 @functools.cache
 def _chances(first: int, second: int) -> Array:
-    """By which sample the largest value is of: it is above all ``second`` others, or counts none."""
+    """By which sample the largest value is of: above all ``second`` others, or of these."""
     if not first or not second:
         return np.ones(1)
     above = np.concatenate((np.zeros(second), _chances(first - 1, second)))

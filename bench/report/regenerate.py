@@ -17,7 +17,17 @@ from typing import TypeVar
 
 import pandas as pd
 
-from bench.report import budgets, claims, coverage, growth, modelled, models, promises, solvers, tables
+from bench.report import (
+    budgets,
+    claims,
+    coverage,
+    growth,
+    modelled,
+    models,
+    promises,
+    solvers,
+    tables,
+)
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build

@@ -14,7 +14,7 @@ BUSY = 0.10
 
 
 def remarks(group: Sequence[Row]) -> list[str]:
-    """Of the rows of a table: rounds, the A/A test, intervals that were not reached, a busy machine.
+    """Of a table: rounds, the A/A test, intervals that were not reached, a busy machine.
 
     Empty where nothing was timed.
     """
