@@ -35,12 +35,12 @@ def of_rounds(counts: Collection[int]) -> list[str]:
     if odd:
         said.append(
             f"An odd number of rounds ({_listed(odd)}): of two equal contenders the second in a "
-            "round is faster by some percent, and one was so once more often than the other."
+            "round is faster by some percent, and this does not cancel."
         )
     if few:
         said.append(
-            f"Fewer than {FEW} rounds ({_listed(few)}): the interval supposes normal noise, for "
-            f"none that supposes less covers {100 * LEVEL:.0f} %."
+            f"Fewer than {FEW} rounds ({_listed(few)}): the interval supposes normal noise; "
+            f"one that supposes less covers less than {100 * LEVEL:.0f} %."
         )
     return said
 
