@@ -1,8 +1,8 @@
 """The command line: ``python -m bench``. Bad input exits 2 with one sentence, never a traceback.
 
 Results go to stdout, everything else to stderr. `run` and `sweep` exit 1 if a cell ended in
-``mismatch``, ``crash`` or ``timeout``; ``oom`` and ``unsupported`` are answers. `compare` exits 3 if
-it cannot tell.
+``mismatch``, ``crash`` or ``timeout``; ``oom`` and ``unsupported`` are answers. `compare` exits 3
+if it cannot tell.
 """
 
 from __future__ import annotations

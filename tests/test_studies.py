@@ -106,8 +106,8 @@ def test_the_best_rule_is_the_fastest_whose_measured_peak_fits():
 def test_figures_of_a_line():
     line = lines()[2]
     assert (line.kept, line.used) == (True, 50 / 52)
-    assert line.step.median == pytest.approx(1.15)
-    assert line.versus.median == pytest.approx(1.15 / 1.3)
+    assert line.step.estimate == pytest.approx(1.15)
+    assert line.versus.estimate == pytest.approx(1.15 / 1.3)
     assert line.error == pytest.approx(0.1)
     assert line.gap == pytest.approx(0.265)
 

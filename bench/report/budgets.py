@@ -43,9 +43,9 @@ NOTES = (
     "over the budget. Steps are "
     f"{tables.STEP_NOTE} Gap to the bound: no nested plan within the budget has a predicted step "
     "shorter by more than this. The best rule is that of `none`, `every_layer`, `every_k` (every "
-    "k), `sqrt` and `recursive` whose measured peak is within the budget and whose measured ratio is "
-    "least: chosen after the measurement, so luck is on its side. Verdict, of the paired ratio of "
-    "`optimal` to that rule: *faster* or *slower* when its interval does not hold 1.\n"
+    "k), `sqrt` and `recursive` whose measured peak is within the budget and whose measured ratio "
+    "is least: chosen after the measurement, so luck is on its side. Verdict, of the paired ratio "
+    "of `optimal` to that rule: *faster* or *slower* when its interval does not hold 1.\n"
 )
 
 
