@@ -210,6 +210,12 @@ def test_different_devices_are_refused(write, change):
         gate(write, make("sqrt"), make("sqrt", **change))
 
 
+def test_odd_rounds_are_noted(write):
+    found = gate(write, timed([1.3] * 7), timed([1.3] * 8))
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("An odd number of rounds (7)")
+
+
 def test_one_device_in_common_is_compared_and_the_other_listed(write):
     both = (make("sqrt"), make("sqrt", device="cuda", device_name="GPU"))
     found = compare(write("a", *both), write("b", both[0]))

@@ -112,6 +112,15 @@ def test_figures_of_a_line():
     assert line.gap == pytest.approx(0.265)
 
 
+def test_none_against_itself_is_tested():
+    none = CONTENDERS[0].step_s
+    text = budgets.markdown([study(none_again_step_s=[1.02 * seconds for seconds in none])])
+    assert "A/A test: none against itself reads 1.02× " in text
+    assert "A/A test" not in budgets.markdown([study()])
+    with pytest.raises(ValueError, match="timed again in 6 rounds or not at all"):
+        studies.decode(studies.encode(study(none_again_step_s=none[:2])))
+
+
 def test_a_budget_that_was_not_kept_is_said():
     over = changed(CONTENDERS[4], peak_allocated_bytes=53 * MB)
     made = study(contenders=[*CONTENDERS[:4], over, *CONTENDERS[5:]])

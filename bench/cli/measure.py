@@ -77,7 +77,17 @@ def run(  # noqa: PLR0917 - one parameter a flag
                     print_records(records[-1:], Format.json)
     if output is not RunFormat.json:
         show(records, output, fit)
+    if output in {RunFormat.json, RunFormat.csv}:  # tables say it below
+        complain(records)
     finish(records)
+
+
+def complain(records: Sequence[Record]) -> None:
+    """Say on stderr which intervals are not as narrow as they were asked to be."""
+    from bench.report import frame, trust
+
+    for sentence in trust.unreached(frame.rows(frame.build(records))):
+        typer.echo(sentence, err=True)
 
 
 def sweep(

@@ -171,7 +171,9 @@ def markdown(studies: Sequence[Study]) -> str:
 
 def facts(study: Study) -> str:
     """Where, when and with what, in a line."""
-    row, said = heading(study), " ".join(trust.of_rounds({study.rounds}))
+    again = paired_ratio(study.none_again_step_s, study.contenders[0].step_s)
+    remarks = [*trust.of_rounds({study.rounds}), *([trust.equal(again)] if again else [])]
+    row, said = heading(study), " ".join(remarks)
     return (
         f"{display.where([row])}. {display.options(row)}. precision {study.precision}, optimizer"
         f" {study.optimizer}. threads {study.threads}. rounds {study.rounds}. {said}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.report import display
+from bench.report import display, trust
 from bench.report.display import MISSING, cell, megabytes
 from bench.report.frame import label_of
 from bench.report.gate import (
@@ -29,7 +29,7 @@ from bench.report.gate import (
     step_change,
     value,
 )
-from bench.report.metrics import Metric
+from bench.report.metrics import Metric, step_ratios
 from bench.report.rounding import steady
 from bench.store.records import Record, decode
 
@@ -213,7 +213,8 @@ def _notes(pairs: Sequence[tuple[str, Record, Record]]) -> list[str]:
         after = sorted({str(getattr(new, name)) for _, _, new in pairs})
         if before != after:
             notes.append(f"different {what}: {', '.join(before)} in A, {', '.join(after)} in B")
-    return notes
+    counts = {len(step_ratios(record)) for _, *both in pairs for record in both}
+    return [*notes, *trust.of_rounds(counts)]
 
 
 def _findings(

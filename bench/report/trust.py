@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from bench.report import display
 from bench.report.display import percent
 from bench.report.frame import ATTENTION, FLASH, REFERENCE, Row
-from bench.report.stats import FEW, FEWEST, LEVEL
+from bench.report.stats import FEW, FEWEST, LEVEL, Interval
 
 BUSY = 0.10
 """Part of the processors' time that others may take before it is said."""
@@ -21,8 +21,8 @@ def remarks(group: Sequence[Row]) -> list[str]:
     timed = [row for row in group if row["step_ratio"] is not None]
     return [
         *of_rounds({row["rounds"] for row in timed}),
-        *(_equal(row) for row in timed if is_equal(row)),
-        *(_unreached(row) for row in timed if not reached(row)),
+        *(equal(interval_of(row)) for row in timed if is_equal(row)),
+        *unreached(timed),
         *_busy(timed),
     ]
 
@@ -54,18 +54,20 @@ def is_equal(row: Row) -> bool:
     return bool(row["spec"] == REFERENCE and row["workload_options"].get(ATTENTION) != FLASH)
 
 
-def holds(row: Row, ratio: float = 1.0) -> bool:
-    """Whether a row's interval has the ratio, or there is no interval."""
-    low, high = row["step_ratio_low"], row["step_ratio_high"]
-    return low is None or bool(low <= ratio <= high)
+def interval_of(row: Row) -> Interval:
+    """The step ratio of a row that was timed."""
+    ends = row["step_ratio_low"], row["step_ratio_high"]
+    return Interval(row["step_ratio"], *ends, row["rounds"])
 
 
-def _equal(row: Row) -> str:
-    """The A/A test."""
-    said = f"A/A test: {REFERENCE} against itself reads {display.interval(row)}"
-    if row["step_ratio_low"] is None:
+def equal(ratio: Interval) -> str:
+    """The A/A test: what two equal contenders read, and whether that may be 1."""
+    ends = ratio.estimate, ratio.low, ratio.high
+    shown = display.estimate(*ends, unstable=ratio.unstable)
+    said = f"A/A test: {REFERENCE} against itself reads {shown}"
+    if ratio.low is None:
         return f"{said}, which tests nothing."
-    if holds(row):
+    if ratio.holds(1):
         return f"{said}, which holds 1: passed."
     return (
         f"{said}, which does not hold 1: failed, as 1 in {round(1 / (1 - LEVEL))} does by chance. "
@@ -75,24 +77,23 @@ def _equal(row: Row) -> str:
 
 def reached(row: Row) -> bool:
     """Whether the interval is as narrow as it was asked to be."""
-    return row["interval_width"] is None or width(row) <= row["interval_width"]
+    return row["interval_width"] is None or interval_of(row).width <= row["interval_width"]
 
 
-def width(row: Row) -> float:
-    """Of the interval, as a part of the ratio."""
-    if row["step_ratio_low"] is None:
-        return float("inf")
-    return float((row["step_ratio_high"] - row["step_ratio_low"]) / row["step_ratio"])
+def unreached(rows: Sequence[Row]) -> list[str]:
+    """Of rows whose interval is not as narrow as it was asked to be, what this would need."""
+    timed = [row for row in rows if row["step_ratio"] is not None]
+    return [_unreached(row) for row in timed if not reached(row)]
 
 
 def _unreached(row: Row) -> str:
-    wanted, rounds = row["interval_width"], row["rounds"]
+    wanted, rounds, width = row["interval_width"], row["rounds"], interval_of(row).width
     said = f"{row['label']}: an interval of {percent(wanted)} was asked for"
     if row["step_ratio_low"] is None:
         return f"{said}, and {rounds} rounds have none."
-    needed = rounds * (width(row) / wanted) ** 2
+    needed = rounds * (width / wanted) ** 2
     return (
-        f"{said}; after {rounds:,} rounds it is {percent(width(row))}. This machine cannot in the "
+        f"{said}; after {rounds:,} rounds it is {percent(width)}. This machine cannot in the "
         f"time there was: it would need about {needed:,.0f} rounds."
     )
 
