@@ -1,7 +1,8 @@
 """The command line: ``python -m bench``. Bad input exits 2 with one sentence, never a traceback.
 
 Results go to stdout, everything else to stderr. `run` and `sweep` exit 1 if a cell ended in
-``mismatch``, ``crash`` or ``timeout``; ``oom`` and ``unsupported`` are answers.
+``mismatch``, ``crash`` or ``timeout``; ``oom`` and ``unsupported`` are answers. `compare` exits 3
+if it cannot tell.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import typer
 
 from bench.cli import (
     budgets,
+    coverage,
     frontier,
     listing,
     measure,
@@ -44,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "frontier": frontier.frontier,
     "models": models.models,
     "promises": promises.promises,
+    "coverage": coverage.coverage,
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)

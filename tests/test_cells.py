@@ -44,6 +44,8 @@ def test_checking_writes_everything_out():
         ({"precision": "fp8"}, "precision must be one of fp32, .*, not 'fp8'"),
         ({"optimizer": "lion"}, "optimizer must be one of none, sgd, adamw, not 'lion'"),
         ({"precision": "fp16-gradscaler"}, "needs an accelerator; on cpu use fp32 or bf16"),
+        ({"interval_width": 0.0, "rounds": 2}, "above 0 % and at most 100 % wide, not 0 %"),
+        ({"interval_width": 0.1, "rounds": 0}, "where no rounds are timed"),
         ({"rounds": -1}, "rounds must be at least 0, not -1"),
         ({"warmup": -1}, "warmup must be at least 0, not -1"),
         ({"threads": -2}, "threads must be at least 0, not -2"),
@@ -95,6 +97,7 @@ def test_a_cell_makes_what_it_names():
         {"seed": 1},
         {"threads": 2},
         {"memory_limit_bytes": 10**9},
+        {"interval_width": 0.02},
     ],
 )
 def test_the_id_changes_with_every_field(fields):

@@ -192,11 +192,21 @@ def test_options_reach_the_cell(call, quick):
     assert records.decode(result.out.encode()).cell_id == cell.cell_id()
 
 
-def test_rounds_are_five_unless_told(call, quick):
+def test_rounds_are_even_and_sixteen_unless_told(call, quick):
     common = ("run", "--workload", "mlp-chain", "--strategy", "none", "--device", "cpu")
     call(*common)
-    call(*common, "--rounds", "2")
-    assert [cell.rounds for cell in quick] == [5, 2]
+    for count in ("2", "5"):
+        call(*common, "--rounds", count)
+    assert [cell.rounds for cell in quick] == [16, 2, 6]
+
+
+def test_precision_is_of_numbers_and_of_timed_steps(call, quick):
+    common = ("run", "--workload", "mlp-chain", "--strategy", "none", "--device", "cpu")
+    call(*common, "--precision", "2%")
+    call(*common, "--precision", "bf16", "--precision", "0.5%", "--timeout", "60")
+    call(*common, "--precision", "bf16")
+    found = [(cell.precision, cell.interval_width, cell.rounds_limit_s) for cell in quick]
+    assert found == [("fp32", 0.02, 300.0), ("bf16", 0.005, 30.0), ("bf16", None, None)]
 
 
 def test_the_default_device_is_the_machines(call, quick):
@@ -260,6 +270,15 @@ ERRORS = [
     ((*RUN, "--option", "depth=4"), "no option 'depth'; it has layers, batch, dim, seed"),
     ((*RUN, "--layers", "0"), "layers must be a whole number of at least 1, not 0"),
     ((*RUN, "--seq", "8"), "'mlp-chain' has no option 'seq'"),
+    ((*RUN, "--precision", "0%"), "above 0 % and at most 100 % wide, not 0 %"),
+    ((*RUN, "--precision", "101%"), "above 0 % and at most 100 % wide, not 101 %"),
+    ((*RUN, "--precision", "nan%"), "a percentage such as 2%, not 'nan%'"),
+    ((*RUN, "--precision", "1%", "--precision", "2%"), "takes one of 1%, 2%"),
+    ((*RUN, "--precision", "2%", "--no-time"), "no interval to narrow where no rounds are timed"),
+    (
+        ("budgets", "--workload", "mlp-chain", "--device", "cpu", "--precision", "2%"),
+        "a budget study has a fixed number of rounds",
+    ),
     ((*RUN, "--precision", "fp8"), "precision must be one of fp32"),
     ((*RUN, "--device", "cpu", "--precision", "fp16-gradscaler"), "needs an accelerator"),
     ((*RUN, "--optimizer", "lion"), "optimizer must be one of none, sgd, adamw"),
@@ -427,6 +446,17 @@ def test_compare_fails_on_a_regression(call, tmp_path):
     assert call("compare", before, before, *limit).code == 0
     assert call("compare", before, after).code == 0
     assert call("compare", before, after, *limit).code == 1
+
+
+def test_compare_that_cannot_tell_is_no_pass(call, tmp_path):
+    before = tmp_path / "before.json"
+    data = json.loads(records.encode(tiny.record("mlp-chain", "every_layer")))
+    data |= {"step_s": [1.0, 2.0] * 4, "none_step_s": [1.0] * 8}
+    before.write_text(json.dumps(data))
+    assert call("compare", before, before).code == 0
+    result = call("compare", before, before, "--fail-on", "step_ratio:5%")
+    assert result.code == 3
+    assert "## Cannot tell" in result.out
 
 
 # Progress.

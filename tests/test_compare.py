@@ -1,14 +1,17 @@
 """Two sets of records: what matches, what is refused, and what fails the gate."""
 
+import re
+from collections import Counter
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_report_factory import make, options
 
 from bench.report.compare import compare, load
-from bench.report.gate import GATED, parse
+from bench.report.gate import GATED, Regression, judge, parse
 from bench.store import parts, records
 
 PEAK = "peak_allocated_bytes"
@@ -60,16 +63,82 @@ def test_a_metric_that_should_be_high_fails_when_it_falls(write):
     assert not gate(write, *sides[::-1], "grad_min_cosine:0.01").regressions
 
 
+@given(hundredths=st.integers(1, 10**15), percent=st.integers(1, 300))
+def test_exactly_the_limit_passes_and_a_byte_more_does_not(hundredths, percent):
+    limit, before = parse(f"{PEAK}:{percent}%"), 100 * hundredths
+    allowed = before + percent * hundredths
+    assert not limit.exceeded(before, allowed)
+    assert limit.exceeded(before, allowed + 1)
+
+
+def noisy(draws, noise, slowdown=0.0, rounds=16):
+    """A record of which each step, of `none` too, has so much noise."""
+    steps, none = (1 + noise * draws.standard_normal(rounds) for _ in range(2))
+    return make("sqrt", step_s=(1.3 * (1 + slowdown) * steps).tolist(), none_step_s=none.tolist())
+
+
+def verdicts(noise, slowdown, limit, pairs=200, rounds=16):
+    draws = np.random.default_rng(15)
+    kinds = Counter()
+    for _ in range(pairs):
+        sides = noisy(draws, noise, rounds=rounds), noisy(draws, noise, slowdown, rounds)
+        kinds[type(judge(parse(limit), "cell", *sides))] += 1
+    return kinds
+
+
+@pytest.mark.parametrize("limit", ["step_ratio:5%", "step_ratio:10%"])
+def test_a_slowdown_of_a_tenth_at_two_percent_of_noise_is_caught(limit):
+    assert verdicts(0.02, 0.1, limit)[Regression] >= 190
+
+
+@pytest.mark.parametrize("limit", ["step_ratio:5%", "step_ratio:10%"])
+def test_equal_steps_pass(limit):
+    assert verdicts(0.02, 0.0, limit)[type(None)] >= 198
+
+
+def test_of_equal_steps_hardly_any_is_called_slower_whatever_the_limit():
+    assert verdicts(0.02, 0.0, "step_ratio:0%", pairs=400)[Regression] <= 4
+
+
+@pytest.mark.parametrize("rounds", [4, 5, 6, 9])
+def test_a_slowdown_that_noise_hides_is_never_passed_over_in_silence(rounds):
+    assert verdicts(0.1, 0.2, "step_ratio:10%", rounds=rounds)[type(None)] <= 4
+
+
+def test_a_doubt_says_what_could_have_been_detected_and_how_many_rounds_would_tell(write):
+    draws = np.random.default_rng(1)
+    before, after = noisy(draws, 0.1), noisy(draws, 0.1)
+    found = gate(write, before, after, "step_ratio:5%")
+    [doubt] = found.doubts
+    assert found.regressions == ()
+    said = re.search(r"could have detected \+([\d.]+) %.*about (\d+) rounds", doubt.reason)
+    assert float(said[1]) > 5
+    assert int(said[2]) > 16
+    assert int(said[2]) % 2 == 0
+    assert "## Cannot tell" in found.markdown()
+    more = noisy(draws, 0.1, rounds=int(said[2]) * 2), noisy(draws, 0.1, rounds=int(said[2]) * 2)
+    assert gate(write, *more, "step_ratio:5%").doubts == ()
+
+
 def test_step_time_fails_only_beyond_threshold_and_noise(write):
     before = timed([1.30, 1.31, 1.29, 1.30, 1.30])
     slower = timed([1.60, 1.61, 1.59, 1.60, 1.60])
     little = timed([1.33, 1.34, 1.33, 1.33, 1.34])
-    noisy = timed([1.28, 1.60, 1.29, 1.61, 1.60])
+    wild = timed([1.28, 1.60, 1.29, 1.61, 1.60])
     assert gate(write, before, slower, "step_ratio:10%").regressions
     assert not gate(write, before, little, "step_ratio:10%").regressions  # apart, but within 10 %
     assert gate(write, before, little, "step_ratio:1%").regressions
-    assert not gate(write, before, noisy, "step_ratio:10%").regressions  # intervals overlap
-    assert not gate(write, slower, before, "step_ratio:10%").regressions
+    assert gate(write, before, little, "step_ratio:0.001").regressions
+    doubtful = gate(write, before, wild, "step_ratio:10%")
+    assert (doubtful.regressions, len(doubtful.doubts)) == ((), 1)
+    better = gate(write, slower, before, "step_ratio:10%")
+    assert (better.regressions, better.doubts) == ((), ())
+
+
+def test_too_few_rounds_cannot_tell(write):
+    found = gate(write, timed([1.3] * 3), timed([1.6] * 3), "step_ratio:10%")
+    assert found.regressions == ()
+    assert "too few rounds for an interval: +23.1 % from 3 and 3 rounds" in found.doubts[0].reason
 
 
 @pytest.mark.parametrize("status", [s for s in get_args(parts.Status) if s != "ok"])
@@ -139,6 +208,12 @@ def test_versions_and_machines_may_differ_with_a_note(write):
 def test_different_devices_are_refused(write, change):
     with pytest.raises(ValueError, match="different devices are no comparison"):
         gate(write, make("sqrt"), make("sqrt", **change))
+
+
+def test_odd_rounds_are_noted(write):
+    found = gate(write, timed([1.3] * 7), timed([1.3] * 8))
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("An odd number of rounds (7)")
 
 
 def test_one_device_in_common_is_compared_and_the_other_listed(write):

@@ -107,10 +107,19 @@ def test_the_best_rule_is_the_fastest_whose_measured_peak_fits():
 def test_figures_of_a_line():
     line = lines()[2]
     assert (line.kept, line.used) == (True, 50 / 52)
-    assert line.step.median == pytest.approx(1.15)
-    assert line.versus.median == pytest.approx(1.15 / 1.3)
+    assert line.step.estimate == pytest.approx(1.15)
+    assert line.versus.estimate == pytest.approx(1.15 / 1.3)
     assert line.error == pytest.approx(0.1)
     assert line.gap == pytest.approx(0.265)
+
+
+def test_none_against_itself_is_tested():
+    none = CONTENDERS[0].step_s
+    text = budgets.markdown([study(none_again_step_s=[1.02 * seconds for seconds in none])])
+    assert "A/A test: none against itself reads 1.02× " in text
+    assert "A/A test" not in budgets.markdown([study()])
+    with pytest.raises(ValueError, match="timed again in 6 rounds or not at all"):
+        studies.decode(studies.encode(study(none_again_step_s=none[:2])))
 
 
 def test_a_budget_that_was_not_kept_is_said():

@@ -16,6 +16,7 @@ import tiny
 
 import bench
 import strategies
+from bench.report.stats import FEW
 from bench.run import executor, sweep
 from bench.run.blank import blank
 from bench.store import records
@@ -94,6 +95,17 @@ def test_quick_is_part_of_standard(standard):
     """What was measured first is not measured again."""
     wide = {cell.cell_id() for cell in standard}
     assert {cell.cell_id() for cell in sweep.cells_of("quick", "cpu")} < wide
+
+
+@pytest.mark.parametrize("suite", ["smoke", "quick", "standard", "full"])
+def test_every_timed_table_has_an_a_a_row_and_even_rounds(suite):
+    """`none`, which is timed against itself."""
+    timed = [cell for cell in sweep.cells_of(suite, "cpu") if cell.rounds]
+    assert {cell.rounds % 2 for cell in timed} == {0}
+    assert min(cell.rounds for cell in timed) >= FEW
+    tables = {(cell.workload, cell.precision, cell.optimizer) for cell in timed}
+    none = [cell for cell in timed if cell.spec == "none" and "attention" not in cell.options]
+    assert {(cell.workload, cell.precision, cell.optimizer) for cell in none} == tables
 
 
 def test_the_standard_suite(standard):

@@ -9,6 +9,7 @@ from test_report_factory import gpt_options, make
 
 from bench.cli import printing, terminal
 from bench.cli.flags import RunFormat
+from bench.report.stats import centre
 
 SHAPE = {"workload": "gpt-mini", "workload_options": gpt_options()}
 TIMES = {"step_s": [1.3] * 5, "none_step_s": [1.0] * 5}
@@ -61,8 +62,9 @@ def test_the_interval_stands_under_the_ratio():
     noisy = {"step_s": [1.0, 1.1, 1.3, 1.5, 1.6], "none_step_s": [1.0] * 5}
     text = printed([*RECORDS, make("recursive", **SHAPE, **noisy)])
     above, below = text.partition("recursive")[2].splitlines()[:2]
-    assert "1.30× †" in above
-    assert below.split()[-1] == "1.00–1.60"
+    interval = centre(tuple(noisy["step_s"]))
+    assert f"{interval.estimate:.2f}× †" in above
+    assert below.split()[-1] == f"{interval.low:.2f}–{interval.high:.2f}"
     assert "(95 %)" in text
 
 
@@ -90,7 +92,22 @@ def test_it_fits(width):
     assert max(map(len, lines)) <= width
     assert any("flash_checkpoint" in line for line in lines)
     assert any("attention_core)" in line for line in lines)
-    assert any("10.0–14.6" in line for line in lines)
+    interval = centre(tuple(noisy["step_s"]))
+    assert any(f"{interval.low:.1f}–{interval.high:.1f}" in line for line in lines)
+
+
+def test_too_few_rounds_have_no_interval():
+    few = {"step_s": [1.0, 1.1], "none_step_s": [1.0] * 2}
+    above, below = printed([make("sqrt", **SHAPE, **few)]).partition("sqrt")[2].splitlines()[:2]
+    assert "1.05× †" in above
+    assert below.split()[-1] == "[none]"
+
+
+def test_what_to_know_of_times_stands_below():
+    text = printed([make("none", **SHAPE, step_s=[1.0] * 6, none_step_s=[1.0] * 6)])
+    assert "A/A test: none against itself reads 1.00× [1.00, 1.00], which holds 1: passed." in (
+        " ".join(text.split())
+    )
 
 
 def test_a_specification_is_broken_between_words_and_loses_none():

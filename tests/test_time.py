@@ -2,13 +2,17 @@
 
 import contextlib
 import gc
+import itertools
+import statistics
 import types
+from collections import Counter
 
 import pytest
 import torch
 
 from bench.measure import time as clock
 from bench.measure.time import interleave
+from bench.report.stats import centre
 
 CPU = torch.device("cpu")
 
@@ -33,11 +37,42 @@ def contender(log, name, step=lambda: None, enter=lambda: None):
     return switch
 
 
+@pytest.mark.parametrize("count", range(1, 9))
+def test_orders_are_a_williams_design(count):
+    """Every place, and right after every other, equally often; any two both ways round at once."""
+    names = "abcdefgh"[:count]
+    rounds = list(itertools.islice(clock.orders(names), 2 * count if count % 2 else count))
+    places = Counter((name, place) for order in rounds for place, name in enumerate(order))
+    followers = Counter(pair for order in rounds for pair in itertools.pairwise(order))
+    assert len(set(places.values())) == 1
+    assert len(places) == count**2
+    assert len(set(followers.values())) <= 1
+    assert len(followers) == count * (count - 1)
+    for order, reverse in zip(rounds[::2], rounds[1::2], strict=True):
+        assert order == reverse[::-1]
+
+
+def test_an_order_effect_cancels_in_even_rounds(now):
+    """Two equal contenders, whose second step in a round is faster by 4 %: their ratio is 1."""
+    turns = itertools.cycle((1.0, 0.96))
+
+    def step():
+        now.seconds += next(turns)
+
+    def ratios(rounds):
+        seconds = interleave({name: contender([], name, step) for name in "ab"}, rounds, CPU)
+        return [b / a for a, b in zip(seconds["a"], seconds["b"], strict=True)]
+
+    for rounds, mean in ((6, 1.0), (7, 0.96 ** (1 / 7))):
+        assert statistics.geometric_mean(ratios(rounds)) == pytest.approx(mean)
+    assert centre(tuple(ratios(6))).estimate == pytest.approx(1.0)
+
+
 def test_the_order_is_reversed_every_other_round():
     log = []
     contenders = {name: contender(log, name) for name in "abc"}
     seconds = interleave(contenders, 3, CPU)
-    assert [entry for entry in log if len(entry) == 1] == list("abc" + "cba" + "abc")
+    assert [entry for entry in log if len(entry) == 1] == list("abc" + "cba" + "bca")
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 

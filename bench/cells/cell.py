@@ -12,7 +12,7 @@ import torch
 
 import strategies
 from bench import devices, workloads
-from bench.cells import machine, sources
+from bench.cells import ROUNDS, machine, sources
 from bench.cells.training import OPTIMIZERS, PRECISIONS
 from bench.devices import accelerators
 from bench.workloads.base import Workload
@@ -31,11 +31,15 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         device: ``cpu``, ``cuda`` …
         precision: see `bench.cells.training.PRECISIONS`.
         optimizer: see `bench.cells.training.OPTIMIZERS`.
-        rounds: timed rounds; 0 measures no time.
+        rounds: timed rounds; 0 measures no time. An odd number is raised by one, so that of the two
+            contenders each comes first equally often.
         warmup: untimed rounds before.
         seed: of the step's random numbers.
         threads: PyTorch's intra-op threads.
         memory_limit_bytes: of the process's data on a CPU; ``None`` for no limit.
+        interval_width: more rounds follow until the interval of the step ratio is no wider than
+            this part of it; ``None``: none do.
+        rounds_limit_s: seconds that all rounds together may take with those; ``None``: no limit.
     """
 
     workload: str
@@ -44,11 +48,13 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     precision: str = "fp32"
     optimizer: str = "none"
-    rounds: int = 5
+    rounds: int = ROUNDS
     warmup: int = 1
     seed: int = 0
     threads: int = 0
     memory_limit_bytes: int | None = None
+    interval_width: float | None = None
+    rounds_limit_s: float | None = None
 
     @property
     def simulated(self) -> bool:
@@ -116,9 +122,11 @@ def checked(cell: Cell) -> Cell:
     _check_memory_limit(cell)
     _check_numbers(msgspec.to_builtins(cell))
     _check_numbers(workload.options())
+    _check_interval(cell)
     defaults = workloads.get(cell.workload).options()
     options = {k: v for k, v in workload.options().items() if v != defaults[k]}
-    cell = msgspec.structs.replace(cell, options=options, spec=spec, device=device)
+    rounds = cell.rounds + cell.rounds % 2
+    cell = msgspec.structs.replace(cell, options=options, spec=spec, device=device, rounds=rounds)
     if cell.simulated:  # what is modelled depends on no thread, and has no rounds
         return msgspec.structs.replace(cell, threads=1, rounds=0, warmup=0)
     return msgspec.structs.replace(cell, threads=cell.threads or torch.get_num_threads())
@@ -153,6 +161,18 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be within 64 bits, not {str(value)[:40]}")
     if values["seed"] < 0:
         raise ValueError(f"seed must be at least 0, not {values['seed']}")
+
+
+def _check_interval(cell: Cell) -> None:
+    if cell.interval_width is None:
+        return
+    if not 0 < cell.interval_width <= 1:
+        raise ValueError(
+            "an interval may be asked to be above 0 % and at most 100 % wide, not "
+            f"{100 * cell.interval_width:g} %"
+        )
+    if cell.simulated or not cell.rounds:
+        raise ValueError("there is no interval to narrow where no rounds are timed")
 
 
 def _check(what: str, value: str, valid: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "vit-mini": {"layers": 8, "dim": 192, "image": 128},
     "resnet50": {"dim": 32, "batch": 12, "image": 96},
 }
-ROUNDS = 9
+ROUNDS = 10
 TIMEOUT_S = 1800.0
 
 
@@ -35,7 +35,7 @@ def budgets(  # noqa: PLR0917 - one parameter a flag
         list[str] | None, typer.Option(help=f"May be repeated; default: {', '.join(WORKLOADS)}.")
     ] = None,
     device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = ROUNDS,
+    rounds: Annotated[int, typer.Option(help="Timed rounds, an even number.")] = ROUNDS,
     timeout: flags.Timeout = TIMEOUT_S,
     results: flags.ResultsOption = RESULTS,
     output: flags.FormatOption = Format.md,
@@ -63,6 +63,8 @@ def cell_of(setup: flags.Setup, workload: str, device: str, rounds: int) -> Cell
         ValueError: an unknown or impossible part of it, or a simulated device.
     """
     cell = setup.cell(workload, device, defaults=WORKLOADS.get(workload), rounds=rounds)
+    if cell.interval_width is not None:
+        raise ValueError("a budget study has a fixed number of rounds: give --rounds")
     if cell.simulated:
         raise ValueError(f"budgets are measured, and {device} is not here; see `frontier`")
     return cell

@@ -7,6 +7,7 @@ import enum
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,6 +100,27 @@ def _literal(text: str) -> Any:
         return text.strip()
 
 
+def precisions(texts: Sequence[str]) -> tuple[str, float | None]:
+    """``["bf16", "2%"]`` as ``("bf16", 0.02)``: of numbers, and of the interval of a step ratio.
+
+    Raises:
+        ValueError: two of a kind, or a percentage that is no number.
+    """
+    formats = [text for text in texts if not text.endswith("%")]
+    widths = [text for text in texts if text.endswith("%")]
+    for kind in (formats, widths):
+        if len(kind) > 1:
+            raise ValueError(f"--precision takes one of {', '.join(kind)}")
+    return (formats or ["fp32"])[0], _part(widths[0]) if widths else None
+
+
+def _part(text: str) -> float:
+    number = text.removesuffix("%").strip()
+    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?", number):
+        raise ValueError(f"--precision takes a percentage such as 2%, not {text!r}")
+    return float(number) / 100
+
+
 def device_name(device: str, custom: Mapping[str, Any]) -> str:
     """The device, with the figures of a custom one; the accelerator, if none is named.
 
@@ -125,8 +147,12 @@ class Setup:
     batch: Annotated[int | None, typer.Option(help="Batch size.")] = None
     dim: Annotated[int | None, typer.Option(help="Width.")] = None
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16, fp16, bf16-autocast, fp16-gradscaler.")
-    ] = "fp32"
+        list[str] | None,
+        typer.Option(
+            help="Of numbers: fp32, bf16, fp16, bf16-autocast, fp16-gradscaler; and, once more if "
+            "need be, of timed steps: 2% for rounds until the interval is no wider than that."
+        ),
+    ] = None
     optimizer: Annotated[str, typer.Option(help="none, sgd, adamw.")] = "none"
     seed: Annotated[int, typer.Option(help="Of the step's random numbers.")] = 0
     custom: Annotated[
@@ -161,12 +187,16 @@ class Setup:
         for name in sizes.keys() & more.keys():
             raise ValueError(f"{name} is given twice: by --{name} and by --option")
         options = {**(defaults or {}), **sizes, **more}
+        number_format, width = precisions(self.precision or ())
+        if width is None:
+            fields.pop("rounds_limit_s", None)
         cell = Cell(
             workload=workload,
             options=options,
             spec=spec,
             device=device_name(device, pairs(self.custom, "--sim")),
-            precision=self.precision,
+            precision=number_format,
+            interval_width=width,
             optimizer=self.optimizer,
             seed=self.seed,
             **fields,

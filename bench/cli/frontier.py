@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.store.records import Record
 
 OUT = Path("frontier")
+ROUNDS = 6  # dozens of cells
 
 
 @flags.with_setup
@@ -27,7 +28,7 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
     workload: flags.Workload,
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     budgets: Annotated[int, typer.Option(help="Of each strategy that keeps one.")] = 10,
-    rounds: Annotated[int, typer.Option(help="Timed rounds, on a real device.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Timed rounds, an even number.")] = ROUNDS,
     out: Annotated[Path, typer.Option(help="Folder for the PNG, SVG and CSV.")] = OUT,
     results: Annotated[
         Path | None, typer.Option(help="Keep the records here, and reuse them; default: --out.")
@@ -45,7 +46,7 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
 
     if budgets < 1:
         raise ValueError(f"a front needs at least 1 budget, not {budgets}")
-    base = setup.cell(workload, device, rounds=rounds)
+    base = setup.cell(workload, device, rounds=rounds, rounds_limit_s=timeout / 2)
     cells = bench.cells_of(base, budgets)
     for folder in {out, results or out}:
         check_writable(folder)

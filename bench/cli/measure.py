@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from bench.cells import ROUNDS
 from bench.cli import flags
 from bench.cli.flags import Format, FormatOption, ResultsOption, RunFormat
 from bench.cli.printing import print_records, print_rows, show
@@ -30,7 +31,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
         list[str], typer.Option(help="Name, or name(parameter=value); may be repeated.")
     ],
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Timed rounds, an even number.")] = ROUNDS,
     no_time: Annotated[bool, typer.Option("--no-time", help="Memory, FLOPs, gradients.")] = False,
     parameters: flags.Parameters = None,
     fit: Annotated[
@@ -55,6 +56,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
             device,
             spec,
             rounds=0 if no_time else rounds,
+            rounds_limit_s=timeout / 2,
             memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
         )
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
@@ -77,7 +79,17 @@ def run(  # noqa: PLR0917 - one parameter a flag
                     print_records(records[-1:], Format.json)
     if output is not RunFormat.json:
         show(records, output, fit)
+    if output in {RunFormat.json, RunFormat.csv}:  # tables say it below
+        complain(records)
     finish(records)
+
+
+def complain(records: Sequence[Record]) -> None:
+    """Say on stderr which intervals are not as narrow as they were asked to be."""
+    from bench.report import frame, trust
+
+    for sentence in trust.unreached(frame.rows(frame.build(records))):
+        typer.echo(sentence, err=True)
 
 
 def sweep(

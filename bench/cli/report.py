@@ -12,6 +12,9 @@ from bench.cli.printing import print_rows
 from bench.store import budgets, records
 from bench.store.json_store import RESULTS
 
+CANNOT_TELL = 3
+"""Exit code of a comparison that is no regression for certain, and no pass."""
+
 
 def tables(
     check: Annotated[
@@ -55,10 +58,12 @@ def compare(
         list[str] | None, typer.Option(help="metric:limit, as peak_allocated_bytes:1%.")
     ] = None,
 ) -> None:
-    """Compare two sets of records; exit 1 if one of the limits is exceeded."""
+    """Compare two sets of records; exit 1 if a limit is exceeded, 3 if rounds cannot tell."""
     from bench.report import compare as comparison
 
     result = comparison.compare(before, after, fail_on or [])
     typer.echo(result.markdown(), nl=False)
     if result.regressions:
         raise typer.Exit(1)
+    if result.doubts:
+        raise typer.Exit(CANNOT_TELL)

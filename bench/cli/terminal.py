@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.report import display, summary
+from bench.report import display, summary, trust
 from bench.report.frame import ATTENTION, Row, build
 from bench.report.rounding import steady
 from bench.report.tables import tradeoff_groups
@@ -24,13 +24,13 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:
-    """A table for each workload and device, and under it what ended badly, with its reason."""
+    """A table for each workload and device, and below it what failed and what to know of times."""
     for group in tradeoff_groups(build(records)):
         shape = display.options(group[0], without=(ATTENTION,))
         console.print(f"{group[0]['workload']} on {display.where(group)}", style="bold", **PLAIN)
         console.print(f"{shape}; {group[0]['precision']}", style="dim", **PLAIN)
         console.print(_table(group))
-        for line in _failures(group):
+        for line in (*_failures(group), *trust.remarks(group)):
             console.print(line, **PLAIN)
 
 
@@ -82,6 +82,8 @@ def _step(row: Row) -> str:
     if row["step_ratio"] is None:
         return summary.step(row)
     low, high = row["step_ratio_low"], row["step_ratio_high"]
+    if low is None:
+        return f"{summary.step(row)}\n[none]"
     decimals = 2 if high < 10 else 1 if high < 100 else 0  # nine characters
     return f"{summary.step(row)}\n{low:.{decimals}f}–{high:.{decimals}f}"
 

@@ -8,11 +8,11 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from bench.report import display, separated
+from bench.report import display, separated, tables, trust
 from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import Row
 from bench.report.rounding import steady
-from bench.report.stats import LEVEL, RESAMPLES, Interval, paired_ratio
+from bench.report.stats import Interval, paired_ratio
 from bench.report.tables import plain
 from bench.store.budgets import Budget, Contender, Study
 
@@ -40,13 +40,12 @@ NOTES = (
     f"{display.UNITS}. Ten budgets, evenly spaced from the smallest that any plan fits into to "
     "what `none` needs. Plans are made from block times measured on the same device in the same "
     "process. Kept: the peak that the allocator measured is within the budget; used: that peak "
-    "over the budget. Steps are the median over interleaved rounds of the paired ratio to `none` "
-    f"in the same round, with its {100 * LEVEL:.0f} % percentile-bootstrap interval ({RESAMPLES:,} "
-    "resamples). Gap to the bound: no nested plan within the budget has a predicted step shorter "
-    "by more than this. The best rule is that of `none`, `every_layer`, `every_k` (every k), "
-    "`sqrt` and `recursive` whose measured peak is within the budget and whose measured ratio is "
-    "least: chosen after the measurement, so luck is on its side. Verdict, of the paired ratio of "
-    "`optimal` to that rule: *faster* or *slower* when its interval does not hold 1.\n"
+    "over the budget. Steps are "
+    f"{tables.STEP_NOTE} Gap to the bound: no nested plan within the budget has a predicted step "
+    "shorter by more than this. The best rule is that of `none`, `every_layer`, `every_k` (every "
+    "k), `sqrt` and `recursive` whose measured peak is within the budget and whose measured ratio "
+    "is least: chosen after the measurement, so luck is on its side. Verdict, of the paired ratio "
+    "of `optimal` to that rule: *faster* or *slower* when its interval does not hold 1.\n"
 )
 
 
@@ -87,7 +86,7 @@ class Line:
     @property
     def error(self) -> float:
         """Predicted over measured step ratio, minus 1."""
-        return steady(self.predicted_ratio / self.step.median) - 1
+        return steady(self.predicted_ratio / self.step.estimate) - 1
 
     @property
     def verdict(self) -> Verdict:
@@ -96,9 +95,9 @@ class Line:
             return "no rule fits"
         if self.best == self.chosen:
             return "same plan"
-        if self.versus.high < 1:
-            return "faster"
-        return "slower" if self.versus.low > 1 else "within noise"
+        if self.versus.holds(1):
+            return "within noise"
+        return "faster" if self.versus.estimate < 1 else "slower"
 
 
 def lines(study: Study) -> list[Line]:
@@ -134,7 +133,7 @@ def best_rule(study: Study, budget_bytes: int) -> Contender | None:
     fitting = [
         c for c in study.contenders if c.heuristics and c.peak_allocated_bytes <= budget_bytes
     ]
-    return min(fitting, key=lambda c: (ratio(c, none).median, c.plan), default=None)
+    return min(fitting, key=lambda c: (ratio(c, none).estimate, c.plan), default=None)
 
 
 def rule(contender: Contender) -> str:
@@ -172,11 +171,13 @@ def markdown(studies: Sequence[Study]) -> str:
 
 def facts(study: Study) -> str:
     """Where, when and with what, in a line."""
-    row = heading(study)
+    again = paired_ratio(study.none_again_step_s, study.contenders[0].step_s)
+    remarks = [*trust.of_rounds({study.rounds}), *([trust.equal(again)] if again else [])]
+    row, said = heading(study), " ".join(remarks)
     return (
         f"{display.where([row])}. {display.options(row)}. precision {study.precision}, optimizer"
-        f" {study.optimizer}. threads {study.threads}. rounds {study.rounds}."
-    )
+        f" {study.optimizer}. threads {study.threads}. rounds {study.rounds}. {said}"
+    ).rstrip()
 
 
 def _gradients(study: Study) -> str:
@@ -212,8 +213,9 @@ def interval(ratio: Interval | None) -> str:
     """``1.241× [1.228, 1.252]``; ``†`` where it is unstable."""
     if ratio is None:
         return MISSING
-    mark = " †" if ratio.unstable else ""
-    return f"{ratio.median:.3f}× [{ratio.low:.3f}, {ratio.high:.3f}]{mark}"
+    return display.estimate(
+        ratio.estimate, ratio.low, ratio.high, unstable=ratio.unstable, digits=3
+    )
 
 
 def csv(studies: Sequence[Study]) -> str:
@@ -246,5 +248,5 @@ def _rows(study: Study) -> Iterator[dict[str, object]]:
 
 
 def _columns(name: str, ratio: Interval | None) -> dict[str, float | None]:
-    values = (ratio.median, ratio.low, ratio.high) if ratio else (None, None, None)
+    values = (ratio.estimate, ratio.low, ratio.high) if ratio else (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))

@@ -13,11 +13,23 @@ from pathlib import Path
 
 import msgspec
 
-from bench.report import display
+from bench.report import display, trust
 from bench.report.display import MISSING, cell, megabytes
 from bench.report.frame import label_of
-from bench.report.gate import GATED, Limit, Regression, parse, regression, value
-from bench.report.metrics import Metric
+from bench.report.gate import (
+    GATED,
+    POWER_NOTE,
+    STEP,
+    Doubt,
+    Limit,
+    Regression,
+    changed,
+    judge,
+    parse,
+    step_change,
+    value,
+)
+from bench.report.metrics import Metric, step_ratios
 from bench.report.rounding import steady
 from bench.store.records import Record, decode
 
@@ -41,6 +53,7 @@ class Comparison:
             and fail nothing: a subset may be compared with a whole.
         notes: what the reader must know, such as different torch versions.
         regressions: what exceeds a limit; empty when nothing does or no limit was given.
+        doubts: step times that may exceed one: more rounds would tell.
     """
 
     pairs: tuple[tuple[str, Record, Record], ...]
@@ -48,17 +61,20 @@ class Comparison:
     only_b: tuple[str, ...]
     notes: tuple[str, ...]
     regressions: tuple[Regression, ...]
+    doubts: tuple[Doubt, ...]
     metrics: tuple[Metric, ...]
 
     def markdown(self) -> str:
         """The comparison as Markdown: notes, regressions, changes, and unmatched cells."""
         parts = ["# Comparison\n", f"{display.UNITS}. Each figure: A → B.\n"]
         parts += [f"> **Note:** {cell(note)}\n" for note in self.notes]
-        if self.regressions:
-            body = [[cell(r.cell), cell(r.metric), cell(r.reason)] for r in self.regressions]
-            parts += ["## Regressions\n", display.table(("Cell", "Metric", "Change"), body)]
+        for heading, found in (("Regressions", self.regressions), ("Cannot tell", self.doubts)):
+            body = [[cell(one.cell), cell(one.metric), cell(one.reason)] for one in found]
+            if body:
+                parts += [f"## {heading}\n", display.table(("Cell", "Metric", "Change"), body)]
         header = ("Cell", "Status", *(metric.name for metric in self.metrics))
-        parts += ["## Cells\n", display.table(header, [self._line(*pair) for pair in self.pairs])]
+        parts += ["## Cells\n", f"{POWER_NOTE}\n"]
+        parts += [display.table(header, [self._line(*pair) for pair in self.pairs])]
         for name, cells in (("A", self.only_a), ("B", self.only_b)):
             if cells:
                 parts += [f"## Only in {name}\n", "".join(f"- {cell(text)}\n" for text in cells)]
@@ -95,12 +111,14 @@ def compare(a: Path, b: Path, fail_on: Sequence[str] = ()) -> Comparison:
         if all(value(limit.metric, before) is None for _, before, _ in pairs):
             raise ValueError(f"{a} has no {limit.metric.name}: there is nothing to gate")
     metrics = [GATED[name] for name in SHOWN] + [limit.metric for limit in limits]
+    findings = [finding for pair in pairs for finding in _findings(pair, limits)]
     return Comparison(
         pairs=tuple(pairs),
         only_a=_names(old[key] for key in set(old) - set(new)),
         only_b=_names(new[key] for key in set(new) - set(old)),
         notes=tuple(_notes(pairs)),
-        regressions=tuple(r for pair in pairs for r in _regressions(pair, limits)),
+        regressions=tuple(one for one in findings if isinstance(one, Regression)),
+        doubts=tuple(one for one in findings if isinstance(one, Doubt)),
         metrics=tuple({metric.name: metric for metric in metrics}.values()),
     )
 
@@ -195,18 +213,21 @@ def _notes(pairs: Sequence[tuple[str, Record, Record]]) -> list[str]:
         after = sorted({str(getattr(new, name)) for _, _, new in pairs})
         if before != after:
             notes.append(f"different {what}: {', '.join(before)} in A, {', '.join(after)} in B")
-    return notes
+    counts = {len(step_ratios(record)) for _, *both in pairs for record in both}
+    return [*notes, *trust.of_rounds(counts)]
 
 
-def _regressions(pair: tuple[str, Record, Record], limits: Sequence[Limit]) -> list[Regression]:
+def _findings(
+    pair: tuple[str, Record, Record], limits: Sequence[Limit]
+) -> list[Regression | Doubt]:
     name, before, after = pair
     if not limits or before.status != "ok":
         return []
     if after.status != "ok":
         reason = f"{_arrow(before, after)}: {after.reason or 'no reason was recorded'}"
         return [Regression(name, "status", reason)]
-    regressions = (regression(limit, name, before, after) for limit in limits)
-    return [one for one in regressions if one is not None]
+    findings = (judge(limit, name, before, after) for limit in limits)
+    return [one for one in findings if one is not None]
 
 
 def _arrow(before: Record, after: Record) -> str:
@@ -218,6 +239,9 @@ def _change(metric: Metric, before: Record, after: Record) -> str:
     text = f"{_shown(metric, old)} → {_shown(metric, new)}"
     if old is None or new is None or not old:
         return text
+    found = step_change(before, after) if metric.name == STEP else None
+    if found is not None:
+        return f"{text} ({changed(found)})"
     return f"{text} ({display.percent(steady(new / old) - 1, sign='+')})"
 
 

@@ -74,11 +74,19 @@ def interval(row: Row) -> str:
     What was not measured but estimated says so: ``1.33× modelled``.
     """
     if row["step_ratio"] is None:
-        estimate = row["modelled_step_x_reference"]
-        return MISSING if estimate is None else f"{times(estimate)} modelled"
-    mark = " †" if row["unstable"] else ""
-    low, high = row["step_ratio_low"], row["step_ratio_high"]
-    return f"{times(row['step_ratio'])} [{low:.2f}, {high:.2f}]{mark}"
+        modelled = row["modelled_step_x_reference"]
+        return MISSING if modelled is None else f"{times(modelled)} modelled"
+    ends = row["step_ratio_low"], row["step_ratio_high"]
+    return estimate(row["step_ratio"], *ends, unstable=row["unstable"])
+
+
+def estimate(
+    ratio: float, low: float | None, high: float | None, *, unstable: bool, digits: int = 2
+) -> str:
+    """``1.31× [1.28, 1.35]``; ``†`` where it is unstable; ``[no interval]`` of too few rounds."""
+    known = low is not None and high is not None
+    ends = f"[{low:.{digits}f}, {high:.{digits}f}]" if known else "[no interval]"
+    return f"{ratio:.{digits}f}× {ends}" + (" †" if unstable else "")
 
 
 def abbreviate(plan: str, limit: int = 32) -> str:

@@ -41,6 +41,17 @@ def relative_error(predicted: float | None, measured: float | None) -> float | N
     return None if quotient is None else steady(quotient - 1)
 
 
+def step_ratios(record: Record) -> list[float]:
+    """Step time over the step time of `none` in the same round, of each; empty: not measured.
+
+    Raises:
+        ValueError: the rounds cannot be paired.
+    """
+    if step_interval(record) is None:
+        return []
+    return [one / none for one, none in zip(record.step_s, record.none_step_s, strict=True)]
+
+
 def step_interval(record: Record) -> Interval | None:
     """Step time over the step time of `none` in the same round.
 
@@ -90,7 +101,8 @@ def recompute_error(record: Record, none: Record | None) -> float | None:  # noq
 def _step(part: str) -> Compute:
     def compute(record: Record, none: Record | None) -> float | None:  # noqa: ARG001
         interval = step_interval(record)
-        return None if interval is None else float(getattr(interval, part))
+        end: float | None = None if interval is None else getattr(interval, part)
+        return end
 
     return compute
 
@@ -136,7 +148,7 @@ DERIVED = (
         "ratio",
         recompute_of_step,
     ),
-    Metric("step_ratio", "median paired step time over `none`", "lower", "ratio", _step("median")),
+    Metric("step_ratio", "paired step time over `none`", "lower", "ratio", _step("estimate")),
     Metric(
         "modelled_step_x_none",
         "estimated step time over `none`, of a device that was not there",

@@ -18,14 +18,14 @@ from bench.report import canvas, families
 from bench.report.display import MEGABYTE, Look
 from bench.report.frame import Row
 from bench.report.placement import place_labels
-from bench.report.stats import FEW, WIDE
+from bench.report.stats import FEWEST, WIDE
 
 INEXACT = "≈"
 BELOW = math.radians(190)
 """To the left and a little down: below its front the plane is empty."""
 
 FRONT = "Pareto front: no strategy beats these in both"
-HOLLOW = f"hollow: interval wider than {100 * WIDE:.0f} % of the ratio, or fewer than {FEW} rounds"
+HOLLOW = f"hollow: interval wider than {100 * WIDE:.0f} % of the ratio, or under {FEWEST} rounds"
 
 
 def points_of(group: Sequence[Row]) -> list[Row]:
@@ -126,10 +126,13 @@ def draw(axes: Axes, points: Sequence[Row], look: Mapping[str, Look]) -> None:
 
 
 def draw_intervals(axes: Axes, points: Sequence[Row]) -> None:
-    """The interval of each point, as a bar."""
-    x, y = zip(*map(at, points), strict=True)
-    low = [row["step_ratio"] - row["step_ratio_low"] for row in points]
-    high = [row["step_ratio_high"] - row["step_ratio"] for row in points]
+    """The interval of each point, as a bar; none where there is no interval."""
+    known = [row for row in points if row["step_ratio_low"] is not None]
+    if not known:
+        return
+    x, y = zip(*map(at, known), strict=True)
+    low = [row["step_ratio"] - row["step_ratio_low"] for row in known]
+    high = [row["step_ratio_high"] - row["step_ratio"] for row in known]
     axes.errorbar(x, y, yerr=[low, high], fmt="none", ecolor="0.55", lw=1)
 
 
@@ -197,7 +200,8 @@ def label(
 ) -> None:
     """Names beside points, clear of error bars, of fronts, of other points and of the legend."""
     rows = (*points, *others)
-    spans = [(at(row, "step_ratio_low"), at(row, "step_ratio_high")) for row in rows]
+    known = [row for row in rows if row["step_ratio_low"] is not None]
+    spans = [(at(row, "step_ratio_low"), at(row, "step_ratio_high")) for row in known]
     for left, right in (pair for front in fronts for pair in pairwise(front)):
         corner = (at(right)[0], at(left)[1])
         spans += [(at(left), corner), (corner, at(right))]

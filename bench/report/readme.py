@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
-from bench.report import claims, display, summary
+from bench.report import claims, display, summary, trust
 from bench.report.display import cell
 from bench.report.frame import Row
 from bench.report.tables import title, tradeoff_groups
@@ -25,8 +25,9 @@ LINKS = (
     ("the textbook's claims judged", "claims"),
     ("failures", "failures"),
     ("what solvers cost", "solvers"),
+    ("what intervals cover", "coverage"),
 )
-STUDIES = frozenset({"budgets", "models", "promises", "solvers"})
+STUDIES = frozenset({"budgets", "coverage", "models", "promises", "solvers"})
 """Tables that are not made from records."""
 
 
@@ -58,7 +59,7 @@ def block(frame: pd.DataFrame, tables: str, studies: Collection[str] = ()) -> st
     for group in main_groups(frame):
         rows = summary.of_textbook(group)
         parts += [f"### {cell(title(group))}\n", f"{cell(display.where(rows or group))}.\n"]
-        parts += [summary.table(rows)]
+        parts += [summary.table(rows), *(f"{cell(one)}\n" for one in trust.remarks(rows))]
     verdicts = "\n".join(f"- {line}" for line in claims.textbook_rows(frame))
     said = f"The textbook's table, judged by the records:\n\n{verdicts}\n"
     named = [(text, name) for text, name in LINKS if name not in STUDIES or name in studies]

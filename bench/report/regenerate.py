@@ -17,12 +17,23 @@ from typing import TypeVar
 
 import pandas as pd
 
-from bench.report import budgets, claims, growth, modelled, models, promises, solvers, tables
+from bench.report import (
+    budgets,
+    claims,
+    coverage,
+    growth,
+    modelled,
+    models,
+    promises,
+    solvers,
+    tables,
+)
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
 from bench.report.likeness import same
 from bench.store import budgets as studies
+from bench.store import coverage as coverage_studies
 from bench.store import models as model_studies
 from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
@@ -53,6 +64,7 @@ class Stored:
         solvers: studies of what solvers cost.
         models: studies of real architectures.
         promises: studies of budgets that were promised to training loops.
+        coverage: studies of what intervals cover.
     """
 
     records: Sequence[Record]
@@ -60,6 +72,7 @@ class Stored:
     solvers: Sequence[solver_records.Study] = ()
     models: Sequence[model_studies.Study] = ()
     promises: Sequence[promise_studies.Study] = ()
+    coverage: Sequence[coverage_studies.Study] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
@@ -75,6 +88,8 @@ class Stored:
         if self.promises:
             texts |= {"promises.md": promises.markdown(self.promises)}
             texts |= {"promises.csv": promises.csv(self.promises)}
+        if self.coverage:
+            texts |= {"coverage.md": coverage.markdown(self.coverage)}
         return texts
 
 
@@ -92,7 +107,7 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
     frame = build(stored.records)
     texts = stored.tables()
     files = {results / TABLES / name: text.encode() for name, text in texts.items()}
-    images = figures(frame, stored.budgets, stored.solvers, stored.promises)
+    images = figures(frame, stored.budgets, stored.solvers, stored.promises, stored.coverage)
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
@@ -122,7 +137,7 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     With ``check`` nothing on disk changes.
 
     Args:
-        results: The folder that holds ``raw``, ``budgets``, ``models``, ``promises``, ``solvers``.
+        results: The folder that holds ``raw`` and the folders of studies.
         readme: The README with markers, or ``None`` to leave it out.
         check: Compare instead of writing.
 
@@ -150,6 +165,7 @@ def _lenient(results: Path) -> Stored:
         list(solver_records.read_all(results)),
         list(model_studies.read_all(results)),
         list(promise_studies.read_all(results)),
+        list(coverage_studies.read_all(results)),
     )
 
 
@@ -161,6 +177,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(solver_records.paths(results), solver_records.decode, bad),
         _strictly(model_studies.paths(results), model_studies.decode, bad),
         _strictly(promise_studies.paths(results), promise_studies.decode, bad),
+        _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
     )
 
 

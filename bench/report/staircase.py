@@ -53,7 +53,7 @@ def _steps(study: Study) -> Iterator[Row]:
             "label": OPTIMAL,
             "exact": True,
             "peak_allocated_bytes": line.budget.budget_bytes,
-            "step_ratio": line.step.median,
+            "step_ratio": line.step.estimate,
             "step_ratio_low": line.step.low,
             "step_ratio_high": line.step.high,
         }
@@ -68,7 +68,7 @@ def _rules(study: Study) -> Iterator[Row]:
                 "label": rule(contender),
                 "exact": True,
                 "peak_allocated_bytes": contender.peak_allocated_bytes,
-                "step_ratio": interval.median,
+                "step_ratio": interval.estimate,
                 "step_ratio_low": interval.low,
                 "step_ratio_high": interval.high,
             }

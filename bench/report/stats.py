@@ -1,60 +1,65 @@
-"""The two estimates of the report: a bootstrap interval and a fitted exponent."""
+"""The estimates of the report: a ratio of step times, how it changed, and a fitted exponent."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
 
+from bench.report import ranks
 from bench.report.rounding import steady
 
-RESAMPLES = 2000
-LEVEL = 0.95
-SEED = 20160421  # any constant will do; one seed for all makes the report reproducible
-WIDE = 0.10  # an interval wider than this part of its median cannot rank close strategies
-FEW = 5  # with fewer rounds the bootstrap sees too few values for its interval to mean much
+LEVEL = ranks.LEVEL
+DOUBTLESS = 0.99  # of what is slower "beyond doubt": of equal steps, 1 in 200 is called slower
+POWER = 0.80  # how often a slowdown that "could have been detected" is
+WIDE = 0.10  # an interval wider than this part of its ratio cannot rank close strategies
+FEWEST = min(ranks.REACH)  # with fewer rounds there is no interval
+FEW = math.ceil(1 - math.log2(1 - LEVEL))  # with fewer, the interval assumes what noise is like
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A median and its percentile-bootstrap interval, over ``rounds`` values."""
+    """A ratio, and the interval that holds the true one 95 times in 100.
 
-    median: float
-    low: float
-    high: float
+    Attributes:
+        estimate: of the ratio.
+        low: end of the interval; ``None``, as ``high``: too few rounds for one.
+        high: its other end.
+        rounds: that it is from.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
     rounds: int
 
     @property
+    def width(self) -> float:
+        """Of the interval, as a part of the estimate."""
+        if self.low is None or self.high is None:
+            return math.inf
+        return (self.high - self.low) / self.estimate
+
+    @property
     def unstable(self) -> bool:
-        """Too wide, or from too few rounds, to be trusted."""
-        return self.rounds < FEW or self.high - self.low > WIDE * self.median
+        """Too wide to be relied on, or there is no interval at all."""
+        return self.width > WIDE
 
-
-@functools.lru_cache(maxsize=4096)
-def bootstrap(values: tuple[float, ...]) -> Interval:
-    """Median of ``values`` with its 95 % percentile-bootstrap interval (Efron 1979).
-
-    Values are sorted first, so that the interval does not depend on the order of rounds.
-
-    Raises:
-        ValueError: no values.
-    """
-    if not values:
-        raise ValueError("a median needs at least one value")
-    data = np.sort(np.asarray(values, dtype=np.float64))
-    draws = np.random.default_rng(SEED).integers(0, len(data), (RESAMPLES, len(data)))
-    medians = np.median(data[draws], axis=1)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail])
-    middle = float(np.median(data))
-    return Interval(steady(middle), steady(float(low)), steady(float(high)), len(data))
+    def holds(self, ratio: float) -> bool:
+        """Whether the ratio may be the true one; where there is no interval, any may."""
+        return self.low is None or self.high is None or self.low <= ratio <= self.high
 
 
 def paired_ratio(values: Sequence[float], references: Sequence[float]) -> Interval | None:
     """Interval of ``values[i] / references[i]``; ``None`` when either was not measured.
+
+    Hodges-Lehmann estimate of the logarithms, with its signed-rank interval (`bench.report.ranks`):
+    of two contenders with the same noise, the logarithm of their ratio is symmetric, which is all
+    that this assumes.
 
     Raises:
         ValueError: both measured, with unequal numbers of rounds: they cannot be paired.
@@ -63,7 +68,96 @@ def paired_ratio(values: Sequence[float], references: Sequence[float]) -> Interv
         return None
     if len(values) != len(references):
         raise ValueError(f"{len(values)} rounds cannot be paired with {len(references)}")
-    return bootstrap(tuple(v / r for v, r in zip(values, references, strict=True)))
+    return centre(tuple(v / r for v, r in zip(values, references, strict=True)))
+
+
+@functools.lru_cache(maxsize=4096)
+def centre(ratios: tuple[float, ...]) -> Interval:
+    """The ratio that these are noisy values of. It does not depend on their order.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not ratios:
+        raise ValueError("an estimate needs at least one value")
+    logarithms = np.log(np.sort(np.asarray(ratios, dtype=np.float64)))
+    ends = ranks.one_sample(logarithms, LEVEL)
+    if ends is None:
+        return Interval(_ratio(ranks.estimate(logarithms)), None, None, len(ratios))
+    estimate, low, high = map(_ratio, ends)
+    return Interval(estimate, low, high, len(ratios))
+
+
+def _ratio(logarithm: np.float64 | ranks.Array) -> float:
+    return steady(math.exp(float(logarithm)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """By which part a ratio grew from one set of rounds to another: 0.1 is a tenth slower.
+
+    Attributes:
+        estimate: of the change.
+        low: end of its 95 % interval; ``None``, as every end here: too few rounds.
+        high: its other end.
+        doubtless_low: end of its 99 % interval.
+        doubtless_high: its other end.
+        rounds: before and after.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
+    doubtless_low: float | None
+    doubtless_high: float | None
+    rounds: tuple[int, int]
+
+    @property
+    def slower(self) -> bool:
+        """Beyond doubt."""
+        return self.doubtless_low is not None and self.doubtless_low > 0
+
+    @property
+    def detectable(self) -> float | None:
+        """The slowdown that would have been called slower 80 times in 100, given this noise."""
+        if self.doubtless_low is None or self.doubtless_high is None:
+            return None
+        normal = statistics.NormalDist()
+        half = math.log((1 + self.doubtless_high) / (1 + self.doubtless_low)) / 2
+        beyond = normal.inv_cdf(POWER) / normal.inv_cdf((1 + DOUBTLESS) / 2)
+        return steady(math.expm1(half * (1 + beyond)))
+
+    def rounds_for(self, slowdown: float) -> int | None:
+        """How many rounds, of both sets, would detect this slowdown; an even number."""
+        detectable = self.detectable
+        if detectable is None or slowdown <= 0:
+            return None
+        times = (math.log1p(detectable) / math.log1p(slowdown)) ** 2
+        return 2 * math.ceil(max(FEW, times * min(self.rounds)) / 2)
+
+
+def change(before: Sequence[float], after: Sequence[float]) -> Change:
+    """How the ratio changed from ``before`` to ``after``, by the rank-sum interval of logarithms.
+
+    Args:
+        before: ratios, one a round; at least one.
+        after: the same of another run: nothing is paired with anything in ``before``.
+    """
+    a, b = (np.log(np.sort(np.asarray(ratios, dtype=np.float64))) for ratios in (before, after))
+    usual, strict = (ranks.two_samples(a, b, level) for level in (LEVEL, DOUBTLESS))
+    estimate = float(np.median(b[:, None] - a))
+    return Change(
+        estimate=_part(estimate),
+        low=None if usual is None else _part(usual[1]),
+        high=None if usual is None else _part(usual[2]),
+        doubtless_low=None if strict is None else _part(strict[1]),
+        doubtless_high=None if strict is None else _part(strict[2]),
+        rounds=(len(a), len(b)),
+    )
+
+
+def _part(logarithm: float | ranks.Array) -> float:
+    return steady(math.exp(float(logarithm))) - 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,9 @@ CHOOSES = "auto"
 
 NOTES = (
     "Peak: most bytes allocated at once in a step. Extra compute: counted FLOPs that are done "
-    "again, of one forward. Step: median of the paired ratio to `none` in the same round, † where "
-    "its 95 % interval is too wide to rank close strategies; for `none` itself it shows the noise. "
-    "Both × `none` are over `none` with math attention."
+    "again, of one forward. Step: the paired ratio to `none` in the same round with its "
+    "95 % interval, † where that is too wide to rank close strategies. Both × `none` are over "
+    "`none` with math attention."
 )
 
 
@@ -76,7 +76,7 @@ def _rest(row: Row) -> list[str]:
         display.code(plan(row)),
         times(row["peak_x_reference"]),
         percent(row["recompute_of_forward"]),
-        step(row),
+        display.interval(row),
         gradient(row),
     ]
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report import display, modelled, separated
+from bench.report import display, modelled, separated, trust
 from bench.report.depth import chain_of, order, series
 from bench.report.display import MISSING, cell, code, megabytes, percent
 from bench.report.frame import ATTENTION, Row, groups, rows
 from bench.report.metrics import METRICS
 from bench.report.rounding import steady
-from bench.report.stats import FEW, LEVEL, RESAMPLES, WIDE
+from bench.report.stats import FEWEST, LEVEL, WIDE
 
 HEADER = (
     "Strategy",
@@ -28,14 +28,16 @@ HEADER = (
     "Gradients against none",
 )
 
+STEP_NOTE = (
+    "the Hodges-Lehmann estimate, over interleaved rounds, of the paired ratio to `none` (math "
+    f"attention) in the same round, with its {100 * LEVEL:.0f} % signed-rank interval."
+)
 NOTES = (
     f"{display.UNITS}. Memory × none is over `none` with math attention in the same table, if "
     "there is one. Predicted figures come from the plan interpreter and the profile of the "
-    "blocks, not from the run. Step time is the median over interleaved rounds of the paired "
-    "ratio to `none` (math attention) in the same round, with its "
-    f"{100 * LEVEL:.0f} % percentile-bootstrap interval ({RESAMPLES:,} resamples); for `none` "
-    "itself it shows the noise. † unstable: the interval is wider than "
-    f"{100 * WIDE:.0f} % of the ratio, or there are fewer than {FEW} rounds. "
+    "blocks, not from the run. Step time is "
+    f"{STEP_NOTE} † unstable: the interval is wider than {100 * WIDE:.0f} % of the ratio, or fewer "
+    f"than {FEWEST} rounds have none. "
     f"{MISSING} not measured.\n"
 )
 
@@ -123,7 +125,7 @@ def group_table(group: Sequence[Row]) -> str:
         f"memory limited to {megabytes(limit)} MB" if limit else "",
         f"rounds {', '.join(map(str, rounds))}" if rounds else "not timed",
     ]
-    line = cell(". ".join(fact for fact in facts if fact) + ".")
+    line = cell(" ".join([". ".join(fact for fact in facts if fact) + ".", *trust.remarks(group)]))
     if first["modelled"]:
         return f"{line}\n\n{modelled.group_table(group)}"
     return f"{line}\n\n{display.table(HEADER, [_line(row) for row in group])}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bench.cells import ROUNDS
 from bench.cells.cell import Cell, checked
 from bench.run import executor
 from bench.run.blank import blank
@@ -38,7 +39,8 @@ SIMULATED_SERIES = (
     ("vit-h14", "sim:l4-24gb", "bf16-autocast"),
 )
 
-STANDARD_ROUNDS, FULL_ROUNDS = 5, 15
+STANDARD_ROUNDS, FULL_ROUNDS = ROUNDS, 2 * ROUNDS
+FEW_ROUNDS = 6  # where a step takes seconds: the fewest whose interval supposes nothing of noise
 
 _LOOK_S = 0.05
 
@@ -74,7 +76,7 @@ def cells_of(suite: str, device: str) -> list[Cell]:
 def _smoke_cells(device: str) -> Iterator[Cell]:
     """Every strategy once, where a step takes milliseconds."""
     first = [next(iter(cls.grid())).spec() for cls in classes().values()]
-    return _tradeoff("mlp-chain", device, 3, first)
+    return _tradeoff("mlp-chain", device, FEW_ROUNDS, first)
 
 
 def _quick_cells(device: str) -> Iterator[Cell]:
@@ -91,7 +93,7 @@ def _full_cells(device: str) -> Iterator[Cell]:
     """``standard`` with more rounds; more workloads, precisions, and an optimizer."""
     yield from _wide(device, FULL_ROUNDS)
     for name in FULL_WORKLOADS:
-        yield from _tradeoff(name, device, STANDARD_ROUNDS, every_spec())
+        yield from _tradeoff(name, device, FEW_ROUNDS, every_spec())
     yield from _precision_cells(device)
 
 
@@ -165,7 +167,7 @@ def _precision_cells(device: str) -> Iterator[Cell]:
                 device=device,
                 precision=precision,
                 optimizer=optimizer,
-                rounds=3,
+                rounds=FEW_ROUNDS,
             )
 
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ from bench.cells.training import TrainingStep
 from bench.measure import gradients, memory
 from bench.measure.forwards import count_forwards
 from bench.measure.memory import step_memory
-from bench.measure.time import interleave
+from bench.run import rounds
 from bench.run.blank import blank
 from bench.store.parts import (
     Decision,
@@ -36,7 +36,6 @@ from bench.store.parts import (
     Peak,
     Predicted,
     StepFlops,
-    StepTimes,
 )
 from bench.store.records import Record
 from strategies.execution.undo import installed
@@ -81,7 +80,7 @@ def _measured(cell: Cell) -> list[Part]:
         bench.predicted(),
         *bench.memory(),
         bench.flops(),
-        bench.time(),
+        *bench.time(),
         bench.modelled(),
     ]
 
@@ -224,10 +223,10 @@ class _Bench:
             recompute_flops=flops.step_flops - none.step_flops,
         )
 
-    def time(self) -> StepTimes:
+    def time(self) -> Sequence[Part]:
         """Raw seconds, interleaved with ``none`` (with math attention, if there is a choice)."""
         if not self.cell.rounds:
-            return StepTimes()
+            return ()
         reference = self._reference_step()
 
         @contextlib.contextmanager
@@ -240,14 +239,7 @@ class _Bench:
                 yield self.step
 
         gc.collect()
-        contenders = {"none": none, "strategy": strategy}
-        warmup = interleave(contenders, self.cell.warmup, self.step.device)
-        seconds = interleave(contenders, self.cell.rounds, self.step.device)
-        return StepTimes(
-            step_s=seconds["strategy"],
-            none_step_s=seconds["none"],
-            warmup_step_s=warmup["strategy"],
-        )
+        return rounds.timed(self.cell, none, strategy, self.step.device)
 
     def modelled(self) -> ModelledTimes:
         """What the roofline of this CPU says, to be judged by what was measured."""

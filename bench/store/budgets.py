@@ -65,6 +65,7 @@ class Study(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fixed_s: float
     contenders: list[Contender]
     budgets: list[Budget]
+    none_again_step_s: list[float] = msgspec.field(default_factory=list)
     # How.
     profile_rounds: int
     rounds: int
@@ -77,6 +78,8 @@ def _check(study: Study) -> None:
     for budget in study.budgets:
         if not 0 <= budget.contender < count:
             raise ValueError(f"a budget names contender {budget.contender} of {count}")
+    if len(study.none_again_step_s) not in {0, study.rounds}:
+        raise ValueError(f"none is timed again in {study.rounds} rounds or not at all")
     if not count or {len(one.step_s) for one in study.contenders} != {study.rounds}:
         raise ValueError(f"every contender of a budget study has {study.rounds} timed rounds")
 

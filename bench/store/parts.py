@@ -109,7 +109,19 @@ class StepTimes(Part, frozen=True, kw_only=True):
 
     step_s: list[float] = msgspec.field(default_factory=list)
     none_step_s: list[float] = msgspec.field(default_factory=list)
+    interval_width: float | None = None
     warmup_step_s: list[float] = msgspec.field(default_factory=list)
+
+
+class Surroundings(Part, frozen=True, kw_only=True):
+    """What else went on while steps were timed; ``None``: this system does not say."""
+
+    load_average: float | None = None
+    other_cpu_share: float | None = None
+    stolen_cpu_share: float | None = None
+    cpu_governor: str | None = None
+    throttled_s: float | None = None
+    thermal_throttles: int | None = None
 
 
 class ModelledTimes(Part, frozen=True, kw_only=True):

@@ -69,6 +69,15 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     step_s: list[float] = msgspec.field(default_factory=list)
     none_step_s: list[float] = msgspec.field(default_factory=list)
     warmup_step_s: list[float] = msgspec.field(default_factory=list)
+    interval_width: float | None = None
+    # What else went on meanwhile.
+    load_average: float | None = None
+    other_cpu_share: float | None = None
+    stolen_cpu_share: float | None = None
+    cpu_governor: str | None = None
+    throttled_s: float | None = None
+    thermal_throttles: int | None = None
+    # As modelled.
     modelled_step_s: float | None = None
     modelled_none_step_s: float | None = None
     # Compute.

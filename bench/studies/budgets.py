@@ -37,6 +37,7 @@ from strategies.schedules.solution import Solution
 from strategies.solvers import optimal
 
 BUDGETS = 10
+AGAIN = "none again"
 
 
 def work(payload: bytes) -> bytes:
@@ -61,7 +62,7 @@ def study(cell: Cell) -> Study:
     profile = planning.profile_step(step, none.chain)
     solved = dict(solutions(profile))
     entrants = contenders(none, [solution.schedule for solution in solved.values()])
-    measured = _Bench(cell, step, none, profile).measured(entrants)
+    measured, again_s = _Bench(cell, step, none, profile).measured(entrants)
     return Study(
         **provenance | {"duration_s": round(time.perf_counter() - started, 3)},
         workload=step.workload.name,
@@ -77,6 +78,7 @@ def study(cell: Cell) -> Study:
             _budget(budget_bytes, solution, list(entrants).index(solution.schedule), profile)
             for budget_bytes, solution in solved.items()
         ],
+        none_again_step_s=again_s,
         profile_rounds=PROFILE_ROUNDS,
         rounds=cell.rounds,
         warmup=cell.warmup,
@@ -143,15 +145,21 @@ class _Bench:
     none: strategies.Prepared
     profile: ChainProfile
 
-    def measured(self, entrants: dict[Schedule, list[str]]) -> list[Contender]:
-        """Gradients of all schedules, then memory, then time: an optimizer changes the weights."""
+    def measured(self, entrants: dict[Schedule, list[str]]) -> tuple[list[Contender], list[float]]:
+        """Gradients of all schedules, then memory, then time: an optimizer changes the weights.
+
+        Returns:
+            The contenders, and steps of the first, which is `none`, as one contender more.
+        """
         equal = self._gradients(list(entrants))
         rows = [
             self._contender(schedule, specs, grads_bitwise_equal=equal[schedule])
             for schedule, specs in entrants.items()
         ]
-        seconds = self._seconds({schedule.render(): schedule for schedule in entrants})
-        return [msgspec.structs.replace(one, step_s=seconds[one.plan]) for one in rows]
+        schedules = {schedule.render(): schedule for schedule in entrants}
+        seconds = self._seconds(schedules | {AGAIN: next(iter(entrants))})
+        timed = [msgspec.structs.replace(one, step_s=seconds[one.plan]) for one in rows]
+        return timed, seconds[AGAIN]
 
     def _gradients(self, schedules: list[Schedule]) -> dict[Schedule, bool]:
         """Whether loss, gradients, buffers and random state are those of the model as it is."""
