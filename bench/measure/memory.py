@@ -166,13 +166,23 @@ def measure_accelerator(
     )
 
 
-def step_memory(step: TrainingStep) -> Memory:
-    """Bytes of one step that starts without gradients, by the device's allocator."""
+def step_memory(
+    step: TrainingStep, forward: Callable[[], Tensor] | None = None, *, updating: bool = True
+) -> Memory:
+    """Bytes of one step that starts without gradients, by the device's allocator.
+
+    Args:
+        step: on its device.
+        forward: in place of the step's own.
+        updating: whether the optimizer's update is a part.
+    """
+    forward = forward or step.forward
 
     def backward(loss: Tensor) -> None:
         step.backward(loss)
-        step.update()
+        if updating:
+            step.update()
 
     if step.device.type == "cpu":
-        return measure_cpu(step.forward, backward)
-    return measure_accelerator(step.forward, backward, step.drop_gradients)
+        return measure_cpu(forward, backward)
+    return measure_accelerator(forward, backward, step.drop_gradients)

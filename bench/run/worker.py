@@ -21,9 +21,11 @@ from torch import Tensor, nn
 import strategies
 from bench.cells.cell import Cell
 from bench.cells.training import TrainingStep
-from bench.measure import gradients, memory
+from bench.measure import generators, memory, reference
 from bench.measure.forwards import count_forwards
+from bench.measure.gate import Gate, Promise
 from bench.measure.memory import step_memory
+from bench.measure.reference import MEASURED
 from bench.measure.time import interleave
 from bench.run.blank import blank
 from bench.store.parts import (
@@ -40,7 +42,7 @@ from bench.store.parts import (
 )
 from bench.store.records import Record
 from strategies.execution.undo import installed
-from strategies.profiling.flops import count_flops
+from strategies.profiling.flops import Flops, count_flops
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.profiler import profile_chain
 from strategies.schedules.interpreter import predict
@@ -70,19 +72,21 @@ def _parts(cell: Cell) -> list[Part]:
 
 def _measured(cell: Cell) -> list[Part]:
     torch.set_num_threads(cell.threads)
-    step = _build(cell)
+    exact = cell.make_strategy().exact
+    seen = reference.observe(_build(cell), cell.seed, exact=exact)
+    step = _build(cell)  # anew: the strategy's model is not the reference's
+    generators.seed_all(cell.seed)
     prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
-    bench = _Bench(cell, step, prepared)
-    ending, check = bench.gradients()
+    bench = _Bench(cell, step, prepared, Gate(seen, step, _promise_of(prepared)))
+    del seen  # the gate lets go of its gradients
     return [
         bench.decision(),
-        ending,
-        check,
-        bench.predicted(),
         *bench.memory(),
-        bench.flops(),
+        bench.predicted(),
         bench.time(),
+        bench.flops(),
         bench.modelled(),
+        *bench.verdict(),
     ]
 
 
@@ -92,13 +96,29 @@ def _build(cell: Cell, **options: str) -> TrainingStep:
     return TrainingStep.build(workload, device, cell.precision, cell.optimizer)
 
 
+def _promise_of(prepared: strategies.Prepared) -> Promise:
+    strategy = prepared.strategy
+    compiled = strategy.compiled or any(map(Compilation.parse, prepared.schedule.modes))
+    return Promise(strategy.exact, compiled, strategy.floor(prepared.chain))
+
+
 @dataclasses.dataclass
 class _Bench:
-    """A cell's model on the bench; every method is one pass and returns a part of the record."""
+    """A cell's model on the bench; every method is one pass and returns a part of the record.
+
+    Attributes:
+        gate: that every pass is held against.
+        forwards: of blocks, in each step that counted them.
+    """
 
     cell: Cell
     step: TrainingStep
     prepared: strategies.Prepared
+    gate: Gate
+    forwards: list[int] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.check_untouched("preparing the strategy")
 
     def decision(self) -> Decision:
         """What the strategy does to this model."""
@@ -111,26 +131,28 @@ class _Bench:
             notes=list(prepared.notes),
         )
 
-    def gradients(self) -> tuple[Ending, GradientCheck]:
-        """The strategy's step against the model as it is, from the same seed."""
-        reference = gradients.run(self.step, self.cell.seed)
-        with self.prepared.apply() as applied:
-            strategy = applied.strategy
-            outcome = gradients.run(self.step, self.cell.seed)
-        result = gradients.compare(reference, outcome)
-        compiled = strategy.compiled or self._has_compiled_blocks
-        problem = result.problem(exact=strategy.exact, compiled=compiled)
+    def verdict(self) -> tuple[Ending, GradientCheck]:
+        """What the gate says of all passes."""
+        gate = self.gate
+        result, apart, own = gate.comparison, gate.apart, gate.own
+        assert result is not None
         check = GradientCheck(
-            loss=outcome.loss.item(),
-            reference_loss=reference.loss.item(),
+            loss=gate.first_loss,
+            reference_loss=gate.seen.first.loss.item(),
             grads_bitwise_equal=result.bitwise_equal,
             grad_max_rel_err=result.max_rel_err,
             grad_min_cosine=result.min_cosine,
             grads_missing=result.missing,
             buffers_equal=result.buffers_equal,
             rng_restored=result.random_state_equal,
+            parameters_equal=gate.parameters_equal,
+            checked_steps=gate.checked_steps,
+            grad_fp64_rel_err=apart and max(apart.errors.values(), default=None),
+            reference_fp64_rel_err=own and max(own.errors.values(), default=None),
+            grad_whole_rel_err=apart and apart.error,
+            grad_whole_cosine=apart and apart.cosine,
         )
-        return Ending(status="mismatch" if problem else "ok", reason=problem), check
+        return Ending(status="mismatch" if gate.problem else "ok", reason=gate.problem), check
 
     def predicted(self) -> Predicted:
         """What the plan interpreter says, from a profile of the blocks as the strategy has them.
@@ -142,7 +164,7 @@ class _Bench:
         if prepared.strategy.compiled:
             return Predicted()
         prediction = prepared.prediction
-        if prediction is None or not self._has_compiled_blocks:
+        if prediction is None or not self.gate.promise.compiled:
             modes = enumerate(prepared.schedule.modes)
             names = {index: name for index, name in modes if name != ALL}
             with installed(lambda: prepared.strategy.install(model, prepared.chain)):
@@ -154,10 +176,6 @@ class _Bench:
             predicted_recompute_flops=prediction.recompute_flops,
         )
 
-    @property
-    def _has_compiled_blocks(self) -> bool:
-        return any(map(Compilation.parse, self.prepared.schedule.modes))
-
     def _resting_bytes(self) -> list[int] | None:
         storage = self.prepared.storage
         if storage is None or self.prepared.stored is not None:
@@ -166,16 +184,20 @@ class _Bench:
         return [storage.device_bytes(boundary) for boundary in boundaries]
 
     def memory(self) -> tuple[Peak, ModelBytes]:
-        """Peak and after-forward bytes, by the allocator."""
+        """Three training steps, and peak and after-forward bytes of the next, by the allocator."""
         step = self.step
-        if self.cell.optimizer != "none":
-            step()  # the optimizer's state exists from its first step
-        step.drop_gradients()
-        resident_bytes = unique_bytes(step.resident_tensors())
-        with self.prepared.apply():
-            usage = step_memory(step)
+        self.gate.begin_untouched()
+        with self._counting() as counts, self.prepared.apply():
+            self.gate.check_untouched("applying the strategy")
+            peaks_bytes = [self._trained(number, counts) for number in range(1, MEASURED)]
+            resident_bytes = unique_bytes(step.resident_tensors())
+            usage = step_memory(step, self.gate.forward_of(MEASURED))
+            self._count(counts)
+            self.gate.check_measured(None, "the step whose memory is measured")
             parameters = list(step.model.parameters())
             gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
+        known_bytes = [peak for peak in peaks_bytes if peak is not None]
+        self.gate.check_steady([*known_bytes, usage.peak_bytes] if known_bytes else [])
         step.drop_gradients()
         peak = Peak(
             peak_allocated_bytes=resident_bytes + usage.peak_bytes,
@@ -193,19 +215,54 @@ class _Bench:
             resident_peak_bytes=memory.resident_peak_bytes(),
         )
 
+    def _trained(self, number: int, counts: list[int]) -> int | None:
+        """A training step; of the second, the peak, if the device's first use does not disturb."""
+        step, gate = self.step, self.gate
+        peak_bytes = None
+        if number == 2 and step.device.type == "cpu":
+            usage = step_memory(step, gate.forward_of(number), updating=False)
+            peak_bytes = usage.peak_bytes if step.update_rule is None else None
+        else:
+            step.backward(gate.forward_of(number)())
+        self._count(counts)
+        gate.check(number)
+        gate.update(number)
+        return peak_bytes
+
+    def _counting(self) -> contextlib.AbstractContextManager[list[int]]:
+        """Counts forwards of blocks, unless a compiler would see the counter."""
+        return count_forwards(() if self.gate.promise.compiled else self.prepared.chain.blocks)
+
+    def _count(self, counts: list[int]) -> None:
+        """Keep the forwards of one step."""
+        if counts:
+            self.forwards.append(sum(counts))
+            counts[:] = [0] * len(counts)
+
     def flops(self) -> StepFlops:
         """FLOPs by counting, and how often each block ran forward."""
         if self.prepared.strategy.compiled:
             return self._compiled_flops()
-        with count_forwards(self.prepared.chain.blocks) as counts, self.prepared.apply():
-            flops = count_flops(self.step.forward, self.step.backward)
-        self.step.drop_gradients()
+        with count_forwards(self.prepared.chain.blocks) as counts:
+            flops = self._counted()
+        block_forwards = list(counts)
+        if self.forwards:
+            self._count(counts)
+        self.gate.check_steady([], self.forwards)
         return StepFlops(
             forward_flops=flops.forward_flops,
             step_flops=flops.step_flops,
             recompute_flops=flops.recompute_flops,
-            block_forwards=list(counts),
+            block_forwards=block_forwards,
         )
+
+    def _counted(self) -> Flops:
+        """The last pass: what recomputed in the first steps must recompute still."""
+        with self.prepared.apply():
+            flops = count_flops(self.gate.forward_of(MEASURED), self.step.backward)
+            self.gate.check_measured(None, "the step whose FLOPs are counted")
+        self.step.drop_gradients()
+        return flops
 
     def _compiled_flops(self) -> StepFlops:
         """FLOPs where forward work in backward looks like any other: recompute is the surplus.
@@ -214,10 +271,8 @@ class _Bench:
         """
         if not self.prepared.strategy.counted:
             return StepFlops()
-        none = count_flops(self.step.forward, self.step.backward)
-        with self.prepared.apply():
-            flops = count_flops(self.step.forward, self.step.backward)
-        self.step.drop_gradients()
+        none = count_flops(self.gate.forward_of(MEASURED), self.step.backward)
+        flops = self._counted()
         return StepFlops(
             forward_flops=flops.forward_flops,
             step_flops=flops.step_flops,
@@ -228,21 +283,25 @@ class _Bench:
         """Raw seconds, interleaved with ``none`` (with math attention, if there is a choice)."""
         if not self.cell.rounds:
             return StepTimes()
-        reference = self._reference_step()
+        plain = self._reference_step()
 
         @contextlib.contextmanager
         def none() -> Iterator[Callable[[], None]]:
-            yield reference
+            self.gate.begin(MEASURED)
+            yield plain
 
         @contextlib.contextmanager
         def strategy() -> Iterator[Callable[[], None]]:
+            self.gate.begin(MEASURED)
             with self.prepared.apply():
                 yield self.step
+                self.gate.check_measured(self.step.loss, "a timed step")
 
         gc.collect()
         contenders = {"none": none, "strategy": strategy}
         warmup = interleave(contenders, self.cell.warmup, self.step.device)
         seconds = interleave(contenders, self.cell.rounds, self.step.device)
+        self.step.drop_gradients()
         return StepTimes(
             step_s=seconds["strategy"],
             none_step_s=seconds["none"],
