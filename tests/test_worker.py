@@ -7,6 +7,7 @@ from torch import nn
 
 import strategies
 from bench.cells.training import TrainingStep
+from bench.measure.digests import digests
 from bench.measure.forwards import count_forwards
 from bench.run import worker
 from bench.run.blank import blank
@@ -234,17 +235,24 @@ def test_boundaries_at_rest_are_sized_by_what_blocks_get():
     assert not any(block._forward_pre_hooks for block in tiny.chain_of(step).blocks)
 
 
-def test_the_model_is_as_before_after_measuring():
+def test_the_model_is_as_three_updates_make_it_after_measuring():
+    """No pass leaves anything behind; the updates are those of a model without a strategy."""
     cell = tiny.cell("resnet-mini", "every_layer")
-    step = worker._build(cell)
-    state = {name: value.clone() for name, value in step.model.state_dict().items()}
-    bench = worker._Bench(
-        cell, step, strategies.prepare(step.model, cell.spec, blocks=step.workload.blocks)
-    )
-    for measure in (bench.gradients, bench.predicted, bench.memory, bench.flops):
+    bench = worker._bench_of(cell)
+    step = bench.step
+    for measure in (bench.memory, bench.predicted, bench.flops):
         measure()
         assert all(p.grad is None for p in step.model.parameters()), measure.__name__
         assert "ckpt_applied" not in step.model.__dict__
-    after = step.model.state_dict()
-    parameters = dict(step.model.named_parameters())
-    assert all(torch.equal(state[name], after[name]) for name in parameters)
+    after = digests(step.model.named_parameters())
+    assert after == bench.gate.seen.traces[-1].parameters
+    assert not set(after.items()) & set(bench.gate.seen.parameters.items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"), [({}, 5), ({"rounds": 2, "warmup": 1}, 8), ({"optimizer": "sgd"}, 5)]
+)
+def test_every_pass_is_checked(fields, steps):
+    """Three updates, memory, FLOPs, and every step whose time is taken."""
+    record = tiny.measure("gpt-mini-dropout", "every_layer", options={"layers": 2}, **fields)
+    assert (record.status, record.checked_steps, record.parameters_equal) == ("ok", steps, True)

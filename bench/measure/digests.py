@@ -2,7 +2,7 @@
 
 A copy of every gradient of every pass would double what is measured; a digest takes one read. It is
 a multilinear hash: each word of the tensor times a random odd number of its position, summed modulo
-2⁶⁴, with type and shape. Two tensors that differ anywhere, be it in the sign of a zero, have one digest
+2⁶⁴, with type and shape. Tensors that differ anywhere, be it in the sign of a zero, have one digest
 once in 2³² times or less (Carter and Wegman 1979, universal hashing).
 """
 

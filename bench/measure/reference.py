@@ -15,7 +15,7 @@ from bench.measure.gradients import Outcome
 from bench.measure.rounding import Distance
 
 UPDATES = 3
-"""Optimizer steps. The step after the last is the one that memory, FLOPs and time are measured of."""
+"""Optimizer steps. Memory, FLOPs and time are of the step after the last."""
 MEASURED = UPDATES + 1
 RATE = 1e-3
 """Of plain SGD where a cell has no optimizer: parameters must move for the next step to be new."""

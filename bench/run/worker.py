@@ -71,14 +71,7 @@ def _parts(cell: Cell) -> list[Part]:
 
 
 def _measured(cell: Cell) -> list[Part]:
-    torch.set_num_threads(cell.threads)
-    exact = cell.make_strategy().exact
-    seen = reference.observe(_build(cell), cell.seed, exact=exact)
-    step = _build(cell)  # anew: the strategy's model is not the reference's
-    generators.seed_all(cell.seed)
-    prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
-    bench = _Bench(cell, step, prepared, Gate(seen, step, _promise_of(prepared)))
-    del seen  # the gate lets go of its gradients
+    bench = _bench_of(cell)
     return [
         bench.decision(),
         *bench.memory(),
@@ -88,6 +81,17 @@ def _measured(cell: Cell) -> list[Part]:
         bench.modelled(),
         *bench.verdict(),
     ]
+
+
+def _bench_of(cell: Cell) -> _Bench:
+    """The reference first, then the strategy, on a model of its own."""
+    torch.set_num_threads(cell.threads)
+    exact = cell.make_strategy().exact
+    seen = reference.observe(_build(cell), cell.seed, exact=exact)
+    step = _build(cell)
+    generators.seed_all(cell.seed)
+    prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
+    return _Bench(cell, step, prepared, Gate(seen, step, _promise_of(prepared)))
 
 
 def _build(cell: Cell, **options: str) -> TrainingStep:
@@ -191,6 +195,7 @@ class _Bench:
             self.gate.check_untouched("applying the strategy")
             peaks_bytes = [self._trained(number, counts) for number in range(1, MEASURED)]
             resident_bytes = unique_bytes(step.resident_tensors())
+            self.gate.begin(MEASURED)  # keeps copies, which the step below is not to count
             usage = step_memory(step, self.gate.forward_of(MEASURED))
             self._count(counts)
             self.gate.check_measured(None, "the step whose memory is measured")
@@ -219,6 +224,7 @@ class _Bench:
         """A training step; of the second, the peak, if the device's first use does not disturb."""
         step, gate = self.step, self.gate
         peak_bytes = None
+        gate.begin(number)
         if number == 2 and step.device.type == "cpu":
             usage = step_memory(step, gate.forward_of(number), updating=False)
             peak_bytes = usage.peak_bytes if step.update_rule is None else None
