@@ -187,12 +187,13 @@ class DoublesGradientLater(Strategy):
     """
 
     anew: bool = False
+    after: int = 1
     factor: ClassVar[float] = 2.0
 
     def install(self, model, chain):
         steps = Steps(model, anew=self.anew)
         handles = [
-            p.register_hook(lambda g: g * self.factor if steps.number > 1 else g)
+            p.register_hook(lambda g: g * self.factor if steps.number > self.after else g)
             for p in model.parameters()
         ]
         return [steps.undo, *(handle.remove for handle in handles)]

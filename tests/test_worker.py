@@ -9,7 +9,7 @@ import strategies
 from bench.cells.training import TrainingStep
 from bench.measure.digests import digests
 from bench.measure.forwards import count_forwards
-from bench.run import worker
+from bench.run import predicted, worker
 from bench.run.blank import blank
 from bench.simulate import calibrate
 from bench.store.records import Record
@@ -230,7 +230,7 @@ def test_a_failing_forward_leaves_nothing_behind():
 
 def test_boundaries_at_rest_are_sized_by_what_blocks_get():
     step = tiny.step("llama-mini")  # its blocks get tables beside the boundary
-    found = worker._boundaries(step, tiny.chain_of(step))
+    found = predicted._boundaries(step, tiny.chain_of(step))
     assert [tuple(b.shape) for b in found] == [(1, 16, 16)] * 6
     assert not any(block._forward_pre_hooks for block in tiny.chain_of(step).blocks)
 

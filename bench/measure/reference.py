@@ -154,7 +154,7 @@ def _copied(outcome: Outcome) -> Outcome:
 
 
 def _trace(outcome: Outcome, first: Outcome | None) -> Trace:
-    drift = first and rounding.distance(first.gradients, outcome.gradients)
+    drift = None if first is None else rounding.distance(first.gradients, outcome.gradients)
     return Trace(
         loss=outcome.loss.item(),
         loss_digest=digest(outcome.loss),

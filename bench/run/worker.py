@@ -1,8 +1,10 @@
 """One cell, measured in this process. `bench.run.executor` gives it a process of its own.
 
-Order: gradients first (a wrong strategy has no other figures worth reading), then memory, then
-FLOPs, then time; each in a pass of its own, so that no instrument slows a timed step. Each pass
-says what it found as a part of the record (`bench.store.parts`).
+Order: the reference, from a model that no strategy touches; then, on a model of the strategy's own,
+three training steps and memory, time, and last FLOPs, which show whether the strategy still does
+what it did at first. Each instrument has a pass of its own, so that none slows a timed step, and
+every pass is held against the reference (`bench.measure.gate`). Each says what it found as a part
+of the record (`bench.store.parts`).
 """
 
 from __future__ import annotations
@@ -12,11 +14,9 @@ import dataclasses
 import gc
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
 
 import strategies
 from bench.cells.cell import Cell
@@ -28,10 +28,10 @@ from bench.measure.memory import step_memory
 from bench.measure.reference import MEASURED
 from bench.measure.time import interleave
 from bench.run.blank import blank
+from bench.run.predicted import predicted
+from bench.run.verdict import verdict
 from bench.store.parts import (
     Decision,
-    Ending,
-    GradientCheck,
     ModelBytes,
     ModelledTimes,
     Part,
@@ -41,13 +41,9 @@ from bench.store.parts import (
     StepTimes,
 )
 from bench.store.records import Record
-from strategies.execution.undo import installed
 from strategies.profiling.flops import Flops, count_flops
 from strategies.profiling.ledger import unique_bytes
-from strategies.profiling.profiler import profile_chain
-from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import Compilation
-from strategies.schedules.schedule import ALL
 
 
 def measure(cell: Cell) -> Record:
@@ -79,7 +75,7 @@ def _measured(cell: Cell) -> list[Part]:
         bench.time(),
         bench.flops(),
         bench.modelled(),
-        *bench.verdict(),
+        *verdict(bench.gate),
     ]
 
 
@@ -135,57 +131,9 @@ class _Bench:
             notes=list(prepared.notes),
         )
 
-    def verdict(self) -> tuple[Ending, GradientCheck]:
-        """What the gate says of all passes."""
-        gate = self.gate
-        result, apart, own = gate.comparison, gate.apart, gate.own
-        assert result is not None
-        check = GradientCheck(
-            loss=gate.first_loss,
-            reference_loss=gate.seen.first.loss.item(),
-            grads_bitwise_equal=result.bitwise_equal,
-            grad_max_rel_err=result.max_rel_err,
-            grad_min_cosine=result.min_cosine,
-            grads_missing=result.missing,
-            buffers_equal=result.buffers_equal,
-            rng_restored=result.random_state_equal,
-            parameters_equal=gate.parameters_equal,
-            checked_steps=gate.checked_steps,
-            grad_fp64_rel_err=apart and max(apart.errors.values(), default=None),
-            reference_fp64_rel_err=own and max(own.errors.values(), default=None),
-            grad_whole_rel_err=apart and apart.error,
-            grad_whole_cosine=apart and apart.cosine,
-        )
-        return Ending(status="mismatch" if gate.problem else "ok", reason=gate.problem), check
-
     def predicted(self) -> Predicted:
-        """What the plan interpreter says, from a profile of the blocks as the strategy has them.
-
-        Kernels and sub-modules are the strategy's; the plan and its storage are interpreted. What a
-        compiler recomputes follows no plan; of single compiled blocks, it is what was planned by.
-        """
-        prepared, model = self.prepared, self.step.model
-        if prepared.strategy.compiled:
-            return Predicted()
-        prediction = prepared.prediction
-        if prediction is None or not self.gate.promise.compiled:
-            modes = enumerate(prepared.schedule.modes)
-            names = {index: name for index, name in modes if name != ALL}
-            with installed(lambda: prepared.strategy.install(model, prepared.chain)):
-                profile = profile_chain(self.step, prepared.chain, assigned=[names], scratch=True)
-            prediction = predict(profile, prepared.schedule, self._resting_bytes())
-        return Predicted(
-            predicted_peak_bytes=prediction.peak_bytes,
-            predicted_saved_after_forward_bytes=prediction.saved_bytes,
-            predicted_recompute_flops=prediction.recompute_flops,
-        )
-
-    def _resting_bytes(self) -> list[int] | None:
-        storage = self.prepared.storage
-        if storage is None or self.prepared.stored is not None:
-            return None
-        boundaries = _boundaries(self.step, self.prepared.chain)
-        return [storage.device_bytes(boundary) for boundary in boundaries]
+        """What the plan interpreter says."""
+        return predicted(self.step, self.prepared, compiled=self.gate.promise.compiled)
 
     def memory(self) -> tuple[Peak, ModelBytes]:
         """Three training steps, and peak and after-forward bytes of the next, by the allocator."""
@@ -334,21 +282,3 @@ class _Bench:
         if getattr(self.step.workload, "attention", "math") == "math":
             return self.step
         return _build(self.cell, attention="math")
-
-
-def _boundaries(step: TrainingStep, chain: strategies.Chain) -> list[Tensor]:
-    """Each block's input, as empty tensors of the same kind (values are of no interest)."""
-    inputs: list[Tensor] = []
-
-    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-        del module
-        inputs.append(next(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)))
-
-    handles = [b.register_forward_pre_hook(hook, with_kwargs=True) for b in chain.blocks]
-    try:
-        with torch.no_grad():
-            step.forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return inputs
