@@ -56,8 +56,7 @@ def _words(tensor: Tensor) -> Tensor:
 
 
 def _sum(words: Tensor) -> Tensor:
-    products = words.to(torch.int64).mul_(_multipliers(len(words), words.device))
-    return products.sum()
+    return (words * _multipliers(len(words), words.device)).sum()
 
 
 def _multipliers(count: int, device: torch.device) -> Tensor:

@@ -82,12 +82,24 @@ def _measured(cell: Cell) -> list[Part]:
 def _bench_of(cell: Cell) -> _Bench:
     """The reference first, then the strategy, on a model of its own."""
     torch.set_num_threads(cell.threads)
-    exact = cell.make_strategy().exact
-    seen = reference.observe(_build(cell), cell.seed, exact=exact)
+    strategy = cell.make_strategy()
+    _refuse(cell, strategy)
+    seen = reference.observe(_build(cell), cell.seed, exact=strategy.exact)
     step = _build(cell)
     generators.seed_all(cell.seed)
     prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
     return _Bench(cell, step, prepared, Gate(seen, step, _promise_of(prepared)))
+
+
+def _refuse(cell: Cell, strategy: strategies.Strategy) -> None:
+    """What cannot run needs no reference. The model that the strategy sees here is not used again.
+
+    Raises:
+        strategies.Unsupported: it says that it cannot.
+    """
+    reason = strategy.unsupported(_build(cell).model, torch.device(cell.device))
+    if reason:
+        raise strategies.Unsupported(f"{strategy.spec()}: {reason}")
 
 
 def _build(cell: Cell, **options: str) -> TrainingStep:

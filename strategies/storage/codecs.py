@@ -99,8 +99,11 @@ class Fp16(Codec):
         return 16
 
     def relative_error(self) -> float:
-        """Of rounding to 11 bits: evenly spread up to 2⁻¹¹."""
-        return 2**-11 / math.sqrt(3)
+        """Of rounding to 11 bits, in root mean square, values evenly between two powers of two.
+
+        The error is 2⁻¹¹ / √3 of the power below, and the value √(7/3) of it.
+        """
+        return 2**-11 / math.sqrt(7)
 
     def compress(self, tensor: Tensor) -> Encoded:
         """Round each value to the nearest half."""
@@ -119,8 +122,8 @@ class Bf16(Codec):
         return 16
 
     def relative_error(self) -> float:
-        """Of rounding to 8 bits: evenly spread up to 2⁻⁸."""
-        return 2**-8 / math.sqrt(3)
+        """Of rounding to 8 bits; see `Fp16`."""
+        return 2**-8 / math.sqrt(7)
 
     def compress(self, tensor: Tensor) -> Encoded:
         """Round each value to the nearest bfloat16."""
