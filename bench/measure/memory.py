@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import itertools
 from collections.abc import Callable
@@ -60,23 +61,29 @@ def measure_cpu(forward: Callable[[], Tensor], backward: Callable[[Tensor], None
         forward: returns the loss. No gradients exist before.
         backward: accumulates gradients, which must stay alive.
     """
-    _traced(forward, backward, keep=False)  # the first trace in a process misses events
-    events, spans, mark_ns = _traced(forward, backward, keep=True)
+    _warm_up()
+    events, spans, mark_ns = _traced(forward, backward)
     memory = replay(events, mark_ns)
     return dataclasses.replace(memory, peak_operator=operator_at(spans, peak_ns(events)))
 
 
+@functools.cache
+def _warm_up() -> None:
+    """The first trace in a process misses events."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True):
+        pass
+
+
 def _traced(
-    forward: Callable[[], Tensor], backward: Callable[[Tensor], None], *, keep: bool
+    forward: Callable[[], Tensor], backward: Callable[[Tensor], None]
 ) -> tuple[list[Event], list[Span], int]:
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        if keep:
-            loss = forward()
-            with record_function(_MARK):
-                pass
-            backward(loss)
-            del loss
+        loss = forward()
+        with record_function(_MARK):
+            pass
+        backward(loss)
+        del loss
     return events_of(profiler)
 
 
