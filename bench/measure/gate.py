@@ -188,8 +188,11 @@ class Gate:
             return wrong
         right, first = self.seen.precise.loss.item(), self.seen.first.loss.item()
         rounding = max(abs(first - right), _LOSS_UNITS * unit(self.step.precision) * abs(right))
+        # Updates by a gradient that is wrong by e move the loss by 1 ± e times what right ones do.
+        floor = self.promise.floor
+        moved = (1 + (floor.max_rel_err if floor else 0.0)) * abs(trace.loss - first)
         apart = abs(loss.item() - trace.loss)
-        return wrong if apart > (1 + MULTIPLE) * rounding else None
+        return wrong if apart > (1 + MULTIPLE) * rounding + moved else None
 
     def _gradient_problem(self, trace: Trace, found: Mapping[str, Tensor | None]) -> str | None:
         own = digests(found.items())
