@@ -167,12 +167,12 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
 
 
-def close(one: Tensor, other: Tensor) -> bool:
-    """Equal but for rounding; whole numbers, such as counts of batches, to the bit."""
+def close(one: Tensor, other: Tensor, most: float = _ROUNDING) -> bool:
+    """Equal but for ``most`` of the norm; whole numbers, such as counts of batches, to the bit."""
     if not one.is_floating_point():
         return same_bits(one, other)
     difference = (one.double() - other.double()).norm().item()
-    return bool(difference <= _ROUNDING * one.double().norm().item())
+    return bool(difference <= most * one.double().norm().item())
 
 
 def _errors(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[float, float]:
