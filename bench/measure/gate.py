@@ -75,7 +75,7 @@ class Gate:
         self._judge = self._make_judge()
         self._parameters: Digests = seen.parameters
         self._approved: list[Digests] = []
-        self._optimizer = reference.plain_sgd(step)
+        self._optimizer = reference.plain_sgd(step, exact=seen.exact)
         self._number, self._before = 0, dict[str, Tensor]()
 
     def _make_judge(self) -> Judge | None:

@@ -19,6 +19,8 @@ UPDATES = 3
 MEASURED = UPDATES + 1
 RATE = 1e-3
 """Of plain SGD where a cell has no optimizer: parameters must move for the next step to be new."""
+SMALL_RATE = 1e-6
+"""Of an inexact strategy, whose updates are others: its steps are to stay near the reference's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +105,9 @@ def updated(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     step.update_rule = own
 
 
-def plain_sgd(step: TrainingStep) -> torch.optim.Optimizer:
+def plain_sgd(step: TrainingStep, *, exact: bool) -> torch.optim.Optimizer:
     """For a cell without an optimizer; it has no state."""
-    return torch.optim.SGD(step.model.parameters(), lr=RATE)
+    return torch.optim.SGD(step.model.parameters(), lr=RATE if exact else SMALL_RATE)
 
 
 def observe(step: TrainingStep, seed: int, *, exact: bool) -> Reference:
@@ -126,7 +128,7 @@ def observe(step: TrainingStep, seed: int, *, exact: bool) -> Reference:
 
 
 def _steps(step: TrainingStep, seed: int, *, exact: bool) -> tuple[Outcome, list[Trace]]:
-    traces, optimizer = list[Trace](), plain_sgd(step)
+    traces, optimizer = list[Trace](), plain_sgd(step, exact=exact)
     first: Outcome | None = None
     for number in range(1, MEASURED + 1):
         generators.seed_all(seed_of(seed, number, exact=exact))
