@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from strategies.contract.floor import Floor
 from strategies.contract.layered import Layered
 from strategies.contract.strategy import Strategy
+from strategies.execution.chain import Chain
 from strategies.storage import CODECS, Codec, Raw, Storage
 from strategies.storage.codecs import Grouped, Projection
 
@@ -16,7 +18,10 @@ from strategies.storage.codecs import Grouped, Projection
 class Compressed(Layered):
     """Boundaries rest compressed and are decompressed in backward, then recomputed from.
 
-    The gradient is that of a slightly different activation: its error is measured, not assumed.
+    The gradient is that of a slightly different activation. Its error is measured, and has a floor
+    (`strategies.contract.floor.Floor.of_stored`) that follows from what the codec does to a tensor
+    (``relative_error`` of each in `strategies.storage.codecs`) and from how many boundaries rest: a
+    gradient below it is wrong, not approximate.
 
     Attributes:
         codec: ``fp16``, ``bf16``, ``int8``, ``int4`` or ``projection``.
@@ -55,6 +60,10 @@ class Compressed(Layered):
     def exact(self) -> bool:
         """Never: that is the trade."""
         return False
+
+    def floor(self, chain: Chain) -> Floor:
+        """Of the codec's error in every block's boundary."""
+        return Floor.of_stored(self.make_codec().relative_error(), len(chain))
 
     def storage(self) -> Storage:
         """The codec, on the tier of the strategy below."""

@@ -7,13 +7,17 @@ import contextlib
 import dataclasses
 import functools
 import os
+import random
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from strategies.compressed import Compressed
 from strategies.contract import registry
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.strategy import Strategy
@@ -154,6 +158,163 @@ class MakesNanButIsLossy(MakesNan):
     @property
     def exact(self):
         return False
+
+
+# Wrong where the first step, or the gradient alone, does not show it.
+
+
+class Steps:
+    """How often a model ran forward, over all applications or since the last one."""
+
+    def __init__(self, model, *, anew=False):
+        vars(model).setdefault("planted_steps", 0)
+        self.model, self.start = model, vars(model)["planted_steps"] if anew else 0
+        self.undo = model.register_forward_pre_hook(self.count).remove
+
+    def count(self, *_):
+        vars(self.model)["planted_steps"] += 1
+
+    @property
+    def number(self):
+        return vars(self.model)["planted_steps"] - self.start
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoublesGradientLater(Strategy):
+    """Every gradient is twice what it should be, from the second step on.
+
+    Of the process, or of each application (``anew``).
+    """
+
+    anew: bool = False
+    after: int = 1
+    factor: ClassVar[float] = 2.0
+
+    def install(self, model, chain):
+        steps = Steps(model, anew=self.anew)
+        handles = [
+            p.register_hook(lambda g: g * self.factor if steps.number > self.after else g)
+            for p in model.parameters()
+        ]
+        return [steps.undo, *(handle.remove for handle in handles)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NegatesGradientLater(DoublesGradientLater):
+    """The same, uphill."""
+
+    factor: ClassVar[float] = -1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MakesNanLater(DoublesGradientLater):
+    """The same, and no number."""
+
+    factor: ClassVar[float] = float("nan")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StopsRecomputing(Strategy):
+    """Keeps everything after the third step: as fast as none, and as large."""
+
+    anew: bool = False
+    after: int = 3
+
+    def install(self, model, chain):
+        steps = Steps(model, anew=self.anew)
+        undos = [self._tired(block, steps) for block in chain.blocks]
+        return [steps.undo, *undos]
+
+    def _tired(self, block, steps):
+        original = block.forward
+
+        def forward(*args):
+            if steps.number > self.after:
+                return original(*args)
+            return checkpoint(original, *args, use_reentrant=False)
+
+        return replace_forward(block, forward)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChangesParameters(Strategy):
+    """``apply`` rounds the weights, or spoils them: while it asks whether it can run, or later."""
+
+    how: str = "quantise"
+    late: bool = False
+
+    def unsupported(self, model, device):
+        if not self.late:
+            self._change(model)
+
+    def install(self, model, chain):
+        if self.late:
+            self._change(model)
+        return []
+
+    def _change(self, model):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if self.how == "nan":
+                    parameter.fill_(float("nan"))
+                else:
+                    parameter.copy_(parameter.bfloat16())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChangesParametersInBackward(Strategy):
+    """A weight is not after backward what it was before."""
+
+    def install(self, model, chain):
+        parameter = _parameter(model)[1]
+        return [parameter.register_post_accumulate_grad_hook(_nudge).remove]
+
+
+def _nudge(parameter):
+    with torch.no_grad():
+        parameter.mul_(1.001)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChangesBuffers(Strategy):
+    """Running statistics are others than the model came with."""
+
+    def unsupported(self, model, device):
+        for buffer in model.buffers():
+            buffer.add_(1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NegatesButIsLossy(Compressed):
+    """An honest codec, and a gradient that points uphill."""
+
+    factor: ClassVar[float] = -1.0
+
+    def install(self, model, chain):
+        handles = [p.register_hook(lambda g: g * self.factor) for p in model.parameters()]
+        return [*super().install(model, chain), *(handle.remove for handle in handles)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MakesZeroButIsLossy(NegatesButIsLossy):
+    """The same, and a gradient of nothing."""
+
+    factor: ClassVar[float] = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawsElsewhere(Strategy):
+    """Takes numbers from Python's generator, or from numpy's: in backward, or in ``apply``."""
+
+    whose: str = "python"
+    late: bool = True
+
+    def install(self, model, chain):
+        draw = random.random if self.whose == "python" else np.random.random
+        if not self.late:
+            draw()
+            return []
+        return [chain.blocks[-1].register_full_backward_hook(lambda *_: draw() and None).remove]
 
 
 # Not wrong but in the way.

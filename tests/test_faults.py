@@ -4,6 +4,7 @@ import planted
 import pytest
 import tiny
 
+from bench.cells.training import TrainingStep
 from bench.run import executor
 
 FAULTS = {
@@ -17,6 +18,31 @@ FAULTS = {
     "updates_statistics_twice": ("resnet-mini", "buffers (running statistics) differ after"),
     "makes_nan": ("mlp-chain", "the gradient is not finite for blocks.0.linear.weight"),
     "makes_nan_but_is_lossy": ("mlp-chain", "the gradient is not finite for blocks.0.linear"),
+}
+# What the first step, or the gradient alone, does not show.
+LATE = "in step 2: the gradient "
+HIDDEN = {
+    "doubles_gradient_later": ("mlp-chain", f"{LATE}differs: stem.weight, stem.bias, blocks.0.l"),
+    "doubles_gradient_later(anew=True)": ("mlp-chain", f"{LATE}differs: stem.weight, stem.bias"),
+    "negates_gradient_later": ("mlp-chain", f"{LATE}differs: stem.weight, stem.bias"),
+    "makes_nan_later": ("mlp-chain", f"{LATE}is not finite for stem.weight"),
+    "stops_recomputing": ("mlp-chain", "the peak changes from step to step: 37,448, "),
+    "stops_recomputing(anew=True)": ("mlp-chain", "the peak changes from step to step: 37,448"),
+    "stops_recomputing(after=5)": ("mlp-chain", "recomputation changes from step to step: 12, 1"),
+    "changes_parameters": ("mlp-chain", "preparing the strategy changes the parameters: stem.we"),
+    "changes_parameters(how=nan)": ("mlp-chain", "preparing the strategy changes the parameters"),
+    "changes_parameters(late=True)": ("mlp-chain", "applying the strategy changes the parameters"),
+    "changes_parameters_in_backward": (
+        "mlp-chain",
+        "step 1 changes the parameters: blocks.0.linear.weight",
+    ),
+    "changes_buffers": ("resnet-mini", "preparing the strategy changes buffers"),
+    "negates_but_is_lossy": ("mlp-chain", "the cosine of the gradient is -1, below the strategy's"),
+    "negates_but_is_lossy(codec=projection)": ("mlp-chain", "the cosine of the gradient is -0.48"),
+    "makes_zero_but_is_lossy": ("mlp-chain", "the cosine of the gradient is 0, below the strategy"),
+    "draws_elsewhere": ("mlp-chain", "the random state differs after the step"),
+    "draws_elsewhere(whose=numpy)": ("mlp-chain", "the random state differs after the step"),
+    "draws_elsewhere(late=False)": ("mlp-chain", "applying the strategy moves the random state"),
 }
 
 
@@ -38,6 +64,32 @@ def test_fault_is_a_mismatch(plant, spec):
     # What is wrong is still measured, so that the row can be looked into.
     assert record.peak_allocated_bytes > 0
     assert record.step_flops > 0
+
+
+@pytest.mark.parametrize("spec", HIDDEN)
+def test_a_fault_that_does_not_show_at_first_is_a_mismatch(plant, spec):
+    workload, reason = HIDDEN[spec]
+    record = tiny.measure(workload, spec)
+    assert record.status == "mismatch"
+    assert record.reason.startswith(reason)
+    moved = spec.startswith("changes_parameters") or reason.startswith(LATE)
+    assert record.parameters_equal is not moved
+    assert record.peak_allocated_bytes > 0
+
+
+def test_a_fault_of_timed_steps_alone_is_a_mismatch(plant):
+    """They are checked as every other step is."""
+    record = tiny.measure("mlp-chain", "doubles_gradient_later(after=5)", rounds=3, warmup=1)
+    assert record.status == "mismatch"
+    assert record.reason.startswith("in a timed step: the gradient differs: stem.weight")
+
+
+def test_a_reference_that_is_not_finite_is_no_reference(monkeypatch):
+    loss = TrainingStep.forward
+    monkeypatch.setattr(TrainingStep, "forward", lambda step: loss(step) * float("nan"))
+    record = tiny.measure("mlp-chain", "every_layer")
+    assert record.status == "mismatch"
+    assert record.reason == "the reference's loss is nan: nothing can be compared"
 
 
 def test_a_millionth_is_measured_as_a_millionth(plant):

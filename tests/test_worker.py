@@ -7,8 +7,9 @@ from torch import nn
 
 import strategies
 from bench.cells.training import TrainingStep
+from bench.measure.digests import digests
 from bench.measure.forwards import count_forwards
-from bench.run import worker
+from bench.run import predicted, worker
 from bench.run.blank import blank
 from bench.simulate import calibrate
 from bench.store.records import Record
@@ -229,22 +230,37 @@ def test_a_failing_forward_leaves_nothing_behind():
 
 def test_boundaries_at_rest_are_sized_by_what_blocks_get():
     step = tiny.step("llama-mini")  # its blocks get tables beside the boundary
-    found = worker._boundaries(step, tiny.chain_of(step))
+    found = predicted._boundaries(step, tiny.chain_of(step))
     assert [tuple(b.shape) for b in found] == [(1, 16, 16)] * 6
     assert not any(block._forward_pre_hooks for block in tiny.chain_of(step).blocks)
 
 
-def test_the_model_is_as_before_after_measuring():
+def test_the_model_is_as_three_updates_make_it_after_measuring():
+    """No pass leaves anything behind; the updates are those of a model without a strategy."""
     cell = tiny.cell("resnet-mini", "every_layer")
-    step = worker._build(cell)
-    state = {name: value.clone() for name, value in step.model.state_dict().items()}
-    bench = worker._Bench(
-        cell, step, strategies.prepare(step.model, cell.spec, blocks=step.workload.blocks)
-    )
-    for measure in (bench.gradients, bench.predicted, bench.memory, bench.flops):
+    bench = worker._bench_of(cell)
+    step = bench.step
+    for measure in (bench.memory, bench.predicted, bench.flops):
         measure()
         assert all(p.grad is None for p in step.model.parameters()), measure.__name__
         assert "ckpt_applied" not in step.model.__dict__
-    after = step.model.state_dict()
-    parameters = dict(step.model.named_parameters())
-    assert all(torch.equal(state[name], after[name]) for name in parameters)
+    after = digests(step.model.named_parameters())
+    assert after == bench.gate.seen.traces[-1].parameters
+    assert not set(after.items()) & set(bench.gate.seen.parameters.items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"), [({}, 5), ({"rounds": 2, "warmup": 1}, 8), ({"optimizer": "sgd"}, 5)]
+)
+def test_every_pass_is_checked(fields, steps):
+    """Three updates, memory, FLOPs, and every step whose time is taken."""
+    record = tiny.measure("gpt-mini-dropout", "every_layer", options={"layers": 2}, **fields)
+    assert (record.status, record.checked_steps, record.parameters_equal) == ("ok", steps, True)
+
+
+@pytest.mark.parametrize("workload", ["resnet-mini", "gpt-mini-dropout"])
+def test_approximate_updates_move_loss_and_statistics_elsewhere(workload):
+    """Which is no fault: what a lossy strategy promises is its gradient."""
+    record = tiny.measure(workload, "compressed(codec=int8)")
+    assert (record.status, record.reason) == ("ok", None)
+    assert record.grad_whole_cosine > 0.9

@@ -26,10 +26,11 @@ class TrainingStep:
     """Forward, backward and, if asked for, the optimizer's update.
 
     Calling it runs one whole step from no gradients and returns nothing, so that a timer keeps
-    nothing alive.
+    nothing alive but the number that the loss is.
 
     Attributes:
         rates: of a device that is only simulated; plans are made by them.
+        loss: of the last whole step, apart from its graph.
     """
 
     workload: Workload
@@ -39,6 +40,7 @@ class TrainingStep:
     precision: str = "fp32"
     optimizer: str = "none"
     rates: Rates | None = None
+    loss: Tensor | None = dataclasses.field(default=None, init=False)
 
     def __post_init__(self) -> None:
         fp16 = self.precision == "fp16-gradscaler"
@@ -90,7 +92,10 @@ class TrainingStep:
     def __call__(self) -> None:
         """One step."""
         self.drop_gradients()
-        self.backward(self.forward())
+        loss = self.forward()
+        self.backward(loss)
+        self.loss = loss.detach()
+        del loss
         self.update()
 
     def resident_tensors(self) -> list[Tensor]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from bench.cells.training import TrainingStep
+from bench.measure import generators
 
-_FLOOR = 1e-3
+FLOOR = 1e-3
 # Running statistics that a compiler rounds in another order differ by 1e-6; updated twice, or not
 # at all, by a tenth.
 _ROUNDING = 1e-4
@@ -84,28 +85,37 @@ class Comparison:
 
 def run(step: TrainingStep, seed: int) -> Outcome:
     """One step without the optimizer, from ``seed``; restores the buffers that it changed."""
-    before = {name: b.clone() for name, b in step.model.named_buffers()}
-    torch.manual_seed(seed)
+    before = copies(step.model.named_buffers())
+    generators.seed_all(seed)
     step.drop_gradients()
     loss = step.forward()
     step.backward(loss)
-    outcome = Outcome(
-        loss=loss.detach().clone(),
-        gradients={n: p.grad for n, p in step.model.named_parameters()},
-        buffers={n: b.clone() for n, b in step.model.named_buffers()},
-        random_state=_random_state(step.device),
-    )
+    outcome = outcome_of(step, loss)
     step.drop_gradients()  # the outcome keeps the tensors; the parameters let go of them
-    with torch.no_grad():
-        for name, buffer in step.model.named_buffers():
-            buffer.copy_(before[name])
+    restore(step.model.named_buffers(), before)
     return outcome
 
 
-def _random_state(device: torch.device) -> tuple[Tensor, ...]:
-    if device.type == "cpu":
-        return (torch.get_rng_state(),)
-    return torch.get_rng_state(), torch.get_device_module(device).get_rng_state()
+def outcome_of(step: TrainingStep, loss: Tensor) -> Outcome:
+    """What a step that just ended left behind; the gradients are the parameters' own."""
+    return Outcome(
+        loss=loss.detach().clone(),
+        gradients={n: p.grad for n, p in step.model.named_parameters()},
+        buffers=copies(step.model.named_buffers()),
+        random_state=generators.states(step.device),
+    )
+
+
+def copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Copies by name."""
+    return {name: value.detach().clone() for name, value in named}
+
+
+def restore(named: Iterable[tuple[str, Tensor]], before: Mapping[str, Tensor]) -> None:
+    """Write copies back, in place."""
+    with torch.no_grad():
+        for name, value in named:
+            value.copy_(before[name])
 
 
 def compare(reference: Outcome, outcome: Outcome) -> Comparison:
@@ -120,43 +130,54 @@ def compare(reference: Outcome, outcome: Outcome) -> Comparison:
     sound = {n: pair for n, pair in both.items() if pair[0].isfinite().all()}
     finite = {n: pair for n, pair in sound.items() if pair[1].isfinite().all()}
     rel_err, cosine = _errors(finite)
-    loss_equal = _same_bits(reference.loss, outcome.loss)
+    loss_equal = same_bits(reference.loss, outcome.loss)
     return Comparison(
         bitwise_equal=loss_equal
         and not missing
-        and all(_same_bits(g0, g) for g0, g in both.values()),
+        and all(same_bits(g0, g) for g0, g in both.values()),
         max_rel_err=rel_err,
         min_cosine=cosine,
         missing=missing,
         not_finite=[name for name in sound if name not in finite],
         loss_equal=loss_equal,
-        buffers_equal=all(_same_bits(b, outcome.buffers[n]) for n, b in reference.buffers.items()),
-        buffers_close=all(_close(b, outcome.buffers[n]) for n, b in reference.buffers.items()),
-        random_state_equal=all(
-            torch.equal(a, b)
-            for a, b in zip(reference.random_state, outcome.random_state, strict=True)
-        ),
+        buffers_equal=all_kept(reference.buffers, outcome.buffers, same_bits),
+        buffers_close=all_kept(reference.buffers, outcome.buffers, close),
+        random_state_equal=same_states(reference.random_state, outcome.random_state),
     )
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
+def all_kept(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    same: Callable[[Tensor, Tensor], bool],
+) -> bool:
+    """Whether the same names stand for the same values."""
+    return before.keys() == after.keys() and all(same(b, after[n]) for n, b in before.items())
+
+
+def same_states(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
+    """Whether all generators are where they were."""
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
     """Equal to the bit: a NaN is itself, and −0 is not 0."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    """Equal but for rounding; whole numbers, such as counts of batches, to the bit."""
+def close(one: Tensor, other: Tensor, most: float = _ROUNDING) -> bool:
+    """Equal but for ``most`` of the norm; whole numbers, such as counts of batches, to the bit."""
     if not one.is_floating_point():
-        return _same_bits(one, other)
+        return same_bits(one, other)
     difference = (one.double() - other.double()).norm().item()
-    return bool(difference <= _ROUNDING * one.double().norm().item())
+    return bool(difference <= most * one.double().norm().item())
 
 
 def _errors(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[float, float]:
     norms = {name: g0.double().norm().item() for name, (g0, _) in pairs.items()}
-    floor = _FLOOR * max(norms.values(), default=0.0)
+    floor = FLOOR * max(norms.values(), default=0.0)
     rel_err, cosine = 0.0, 1.0
     for name, (g0, g) in pairs.items():
         difference = (g.double() - g0.double()).norm().item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import itertools
 from collections.abc import Callable
@@ -60,23 +61,29 @@ def measure_cpu(forward: Callable[[], Tensor], backward: Callable[[Tensor], None
         forward: returns the loss. No gradients exist before.
         backward: accumulates gradients, which must stay alive.
     """
-    _traced(forward, backward, keep=False)  # the first trace in a process misses events
-    events, spans, mark_ns = _traced(forward, backward, keep=True)
+    _warm_up()
+    events, spans, mark_ns = _traced(forward, backward)
     memory = replay(events, mark_ns)
     return dataclasses.replace(memory, peak_operator=operator_at(spans, peak_ns(events)))
 
 
+@functools.cache
+def _warm_up() -> None:
+    """The first trace in a process misses events."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True):
+        pass
+
+
 def _traced(
-    forward: Callable[[], Tensor], backward: Callable[[Tensor], None], *, keep: bool
+    forward: Callable[[], Tensor], backward: Callable[[Tensor], None]
 ) -> tuple[list[Event], list[Span], int]:
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        if keep:
-            loss = forward()
-            with record_function(_MARK):
-                pass
-            backward(loss)
-            del loss
+        loss = forward()
+        with record_function(_MARK):
+            pass
+        backward(loss)
+        del loss
     return events_of(profiler)
 
 
@@ -166,13 +173,23 @@ def measure_accelerator(
     )
 
 
-def step_memory(step: TrainingStep) -> Memory:
-    """Bytes of one step that starts without gradients, by the device's allocator."""
+def step_memory(
+    step: TrainingStep, forward: Callable[[], Tensor] | None = None, *, updating: bool = True
+) -> Memory:
+    """Bytes of one step that starts without gradients, by the device's allocator.
+
+    Args:
+        step: on its device.
+        forward: in place of the step's own.
+        updating: whether the optimizer's update is a part.
+    """
+    forward = forward or step.forward
 
     def backward(loss: Tensor) -> None:
         step.backward(loss)
-        step.update()
+        if updating:
+            step.update()
 
     if step.device.type == "cpu":
-        return measure_cpu(step.forward, backward)
-    return measure_accelerator(step.forward, backward, step.drop_gradients)
+        return measure_cpu(forward, backward)
+    return measure_accelerator(forward, backward, step.drop_gradients)

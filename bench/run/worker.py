@@ -1,8 +1,10 @@
 """One cell, measured in this process. `bench.run.executor` gives it a process of its own.
 
-Order: gradients first (a wrong strategy has no other figures worth reading), then memory, then
-FLOPs, then time; each in a pass of its own, so that no instrument slows a timed step. Each pass
-says what it found as a part of the record (`bench.store.parts`).
+Order: the reference, from a model that no strategy touches; then, on a model of the strategy's own,
+three training steps and memory, time, and last FLOPs, which show whether the strategy still does
+what it did at first. Each instrument has a pass of its own, so that none slows a timed step, and
+every pass is held against the reference (`bench.measure.gate`). Each says what it found as a part
+of the record (`bench.store.parts`).
 """
 
 from __future__ import annotations
@@ -12,24 +14,24 @@ import dataclasses
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
 
 import strategies
 from bench.cells.cell import Cell
 from bench.cells.training import TrainingStep
-from bench.measure import gradients, memory
+from bench.measure import generators, memory, reference
 from bench.measure.forwards import count_forwards
+from bench.measure.gate import Gate, Promise
 from bench.measure.memory import step_memory
+from bench.measure.reference import MEASURED
 from bench.run import rounds
 from bench.run.blank import blank
+from bench.run.predicted import predicted
+from bench.run.verdict import verdict
 from bench.store.parts import (
     Decision,
-    Ending,
-    GradientCheck,
     ModelBytes,
     ModelledTimes,
     Part,
@@ -38,13 +40,9 @@ from bench.store.parts import (
     StepFlops,
 )
 from bench.store.records import Record
-from strategies.execution.undo import installed
-from strategies.profiling.flops import count_flops
+from strategies.profiling.flops import Flops, count_flops
 from strategies.profiling.ledger import unique_bytes
-from strategies.profiling.profiler import profile_chain
-from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import Compilation
-from strategies.schedules.schedule import ALL
 
 
 def measure(cell: Cell) -> Record:
@@ -68,21 +66,39 @@ def _parts(cell: Cell) -> list[Part]:
 
 
 def _measured(cell: Cell) -> list[Part]:
-    torch.set_num_threads(cell.threads)
-    step = _build(cell)
-    prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
-    bench = _Bench(cell, step, prepared)
-    ending, check = bench.gradients()
+    bench = _bench_of(cell)
     return [
         bench.decision(),
-        ending,
-        check,
-        bench.predicted(),
         *bench.memory(),
-        bench.flops(),
+        bench.predicted(),
         *bench.time(),
+        bench.flops(),
         bench.modelled(),
+        *verdict(bench.gate),
     ]
+
+
+def _bench_of(cell: Cell) -> _Bench:
+    """The reference first, then the strategy, on a model of its own."""
+    torch.set_num_threads(cell.threads)
+    strategy = cell.make_strategy()
+    _refuse(cell, strategy)
+    seen = reference.observe(_build(cell), cell.seed, exact=strategy.exact)
+    step = _build(cell)
+    generators.seed_all(cell.seed)
+    prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
+    return _Bench(cell, step, prepared, Gate(seen, step, _promise_of(prepared)))
+
+
+def _refuse(cell: Cell, strategy: strategies.Strategy) -> None:
+    """What cannot run needs no reference. The model that the strategy sees here is not used again.
+
+    Raises:
+        strategies.Unsupported: it says that it cannot.
+    """
+    reason = strategy.unsupported(_build(cell).model, torch.device(cell.device))
+    if reason:
+        raise strategies.Unsupported(f"{strategy.spec()}: {reason}")
 
 
 def _build(cell: Cell, **options: str) -> TrainingStep:
@@ -91,13 +107,29 @@ def _build(cell: Cell, **options: str) -> TrainingStep:
     return TrainingStep.build(workload, device, cell.precision, cell.optimizer)
 
 
+def _promise_of(prepared: strategies.Prepared) -> Promise:
+    strategy = prepared.strategy
+    compiled = strategy.compiled or any(map(Compilation.parse, prepared.schedule.modes))
+    return Promise(strategy.exact, compiled, strategy.floor(prepared.chain))
+
+
 @dataclasses.dataclass
 class _Bench:
-    """A cell's model on the bench; every method is one pass and returns a part of the record."""
+    """A cell's model on the bench; every method is one pass and returns a part of the record.
+
+    Attributes:
+        gate: that every pass is held against.
+        forwards: of blocks, in each step that counted them.
+    """
 
     cell: Cell
     step: TrainingStep
     prepared: strategies.Prepared
+    gate: Gate
+    forwards: list[int] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.check_untouched("preparing the strategy")
 
     def decision(self) -> Decision:
         """What the strategy does to this model."""
@@ -110,71 +142,26 @@ class _Bench:
             notes=list(prepared.notes),
         )
 
-    def gradients(self) -> tuple[Ending, GradientCheck]:
-        """The strategy's step against the model as it is, from the same seed."""
-        reference = gradients.run(self.step, self.cell.seed)
-        with self.prepared.apply() as applied:
-            strategy = applied.strategy
-            outcome = gradients.run(self.step, self.cell.seed)
-        result = gradients.compare(reference, outcome)
-        compiled = strategy.compiled or self._has_compiled_blocks
-        problem = result.problem(exact=strategy.exact, compiled=compiled)
-        check = GradientCheck(
-            loss=outcome.loss.item(),
-            reference_loss=reference.loss.item(),
-            grads_bitwise_equal=result.bitwise_equal,
-            grad_max_rel_err=result.max_rel_err,
-            grad_min_cosine=result.min_cosine,
-            grads_missing=result.missing,
-            buffers_equal=result.buffers_equal,
-            rng_restored=result.random_state_equal,
-        )
-        return Ending(status="mismatch" if problem else "ok", reason=problem), check
-
     def predicted(self) -> Predicted:
-        """What the plan interpreter says, from a profile of the blocks as the strategy has them.
-
-        Kernels and sub-modules are the strategy's; the plan and its storage are interpreted. What a
-        compiler recomputes follows no plan; of single compiled blocks, it is what was planned by.
-        """
-        prepared, model = self.prepared, self.step.model
-        if prepared.strategy.compiled:
-            return Predicted()
-        prediction = prepared.prediction
-        if prediction is None or not self._has_compiled_blocks:
-            modes = enumerate(prepared.schedule.modes)
-            names = {index: name for index, name in modes if name != ALL}
-            with installed(lambda: prepared.strategy.install(model, prepared.chain)):
-                profile = profile_chain(self.step, prepared.chain, assigned=[names], scratch=True)
-            prediction = predict(profile, prepared.schedule, self._resting_bytes())
-        return Predicted(
-            predicted_peak_bytes=prediction.peak_bytes,
-            predicted_saved_after_forward_bytes=prediction.saved_bytes,
-            predicted_recompute_flops=prediction.recompute_flops,
-        )
-
-    @property
-    def _has_compiled_blocks(self) -> bool:
-        return any(map(Compilation.parse, self.prepared.schedule.modes))
-
-    def _resting_bytes(self) -> list[int] | None:
-        storage = self.prepared.storage
-        if storage is None or self.prepared.stored is not None:
-            return None
-        boundaries = _boundaries(self.step, self.prepared.chain)
-        return [storage.device_bytes(boundary) for boundary in boundaries]
+        """What the plan interpreter says."""
+        return predicted(self.step, self.prepared, compiled=self.gate.promise.compiled)
 
     def memory(self) -> tuple[Peak, ModelBytes]:
-        """Peak and after-forward bytes, by the allocator."""
+        """Three training steps, and peak and after-forward bytes of the next, by the allocator."""
         step = self.step
-        if self.cell.optimizer != "none":
-            step()  # the optimizer's state exists from its first step
-        step.drop_gradients()
-        resident_bytes = unique_bytes(step.resident_tensors())
-        with self.prepared.apply():
-            usage = step_memory(step)
+        self.gate.begin_untouched()
+        with self._counting() as counts, self.prepared.apply():
+            self.gate.check_untouched("applying the strategy")
+            peaks_bytes = [self._trained(number, counts) for number in range(1, MEASURED)]
+            resident_bytes = unique_bytes(step.resident_tensors())
+            self.gate.begin(MEASURED)  # keeps copies, which the step below is not to count
+            usage = step_memory(step, self.gate.forward_of(MEASURED))
+            self._count(counts)
+            self.gate.check_measured(None, "the step whose memory is measured")
             parameters = list(step.model.parameters())
             gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
+        known_bytes = [peak for peak in peaks_bytes if peak is not None]
+        self.gate.check_steady([*known_bytes, usage.peak_bytes] if known_bytes else [])
         step.drop_gradients()
         peak = Peak(
             peak_allocated_bytes=resident_bytes + usage.peak_bytes,
@@ -192,19 +179,55 @@ class _Bench:
             resident_peak_bytes=memory.resident_peak_bytes(),
         )
 
+    def _trained(self, number: int, counts: list[int]) -> int | None:
+        """A training step; of the second, the peak, if the device's first use does not disturb."""
+        step, gate = self.step, self.gate
+        peak_bytes = None
+        gate.begin(number)
+        if number == 2 and step.device.type == "cpu":
+            usage = step_memory(step, gate.forward_of(number), updating=False)
+            peak_bytes = usage.peak_bytes if step.update_rule is None else None
+        else:
+            step.backward(gate.forward_of(number)())
+        self._count(counts)
+        gate.check(number)
+        gate.update(number)
+        return peak_bytes
+
+    def _counting(self) -> contextlib.AbstractContextManager[list[int]]:
+        """Counts forwards of blocks, unless a compiler would see the counter."""
+        return count_forwards(() if self.gate.promise.compiled else self.prepared.chain.blocks)
+
+    def _count(self, counts: list[int]) -> None:
+        """Keep the forwards of one step."""
+        if counts:
+            self.forwards.append(sum(counts))
+            counts[:] = [0] * len(counts)
+
     def flops(self) -> StepFlops:
         """FLOPs by counting, and how often each block ran forward."""
         if self.prepared.strategy.compiled:
             return self._compiled_flops()
-        with count_forwards(self.prepared.chain.blocks) as counts, self.prepared.apply():
-            flops = count_flops(self.step.forward, self.step.backward)
-        self.step.drop_gradients()
+        with count_forwards(self.prepared.chain.blocks) as counts:
+            flops = self._counted()
+        block_forwards = list(counts)
+        if self.forwards:
+            self._count(counts)
+        self.gate.check_steady([], self.forwards)
         return StepFlops(
             forward_flops=flops.forward_flops,
             step_flops=flops.step_flops,
             recompute_flops=flops.recompute_flops,
-            block_forwards=list(counts),
+            block_forwards=block_forwards,
         )
+
+    def _counted(self) -> Flops:
+        """The last pass: what recomputed in the first steps must recompute still."""
+        with self.prepared.apply():
+            flops = count_flops(self.gate.forward_of(MEASURED), self.step.backward)
+            self.gate.check_measured(None, "the step whose FLOPs are counted")
+        self.step.drop_gradients()
+        return flops
 
     def _compiled_flops(self) -> StepFlops:
         """FLOPs where forward work in backward looks like any other: recompute is the surplus.
@@ -213,10 +236,8 @@ class _Bench:
         """
         if not self.prepared.strategy.counted:
             return StepFlops()
-        none = count_flops(self.step.forward, self.step.backward)
-        with self.prepared.apply():
-            flops = count_flops(self.step.forward, self.step.backward)
-        self.step.drop_gradients()
+        none = count_flops(self.gate.forward_of(MEASURED), self.step.backward)
+        flops = self._counted()
         return StepFlops(
             forward_flops=flops.forward_flops,
             step_flops=flops.step_flops,
@@ -227,19 +248,24 @@ class _Bench:
         """Raw seconds, interleaved with ``none`` (with math attention, if there is a choice)."""
         if not self.cell.rounds:
             return ()
-        reference = self._reference_step()
+        plain = self._reference_step()
 
         @contextlib.contextmanager
         def none() -> Iterator[Callable[[], None]]:
-            yield reference
+            self.gate.begin(MEASURED)
+            yield plain
 
         @contextlib.contextmanager
         def strategy() -> Iterator[Callable[[], None]]:
+            self.gate.begin(MEASURED)
             with self.prepared.apply():
                 yield self.step
+                self.gate.check_measured(self.step.loss, "a timed step")
 
         gc.collect()
-        return rounds.timed(self.cell, none, strategy, self.step.device)
+        parts = rounds.timed(self.cell, none, strategy, self.step.device)
+        self.step.drop_gradients()
+        return parts
 
     def modelled(self) -> ModelledTimes:
         """What the roofline of this CPU says, to be judged by what was measured."""
@@ -261,21 +287,3 @@ class _Bench:
         if getattr(self.step.workload, "attention", "math") == "math":
             return self.step
         return _build(self.cell, attention="math")
-
-
-def _boundaries(step: TrainingStep, chain: strategies.Chain) -> list[Tensor]:
-    """Each block's input, as empty tensors of the same kind (values are of no interest)."""
-    inputs: list[Tensor] = []
-
-    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-        del module
-        inputs.append(next(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)))
-
-    handles = [b.register_forward_pre_hook(hook, with_kwargs=True) for b in chain.blocks]
-    try:
-        with torch.no_grad():
-            step.forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return inputs

@@ -44,6 +44,12 @@ class GradientCheck(Part, frozen=True, kw_only=True):
     grads_missing: list[str]
     buffers_equal: bool
     rng_restored: bool
+    parameters_equal: bool
+    checked_steps: int
+    grad_fp64_rel_err: float | None
+    reference_fp64_rel_err: float | None
+    grad_whole_rel_err: float | None
+    grad_whole_cosine: float | None
 
 
 class Predicted(Part, frozen=True, kw_only=True):

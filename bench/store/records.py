@@ -95,6 +95,12 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     grads_missing: list[str] = msgspec.field(default_factory=list)
     buffers_equal: bool | None = None
     rng_restored: bool | None = None
+    parameters_equal: bool | None = None
+    checked_steps: int | None = None
+    grad_fp64_rel_err: float | None = None
+    reference_fp64_rel_err: float | None = None
+    grad_whole_rel_err: float | None = None
+    grad_whole_cosine: float | None = None
     # With what, besides.
     threads: int
     code_hash: str

@@ -10,13 +10,11 @@ from __future__ import annotations
 import functools
 import gc
 import importlib.metadata
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -24,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 import strategies
 from bench.architectures import Architecture, Batch, get
 from bench.cells import machine
-from bench.measure import gradients
+from bench.measure import generators, gradients
 from bench.measure.gradients import Outcome as Trained
 from bench.store.models import OWN, SCHEMA_VERSION, Outcome, Study, Verdict, encode
 from strategies.profiling.ledger import Ledger
@@ -143,7 +141,7 @@ class _Bench:
 
     def build(self) -> tuple[nn.Module, Batch]:
         """The model without caches, and its batch."""
-        seed_all(self.seed)
+        generators.seed_all(self.seed)
         model, batch = self.architecture.build()
         return without_caches(model), batch
 
@@ -156,7 +154,7 @@ class _Bench:
         return trained, self._peak_bytes(model, batch) if watched else None
 
     def _peak_bytes(self, model: nn.Module, batch: Batch) -> int:
-        seed_all(self.seed)
+        generators.seed_all(self.seed)
         ledger = Ledger()
         ledger.adopt([*model.parameters(), *model.buffers(), *_tensors(batch)])
         with ledger:
@@ -186,19 +184,12 @@ def without_caches(model: nn.Module) -> nn.Module:
     return model
 
 
-def seed_all(seed: int) -> None:
-    """Of torch, of Python and of numpy: layers are dropped by any of them."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
 def train(model: nn.Module, batch: Batch, seed: int) -> Trained:
     """Two training steps; the model keeps no gradients."""
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     losses: list[Tensor] = []
     grads: dict[str, Tensor | None] = {}
-    seed_all(seed)
+    generators.seed_all(seed)
     for number in range(STEPS):
         loss = loss_of(call(model, batch))
         loss.backward()
@@ -207,15 +198,7 @@ def train(model: nn.Module, batch: Batch, seed: int) -> Trained:
         optimizer.step()
         optimizer.zero_grad()
     buffers = {name: b.clone() for name, b in model.named_buffers()}
-    return Trained(torch.stack(losses), grads, buffers, random_states())
-
-
-def random_states() -> tuple[Tensor, ...]:
-    """Of torch, of Python and of numpy."""
-    numpy_state = np.random.get_state(legacy=False)
-    assert isinstance(numpy_state, dict)
-    words = [*map(int, numpy_state["state"]["key"]), int(numpy_state["state"]["pos"])]
-    return torch.get_rng_state(), torch.tensor(random.getstate()[1]), torch.tensor(words)
+    return Trained(torch.stack(losses), grads, buffers, generators.states())
 
 
 def difference(plain: Trained, trained: Trained) -> str | None:

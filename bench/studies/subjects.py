@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 import strategies
 from bench import architectures, workloads
+from bench.measure import generators
 from bench.studies import models
 from strategies.contract import dropped
 
@@ -72,7 +73,7 @@ def build(name: str, seed: int = 0) -> Subject:
         ValueError: there is no such subject.
         strategies.Unsupported: its library is not installed.
     """
-    models.seed_all(seed)
+    generators.seed_all(seed)
     if name in workloads.available():
         return _workload(name, seed)
     architecture = architectures.get(name)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
+from strategies.contract.floor import Floor
 from strategies.execution.chain import Chain
 from strategies.execution.undo import Undo
 from strategies.profiling.step import Step
@@ -96,6 +97,13 @@ class Strategy(Described):
     def counted(self) -> bool:
         """Whether every operator passes PyTorch's dispatcher, where FLOPs are counted."""
         return True
+
+    def floor(self, chain: Chain) -> Floor | None:  # noqa: ARG002
+        """How far the gradient may be from the true one; ``None``: no further than rounding.
+
+        Of strategies that are not `exact` and approximate on purpose.
+        """
+        return None
 
     def plan(self, chain: Chain) -> Plan:
         """Which blocks of ``chain`` to keep and which to recompute."""

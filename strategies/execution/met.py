@@ -126,7 +126,9 @@ class Met:
         for generator, restore in self.generators:
             stack.callback(own_state(generator))
             restore()
-        if self.shared:
+        # A block that takes a gradient in its forward is recomputed before that is over: by then,
+        # of one that is known not to draw, no states are kept.
+        if self.shared is not None and self.shared.states is not None:
             stack.callback(Shared(full=True).restore)
             self.shared.restore()
         return stack

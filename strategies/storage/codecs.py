@@ -46,6 +46,10 @@ class Codec(abc.ABC):
         """Bits that one value takes at rest."""
 
     @abc.abstractmethod
+    def relative_error(self) -> float:
+        """‖x̂ − x‖ / ‖x‖ to expect of a vector without structure."""
+
+    @abc.abstractmethod
     def compress(self, tensor: Tensor) -> Encoded:
         """Encode a floating-point tensor."""
 
@@ -64,6 +68,10 @@ class Raw(Codec):
     def bits_per_value(self) -> float:
         """As many as the tensor has: never smaller."""
         return math.inf
+
+    def relative_error(self) -> float:
+        """None."""
+        return 0.0
 
     def compress(self, tensor: Tensor) -> Encoded:
         """The tensor itself."""
@@ -90,6 +98,13 @@ class Fp16(Codec):
         """Sixteen."""
         return 16
 
+    def relative_error(self) -> float:
+        """Of rounding to 11 bits, in root mean square, values evenly between two powers of two.
+
+        The error is 2⁻¹¹ / √3 of the power below, and the value √(7/3) of it.
+        """
+        return 2**-11 / math.sqrt(7)
+
     def compress(self, tensor: Tensor) -> Encoded:
         """Round each value to the nearest half."""
         largest = torch.finfo(torch.float16).max
@@ -105,6 +120,10 @@ class Bf16(Codec):
     def bits_per_value(self) -> float:
         """Sixteen."""
         return 16
+
+    def relative_error(self) -> float:
+        """Of rounding to 8 bits; see `Fp16`."""
+        return 2**-8 / math.sqrt(7)
 
     def compress(self, tensor: Tensor) -> Encoded:
         """Round each value to the nearest bfloat16."""
@@ -146,6 +165,13 @@ class Grouped(Codec):
         """Counts the last group whole."""
         padded = math.ceil(tensor.numel() / self.group) * self.group
         return padded * self.bits_per_value() < tensor.numel() * 8 * tensor.element_size()
+
+    def relative_error(self) -> float:
+        """A level's width over √12; the last level is the largest of ``group`` normal values.
+
+        That value is about √(2 ln group) standard deviations.
+        """
+        return math.sqrt(2 * math.log(self.group)) / (self.levels * math.sqrt(12))
 
     def compress(self, tensor: Tensor) -> Encoded:
         """Quantise; the last group is padded with zeros. NaN or infinity spoils all of a group."""
@@ -231,6 +257,10 @@ class Projection(Codec):
     def shrinks(self, tensor: Tensor) -> bool:
         """A scalar has nothing to project; a full-rank projection saves nothing."""
         return tensor.dim() > 0 and math.ceil(self.ratio * tensor.shape[-1]) < tensor.shape[-1]
+
+    def relative_error(self) -> float:
+        """What lies outside of the subspace: √(1 − ratio)."""
+        return math.sqrt(1 - self.ratio)
 
     def compress(self, tensor: Tensor) -> Encoded:
         """``x @ Q`` with Q of shape [d, ⌈ratio · d⌉]."""
