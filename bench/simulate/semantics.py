@@ -117,7 +117,7 @@ class CudaFunctions(TorchFunctionMode):
         """Fused dropout, attention and RMS norm; fp32 where CUDA's autocast has it."""
         kwargs = kwargs or {}
         if func is Tensor.backward:
-            return self.backward(*args)
+            return self.backward(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if torch.is_autocast_enabled("cpu") and name in AUTOCAST_TO_FP32:
             args, kwargs = tree_map(_to_fp32, (args, kwargs))
@@ -125,19 +125,27 @@ class CudaFunctions(TorchFunctionMode):
             return self.rms_norm(*args, **kwargs)
         return _FUSED.get(func, func)(*args, **kwargs)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(
+        self,
+        tensor: Tensor,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Sequence[Tensor] | Tensor | None = None,
+    ) -> None:
         """Run backward with this mode on; a recompute must see the same operators as forward.
 
         ``Tensor.backward`` and ``torch.autograd.backward`` are overridable functions themselves, so
         inside either the mode would be off: the engine is called directly.
         """
+        given = () if inputs is None else (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         with self:
             torch.autograd.graph._engine_run_backward(
-                (loss,),
-                (torch.ones_like(loss),),
-                False,  # retain_graph
-                False,  # create_graph
-                inputs=(),
+                (tensor,),
+                (torch.ones_like(tensor) if gradient is None else gradient,),
+                create_graph if retain_graph is None else retain_graph,
+                create_graph,
+                inputs=given,
                 allow_unreachable=True,
                 accumulate_grad=True,
             )
