@@ -141,7 +141,7 @@ def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
         return 0
     outputs = [part for tensor in tensors_in(out) for part in dense_parts(tensor)]
     read = [part for tensor in tensors_in(inputs) for part in dense_parts(tensor)]
-    if not func._schema.is_mutable and _same_storages(read, outputs):
+    if len(read) == 1 and not func._schema.is_mutable and _same_storages(read, outputs):
         return 0
     return sum(t.numel() * t.element_size() for t in (*read, *outputs)) if outputs else 0
 

@@ -1,0 +1,1 @@
+"""Published measurements of GPU memory, modelled: each configuration is data, and runs on no GPU."""
