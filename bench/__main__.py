@@ -22,6 +22,7 @@ from bench.cli import (
     plan,
     profile,
     promises,
+    published,
     report,
     solvers,
 )
@@ -41,6 +42,7 @@ app.command("budgets")(budgets.budgets)
 app.command("frontier")(frontier.frontier)
 app.command("models")(models.models)
 app.command("promises")(promises.promises)
+app.command("published")(published.published)
 
 INTERRUPTED = 130  # what the command-line library makes of KeyboardInterrupt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from bench.published.subject import BEGIN, END, Recording
+from bench.published.subject import BEGIN, Recording
 from bench.simulate.allocator import CachingAllocator
 from bench.simulate.expandable import ExpandableAllocator
 from bench.simulate.replay import Served
@@ -17,19 +17,20 @@ class Moments:
 
     Attributes:
         allocated_bytes: at each named moment.
-        peak_bytes: the most allocated at once.
+        peaks_bytes: the most allocated at once since the moment before, by moment.
         reserved_bytes: the most that was ever held.
     """
 
     allocated_bytes: dict[str, int]
-    peak_bytes: int
+    peaks_bytes: dict[str, int]
     reserved_bytes: int
 
     def figure(self, quantity: str) -> int:
         """A figure by name.
 
         Args:
-            quantity: ``peak``, ``reserved``, a moment (``after forward``), or two of them with a
+            quantity: ``peak``, ``reserved``, what is allocated at a moment (``forward``, when
+                forward is done), the peak until then (``peak forward``), or two of them with a
                 minus between (``peak - begin``).
 
         Raises:
@@ -39,7 +40,9 @@ class Moments:
         return self._one(more) - (self._one(less) if less else 0)
 
     def _one(self, name: str) -> int:
-        known = {"peak": self.peak_bytes, "reserved": self.reserved_bytes, **self.allocated_bytes}
+        peaks = {f"peak {moment}": peak for moment, peak in self.peaks_bytes.items()}
+        whole = {"peak": max(self.peaks_bytes.values()), "reserved": self.reserved_bytes}
+        known = {**whole, **peaks, **self.allocated_bytes}
         if name not in known:
             raise ValueError(f"no moment {name!r}; there are {', '.join(known)}")
         return known[name]
@@ -69,14 +72,13 @@ def moments(
     served.serve(recording.changes[: recording.resident])
     served.serve((-1 - index, size_bytes) for index, size_bytes in enumerate(workspaces))
     served.serve(recording.changes[recording.resident : last[BEGIN]])
-    allocator.reset_peak()
-    allocated = {}
-    done = last[BEGIN]
-    for name, position in sorted(last.items(), key=lambda item: item[1]):
+    allocated, peaks, done = {}, {}, last[BEGIN]
+    for name, position in last.items():
+        allocator.reset_peak()
         served.serve(recording.changes[done:position])
-        allocated[name], done = allocator.allocated_bytes, position
-    assert done == last[END]
-    return Moments(allocated, allocator.peak_allocated_bytes, allocator.peak_reserved_bytes)
+        allocated[name], peaks[name] = allocator.allocated_bytes, allocator.peak_allocated_bytes
+        done = position
+    return Moments(allocated, peaks, allocator.peak_reserved_bytes)
 
 
 def requested(recording: Recording) -> Moments:
@@ -85,5 +87,8 @@ def requested(recording: Recording) -> Moments:
     for _, delta_bytes in recording.changes:
         totals.append(totals[-1] + delta_bytes)
     last = recording.marks[-1]
-    peak_bytes = max(totals[last[BEGIN] : last[END] + 1])
-    return Moments({name: totals[at] for name, at in last.items()}, peak_bytes, peak_bytes)
+    allocated, peaks, done = {}, {}, last[BEGIN]
+    for name, position in last.items():
+        allocated[name], peaks[name] = totals[position], max(totals[done : position + 1])
+        done = position
+    return Moments(allocated, peaks, max(totals))

@@ -27,7 +27,7 @@ def _repeated(forward: Callable[[], Tensor], gradient: Tensor | None) -> Callabl
 
     def step(mark: Mark) -> None:
         out = forward()
-        mark("after forward")
+        mark("forward")
         out.backward(gradient, retain_graph=True)
 
     return step
@@ -116,7 +116,7 @@ def gated_mlp(options: Options) -> Subject:
 
     def step(mark: Mark) -> None:
         out = layer(x)
-        mark("after forward")
+        mark("forward")
         out.backward(torch.randn_like(out), retain_graph=True)
 
     return Subject(step, [layer], [x])
@@ -145,10 +145,12 @@ def rotary(options: Options) -> Subject:
     def step(mark: Mark) -> None:
         wide_cos, wide_sin = cos.unsqueeze(1), sin.unsqueeze(1)
         out = _rotated(q, wide_cos, wide_sin), _rotated(k, wide_cos, wide_sin)
-        mark("after forward")
+        mark("forward")
         torch.autograd.grad(out, (q, k), gradients, allow_unused=True, retain_graph=True)
 
-    return Subject(step, tensors=[q, k, *gradients, positions, cos, sin, frequencies])
+    # The angles are a product of positions and frequencies.
+    resident = [q, k, *gradients, positions, cos, sin, frequencies]
+    return Subject(step, tensors=resident, multiplied=True)
 
 
 OPERATORS: dict[str, Builder] = {

@@ -31,11 +31,13 @@ class Subject:
             keeps itself.
         modules: whose parameters and buffers are on the device.
         tensors: what else is there before the first iteration.
+        multiplied: whether matrices were multiplied before, in the main thread.
     """
 
     step: Callable[[Mark], None]
     modules: Sequence[nn.Module] = ()
     tensors: Sequence[Tensor] = ()
+    multiplied: bool = False
 
     def resident(self) -> list[Tensor]:
         """All that is there before the first iteration, gradients included."""
@@ -83,17 +85,20 @@ class Recording:
         resident: how many of them were there before.
         marks: of each iteration, how many changes came before each named moment.
         work: the operators of all iterations.
+        multiplied: see `Subject`.
     """
 
     changes: Sequence[Change]
     resident: int
     marks: Sequence[Mapping[str, int]]
     work: Sequence[Operator]
+    multiplied: bool = False
 
     @property
     def handles(self) -> int:
         """How many threads multiplied matrices, each with a library handle of its own."""
-        return len({op.phase for op in self.work if op.name.endswith(PRODUCTS)})
+        phases = {op.phase for op in self.work if op.name.endswith(PRODUCTS)}
+        return len(phases | ({FORWARD} if self.multiplied else set()))
 
 
 def record(build: Builder, options: Options, steps: int = STEPS) -> Recording:
@@ -117,4 +122,4 @@ def record(build: Builder, options: Options, steps: int = STEPS) -> Recording:
                 subject.step(lambda name: marks[-1].update({name: len(tracer.events)}))
                 marks[-1][END] = len(tracer.events)
     changes = [(event.life, event.delta_bytes) for event in tracer.events]
-    return Recording(changes, resident, marks, tracer.work)
+    return Recording(changes, resident, marks, tracer.work, subject.multiplied)
