@@ -48,7 +48,8 @@ def _chosen(known: list[Point], names: list[str], results: Path) -> list[Point]:
 
 def line(point: Point, elapsed_s: float) -> str:
     """One point, for the person who waits."""
-    assert point.modelled is not None and point.error_fraction is not None
+    assert point.modelled is not None
+    assert point.error_fraction is not None
     return (
         f"{point.name}: published {point.published:,.10g} {point.unit}, modelled"
         f" {point.modelled:,.10g} ({100 * point.error_fraction:+.2f} %), {elapsed_s:.1f} s"

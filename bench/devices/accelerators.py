@@ -31,6 +31,8 @@ PREFIX = "sim:"
 CUSTOM = "custom"
 
 _GIB = 2**30
+CONTEXT_BYTES = _GIB // 2
+"""What the driver's context takes; see above."""
 _LIMIT = 1e15  # far above any device; keeps products finite
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 _Bytes = Annotated[int, msgspec.Meta(gt=0)]

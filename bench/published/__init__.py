@@ -1,1 +1,1 @@
-"""Published measurements of GPU memory, modelled: each configuration is data, and runs on no GPU."""
+"""Published measurements of GPU memory, modelled: a configuration is data, and no GPU is there."""

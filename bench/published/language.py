@@ -18,7 +18,9 @@ def transformers(options: Options) -> Subject:
 
     Options are ``class``, ``config`` (a mapping), ``dtype``, ``attention``, ``batch``, ``length``,
     ``loss`` (``own``: the model's, from labels; ``classes``: the same, one label a row;
-    ``sum of logits``), ``mask`` (whether one of ones is given), ``checkpointing``, and ``loop``.
+    ``sum of logits``), ``mask`` (whether one of ones is given), ``types`` (of tokens, likewise),
+    ``checkpointing``, ``buffer_bytes`` (of buffers that the model had then and has no more, each in
+    a block of its own), and ``loop``.
     """
     library = importlib.import_module("transformers")
     kind = getattr(library, options["class"])
@@ -29,7 +31,9 @@ def transformers(options: Options) -> Subject:
     if options.get("checkpointing"):
         model.gradient_checkpointing_enable(_CHECKPOINT)
     inputs = _inputs(options, config.vocab_size)
-    return training(model, _forward(model, inputs, options), [*inputs.values()], options["loop"])
+    older = [torch.empty(n, dtype=torch.uint8) for n in options.get("buffer_bytes", ())]
+    tensors = [*inputs.values(), *older]
+    return training(model, _forward(model, inputs, options), tensors, options["loop"])
 
 
 _CHECKPOINT = {"use_reentrant": False, "preserve_rng_state": False}
@@ -122,7 +126,8 @@ class MinGpt(nn.Module):
         self.wte = nn.Embedding(options["vocabulary"], width)
         self.wpe = nn.Embedding(length, width)
         self.drop = nn.Dropout(dropout)
-        blocks = (GptBlock(width, options["heads"], length, dropout) for _ in range(options["layers"]))
+        heads, layers = options["heads"], options["layers"]
+        blocks = (GptBlock(width, heads, length, dropout) for _ in range(layers))
         self.h = nn.ModuleList(blocks)
         self.ln_f = nn.LayerNorm(width)
         self.lm_head = nn.Linear(width, options["vocabulary"], bias=False)
@@ -138,7 +143,7 @@ class MinGpt(nn.Module):
 
 
 def min_gpt(options: Options) -> Subject:
-    """minGPT on ``batch`` × ``length`` tokens."""
+    """MinGPT on ``batch`` × ``length`` tokens."""
     model = MinGpt(options)
     shape = options["batch"], options["length"]
     ids, targets = (torch.randint(options["vocabulary"], shape) for _ in range(2))

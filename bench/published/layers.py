@@ -16,13 +16,29 @@ def kept_by_a_layer(options: Options) -> int:
     return three - two
 
 
-def _kept_bytes(options: Options, layers: int) -> int:
-    cell = Cell(
+def _cell(options: Options, sizes: Options, spec: str) -> Cell:
+    return Cell(
         workload=options["workload"],
-        options={"layers": layers},
-        spec=options["spec"],
+        options=dict(sizes),
+        spec=spec,
         device="sim:h200-141gb",
         precision=options["precision"],
     )
+
+
+def _kept_bytes(options: Options, layers: int) -> int:
+    cell = _cell(options, {"layers": layers}, options["spec"])
     trace = trace_cell(checked(cell)).trace
     return trace.after_forward_bytes() - trace.resident_bytes()
+
+
+def freed_by_offload(options: Options) -> int:
+    """Bytes that are gone when forward is done, if checkpoints rest on the host.
+
+    Options are ``workload``, its ``options``, ``precision``.
+    """
+    kept, moved = (
+        trace_cell(checked(_cell(options, options["options"], spec))).trace.after_forward_bytes()
+        for spec in ("every_layer", "offload")
+    )
+    return kept - moved

@@ -13,7 +13,7 @@ from bench.devices.workspaces import bytes_per_handle
 from bench.published.figures import moments, requested
 from bench.published.heads import HEADS
 from bench.published.language import LANGUAGE
-from bench.published.layers import kept_by_a_layer
+from bench.published.layers import freed_by_offload, kept_by_a_layer
 from bench.published.operators import OPERATORS
 from bench.published.subject import Builder, record
 from bench.published.toys import TOYS
@@ -22,8 +22,8 @@ from bench.simulate.allocator import OutOfMemoryError
 from bench.store.published import UNITS, Configuration, Point, Search, error_of
 
 SUBJECTS: dict[str, Builder] = {**OPERATORS, **HEADS, **TOYS, **LANGUAGE, **VISION}
-LAYER = "layer"
-"""The subject that is a difference of two models, and no loop."""
+DIFFERENCES = {"layer": kept_by_a_layer, "offloaded": freed_by_offload}
+"""Subjects that are a difference of two simulations, and no loop."""
 _UPDATED = ("torch_version", "python_version", "machine_id", "machine", "commit", "dirty")
 
 
@@ -57,8 +57,8 @@ def bytes_of(device: str, configuration: Configuration) -> int:
     Raises:
         ValueError: no such subject, or no such moment.
     """
-    if configuration.subject == LAYER:
-        return kept_by_a_layer(configuration.options)
+    if configuration.subject in DIFFERENCES:
+        return DIFFERENCES[configuration.subject](configuration.options)
     recording = record(_builder(configuration), configuration.options, configuration.steps)
     if configuration.requested:
         return requested(recording).figure(configuration.quantity)
@@ -68,7 +68,7 @@ def bytes_of(device: str, configuration: Configuration) -> int:
 
 def _builder(configuration: Configuration) -> Builder:
     if configuration.subject not in SUBJECTS:
-        known = ", ".join((*SUBJECTS, LAYER))
+        known = ", ".join((*SUBJECTS, *DIFFERENCES))
         raise ValueError(f"no subject {configuration.subject!r}; there are {known}")
     return SUBJECTS[configuration.subject]
 
@@ -84,8 +84,9 @@ def largest(device: str, configuration: Configuration, search: Search) -> int:
         recording = record(_builder(configuration), options, configuration.steps)
         accelerator = accelerators.get(device)
         workspaces = [bytes_per_handle(accelerator)] * recording.handles
+        capacity_bytes = accelerator.memory_bytes - accelerators.CONTEXT_BYTES
         try:
-            moments(recording, workspaces=workspaces, capacity_bytes=accelerator.memory_bytes)
+            moments(recording, workspaces=workspaces, capacity_bytes=capacity_bytes)
         except OutOfMemoryError:
             return False
         return True

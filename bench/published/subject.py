@@ -58,8 +58,8 @@ def made_in(dtype: str) -> Iterator[torch.dtype]:
         ValueError: there is none of that name.
     """
     found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
-        raise ValueError(f"no dtype {dtype!r}; as PyTorch names them: float32, bfloat16, float16")
+    if not isinstance(found, torch.dtype):  # not a wrong type: a wrong name
+        raise ValueError(f"no dtype {dtype!r}; as in float32, bfloat16, float16")  # noqa: TRY004
     before = torch.get_default_dtype()
     torch.set_default_dtype(found)
     try:

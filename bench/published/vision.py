@@ -44,10 +44,18 @@ def _vgg_layers() -> Iterator[nn.Module]:
 
 def _vgg_head() -> list[nn.Module]:
     wide = [nn.Linear(512 * 7 * 7, 4096), nn.ReLU(inplace=True), nn.Dropout()]
-    return [*wide, nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(4096, 1000)]
+    return [
+        *wide,
+        nn.Linear(4096, 4096),
+        nn.ReLU(inplace=True),
+        nn.Dropout(),
+        nn.Linear(4096, 1000),
+    ]
 
 
-def _normed(before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Module:
+def _normed(
+    before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1
+) -> nn.Module:
     conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
     # In place of ReLU6, which kept its result in the PyTorch of 2020, and copies its input today.
     return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True))

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import canvas, display, growth, plane, promises, solvers, staircase
+from bench.report import canvas, display, growth, plane, promises, published, solvers, staircase
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
 from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
 from bench.store.budgets import Study
+from bench.store.published import Point
 
 
 def figures(
@@ -22,6 +23,7 @@ def figures(
     studies: Sequence[Study] = (),
     timed: Sequence[solver_records.Study] = (),
     kept: Sequence[promise_studies.Study] = (),
+    points: Sequence[Point] = (),
 ) -> dict[str, bytes]:
     """Every figure by file name.
 
@@ -30,13 +32,14 @@ def figures(
         studies: of budgets.
         timed: of solvers.
         kept: of budgets that were promised to training loops.
+        points: measurements that others published.
     """
     named = {name for study in studies for name in staircase.strategies_of(study)}
     look = display.looks({*map(str, frame["strategy"]), *named})
     files: dict[str, bytes] = {}
     with canvas.style():
         drawn = (*_planes(frame), *_depths(frame, look), *_staircases(studies, look))
-        for name, figure in (*drawn, *_solvers(timed), *_promises(kept)):
+        for name, figure in (*drawn, *_solvers(timed), *_promises(kept), *_published(points)):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -80,6 +83,11 @@ def _solvers(studies: Sequence[solver_records.Study]) -> Iterator[tuple[str, Fig
 def _promises(studies: Sequence[promise_studies.Study]) -> Iterator[tuple[str, Figure]]:
     if any(study.loops for study in studies):
         yield "promises", promises.figure([study for study in studies if study.loops])
+
+
+def _published(points: Sequence[Point]) -> Iterator[tuple[str, Figure]]:
+    if any(point.error_fraction is not None for point in points):
+        yield "published", published.figure(points)
 
 
 def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

@@ -17,7 +17,17 @@ from typing import TypeVar
 
 import pandas as pd
 
-from bench.report import budgets, claims, growth, modelled, models, promises, solvers, tables
+from bench.report import (
+    budgets,
+    claims,
+    growth,
+    modelled,
+    models,
+    promises,
+    published,
+    solvers,
+    tables,
+)
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
@@ -25,6 +35,7 @@ from bench.report.likeness import same
 from bench.store import budgets as studies
 from bench.store import models as model_studies
 from bench.store import promises as promise_studies
+from bench.store import published as published_points
 from bench.store import solvers as solver_records
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
@@ -53,6 +64,7 @@ class Stored:
         solvers: studies of what solvers cost.
         models: studies of real architectures.
         promises: studies of budgets that were promised to training loops.
+        published: measurements of GPU memory that others published.
     """
 
     records: Sequence[Record]
@@ -60,6 +72,7 @@ class Stored:
     solvers: Sequence[solver_records.Study] = ()
     models: Sequence[model_studies.Study] = ()
     promises: Sequence[promise_studies.Study] = ()
+    published: Sequence[published_points.Point] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
@@ -75,6 +88,9 @@ class Stored:
         if self.promises:
             texts |= {"promises.md": promises.markdown(self.promises)}
             texts |= {"promises.csv": promises.csv(self.promises)}
+        if self.published:
+            texts |= {"published.md": published.markdown(self.published)}
+            texts |= {"published.csv": published.csv(self.published)}
         return texts
 
 
@@ -92,11 +108,12 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
     frame = build(stored.records)
     texts = stored.tables()
     files = {results / TABLES / name: text.encode() for name, text in texts.items()}
-    images = figures(frame, stored.budgets, stored.solvers, stored.promises)
+    images = figures(frame, stored.budgets, stored.solvers, stored.promises, stored.published)
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
-        block = readmes.block(frame, folder, {Path(name).stem for name in texts})
+        said = [published.sentence(stored.published)] if stored.published else []
+        block = readmes.block(frame, folder, {Path(name).stem for name in texts}, said)
         files[readme] = readmes.inject(readme.read_bytes().decode(), block).encode()
     return files
 
@@ -122,7 +139,8 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     With ``check`` nothing on disk changes.
 
     Args:
-        results: The folder that holds ``raw``, ``budgets``, ``models``, ``promises``, ``solvers``.
+        results: The folder that holds ``raw``, ``budgets``, ``models``, ``promises``, ``published``,
+            ``solvers``.
         readme: The README with markers, or ``None`` to leave it out.
         check: Compare instead of writing.
 
@@ -150,6 +168,7 @@ def _lenient(results: Path) -> Stored:
         list(solver_records.read_all(results)),
         list(model_studies.read_all(results)),
         list(promise_studies.read_all(results)),
+        list(published_points.read_all(results)),
     )
 
 
@@ -161,6 +180,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(solver_records.paths(results), solver_records.decode, bad),
         _strictly(model_studies.paths(results), model_studies.decode, bad),
         _strictly(promise_studies.paths(results), promise_studies.decode, bad),
+        _strictly(published_points.paths(results), published_points.decode, bad),
     )
 
 

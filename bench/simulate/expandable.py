@@ -51,9 +51,7 @@ class ExpandableAllocator(CachingAllocator):
 
     def _page_bytes(self, pool: Pool, rounded_bytes: int) -> int:
         small = rounded_bytes <= SMALL_BYTES
-        return self._pages.setdefault(
-            pool, SMALL_SEGMENT_BYTES if small else LARGE_SEGMENT_BYTES
-        )
+        return self._pages.setdefault(pool, SMALL_SEGMENT_BYTES if small else LARGE_SEGMENT_BYTES)
 
     def _tail(self, pool: Pool) -> Block:
         """The segment's last block; of an empty one, an empty free block."""

@@ -94,19 +94,13 @@ class Kernels(TorchDispatchMode):
             mean = mean.new_empty(0)
         return output, mean, rstd
 
-
     def _is_unshared(self, gradient: Tensor) -> bool:
         """Whether autograd's buffer alone holds it, and may add to it in place."""
         holders = gradient._use_count()  # type: ignore[attr-defined]
         self.fewest_holders = min(self.fewest_holders, holders)
-        storage = gradient.untyped_storage()
-        alone = torch._C._storage_Use_Count(storage._cdata) <= _ALONE  # type: ignore[attr-defined]
-        dense = gradient.numel() * gradient.element_size() == storage.nbytes()
-        return alone and dense and holders == self.fewest_holders
-
-
-_ALONE = 2
-"""How often a storage is counted that one tensor has, and the caller looks at."""
+        size_bytes = gradient.numel() * gradient.element_size()
+        dense = size_bytes == gradient.untyped_storage().nbytes()
+        return dense and holders == self.fewest_holders
 
 
 def _accumulates(func: Any) -> bool:

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 FOLDER = "published"
 # What one of a unit is: bytes, or for batches one row.
 UNITS = {"B": 1, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30, "rows": 1}
-Kind = Literal["operator", "model", "batch", "formula"]
+Kind = Literal["operator", "block", "model", "batch", "formula"]
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
