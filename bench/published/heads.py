@@ -34,7 +34,7 @@ def linear_head(options: Options) -> Subject:
     def part(rows: Tensor, classes: Tensor) -> Tensor:
         if not options.get("checkpointed"):
             return loss(rows, classes)
-        out: Tensor = checkpoint(loss, rows, classes, use_reentrant=False)  # type: ignore[assignment]
+        out: Tensor = checkpoint(loss, rows, classes, use_reentrant=False)
         return out
 
     def step(mark: Mark) -> None:

@@ -65,7 +65,7 @@ def three_products(options: Options) -> Subject:
         if kept is None:
             return block(x)  # type: ignore[no-any-return]
         given: dict[str, Any] = {"context_fn": _keeping(kept)} if kept else {}
-        out: Tensor = checkpoint(block, x, use_reentrant=False, **given)  # type: ignore[assignment]
+        out: Tensor = checkpoint(block, x, use_reentrant=False, **given)
         return out
 
     def step(mark: Mark) -> None:

@@ -139,8 +139,8 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
     With ``check`` nothing on disk changes.
 
     Args:
-        results: The folder that holds ``raw``, ``budgets``, ``models``, ``promises``, ``published``,
-            ``solvers``.
+        results: The folder that holds ``raw``, ``budgets``, ``models``, ``promises``,
+            ``published``, ``solvers``.
         readme: The README with markers, or ``None`` to leave it out.
         check: Compare instead of writing.
 
