@@ -21,9 +21,11 @@ def transformers(options: Options) -> Subject:
     ``sum of logits``), ``mask`` (whether one of ones is given), ``types`` (of tokens, likewise),
     ``checkpointing``, ``buffer_bytes`` (of buffers that the model had then and has no more, each in
     a block of its own), and ``loop``.
+
+    Raises:
+        ValueError: the library is not installed.
     """
-    library = importlib.import_module("transformers")
-    kind = getattr(library, options["class"])
+    kind = getattr(_library(), options["class"])
     config = kind.config_class(**options["config"])
     config._attn_implementation = options.get("attention", "eager")
     with made_in(options.get("dtype", "float32")):
@@ -34,6 +36,13 @@ def transformers(options: Options) -> Subject:
     older = [torch.empty(n, dtype=torch.uint8) for n in options.get("buffer_bytes", ())]
     tensors = [*inputs.values(), *older]
     return training(model, _forward(model, inputs, options), tensors, options["loop"])
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise ValueError("its model needs the transformers library, version 5 or later") from error
 
 
 _CHECKPOINT = {"use_reentrant": False, "preserve_rng_state": False}

@@ -69,7 +69,8 @@ def autocast(dtype: str | None) -> contextlib.AbstractContextManager[object]:
 
 
 def optimizer(name: str, model: nn.Module) -> Optimizer | None:
-    """A stock optimizer as it runs on CUDA: over lists of tensors unless the name says ``fused``.
+    """A stock optimizer as it runs on CUDA: over lists of tensors unless the name says more:
+    ``single`` takes one tensor after another, ``fused`` each in one kernel (``adamw fused``).
 
     Raises:
         ValueError: there is none of that name.
@@ -81,7 +82,7 @@ def optimizer(name: str, model: nn.Module) -> Optimizer | None:
     if kind not in kinds or form not in ("", "single", "fused"):
         raise ValueError(f"no optimizer {name!r}; there are {', '.join(kinds)}, single or fused")
     trained = [p for p in model.parameters() if p.requires_grad]
-    made: Optimizer = kinds[kind](trained, lr=1e-6, foreach=not form)
+    made: Optimizer = kinds[kind](trained, lr=1e-6, foreach=not form, fused=form == "fused")
     return made
 
 

@@ -150,7 +150,8 @@ def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
 # Operators that look only where their indices say, and which operand that is.
 INDEXED = {
     **dict.fromkeys(("embedding", "index_select", "gather", "index", "take", "take_along_dim"), 0),
-    **{"nll_loss_forward": 0, "nll_loss_backward": 1},
+    "nll_loss_forward": 0,
+    "nll_loss_backward": 1,
 }
 # Those that write there, in place.
 INDEXED_WRITES = frozenset({"index_put_", "index_add_", "index_copy_", "scatter_", "scatter_add_"})
