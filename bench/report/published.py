@@ -38,7 +38,7 @@ NOTES = (
 def sentence(points: Sequence[Point]) -> str:
     """Median and worst, for the README."""
     parts = []
-    for kind in ("operator", "model"):
+    for kind in ("operator", "model", "batch"):
         errors = [abs(p.error_fraction) for p in _sound(points, kind)]  # type: ignore[arg-type]
         if errors:
             worst = max(_sound(points, kind), key=lambda p: abs(p.error_fraction or 0.0))
