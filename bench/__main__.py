@@ -26,6 +26,7 @@ from bench.cli import (
     plan,
     profile,
     promises,
+    published,
     report,
     solvers,
 )
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models.models,
     "promises": promises.promises,
     "coverage": coverage.coverage,
+    "published": published.published,
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)

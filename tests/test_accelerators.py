@@ -22,6 +22,8 @@ DATASHEETS = {
     "rtx4090-24gb": (24, 165.2, 165.2, 82.6, 1008, 64),
     "l4-24gb": (24, 121, 121, 30.3, 300, 64),
     "mi300x-192gb": (192, 1307.4, 1307.4, 163.4, 5300, 128),
+    "t4-16gb": (16, None, 65, 8.1, 320, 32),
+    "p100-16gb": (16, None, 18.7, 9.3, 732, 32),
 }
 # In GiB, as out-of-memory messages and device queries print it.
 REPORTED_GIB = {
@@ -34,6 +36,8 @@ REPORTED_GIB = {
     "rtx4090-24gb": 23.52,
     "l4-24gb": 22.03,
     "mi300x-192gb": 191.98,
+    "t4-16gb": 14.56,
+    "p100-16gb": 15.90,
 }
 
 
@@ -64,7 +68,9 @@ def test_memory_is_what_a_process_may_allocate(name):
 
 def row(**changes):
     """The first row of the catalogue, changed; ``...`` takes a field away."""
-    first = dataclasses.asdict(accelerators.get("v100-16gb")) | changes
+    first = dataclasses.asdict(accelerators.get("v100-16gb"))
+    del first["workspace_bytes"]  # the user's alone
+    first |= changes
     return json.dumps([{k: v for k, v in first.items() if v is not ...}]).encode()
 
 
@@ -103,7 +109,7 @@ def test_get_with_and_without_prefix(text):
     [
         ("sim:h100", r"did you mean h100-80gb"),
         ("A100-80GB", r"did you mean a100-80gb or "),
-        ("sim:tpu", r"'sim:tpu'; there are v100-16gb, .*mi300x-192gb, and sim:custom\("),
+        ("sim:tpu", r"'sim:tpu'; there are v100-16gb, .*p100-16gb, and sim:custom\("),
         ("", "unknown accelerator ''"),
         ("customer", "unknown accelerator 'customer'"),
     ],
@@ -161,10 +167,17 @@ def test_specification_of_a_known_one_reads_back(name):
 POSITIVE = st.floats(1e-6, 1e9) | st.integers(1, 10**9)
 
 
-@given(POSITIVE, st.none() | POSITIVE, POSITIVE, st.just(0) | POSITIVE)
-def test_specification_of_a_custom_one_reads_back(memory_gb, bf16, fp32, launch_us):
+OPTIONAL = st.none() | st.just(0) | POSITIVE
+
+
+@given(POSITIVE, st.none() | POSITIVE, POSITIVE, st.just(0) | POSITIVE, OPTIONAL)
+def test_specification_of_a_custom_one_reads_back(memory_gb, bf16, fp32, launch_us, workspace):
     made = accelerators.custom(
-        memory_gb=memory_gb, bf16_tflops=bf16, fp32_tflops=fp32, launch_us=launch_us
+        memory_gb=memory_gb,
+        bf16_tflops=bf16,
+        fp32_tflops=fp32,
+        launch_us=launch_us,
+        workspace_mib=workspace,
     )
     assert accelerators.get(made.spec_text) == made
 
@@ -193,6 +206,7 @@ def test_specification_of_a_custom_one_reads_back(memory_gb, bf16, fp32, launch_
         ("custom(memory_gb=1" + "0" * 400 + ")", "must be a positive number"),
         ("custom(memory_gb=1, fp16_tflops=None)", "fp16_tflops must be"),
         ("custom(memory_gb=1, launch_us=-1)", "launch_us must be"),
+        ("custom(memory_gb=1, workspace_mib=-1)", "workspace_mib must be"),
     ],
 )
 def test_custom_refuses(text, match):

@@ -17,6 +17,7 @@ Every figure is a peak of the datasheet in ``catalogue.json``, with its source. 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -30,6 +31,8 @@ PREFIX = "sim:"
 CUSTOM = "custom"
 
 _GIB = 2**30
+CONTEXT_BYTES = _GIB // 2
+"""What the driver's context takes; see above."""
 _LIMIT = 1e15  # far above any device; keeps products finite
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 _Bytes = Annotated[int, msgspec.Meta(gt=0)]
@@ -44,6 +47,7 @@ class Accelerator:
     Attributes:
         name: without ``sim:``.
         product: the exact product that the figures are of.
+        compute_capability: of CUDA, which decides what its libraries take; ``None``: not CUDA.
         datasheet_memory_bytes: nominal size of the device's memory.
         memory_bytes: what a process may allocate; see the module.
         bf16_flops_per_s: dense peak; ``None``: no bf16 units, so it runs at the fp32 rate.
@@ -55,10 +59,13 @@ class Accelerator:
         source: title and address of the datasheet.
         memory_source: where ``memory_bytes`` was read.
         note: what else to know.
+        workspace_bytes: what the matrix library keeps for each handle and stream; ``None``: what
+            `bench.devices.workspaces` says.
     """
 
     name: _Name
     product: _Name
+    compute_capability: tuple[int, int] | None
     datasheet_memory_bytes: _Bytes
     memory_bytes: _Bytes
     bf16_flops_per_s: _Rate | None
@@ -70,6 +77,7 @@ class Accelerator:
     source: _Name
     memory_source: _Name
     note: str
+    workspace_bytes: int | None = None
 
     @property
     def spec_text(self) -> str:
@@ -101,7 +109,9 @@ def read(data: bytes) -> list[Accelerator]:
     Raises:
         msgspec.ValidationError: a field is missing, unknown, of the wrong type or out of range.
     """
-    fields = list(get_type_hints(Accelerator, include_extras=True).items())
+    own = {field.name for field in dataclasses.fields(Accelerator) if field.default is None}
+    hints = get_type_hints(Accelerator, include_extras=True)
+    fields = [(name, hint) for name, hint in hints.items() if name not in own]
     schema = msgspec.defstruct("Row", fields, forbid_unknown_fields=True)
     rows: list[Any] = msgspec.json.decode(data, type=list[schema])  # type: ignore[valid-type]
     return [Accelerator(**msgspec.structs.asdict(row)) for row in rows]
@@ -173,6 +183,7 @@ def custom(
     bandwidth_gb_s: float = 2039,
     link_gb_s: float = 32,
     launch_us: float = 4,
+    workspace_mib: float | None = None,
 ) -> Accelerator:
     """An accelerator of one's own. What is not given is an A100 80GB's; the name writes it out.
 
@@ -184,6 +195,8 @@ def custom(
         bandwidth_gb_s: of its memory, in 10⁹ bytes a second.
         link_gb_s: to or from the host, in 10⁹ bytes a second.
         launch_us: of one operator, in microseconds; may be 0.
+        workspace_mib: what the matrix library keeps for each handle and stream, in MiB; 0 counts
+            none. The name leaves it out unless it is given.
 
     Raises:
         ValueError: a figure is not a positive number.
@@ -197,10 +210,13 @@ def custom(
         "link_gb_s": link_gb_s,
         "launch_us": launch_us,
     }
+    if workspace_mib is not None:
+        parameters["workspace_mib"] = workspace_mib
     text = ", ".join(f"{key}={_number(key, value)}" for key, value in parameters.items())
     return Accelerator(
         name=f"{CUSTOM}({text})",
         product=CUSTOM,
+        compute_capability=(8, 0),
         datasheet_memory_bytes=int(memory_gb * _GIB),
         memory_bytes=int(memory_gb * _GIB),
         bf16_flops_per_s=None if bf16_tflops is None else bf16_tflops * 1e12,
@@ -212,6 +228,7 @@ def custom(
         source="given by the user",
         memory_source="given by the user",
         note="",
+        workspace_bytes=None if workspace_mib is None else int(workspace_mib * 2**20),
     )
 
 
@@ -219,7 +236,7 @@ def _number(key: str, value: Any) -> str:
     """``value`` as text that reads back as the same number."""
     if value is None and key == "bf16_tflops":
         return "None"
-    may_be_zero = key == "launch_us"
+    may_be_zero = key in ("launch_us", "workspace_mib")
     if type(value) not in (int, float) or not (0 < value < _LIMIT or (may_be_zero and value == 0)):
         raise ValueError(f"custom accelerator: {key} must be a positive number, not {value!r}")
     return str(int(value)) if value == int(value) else repr(value)

@@ -8,7 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import canvas, coverage, display, growth, plane, promises, solvers, staircase
+from bench.report import (
+    canvas,
+    coverage,
+    display,
+    growth,
+    plane,
+    promises,
+    published,
+    solvers,
+    staircase,
+)
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
@@ -16,6 +26,7 @@ from bench.store import coverage as coverage_studies
 from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
 from bench.store.budgets import Study
+from bench.store.published import Point
 
 
 def figures(
@@ -23,7 +34,9 @@ def figures(
     studies: Sequence[Study] = (),
     timed: Sequence[solver_records.Study] = (),
     kept: Sequence[promise_studies.Study] = (),
+    *,
     covered: Sequence[coverage_studies.Study] = (),
+    points: Sequence[Point] = (),
 ) -> dict[str, bytes]:
     """Every figure by file name.
 
@@ -33,13 +46,15 @@ def figures(
         timed: of solvers.
         kept: of budgets that were promised to training loops.
         covered: of what intervals cover.
+        points: measurements that others published.
     """
     named = {name for study in studies for name in staircase.strategies_of(study)}
     look = display.looks({*map(str, frame["strategy"]), *named})
     files: dict[str, bytes] = {}
     with canvas.style():
         drawn = (*_planes(frame), *_depths(frame, look), *_staircases(studies, look))
-        for name, figure in (*drawn, *_solvers(timed), *_promises(kept), *_coverage(covered)):
+        studied = (*_solvers(timed), *_promises(kept), *_coverage(covered), *_published(points))
+        for name, figure in (*drawn, *studied):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -88,6 +103,11 @@ def _promises(studies: Sequence[promise_studies.Study]) -> Iterator[tuple[str, F
 def _coverage(studies: Sequence[coverage_studies.Study]) -> Iterator[tuple[str, Figure]]:
     if studies:
         yield "coverage", coverage.figure(studies)
+
+
+def _published(points: Sequence[Point]) -> Iterator[tuple[str, Figure]]:
+    if any(point.error_fraction is not None for point in points):
+        yield "published", published.figure(points)
 
 
 def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

@@ -18,6 +18,7 @@ LINKS = (
     ("every table", "tradeoff"),
     ("ten budgets against every rule", "budgets"),
     ("budgets promised to training loops", "promises"),
+    ("published GPU figures, modelled", "published"),
     ("real architectures, to the bit", "models"),
     ("growth with depth", "depth"),
     ("the time model against this CPU", "calibration"),
@@ -27,7 +28,7 @@ LINKS = (
     ("what solvers cost", "solvers"),
     ("what intervals cover", "coverage"),
 )
-STUDIES = frozenset({"budgets", "coverage", "models", "promises", "solvers"})
+STUDIES = frozenset({"budgets", "coverage", "models", "promises", "published", "solvers"})
 """Tables that are not made from records."""
 
 
@@ -47,13 +48,16 @@ def _weight(group: Sequence[Row]) -> tuple[int, int]:
     return sum(bool(row["rounds"]) for row in group), len(group)
 
 
-def block(frame: pd.DataFrame, tables: str, studies: Collection[str] = ()) -> str:
+def block(
+    frame: pd.DataFrame, tables: str, studies: Collection[str] = (), said: Sequence[str] = ()
+) -> str:
     """The Markdown for the README.
 
     Args:
         frame: of the records.
         tables: the path of the tables' folder from the README's.
         studies: which of `STUDIES` there are.
+        said: sentences of studies.
     """
     parts = []
     for group in main_groups(frame):
@@ -61,10 +65,11 @@ def block(frame: pd.DataFrame, tables: str, studies: Collection[str] = ()) -> st
         parts += [f"### {cell(title(group))}\n", f"{cell(display.where(rows or group))}.\n"]
         parts += [summary.table(rows), *(f"{cell(one)}\n" for one in trust.remarks(rows))]
     verdicts = "\n".join(f"- {line}" for line in claims.textbook_rows(frame))
-    said = f"The textbook's table, judged by the records:\n\n{verdicts}\n"
+    judged = f"The textbook's table, judged by the records:\n\n{verdicts}\n"
     named = [(text, name) for text, name in LINKS if name not in STUDIES or name in studies]
     links = ", ".join(f"[{text}]({tables}/{name}.md)" for text, name in named)
-    return "\n".join([*parts, f"{summary.NOTES}\n", said, f"More: {links}.\n"])
+    sentences = [f"{sentence}\n" for sentence in said]
+    return "\n".join([*parts, f"{summary.NOTES}\n", judged, *sentences, f"More: {links}.\n"])
 
 
 def inject(text: str, block: str) -> str:

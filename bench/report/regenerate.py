@@ -25,6 +25,7 @@ from bench.report import (
     modelled,
     models,
     promises,
+    published,
     solvers,
     tables,
 )
@@ -36,6 +37,7 @@ from bench.store import budgets as studies
 from bench.store import coverage as coverage_studies
 from bench.store import models as model_studies
 from bench.store import promises as promise_studies
+from bench.store import published as published_points
 from bench.store import solvers as solver_records
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
@@ -65,6 +67,7 @@ class Stored:
         models: studies of real architectures.
         promises: studies of budgets that were promised to training loops.
         coverage: studies of what intervals cover.
+        published: measurements of GPU memory that others published.
     """
 
     records: Sequence[Record]
@@ -73,6 +76,7 @@ class Stored:
     models: Sequence[model_studies.Study] = ()
     promises: Sequence[promise_studies.Study] = ()
     coverage: Sequence[coverage_studies.Study] = ()
+    published: Sequence[published_points.Point] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
@@ -90,6 +94,9 @@ class Stored:
             texts |= {"promises.csv": promises.csv(self.promises)}
         if self.coverage:
             texts |= {"coverage.md": coverage.markdown(self.coverage)}
+        if self.published:
+            texts |= {"published.md": published.markdown(self.published)}
+            texts |= {"published.csv": published.csv(self.published)}
         return texts
 
 
@@ -107,11 +114,19 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
     frame = build(stored.records)
     texts = stored.tables()
     files = {results / TABLES / name: text.encode() for name, text in texts.items()}
-    images = figures(frame, stored.budgets, stored.solvers, stored.promises, stored.coverage)
+    images = figures(
+        frame,
+        stored.budgets,
+        stored.solvers,
+        stored.promises,
+        covered=stored.coverage,
+        points=stored.published,
+    )
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
-        block = readmes.block(frame, folder, {Path(name).stem for name in texts})
+        said = [published.sentence(stored.published)] if stored.published else []
+        block = readmes.block(frame, folder, {Path(name).stem for name in texts}, said)
         files[readme] = readmes.inject(readme.read_bytes().decode(), block).encode()
     return files
 
@@ -166,6 +181,7 @@ def _lenient(results: Path) -> Stored:
         list(model_studies.read_all(results)),
         list(promise_studies.read_all(results)),
         list(coverage_studies.read_all(results)),
+        list(published_points.read_all(results)),
     )
 
 
@@ -178,6 +194,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(model_studies.paths(results), model_studies.decode, bad),
         _strictly(promise_studies.paths(results), promise_studies.decode, bad),
         _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
+        _strictly(published_points.paths(results), published_points.decode, bad),
     )
 
 

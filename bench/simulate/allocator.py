@@ -7,8 +7,9 @@ up to 2 MiB; the smallest free block that is large enough is taken, the lowest a
 split if enough would be left; a freed block merges with free neighbours of its segment. Segments go
 back to the device only when memory runs out, and only those that are free as a whole.
 
-Not modelled: expandable segments, memory pools of CUDA graphs, `Tensor.record_stream`, and where
-the driver puts a segment (here always above all earlier ones, which matters for ties only).
+Not modelled: memory pools of CUDA graphs, `Tensor.record_stream`, and where the driver puts a
+segment (here always above all earlier ones, which matters for ties only). Expandable segments:
+`bench.simulate.expandable`.
 """
 
 from __future__ import annotations
@@ -82,12 +83,14 @@ class CachingAllocator:
             the request rounded up to 512 bytes, and up to 1 MiB more where a large block was not
             worth splitting.
         reserved_bytes: held from the device, as `torch.cuda.memory_reserved` counts.
-        peak_reserved_bytes: the most ever.
+        peak_allocated_bytes: the most in use since `reset_peak`, as
+            `torch.cuda.max_memory_allocated` counts.
+        peak_reserved_bytes: the most ever held.
     """
 
     def __init__(self, capacity_bytes: int | None = None) -> None:
         self.capacity_bytes = capacity_bytes
-        self.allocated_bytes = 0
+        self.allocated_bytes = self.peak_allocated_bytes = 0
         self.reserved_bytes = self.peak_reserved_bytes = 0
         self._pools: dict[tuple[bool, int], Pool] = {}
         self._first_blocks: dict[int, Block] = {}  # of each segment, by its address
@@ -134,13 +137,30 @@ class CachingAllocator:
         key = rounded_bytes <= SMALL_BYTES, stream
         pool = self._pools.get(key) or self._pools.setdefault(key, Pool(is_small=key[0]))
         block = pool.take(rounded_bytes) or self._reserve(rounded_bytes, size_bytes, pool)
-        if block.size_bytes - rounded_bytes >= pool.smallest_rest_bytes:
+        if block.size_bytes - rounded_bytes >= self._smallest_rest_bytes(pool):
             split(block, rounded_bytes)
         self.allocated_bytes += block.size_bytes
+        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
         return block
+
+    def reset_peak(self) -> None:
+        """Forget earlier peaks of what is in use."""
+        self.peak_allocated_bytes = self.allocated_bytes
+
+    def _smallest_rest_bytes(self, pool: Pool) -> int:
+        """From which rest on a block is worth splitting."""
+        return pool.smallest_rest_bytes
 
     def _reserve(self, rounded_bytes: int, size_bytes: int, pool: Pool) -> Block:
         wanted_bytes = segment_bytes(rounded_bytes)
+        self._hold(wanted_bytes, size_bytes)
+        block = Block(self._next_address, wanted_bytes, pool)
+        self._first_blocks[block.address] = block
+        self._next_address += wanted_bytes
+        return block
+
+    def _hold(self, wanted_bytes: int, size_bytes: int) -> None:
+        """Take memory from the device, what is cached given back if it must be."""
         if self._missing_bytes(wanted_bytes) > 0:
             self._release()
         missing_bytes = self._missing_bytes(wanted_bytes)
@@ -150,12 +170,8 @@ class CachingAllocator:
             raise OutOfMemoryError(
                 size_bytes, missing_bytes, allocated_bytes, reserved_bytes, self.capacity_bytes
             )
-        block = Block(self._next_address, wanted_bytes, pool)
-        self._first_blocks[block.address] = block
-        self._next_address += wanted_bytes
         self.reserved_bytes += wanted_bytes
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
-        return block
 
     def _missing_bytes(self, wanted_bytes: int) -> int:
         if self.capacity_bytes is None:

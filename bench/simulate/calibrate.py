@@ -51,6 +51,7 @@ def this_cpu() -> Accelerator:
     return Accelerator(
         name="this-cpu",
         product="this CPU, as measured",
+        compute_capability=None,
         datasheet_memory_bytes=1,
         memory_bytes=1,
         bf16_flops_per_s=flops_per_s,

@@ -37,11 +37,12 @@ def largest(cell: Cell, axis: Axis) -> Cell | None:
         raise ValueError(f"what fits is searched on simulated devices only, not on {cell.device}")
     if axis not in cell.make_workload().option_names():
         raise ValueError(f"workload {cell.workload!r} has no option {axis!r}")
-    memory_bytes = accelerators.get(cell.device).memory_bytes
+    device = accelerators.get(cell.device)
 
     def fits(steps: int) -> bool:
         probe = sized(cell, axis, steps * STEP[axis])
-        return fit_in(trace_cell(probe).trace, memory_bytes).status == "ok"
+        recorded = trace_cell(probe).trace
+        return fit_in(recorded, device.memory_bytes, recorded.workspaces(device)).status == "ok"
 
     most_steps = bisect(fits, LIMIT // STEP[axis])
     return sized(cell, axis, most_steps * STEP[axis]) if most_steps else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from bench.cells.cell import Cell
@@ -10,7 +12,7 @@ from bench.measure.memory import resident_peak_bytes
 from bench.simulate.allocator import OutOfMemoryError
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.peak import describe_peak
-from bench.simulate.replay import replay
+from bench.simulate.replay import steady
 from bench.simulate.run import Simulation, residents, trace_cell
 from bench.simulate.trace import Trace
 from bench.store.parts import (
@@ -30,7 +32,7 @@ def simulate(cell: Cell) -> list[Part]:
     """The parts of a simulated cell's record."""
     device = accelerators.get(cell.device)
     simulation = trace_cell(cell)
-    fit = fit_in(simulation.trace, device.memory_bytes)
+    fit = fit_in(simulation.trace, device.memory_bytes, simulation.trace.workspaces(device))
     if simulation.missing:
         reason = f"no gradient for {', '.join(simulation.missing)}"
         fit = msgspec.structs.replace(fit, status="mismatch", reason=reason)
@@ -45,21 +47,31 @@ def simulate(cell: Cell) -> list[Part]:
     ]
 
 
-def fit_in(recorded: Trace, memory_bytes: int) -> Fit:
-    """What the caching allocator says: status, reason, peaks.
+def fit_in(
+    recorded: Trace, memory_bytes: int, workspaces: Sequence[int] = (), *, expandable: bool = False
+) -> Fit:
+    """What the caching allocator says of a loop of such steps: status, reason, peaks.
 
-    A step that does not fit is replayed without a limit, to say how much is missing: the real
+    A loop that does not fit is replayed without a limit, to say how much is missing: the real
     allocator gives its cache back before it gives up, so only what it could not give back counts.
+
+    Args:
+        recorded: one step.
+        memory_bytes: of the device.
+        workspaces: bytes that libraries keep, each on its own.
+        expandable: whether it must fit with expandable segments; without them otherwise.
     """
-    events = [(event.life, event.delta_bytes) for event in recorded.events]
-    peak_bytes = max(recorded.alive_bytes(GRANULE_BYTES))
+    free, grown = (steady(recorded, workspaces=workspaces, expandable=one) for one in (False, True))
+    held_bytes = (grown if expandable else free).reserved_bytes
     status: Status = "ok"
     reason = None
     try:
-        reserved_bytes = replay(events, memory_bytes)
+        held_bytes = steady(
+            recorded, memory_bytes, workspaces=workspaces, expandable=expandable
+        ).reserved_bytes
     except OutOfMemoryError as error:
-        status, reserved_bytes = "oom", replay(events)
-        missing_bytes = max(peak_bytes - memory_bytes, error.missing_bytes)
+        status = "oom"
+        missing_bytes = max(free.allocated_bytes - memory_bytes, error.missing_bytes)
         reason = (
             f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
             f" {missing_bytes / 1e9:.3g} GB missing"
@@ -67,8 +79,12 @@ def fit_in(recorded: Trace, memory_bytes: int) -> Fit:
     return Fit(
         status=status,
         reason=reason,
-        peak_allocated_bytes=peak_bytes,
-        peak_reserved_bytes=reserved_bytes,
+        peak_allocated_bytes=max(recorded.alive_bytes(GRANULE_BYTES)),
+        peak_reserved_bytes=held_bytes,
+        max_allocated_bytes=free.allocated_bytes,
+        steady_reserved_bytes=free.reserved_bytes,
+        expandable_reserved_bytes=grown.reserved_bytes,
+        workspace_bytes=sum(workspaces),
     )
 
 

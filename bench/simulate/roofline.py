@@ -2,8 +2,9 @@
 
 An operator takes a fixed launch, and then as long as the slower of its arithmetic and its memory
 traffic needs at the device's peak rates (Williams, Waterman and Patterson 2009, «Roofline»). No
-kernel reaches these peaks, so the sum is a lower bound but for launches, which are not hidden
-behind the previous kernel here. Ratios between strategies are more trustworthy than seconds.
+kernel reaches these peaks: `attained` adds what a measured one of its class stays below them.
+Launches are not hidden behind the previous kernel here. Ratios between strategies are more
+trustworthy than seconds.
 
 Three resources work side by side: the stream of operators, and each direction of the host link.
 Copies in one direction run in the order of their issue. A copy to the device also waits for all
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bench.devices.accelerators import Accelerator
+from bench.devices.efficiencies import class_of, fraction
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,15 @@ def step_time(
         launch_s=len(operators) * accelerator.launch_overhead_s,
         stall_s=stall_s,
     )
+
+
+def attained(operators: Iterable[Operator], accelerator: Accelerator) -> list[Operator]:
+    """The same operators with as much more work as the device's kernels stay below its peak."""
+    return [_slowed(op, fraction(accelerator, class_of(op.name))) for op in operators]
+
+
+def _slowed(op: Operator, part: float) -> Operator:
+    return replace(op, flops=round(op.flops / part), moved_bytes=round(op.moved_bytes / part))
 
 
 def one_segment_ahead(transfers: Iterable[Transfer]) -> list[Transfer]:

@@ -23,7 +23,7 @@ from bench.devices import accelerators
 from bench.simulate import semantics
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.rates import rates_of
-from bench.simulate.roofline import step_time
+from bench.simulate.roofline import attained, step_time
 from bench.simulate.storage import simulated
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import Parts, trace
@@ -60,10 +60,14 @@ class Simulation:
         return self.prepared.chain.names
 
     def step_s(self, device: accelerators.Accelerator) -> float:
-        """Time of the step by a roofline; overlapped transfers run as the executor started them."""
+        """Time of the step by a roofline of what kernels reach on the device.
+
+        Overlapped transfers run as the executor started them.
+        """
         storage = self.prepared.storage
         noted = storage is not None and not storage.everywhere
-        return step_time(self.trace.work, self.trace.transfers, device, prefetch=not noted).step_s
+        work = attained(self.trace.work, device)
+        return step_time(work, self.trace.transfers, device, prefetch=not noted).step_s
 
 
 def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> TrainingStep:

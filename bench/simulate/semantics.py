@@ -10,7 +10,10 @@ on fake CPU tensors. Where a CPU operator saves something else, it is replaced h
   operators, and also saves the normalised input, both in fp32;
 - layer norm and batch norm in half precision: CUDA keeps mean and rstd in fp32; CPU in the input's
   dtype;
-- autocast: CUDA runs softmax, norms and losses in fp32; CPU's list of such operators is shorter.
+- autocast: CUDA runs softmax, norms and losses in fp32; CPU's list of such operators is shorter;
+- gradients that meet at a tensor: autograd adds them up in place where nobody else holds the first
+  (`can_accumulate_inplace`, ``torch/csrc/autograd/input_buffer.cpp``), but never under a dispatch
+  mode, which an instrument is.
 
 Results have the right shape, dtype and size; their values mean nothing.
 """
@@ -18,6 +21,7 @@ Results have the right shape, dtype and size; their values mean nothing.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -58,12 +62,15 @@ class Kernels(TorchDispatchMode):
             weights are; otherwise only batch norms whose weights are in fp32 do, which is what CPU
             kernels do and fake ones do not.
         without_mean: layer norms stand for RMS norms at the moment.
+        fewest_holders: of a gradient that another was added to, so far; as many hold one that is
+            nobody else's.
     """
 
     def __init__(self, *, fp32_statistics: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.fp32_statistics = fp32_statistics
         self.without_mean = False
+        self.fewest_holders = sys.maxsize
 
     def __torch_dispatch__(
         self,
@@ -75,6 +82,8 @@ class Kernels(TorchDispatchMode):
         """A norm's statistics as its kernel keeps them."""
         if func is _aten.native_layer_norm_backward.default and not args[3].numel():
             args = (*args[:3], args[4], *args[4:])  # any mean will do, but it must be one
+        if self.fp32_statistics and _accumulates(func) and self._is_unshared(args[0]):
+            return args[0].add_(args[1])
         out = func(*args, **(kwargs or {}))
         if func not in _NORMS:
             return out
@@ -84,6 +93,20 @@ class Kernels(TorchDispatchMode):
         if self.without_mean:
             mean = mean.new_empty(0)
         return output, mean, rstd
+
+    def _is_unshared(self, gradient: Tensor) -> bool:
+        """Whether autograd's buffer alone holds it, and may add to it in place."""
+        holders = gradient._use_count()  # type: ignore[attr-defined]
+        self.fewest_holders = min(self.fewest_holders, holders)
+        size_bytes = gradient.numel() * gradient.element_size()
+        dense = size_bytes == gradient.untyped_storage().nbytes()
+        return dense and holders == self.fewest_holders
+
+
+def _accumulates(func: Any) -> bool:
+    """Whether autograd adds up two gradients: a recompute adds, too, but records its graph."""
+    in_backward = torch._C._current_graph_task_id() != -1
+    return func is _aten.add.Tensor and in_backward and not torch.is_grad_enabled()
 
 
 def _is_mixed(func: Any, args: tuple[Any, ...]) -> bool:
@@ -117,7 +140,7 @@ class CudaFunctions(TorchFunctionMode):
         """Fused dropout, attention and RMS norm; fp32 where CUDA's autocast has it."""
         kwargs = kwargs or {}
         if func is Tensor.backward:
-            return self.backward(*args)
+            return self.backward(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if torch.is_autocast_enabled("cpu") and name in AUTOCAST_TO_FP32:
             args, kwargs = tree_map(_to_fp32, (args, kwargs))
@@ -125,19 +148,27 @@ class CudaFunctions(TorchFunctionMode):
             return self.rms_norm(*args, **kwargs)
         return _FUSED.get(func, func)(*args, **kwargs)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(
+        self,
+        tensor: Tensor,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Sequence[Tensor] | Tensor | None = None,
+    ) -> None:
         """Run backward with this mode on; a recompute must see the same operators as forward.
 
         ``Tensor.backward`` and ``torch.autograd.backward`` are overridable functions themselves, so
         inside either the mode would be off: the engine is called directly.
         """
+        given = () if inputs is None else (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         with self:
             torch.autograd.graph._engine_run_backward(
-                (loss,),
-                (torch.ones_like(loss),),
-                False,  # retain_graph
-                False,  # create_graph
-                inputs=(),
+                (tensor,),
+                (torch.ones_like(tensor) if gradient is None else gradient,),
+                create_graph if retain_graph is None else retain_graph,
+                create_graph,
+                inputs=given,
                 allow_unreachable=True,
                 accumulate_grad=True,
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+from bench.devices.accelerators import Accelerator
+from bench.devices.workspaces import bytes_per_handle
 from bench.simulate.free_blocks import round_up
 from bench.simulate.roofline import Operator, Transfer
 
@@ -22,6 +24,8 @@ CATEGORIES = (
 )
 
 FORWARD, RECOMPUTE, BACKWARD, OPTIMIZER = "forward", "recompute", "backward", "optimizer"
+PRODUCTS = ("mm", "mm.out")
+"""How the names of operators end that cuBLAS runs: ``mm``, ``addmm``, ``bmm``, ``baddbmm``."""
 TAIL = "loss"
 """Stands for the module where backward is not yet in any block."""
 
@@ -103,6 +107,11 @@ class Trace:
             if life.born <= event and (life.died is None or life.died > event):
                 sizes[life.category] += life.size_bytes
         return {name: sizes[name] for name in CATEGORIES if sizes[name]}
+
+    def workspaces(self, device: Accelerator) -> list[int]:
+        """Bytes of each workspace that the step's matrix products make a library keep."""
+        products = {op.phase == FORWARD for op in self.work if op.name.endswith(PRODUCTS)}
+        return [bytes_per_handle(device)] * len(products)
 
     def series(self) -> dict[str, list[int]]:
         """For each category, bytes alive after each event."""

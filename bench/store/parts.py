@@ -88,6 +88,10 @@ class Fit(Part, frozen=True, kw_only=True):
     reason: str | None = None
     peak_allocated_bytes: int
     peak_reserved_bytes: int
+    max_allocated_bytes: int | None = None
+    steady_reserved_bytes: int | None = None
+    expandable_reserved_bytes: int | None = None
+    workspace_bytes: int | None = None
 
 
 class PeakMakeUp(Part, frozen=True, kw_only=True):

@@ -48,6 +48,10 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Memory.
     peak_allocated_bytes: int | None = None
     peak_reserved_bytes: int | None = None
+    max_allocated_bytes: int | None = None
+    steady_reserved_bytes: int | None = None
+    expandable_reserved_bytes: int | None = None
+    workspace_bytes: int | None = None
     after_forward_allocated_bytes: int | None = None
     saved_after_forward_bytes: int | None = None
     parameter_bytes: int | None = None

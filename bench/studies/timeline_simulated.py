@@ -49,7 +49,9 @@ def profile_simulated(cell: Cell) -> Profile:
         limit_bytes=device.memory_bytes,
     )
     facts = facts_of(cell, timeline, step, simulation.blocks)
-    return Profile(timeline, facts | merged(fit_in(simulation.trace, device.memory_bytes)))
+    workspaces = simulation.trace.workspaces(device)
+    fit = fit_in(simulation.trace, device.memory_bytes, workspaces)
+    return Profile(timeline, facts | merged(fit))
 
 
 def rounded(trace: Trace, granule_bytes: int) -> Trace:

@@ -141,9 +141,32 @@ def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:
         return 0
     outputs = [part for tensor in tensors_in(out) for part in dense_parts(tensor)]
     read = [part for tensor in tensors_in(inputs) for part in dense_parts(tensor)]
-    if not func._schema.is_mutable and _same_storages(read, outputs):
+    if len(read) == 1 and not func._schema.is_mutable and _same_storages(read, outputs):
         return 0
-    return sum(t.numel() * t.element_size() for t in (*read, *outputs)) if outputs else 0
+    sizes = [t.numel() * t.element_size() for t in (*read, *outputs)] if outputs else []
+    return _touched_bytes(func, sizes, len(read))
+
+
+# Operators that look only where their indices say, and which operand that is.
+INDEXED = {
+    **dict.fromkeys(("embedding", "index_select", "gather", "index", "take", "take_along_dim"), 0),
+    "nll_loss_forward": 0,
+    "nll_loss_backward": 1,
+}
+# Those that write there, in place.
+INDEXED_WRITES = frozenset({"index_put_", "index_add_", "index_copy_", "scatter_", "scatter_add_"})
+
+
+def _touched_bytes(func: Any, sizes: list[int], read: int) -> int:
+    """The sum, an indexed operand counted for no more than all else that the operator touches."""
+    name = str(func.name()).removeprefix("aten::").partition(".")[0]
+    if name in INDEXED and read > INDEXED[name]:
+        whole = sizes.pop(INDEXED[name])
+        return sum(sizes) + (min(whole, sum(sizes)) if name != "nll_loss_backward" else 0)
+    if name in INDEXED_WRITES and sizes:
+        others = sum(sizes[1:read])
+        return others + min(sizes[0], others) * 2  # read, and written
+    return sum(sizes)
 
 
 def _same_storages(read: Iterable[Tensor], outputs: Iterable[Tensor]) -> bool:

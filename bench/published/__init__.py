@@ -1,0 +1,1 @@
+"""Published measurements of GPU memory, modelled: a configuration is data, and no GPU is there."""

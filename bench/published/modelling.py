@@ -1,0 +1,105 @@
+"""A published point, modelled: what the simulator says for its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from bench.cells import machine
+from bench.devices import accelerators
+from bench.devices.workspaces import bytes_per_handle
+from bench.published.figures import moments, requested
+from bench.published.heads import HEADS
+from bench.published.language import LANGUAGE
+from bench.published.layers import freed_by_offload, kept_by_a_layer
+from bench.published.operators import OPERATORS
+from bench.published.subject import Builder, record
+from bench.published.toys import TOYS
+from bench.published.vision import VISION
+from bench.simulate.allocator import OutOfMemoryError
+from bench.store.published import UNITS, Configuration, Point, Search, error_of
+
+SUBJECTS: dict[str, Builder] = {**OPERATORS, **HEADS, **TOYS, **LANGUAGE, **VISION}
+DIFFERENCES = {"layer": kept_by_a_layer, "offloaded": freed_by_offload}
+"""Subjects that are a difference of two simulations, and no loop."""
+_UPDATED = ("torch_version", "python_version", "machine_id", "machine", "commit", "dirty")
+
+
+def modelled(point: Point) -> Point:
+    """The point with its modelled figure and its error; the same point if neither changed.
+
+    Raises:
+        ValueError: its configuration cannot be built.
+    """
+    figure = figure_of(point)
+    if point.modelled is not None and abs(figure - point.modelled) <= 1e-9 * abs(figure):
+        return point
+    provenance = machine.provenance(point.schema_version, point.seed)
+    changed: dict[str, Any] = {name: provenance[name] for name in _UPDATED}
+    changed["started_at_utc"] = provenance["started_at_utc"]
+    error = error_of(figure, point.published)
+    return msgspec.structs.replace(point, **changed, modelled=figure, error_fraction=error)
+
+
+def figure_of(point: Point) -> float:
+    """What is modelled, in the point's unit."""
+    configuration = point.configuration
+    if configuration.search is not None:
+        return largest(point.device, configuration, configuration.search)
+    return bytes_of(point.device, configuration) / UNITS[point.unit]
+
+
+def bytes_of(device: str, configuration: Configuration) -> int:
+    """The quantity of a configuration, in bytes.
+
+    Raises:
+        ValueError: no such subject, or no such moment.
+    """
+    if configuration.subject in DIFFERENCES:
+        return DIFFERENCES[configuration.subject](configuration.options)
+    recording = record(_builder(configuration), configuration.options, configuration.steps)
+    if configuration.requested:
+        return requested(recording).figure(configuration.quantity)
+    workspaces = [bytes_per_handle(accelerators.get(device))] * recording.handles
+    return moments(recording, workspaces=workspaces).figure(configuration.quantity)
+
+
+def _builder(configuration: Configuration) -> Builder:
+    if configuration.subject not in SUBJECTS:
+        known = ", ".join((*SUBJECTS, *DIFFERENCES))
+        raise ValueError(f"no subject {configuration.subject!r}; there are {known}")
+    return SUBJECTS[configuration.subject]
+
+
+def largest(device: str, configuration: Configuration, search: Search) -> int:
+    """The largest value of an option, of those that were tried, with which the loop fits.
+
+    0 if not even the lowest does.
+    """
+
+    def fits(value: int) -> bool:
+        options = {**configuration.options, search.option: value}
+        recording = record(_builder(configuration), options, configuration.steps)
+        accelerator = accelerators.get(device)
+        workspaces = [bytes_per_handle(accelerator)] * recording.handles
+        capacity_bytes = accelerator.memory_bytes - accelerators.CONTEXT_BYTES
+        try:
+            moments(recording, workspaces=workspaces, capacity_bytes=capacity_bytes)
+        except OutOfMemoryError:
+            return False
+        return True
+
+    values = range(search.lowest, search.highest + 1, search.step)
+    found = last_true(lambda index: fits(values[index]), len(values))
+    return values[found] if found >= 0 else 0
+
+
+def last_true(holds: Callable[[int], bool], count: int) -> int:
+    """The last index of which ``holds``, which then holds of all before it; -1: of none."""
+    low, high = -1, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

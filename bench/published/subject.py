@@ -1,0 +1,125 @@
+"""What is run again and again, and how what it allocates is written down."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench.simulate import semantics
+from bench.simulate.replay import STEPS, Change
+from bench.simulate.roofline import Operator
+from bench.simulate.trace import BACKWARD, FORWARD, PRODUCTS
+from bench.simulate.tracer import Tracer
+
+Mark = Callable[[str], None]
+Options = Mapping[str, Any]
+BEGIN, END = "begin", "end"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A loop's body and what it works on.
+
+    Attributes:
+        step: one iteration; names moments by what it is given. What outlives an iteration, it
+            keeps itself.
+        modules: whose parameters and buffers are on the device.
+        tensors: what else is there before the first iteration.
+        multiplied: whether matrices were multiplied before, in the main thread.
+    """
+
+    step: Callable[[Mark], None]
+    modules: Sequence[nn.Module] = ()
+    tensors: Sequence[Tensor] = ()
+    multiplied: bool = False
+
+    def resident(self) -> list[Tensor]:
+        """All that is there before the first iteration, gradients included."""
+        found = [t for module in self.modules for t in (*module.parameters(), *module.buffers())]
+        leaves = [t for t in (*found, *self.tensors) if t.is_leaf]
+        gradients = [t.grad for t in leaves if t.grad is not None]
+        return [*found, *self.tensors, *gradients]
+
+
+Builder = Callable[[Options], Subject]
+
+
+@contextlib.contextmanager
+def made_in(dtype: str) -> Iterator[torch.dtype]:
+    """Floating-point tensors that are made within have this type, as PyTorch names it.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):  # not a wrong type: a wrong name
+        raise ValueError(f"no dtype {dtype!r}; as in float32, bfloat16, float16")  # noqa: TRY004
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(found)
+    try:
+        yield found
+    finally:
+        torch.set_default_dtype(before)
+
+
+class LoopTracer(Tracer):
+    """Tells forward from backward by the thread that works: autograd has its own."""
+
+    def phase(self) -> str:
+        """Whose thread it is."""
+        return BACKWARD if torch._C._current_graph_task_id() != -1 else FORWARD
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A loop's births and deaths.
+
+    Attributes:
+        changes: of storages, in order.
+        resident: how many of them were there before.
+        marks: of each iteration, how many changes came before each named moment.
+        work: the operators of all iterations.
+        multiplied: see `Subject`.
+    """
+
+    changes: Sequence[Change]
+    resident: int
+    marks: Sequence[Mapping[str, int]]
+    work: Sequence[Operator]
+    multiplied: bool = False
+
+    @property
+    def handles(self) -> int:
+        """How many threads multiplied matrices, each with a library handle of its own."""
+        phases = {op.phase for op in self.work if op.name.endswith(PRODUCTS)}
+        return len(phases | ({FORWARD} if self.multiplied else set()))
+
+
+def record(build: Builder, options: Options, steps: int = STEPS) -> Recording:
+    """Run a subject on fake tensors, as CUDA's kernels would save.
+
+    Args:
+        build: makes it, from fake tensors.
+        options: of this one.
+        steps: iterations.
+    """
+    with FakeTensorMode(), torch.random.fork_rng(devices=[]):
+        subject = build(options)
+        model = nn.ModuleList(subject.modules)
+        tracer = LoopTracer(model)
+        tracer.adopt_as("resident", subject.resident())
+        resident = len(tracer.events)
+        marks: list[dict[str, int]] = []
+        with semantics.cuda(), tracer:
+            for _ in range(steps):
+                marks.append({BEGIN: len(tracer.events)})
+                subject.step(lambda name: marks[-1].update({name: len(tracer.events)}))
+                marks[-1][END] = len(tracer.events)
+    changes = [(event.life, event.delta_bytes) for event in tracer.events]
+    return Recording(changes, resident, marks, tracer.work, subject.multiplied)
