@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from bench.report import canvas, display
 from bench.report.display import cell
@@ -119,7 +120,9 @@ def figure(points: Sequence[Point]) -> Figure:
     for index, kind in enumerate(kind for kind in KINDS if kind != "batch"):
         shown = [p for p in _sound(points, kind) if p.published]
         _draw(axes, shown, KINDS[kind], index)
-    axes.set(xscale="log", xlabel="Published, MB", ylabel="Modelled over published, less one, %")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.set(xlabel="Published, MB", ylabel="Modelled over published, less one, %")
     axes.grid(visible=True, **canvas.GRID)
     axes.legend(frameon=False, fontsize=8)
     canvas.heading(figure, "Published GPU figures, modelled", [sentence(points)])

@@ -13,6 +13,7 @@ This module imports no torch, so that the report can be made on a machine withou
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -189,11 +190,16 @@ def check_writable(results: Path) -> None:
         ValueError: it cannot be; says why.
     """
     probe = results / f".writable-{os.getpid()}"
+    made = [folder for folder in (results, *results.parents) if not folder.exists()]
     try:
         write_atomically(probe, bytes(_PROBE_BYTES))
         probe.unlink()
     except OSError as error:
         raise ValueError(f"nothing can be stored in {results}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):  # something is in there already
+            for folder in made:
+                folder.rmdir()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
