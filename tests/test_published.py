@@ -1,0 +1,105 @@
+"""``python -m bench published``: stored figures are those that are modelled; table and bounds."""
+
+import statistics
+from pathlib import Path
+
+import command
+import msgspec
+import pytest
+
+from bench.published.modelling import figure_of, modelled
+from bench.report import published as report
+from bench.store import published as store
+from bench.store.json_store import RESULTS
+
+ROOT = Path(__file__).parent.parent
+POINTS = {point.name: point for point in store.read_all(ROOT / RESULTS)}
+WHOLE = {"model", "batch"}
+"""Kinds that take seconds each."""
+
+
+def point_of(name, **fields):
+    return msgspec.structs.replace(POINTS[name], **fields)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if point.kind in WHOLE else [])
+        for name, point in POINTS.items()
+    ],
+)
+def test_the_stored_figure_is_what_is_modelled(name):
+    pytest.importorskip("transformers")
+    assert modelled(POINTS[name]) is POINTS[name]
+
+
+def test_every_point_names_its_source_and_has_a_figure():
+    for point in POINTS.values():
+        assert point.source.startswith("https://")
+        assert point.where
+        assert point.remark
+        assert point.modelled is not None
+
+
+def test_there_are_as_many_as_were_promised():
+    measured = [point for point in POINTS.values() if point.kind != "formula"]
+    assert len(measured) >= 25
+    assert sum(point.checkpointing for point in measured) >= 5
+
+
+def test_operators_are_exact_and_models_near():
+    errors = {
+        kind: [abs(p.error_fraction) for p in POINTS.values() if p.kind == kind and p.sound]
+        for kind in ("operator", "model")
+    }
+    assert max(errors["operator"]) < 1e-3
+    assert statistics.median(errors["operator"]) == 0
+    assert statistics.median(errors["model"]) < 0.02
+
+
+def test_the_quantity_decides_the_figure():
+    point = POINTS["liger-swiglu-t1024"]
+    configuration = msgspec.structs.replace(point.configuration, requested=True)
+    requested = msgspec.structs.replace(point, configuration=configuration)
+    assert figure_of(requested) <= point.modelled
+
+
+def test_a_changed_figure_takes_its_error_and_its_provenance_along():
+    changed = modelled(point_of("torchtitan-none", modelled=None, error_fraction=None))
+    assert changed.modelled == POINTS["torchtitan-none"].modelled
+    assert changed.error_fraction == POINTS["torchtitan-none"].error_fraction
+    assert changed.started_at_utc
+
+
+def test_a_point_without_sense_is_refused():
+    with pytest.raises(ValueError, match="no unit 'stone'"):
+        store.decode(store.encode(point_of("cce-loss-fw", unit="stone")))
+    with pytest.raises(ValueError, match="the error is"):
+        store.decode(store.encode(point_of("cce-loss-fw", error_fraction=0.5)))
+
+
+def test_a_wrong_source_is_shown_and_in_no_median():
+    right = point_of("cce-loss-fw")
+    wrong = point_of("cce-loss-bw", sound=False, modelled=1.0, error_fraction=None)
+    text = report.markdown([right, wrong])
+    assert "## Sources that are wrong" in text
+    assert "cce-loss-bw" in text
+    assert report.sentence([right, wrong]) == report.sentence([right])
+
+
+def test_the_command_models_one_point(tmp_path):
+    stale = point_of("torchtitan-full", modelled=None, error_fraction=None)
+    store.write(stale, tmp_path)
+    done = command.run("published", "--name", stale.name, "--results", str(tmp_path))
+    assert done.returncode == 0
+    assert f"{stale.name}: published 0 MiB, modelled 0 (+0.00 %)" in done.stderr
+    [stored] = store.read_all(tmp_path)
+    assert stored.modelled == 0
+
+
+def test_a_point_that_is_not_there_exits_2(tmp_path):
+    store.write(point_of("torchtitan-full"), tmp_path)
+    done = command.run("published", "--name", "nowhere", "--results", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == "error: no point nowhere; there are torchtitan-full\n"
