@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from effort import scaled
 from hypothesis import HealthCheck, given, reject, settings
@@ -357,6 +358,7 @@ def reference(model, run):
         raise
 
 
+@pytest.mark.filterwarnings("ignore:.*no block of h ran")  # all were dropped
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(cases(), RUNS)
 def test_two_steps_are_as_without_or_refused(case, run):

@@ -311,7 +311,7 @@ REPORTS = (["tables"], ["tables", "--check"], ["claims"], ["compare"])
 def test_reports_end_in_an_answer_or_a_sentence(folder, victim, name, arguments, monkeypatch):
     """Whatever a record holds: no traceback."""
     monkeypatch.chdir(folder.parent)
-    monkeypatch.setattr(regenerate, "figures", lambda *_: {})  # they take seconds
+    monkeypatch.setattr(regenerate, "figures", lambda *_, **__: {})  # they take seconds
     path, good = victim
     path.write_bytes(HOSTILE[name](good))
     more = [str(folder), str(folder)] if arguments == ["compare"] else ["--results", str(folder)]

@@ -105,7 +105,7 @@ def test_what_cannot_be_planned_for_is_an_answer(monkeypatch):
 
 
 def test_a_workload_is_a_model_with_batch_and_loss():
-    subject = subjects.build("gpt-mini")
+    subject = subjects.build("vit-mini")  # the smallest
     loss = subject.loss(subject.model(*subject.batch))
     assert loss.shape == ()
     assert loss.requires_grad

@@ -43,7 +43,7 @@ def content(folder):
 @pytest.fixture
 def nothing_drawn(monkeypatch):
     """Figures take seconds, and not every test is about them."""
-    monkeypatch.setattr(module, "figures", lambda *_: {})
+    monkeypatch.setattr(module, "figures", lambda *_, **__: {})
 
 
 def test_writes_everything_once_and_is_then_up_to_date(results, readme, monkeypatch):

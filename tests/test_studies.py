@@ -69,7 +69,7 @@ def test_unknown_fields_inside_are_refused_too():
 
 
 def test_a_torn_study_is_set_aside_but_never_by_a_check(results, monkeypatch):
-    monkeypatch.setattr(regenerate, "figures", lambda *_: {})  # they take seconds
+    monkeypatch.setattr(regenerate, "figures", lambda *_, **__: {})  # they take seconds
     path = studies.write(study(), results)
     path.write_bytes(studies.encode(study())[:100])
     regenerate_lines = regenerate.regenerate(results, None, check=True)
