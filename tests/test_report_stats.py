@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
+import scipy  # `scipy.stats`, 60 MB, is loaded where it is used
 from hypothesis import given
 from hypothesis import strategies as st
 
