@@ -70,7 +70,7 @@ def test_writes_everything_once_and_is_then_up_to_date(results, readme, monkeypa
     first = content(results.parent)
     assert regenerate(results, readme, check=True) == []  # everything is drawn anew
     drawn = {path.name: path.read_bytes() for path in (results / "figures").iterdir()}
-    monkeypatch.setattr(module, "figures", lambda *_: drawn)
+    monkeypatch.setattr(module, "figures", lambda *_, **__: drawn)
     assert regenerate(results, readme) == []
     assert content(results.parent) == first
 
