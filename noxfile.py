@@ -83,6 +83,7 @@ def chosen(session, libraries):
 def tests(session):
     """Run the tests; arguments go to pytest: -- --long."""
     install(session, "test", "transformers", "train")
+    session.run("python", "tests/warm.py", env=ONE_THREAD)
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 

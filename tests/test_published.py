@@ -22,6 +22,7 @@ def point_of(name, **fields):
     return msgspec.structs.replace(POINTS[name], **fields)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
 @pytest.mark.parametrize(
     "name",
     [
