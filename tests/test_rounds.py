@@ -60,7 +60,7 @@ def test_an_interval_that_rounds_were_added_for_covers_what_it_says():
         ratios, more = np.ones(0), 16
         while more:
             ratios = np.append(ratios, np.exp(0.028 * draws.standard_normal(more)))
-            more = missing(cell(0.02), ratios, np.ones(len(ratios)), 1.0)
+            more = missing(cell(0.02), ratios.tolist(), [1.0] * len(ratios), 1.0)
         _, low, high = ranks.one_sample(np.log(ratios), ranks.LEVEL)
         assert math.exp(high) - math.exp(low) <= 0.0203
         covered += low <= 0 <= high

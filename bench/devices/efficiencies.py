@@ -9,12 +9,10 @@ or is the user's own, is taken at its peak.
 from __future__ import annotations
 
 import functools
-from importlib import resources
 from typing import Literal
 
-import msgspec
-
 from bench.devices.accelerators import CUSTOM, Accelerator
+from bench.devices.by_capability import Row, rows
 
 Class = Literal["product", "norm", "loss", "pointwise"]
 # How the names of operators begin that are not pointwise; the product's also end so.
@@ -23,7 +21,7 @@ LOSSES = ("_log_softmax", "_softmax", "nll_loss")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product")
 
 
-class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Efficiency(Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of one class on one kind of device.
 
     Attributes:
@@ -35,7 +33,6 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     operators: Class
-    compute_capability: tuple[int, int]
     product: str
     fraction: float
     source: str
@@ -44,9 +41,7 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 @functools.cache
 def known() -> list[Efficiency]:
     """All that were measured, by compute capability."""
-    data = (resources.files("bench.devices") / "efficiencies.json").read_bytes()
-    rows = msgspec.json.decode(data, type=list[Efficiency])
-    return sorted(rows, key=lambda row: row.compute_capability)
+    return rows("efficiencies.json", Efficiency)
 
 
 def class_of(operator: str) -> Class:
@@ -64,6 +59,6 @@ def fraction(device: Accelerator, operators: Class) -> float:
     capability = device.compute_capability
     if capability is None or device.name.startswith(CUSTOM):
         return 1.0
-    rows = [row for row in known() if row.operators == operators]
-    older = [row for row in rows if row.compute_capability <= capability]
-    return (older[-1] if older else rows[0]).fraction
+    measured = [row for row in known() if row.operators == operators]
+    older = [row for row in measured if row.compute_capability <= capability]
+    return (older[-1] if older else measured[0]).fraction

@@ -9,14 +9,12 @@ that cuDNN chose, which no documentation gives.
 from __future__ import annotations
 
 import functools
-from importlib import resources
-
-import msgspec
 
 from bench.devices.accelerators import Accelerator
+from bench.devices.by_capability import Row, rows
 
 
-class Workspace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Workspace(Row, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one library takes, from one compute capability on.
 
     Attributes:
@@ -27,7 +25,6 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     library: str
-    compute_capability: tuple[int, int]
     bytes_per_handle: int
     source: str
 
@@ -35,9 +32,7 @@ class Workspace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 @functools.cache
 def known() -> list[Workspace]:
     """All that are known, by compute capability."""
-    data = (resources.files("bench.devices") / "workspaces.json").read_bytes()
-    rows = msgspec.json.decode(data, type=list[Workspace])
-    return sorted(rows, key=lambda row: row.compute_capability)
+    return rows("workspaces.json", Workspace)
 
 
 def bytes_per_handle(device: Accelerator) -> int:

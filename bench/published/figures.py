@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from bench.published.subject import BEGIN, Recording
 from bench.simulate.allocator import CachingAllocator
-from bench.simulate.expandable import ExpandableAllocator
 from bench.simulate.replay import Served
 
 
@@ -53,7 +52,6 @@ def moments(
     *,
     workspaces: Sequence[int] = (),
     capacity_bytes: int | None = None,
-    expandable: bool = False,
 ) -> Moments:
     """Serve the whole loop, and look at its last iteration.
 
@@ -61,16 +59,13 @@ def moments(
         recording: of the loop.
         workspaces: bytes that libraries keep, each in a block of its own.
         capacity_bytes: of the device; ``None``: no limit.
-        expandable: with expandable segments.
 
     Raises:
         OutOfMemoryError: it does not fit.
     """
-    allocator = (ExpandableAllocator if expandable else CachingAllocator)(capacity_bytes)
-    served = Served(allocator)
-    last = recording.marks[-1]
-    served.serve(recording.changes[: recording.resident])
-    served.serve((-1 - index, size_bytes) for index, size_bytes in enumerate(workspaces))
+    allocator = CachingAllocator(capacity_bytes)
+    served, last = Served(allocator), recording.marks[-1]
+    served.settle(recording.changes[: recording.resident], workspaces)
     served.serve(recording.changes[recording.resident : last[BEGIN]])
     allocated, peaks, done = {}, {}, last[BEGIN]
     for name, position in last.items():

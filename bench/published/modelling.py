@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from bench.cells import machine
 from bench.devices import accelerators
-from bench.devices.workspaces import bytes_per_handle
 from bench.published.figures import moments, requested
 from bench.published.heads import HEADS
 from bench.published.language import LANGUAGE
@@ -19,6 +17,7 @@ from bench.published.subject import Builder, record
 from bench.published.toys import TOYS
 from bench.published.vision import VISION
 from bench.simulate.allocator import OutOfMemoryError
+from bench.simulate.fit import bisect
 from bench.store.published import UNITS, Configuration, Point, Search, error_of
 
 SUBJECTS: dict[str, Builder] = {**OPERATORS, **HEADS, **TOYS, **LANGUAGE, **VISION}
@@ -62,7 +61,7 @@ def bytes_of(device: str, configuration: Configuration) -> int:
     recording = record(_builder(configuration), configuration.options, configuration.steps)
     if configuration.requested:
         return requested(recording).figure(configuration.quantity)
-    workspaces = [bytes_per_handle(accelerators.get(device))] * recording.handles
+    workspaces = recording.workspaces(accelerators.get(device))
     return moments(recording, workspaces=workspaces).figure(configuration.quantity)
 
 
@@ -78,13 +77,13 @@ def largest(device: str, configuration: Configuration, search: Search) -> int:
 
     0 if not even the lowest does.
     """
+    accelerator = accelerators.get(device)
+    capacity_bytes = accelerator.memory_bytes - accelerators.CONTEXT_BYTES
 
     def fits(value: int) -> bool:
         options = {**configuration.options, search.option: value}
         recording = record(_builder(configuration), options, configuration.steps)
-        accelerator = accelerators.get(device)
-        workspaces = [bytes_per_handle(accelerator)] * recording.handles
-        capacity_bytes = accelerator.memory_bytes - accelerators.CONTEXT_BYTES
+        workspaces = recording.workspaces(accelerator)
         try:
             moments(recording, workspaces=workspaces, capacity_bytes=capacity_bytes)
         except OutOfMemoryError:
@@ -92,14 +91,5 @@ def largest(device: str, configuration: Configuration, search: Search) -> int:
         return True
 
     values = range(search.lowest, search.highest + 1, search.step)
-    found = last_true(lambda index: fits(values[index]), len(values))
-    return values[found] if found >= 0 else 0
-
-
-def last_true(holds: Callable[[int], bool], count: int) -> int:
-    """The last index of which ``holds``, which then holds of all before it; -1: of none."""
-    low, high = -1, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    fitting = bisect(lambda count: fits(values[count - 1]), len(values))
+    return values[fitting - 1] if fitting else 0

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.devices.accelerators import Accelerator
 from bench.simulate import semantics
 from bench.simulate.replay import STEPS, Change
 from bench.simulate.roofline import Operator
-from bench.simulate.trace import BACKWARD, FORWARD, PRODUCTS
+from bench.simulate.trace import BACKWARD, FORWARD, workspaces
 from bench.simulate.tracer import Tracer
 
 Mark = Callable[[str], None]
@@ -94,11 +95,9 @@ class Recording:
     work: Sequence[Operator]
     multiplied: bool = False
 
-    @property
-    def handles(self) -> int:
-        """How many threads multiplied matrices, each with a library handle of its own."""
-        phases = {op.phase for op in self.work if op.name.endswith(PRODUCTS)}
-        return len(phases | ({FORWARD} if self.multiplied else set()))
+    def workspaces(self, device: Accelerator) -> list[int]:
+        """Bytes of each workspace that the loop's matrix products make a library keep."""
+        return workspaces(self.work, device, multiplied=self.multiplied)
 
 
 def record(build: Builder, options: Options, steps: int = STEPS) -> Recording:

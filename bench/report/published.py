@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bench.report import canvas, display
+from bench.report import canvas, display, separated
 from bench.report.display import cell
 from bench.report.rounding import steady
 from bench.report.tables import plain
@@ -102,7 +102,7 @@ def _percent(part: float) -> str:
 def csv(points: Sequence[Point]) -> str:
     """Every point: figures as stored."""
     frame = pd.DataFrame(list(_rows(points)), dtype=object)
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    return separated.csv(frame)
 
 
 def _rows(points: Sequence[Point]) -> Iterator[dict[str, object]]:

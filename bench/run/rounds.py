@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import time
 
-import numpy as np
 import torch
 
 from bench.cells.cell import Cell
 from bench.measure.surroundings import Watch
 from bench.measure.time import Switch, interleave
-from bench.report import ranks
+from bench.report.stats import paired_ratio
 from bench.store.parts import StepTimes, Surroundings
 
 MOST_ROUNDS = 1000
@@ -63,7 +62,9 @@ def missing(cell: Cell, steps_s: list[float], none_s: list[float], took_s: float
     if cell.interval_width is None:
         return 0
     count = len(steps_s)
-    needed = count * (_width(steps_s, none_s) / cell.interval_width) ** 2
+    ratio = paired_ratio(steps_s, none_s)
+    assert ratio is not None
+    needed = count * (ratio.width / cell.interval_width) ** 2
     if needed <= count:
         return 0
     allowed = MOST_ROUNDS - count
@@ -71,12 +72,3 @@ def missing(cell: Cell, steps_s: list[float], none_s: list[float], took_s: float
         allowed = min(allowed, int((cell.rounds_limit_s - took_s) * count / took_s))
     wanted = min(needed - count, count)
     return max(0, min(2 * math.ceil(wanted / 2), 2 * (allowed // 2)))
-
-
-def _width(steps_s: list[float], none_s: list[float]) -> float:
-    """Of the interval of the paired ratio, as a part of it."""
-    ends = ranks.one_sample(np.log(np.asarray(steps_s) / np.asarray(none_s)), ranks.LEVEL)
-    if ends is None:
-        return math.inf
-    estimate, low, high = np.exp(ends)
-    return float((high - low) / estimate)

@@ -56,6 +56,11 @@ class Served:
             elif delta_bytes < 0:
                 self.free(storage, -delta_bytes)
 
+    def settle(self, before: Iterable[Change], workspaces: Sequence[int]) -> None:
+        """What is there before the first step, and libraries' workspaces, each in its own block."""
+        self.serve(before)
+        self.serve((-1 - index, size_bytes) for index, size_bytes in enumerate(workspaces))
+
     def free(self, storage: int, size_bytes: int) -> None:
         """The death of one."""
         handle, known_bytes = self.alive.pop(storage, (-1, 0))
@@ -110,8 +115,7 @@ def steady(
     served = Served(allocator)
     changes = [(event.life, event.delta_bytes) for event in recorded.events]
     before, step = changes[: recorded.resident_events], changes[recorded.resident_events :]
-    served.serve(before)
-    served.serve((-1 - index, size_bytes) for index, size_bytes in enumerate(workspaces))
+    served.settle(before, workspaces)
     resident = set(served.alive)
     for _ in range(STEPS):
         served.keep(resident)

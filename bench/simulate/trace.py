@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterable
 
 from bench.devices.accelerators import Accelerator
 from bench.devices.workspaces import bytes_per_handle
@@ -110,8 +111,7 @@ class Trace:
 
     def workspaces(self, device: Accelerator) -> list[int]:
         """Bytes of each workspace that the step's matrix products make a library keep."""
-        products = {op.phase == FORWARD for op in self.work if op.name.endswith(PRODUCTS)}
-        return [bytes_per_handle(device)] * len(products)
+        return workspaces(self.work, device)
 
     def series(self) -> dict[str, list[int]]:
         """For each category, bytes alive after each event."""
@@ -122,3 +122,17 @@ class Trace:
             for name in CATEGORIES:
                 series[name].append(totals[name])
         return series
+
+
+def workspaces(
+    work: Iterable[Operator], device: Accelerator, *, multiplied: bool = False
+) -> list[int]:
+    """Bytes of each workspace that matrix products make a library keep, one a thread.
+
+    Args:
+        work: forward runs in the main thread, all else in autograd's.
+        device: that it runs on.
+        multiplied: whether the main thread multiplied matrices before.
+    """
+    threads = {op.phase == FORWARD for op in work if op.name.endswith(PRODUCTS)}
+    return [bytes_per_handle(device)] * len(threads | ({True} if multiplied else set()))

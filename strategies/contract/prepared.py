@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from strategies.execution import block_modes, layout
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import compile_all
-from strategies.execution.undo import Undo, installed, undo_all, undone_on_error
+from strategies.execution.undo import Handle, Undo, installed, undo_all, undone_on_error
 from strategies.profiling.coverage import coverage
 from strategies.profiling.step import ExampleStep, Step, preserved
 from strategies.schedules.interpreter import Prediction
@@ -98,7 +97,7 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True)
-class Applied(Prepared):
+class Applied(Prepared, Handle):
     """A model under a strategy. As a context manager, undoes itself at the end."""
 
     undos: list[Undo] = dataclasses.field(default_factory=list, repr=False)
@@ -108,19 +107,6 @@ class Applied(Prepared):
         undo_all(self.undos)
         self.model.__dict__.pop(MARK, None)
         return self.model
-
-    def __enter__(self) -> Applied:
-        """The handle itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Undo."""
-        self.undo()
 
 
 def prepare(

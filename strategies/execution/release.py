@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 
 from strategies.execution import trial
 from strategies.execution.errors import Unsupported
-from strategies.execution.undo import RestoreAttribute, Undo, undo_all, undone_on_error
+from strategies.execution.undo import Handle, RestoreAttribute, Undo, undo_all, undone_on_error
 
 _SHARED = frozenset({"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
 
 
 @dataclasses.dataclass(eq=False)
-class Release:
+class Release(Handle):
     """Gradients that are released, until `undo`. As a context manager, undoes itself at the end.
 
     A copy of it, made with a copy of the model, releases nothing: the copy's parameters are not in
@@ -37,19 +36,6 @@ class Release:
     def undo(self) -> None:
         """Gradients live until ``optimizer.step()`` again; a second call does nothing."""
         undo_all(self.undos)
-
-    def __enter__(self) -> Release:
-        """The handle itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Undo."""
-        self.undo()
 
     def __reduce__(self) -> tuple[type[Release], tuple[()]]:
         """For copies, and for a model that is saved whole."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from torch import nn
 
@@ -15,6 +16,22 @@ class Undo(Protocol):
 
     def __call__(self) -> None:
         """Put it back."""
+
+
+class Handle(abc.ABC):
+    """Of changes; as a context manager, it undoes them at the end."""
+
+    @abc.abstractmethod
+    def undo(self) -> object:
+        """Put everything back; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        """The handle itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Undo."""
+        self.undo()
 
 
 def undo_all(undos: list[Undo]) -> None:
