@@ -209,7 +209,7 @@ def hashed_install(session):
 @nox.session(default=False)
 def audit(session):
     """Look the pinned versions up among known vulnerabilities, where that data can be reached."""
-    session.install("--no-compile", "pip-audit")
+    session.install("--no-compile", "-c", str(CONSTRAINTS), "pip-audit")
     file = Path(session.create_tmp()) / "audit.json"
     file.unlink(missing_ok=True)
     given = ("-r", str(CONSTRAINTS), "--no-deps", "--disable-pip", "-f", "json", "-o", str(file))
