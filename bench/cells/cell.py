@@ -40,6 +40,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         interval_width: more rounds follow until the interval of the step ratio is no wider than
             this part of it; ``None``: none do.
         rounds_limit_s: seconds that all rounds together may take with those; ``None``: no limit.
+        ranks: that train the model together.
+        parallel: how they share it; see `bench.cells.layout.Layout`.
     """
 
     workload: str
@@ -55,6 +57,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int | None = None
     interval_width: float | None = None
     rounds_limit_s: float | None = None
+    ranks: int = 1
+    parallel: str = "none"
 
     @property
     def simulated(self) -> bool:

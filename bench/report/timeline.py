@@ -27,6 +27,8 @@ COLOURS = {
     "parameters": "#BBBBBB",
     "optimizer state": "#777777",
     "gradients": "#0072B2",
+    "gathered parameters": "#999933",
+    "gradient buckets": "#882255",
     "batch": "#332288",
     "boundary activations": "#D55E00",
     "saved tensors": "#E69F00",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -26,7 +26,7 @@ from bench.simulate.rates import rates_of
 from bench.simulate.roofline import attained, step_time
 from bench.simulate.storage import simulated
 from bench.simulate.trace import Trace
-from bench.simulate.traced_step import Parts, trace
+from bench.simulate.traced_step import Parts, held, trace
 from bench.simulate.tracer import Tracer
 from strategies import profiling
 from strategies.execution.undo import installed
@@ -114,7 +114,7 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
     try:
         step = fake_step(cell, mode, as_cuda=as_cuda)
         with mode:
-            return _traced(cell.make_strategy(), step, as_cuda=as_cuda)
+            return traced(cell.make_strategy(), step, as_cuda=as_cuda)
     except RuntimeError as error:
         if not isinstance(error, _VALUE_NEEDED) and ".numpy()" not in str(error):
             raise
@@ -124,18 +124,25 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         ) from error
 
 
-def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool) -> Simulation:
+def traced(
+    strategy: strategies.Strategy,
+    step: TrainingStep,
+    *,
+    as_cuda: bool,
+    make_tracer: Callable[[nn.Module, Sequence[nn.Module]], Tracer] = Tracer,
+) -> Simulation:
+    """Prepare the strategy and trace the step under it; the model is afterwards as it was."""
     model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
         prepared = strategies.prepare(
             model, strategy, step=step, blocks=step.workload.blocks, device=device
         )
-    tracer = Tracer(model, prepared.chain.blocks)
+    tracer = make_tracer(model, prepared.chain.blocks)
     prepared = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
     with installed(prepared.install):
-        traced = trace(tracer, parts_of(step, as_cuda=as_cuda))
+        recorded = trace(tracer, parts_of(step, as_cuda=as_cuda))
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    return Simulation(traced, step, prepared, missing)
+    return Simulation(recorded, step, prepared, missing)
 
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
@@ -153,10 +160,10 @@ def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
 def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
     """What is on the device between steps, gradients aside, by category."""
     return {
-        "parameters": [*step.model.parameters(), *step.model.buffers()],
+        "parameters": list(map(held, (*step.model.parameters(), *step.model.buffers()))),
         "batch": list(step.batch),
         # Of the optimizer, not its step counters: they are scalars on the host.
-        "optimizer state": [tensor for tensor in step.optimizer_tensors() if tensor.dim()],
+        "optimizer state": [held(tensor) for tensor in step.optimizer_tensors() if tensor.dim()],
     }
 
 

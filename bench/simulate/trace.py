@@ -16,6 +16,8 @@ CATEGORIES = (
     "parameters",
     "optimizer state",
     "gradients",
+    "gathered parameters",
+    "gradient buckets",
     "batch",
     "boundary activations",
     "saved tensors",

@@ -70,7 +70,7 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
 
 
 def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
-    keys = {p.grad.untyped_storage()._cdata for p in parts.parameters if p.grad is not None}
+    keys = {_storage_of(p.grad) for p in parts.parameters if p.grad is not None}
     gradients = {tracer.current[key] for key in keys}
     states = {"parameters", "optimizer state", "batch"}
     for index, life in enumerate(tracer.lives):
@@ -78,6 +78,8 @@ def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
             continue
         if index in gradients:
             life.category = "gradients"
+        elif index in tracer.marked:
+            life.category = tracer.marked[index]
         elif life.phase == OPTIMIZER and life.died is None:
             life.category = "optimizer state"
         elif life.phase == RECOMPUTE:
@@ -88,6 +90,16 @@ def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
             life.category = _of_forward(tracer, index, forward_events)
         elif (life.phase, life.module) == (BACKWARD, TAIL):
             life.category = "logits and loss"  # their gradients
+
+
+def _storage_of(tensor: Tensor) -> int:
+    return int(held(tensor).untyped_storage()._cdata)
+
+
+def held(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: of a sharded one, its own part."""
+    local = getattr(tensor.detach(), "to_local", None)
+    return tensor if local is None else local()  # type: ignore[no-any-return]
 
 
 def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:

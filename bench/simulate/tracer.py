@@ -35,6 +35,7 @@ class Tracer(Ledger):
         self.transfers: list[Transfer] = []
         self.current: dict[int, int] = {}  # a storage's key to the index of its life
         self.boundaries: set[int] = set()
+        self.marked: dict[int, str] = {}  # categories of lives, where an operator told them
         self.path: list[str] = []
         self.backward_of = TAIL
         self.operator = ""

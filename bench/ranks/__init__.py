@@ -1,0 +1,1 @@
+"""Models that several ranks train together, and what one rank of them needs."""

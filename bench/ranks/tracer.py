@@ -1,0 +1,170 @@
+"""Writes down what one rank of several does: its own tensors, what it gathers, and collectives."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves
+
+from bench.simulate.tracer import Tracer
+from strategies.execution.dispatch import in_recompute
+
+GATHERED, BUCKETS = "gathered parameters", "gradient buckets"
+MARKS = {
+    "fsdp::all_gather_copy_in": GATHERED,
+    "fsdp::split_with_sizes_copy": GATHERED,
+    "fsdp::chunk_cat": BUCKETS,
+}
+"""FSDP2's own operators, and what their operands are, sharded parameters aside."""
+KINDS = {
+    "c10d::_allgather_base_": "all-gather",
+    "c10d::_reduce_scatter_base_": "reduce-scatter",
+    "c10d::allreduce_": "all-reduce",
+}
+UNPACKED = "fsdp::split_with_sizes_copy"
+"""Parameters are there from here on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One call.
+
+    Attributes:
+        kind: one of `KINDS`' values.
+        position: how many operators were issued before.
+        whole_bytes: of what all ranks of the group have together, or each has before a sum.
+        ranks: of the group.
+        of_parameters: by FSDP2, which overlaps it; otherwise operators wait for it.
+        recompute: repeated for a recomputation.
+    """
+
+    kind: str
+    position: int
+    whole_bytes: int
+    ranks: int
+    of_parameters: bool
+    recompute: bool
+
+
+class RankTracer(Tracer):
+    """A `Tracer` that looks through sharded tensors at a rank's own parts.
+
+    Storage that is resized, as FSDP2 frees and restores gathered parameters, dies and is born.
+
+    Attributes:
+        collectives: in the order of their issue.
+        unpacked: for each time that FSDP2 unpacked gathered parameters, how many operators were
+            issued before.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module] = ()) -> None:
+        super().__init__(model, blocks)
+        self.collectives: list[Collective] = []
+        self.unpacked: list[int] = []
+        self._sizes: dict[int, int] = {}
+        self._marks: dict[int, str] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """As `Tracer`; a sharded tensor's own operators are seen, not the sharded tensor."""
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func.namespace == "fsdp":
+            self._mark((args, kwargs, out))
+        return out
+
+    def _note_work(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        if func.namespace != "c10d":
+            if self.operator == UNPACKED:
+                self.unpacked.append(len(self.work))
+            super()._note_work(func, args, kwargs, out)
+        elif self.operator in KINDS:
+            self.collectives.append(self._collective(args))
+
+    def _collective(self, args: tuple[Any, ...]) -> Collective:
+        tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        [group] = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.ScriptObject)][:1]
+        marked = (self._marks.get(t.untyped_storage()._cdata) for t in tensors)
+        return Collective(
+            kind=KINDS[self.operator],
+            position=len(self.work),
+            whole_bytes=max(t.numel() * t.element_size() for t in tensors),
+            ranks=dist.ProcessGroup.unbox(group).size(),
+            of_parameters=any(marked),
+            recompute=self.forward_done and in_recompute(),
+        )
+
+    # What FSDP2 does to memory.
+
+    def _mark(self, values: Any) -> None:
+        for tensor in tree_leaves(values):
+            if isinstance(tensor, Tensor):
+                key = tensor.untyped_storage()._cdata
+                self._marks[key] = MARKS.get(self.operator, "")
+                if key in self.current:
+                    self.marked[self.current[key]] = self._marks[key]
+
+    def born(self, key: int, size_bytes: int) -> None:
+        """Open a life, of the same kind as the last in the same place."""
+        self._sizes[key] = size_bytes
+        super().born(key, size_bytes)
+
+    def died(self, key: int, size_bytes: int) -> None:
+        """Close it, with the size that it has by now."""
+        del size_bytes
+        self._marks.pop(key, None)
+        known_bytes = self._sizes.pop(key, 0)
+        if known_bytes:
+            super().died(key, known_bytes)
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """What was there is gone; what is there is new."""
+        key, size_bytes = storage._cdata, storage.nbytes()
+        if key not in self._sizes or self._sizes[key] == size_bytes:
+            return
+        if self._sizes[key]:
+            super().died(key, self._sizes[key])
+        self._sizes[key] = size_bytes
+        if size_bytes:
+            self.operator = "resize_"
+            super().born(key, size_bytes)
+            if key in self._marks:
+                self.marked[self.current[key]] = self._marks[key]
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Follow modules, block boundaries, and storages that change their size.
+
+        No dispatched operator tells of the latter, so the method is replaced meanwhile, as
+        `torch.distributed._tools.mem_tracker` does.
+        """
+        original = torch.UntypedStorage.resize_
+
+        @functools.wraps(original)
+        def resize(storage: torch.UntypedStorage, size: int) -> Any:
+            result = original(storage, size)
+            self.resized(storage)
+            return result
+
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+        try:
+            with super().watching():
+                yield
+        finally:
+            torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]

@@ -1,0 +1,63 @@
+"""Run as a process: one real rank's traced step, its bytes written to a file.
+
+Arguments: the rank, how many there are, the file that they meet at, where to write, and the cell.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from bench.cells.cell import Cell
+from bench.cells.layout import Layout
+from bench.ranks.group import mesh_of
+from bench.ranks.sharding import real_step
+from bench.ranks.tracer import RankTracer
+from bench.simulate.run import traced
+
+
+def bytes_of(trace, collectives):
+    """What both sides must agree on."""
+    alive = trace.alive_bytes()
+    peak = max(range(len(alive)), key=alive.__getitem__)
+    return {
+        "resident": trace.resident_bytes(),
+        "after forward": trace.after_forward_bytes(),
+        "peak": alive[peak],
+        "by category": trace.by_category(peak),
+        "collectives": [
+            [one.kind, one.whole_bytes, one.ranks, one.of_parameters, one.recompute]
+            for one in collectives
+        ],
+    }
+
+
+def main(rank, ranks, meeting, out, text):
+    """Trace it."""
+    torch.set_num_threads(1)
+    cell = msgspec.json.decode(text, type=Cell)
+    dist.init_process_group(
+        "gloo", rank=int(rank), world_size=int(ranks), init_method=f"file://{meeting}"
+    )
+    layout = Layout.parse(cell.parallel, cell.ranks)
+    step = real_step(cell, layout, mesh_of(layout))
+    tracers = []
+
+    def make_tracer(*given):
+        tracers.append(RankTracer(*given))
+        return tracers[-1]
+
+    found = traced(cell.make_strategy(), step, as_cuda=False, make_tracer=make_tracer)
+    step.drop_gradients()
+    loss = float(step.forward().detach())
+    facts = {**bytes_of(found.trace, tracers[0].collectives), "loss": loss}
+    Path(out).write_bytes(msgspec.json.encode(facts))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
