@@ -13,6 +13,7 @@ import torch
 import strategies
 from bench import devices, workloads
 from bench.cells import ROUNDS, machine, sources
+from bench.cells.layout import NONE, Layout
 from bench.cells.training import OPTIMIZERS, PRECISIONS
 from bench.devices import accelerators
 from bench.workloads.base import Workload
@@ -58,7 +59,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     interval_width: float | None = None
     rounds_limit_s: float | None = None
     ranks: int = 1
-    parallel: str = "none"
+    parallel: str = NONE
 
     @property
     def simulated(self) -> bool:
@@ -89,6 +90,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
             "code": sources.code_hash(strategy, self.make_workload()),
             "machine": self.machine_id,
         }
+        if self.ranks == 1:  # as before there were any others
+            del decisive["ranks"], decisive["parallel"]
         text = msgspec.json.encode(decisive, order="sorted")
         return hashlib.sha256(text).hexdigest()[:12]
 
@@ -127,6 +130,7 @@ def checked(cell: Cell) -> Cell:
     _check_numbers(msgspec.to_builtins(cell))
     _check_numbers(workload.options())
     _check_interval(cell)
+    _check_ranks(cell)
     defaults = workloads.get(cell.workload).options()
     options = {k: v for k, v in workload.options().items() if v != defaults[k]}
     rounds = cell.rounds + cell.rounds % 2
@@ -177,6 +181,20 @@ def _check_interval(cell: Cell) -> None:
         )
     if cell.simulated or not cell.rounds:
         raise ValueError("there is no interval to narrow where no rounds are timed")
+
+
+def _check_ranks(cell: Cell) -> None:
+    if cell.ranks < 1:
+        raise ValueError(f"there must be at least 1 rank, not {cell.ranks}")
+    if (cell.ranks == 1) != (cell.parallel == NONE):
+        raise ValueError(
+            f"several ranks share a model in some way, one in none: not {cell.ranks} in the way"
+            f" {cell.parallel!r}"
+        )
+    if cell.ranks > 1:
+        Layout.parse(cell.parallel, cell.ranks)
+        if not cell.simulated:
+            raise ValueError(f"ranks are simulated only, on --device sim:…, not on {cell.device}")
 
 
 def _check(what: str, value: str, valid: tuple[str, ...]) -> None:

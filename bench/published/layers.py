@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from bench.cells.cell import Cell, checked
+from bench.cells.layout import NONE
 from bench.published.subject import Options
+from bench.ranks.simulated import trace_rank
 from bench.simulate.run import trace_cell
 
 
 def kept_by_a_layer(options: Options) -> int:
     """Bytes that a third block adds to what two keep when forward is done, weights aside.
 
-    Options are ``workload``, ``spec`` (the strategy's), ``precision``.
+    Options are ``workload``, ``spec`` (the strategy's), ``precision``; of one rank of several
+    ``ranks`` and ``parallel``, as cells have them.
     """
     three, two = (_kept_bytes(options, layers) for layers in (3, 2))
     return three - two
@@ -23,12 +26,15 @@ def _cell(options: Options, sizes: Options, spec: str) -> Cell:
         spec=spec,
         device="sim:h200-141gb",
         precision=options["precision"],
+        ranks=options.get("ranks", 1),
+        parallel=options.get("parallel", NONE),
     )
 
 
 def _kept_bytes(options: Options, layers: int) -> int:
-    cell = _cell(options, {"layers": layers}, options["spec"])
-    trace = trace_cell(checked(cell)).trace
+    cell = checked(_cell(options, {"layers": layers}, options["spec"]))
+    simulation = trace_cell(cell) if cell.ranks == 1 else trace_rank(cell).simulation
+    trace = simulation.trace
     return trace.after_forward_bytes() - trace.resident_bytes()
 
 

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Group: TypeAlias = dist.ProcessGroup
+# Since PyTorch 2.13 under new names.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 COLUMNS = {"c_attn": 3, "c_fc": 1}
 """Products split by columns, and how many equal ones lie side by side in each."""
@@ -146,7 +149,7 @@ def _gather(part: Tensor, group: Group) -> Tensor:
     """All parts of the sequence: ``[B, T/t, d]`` to ``[B, T, d]``."""
     own = part.transpose(0, 1).contiguous()
     whole = own.new_empty((own.shape[0] * group.size(), *own.shape[1:]))
-    dist.all_gather_into_tensor(whole, own, group=group)
+    _all_gather(whole, own, group=group)
     return whole.transpose(0, 1)
 
 
@@ -154,7 +157,7 @@ def _reduce(whole: Tensor, group: Group) -> Tensor:
     """A rank's part of the sequence, summed: ``[B, T, d]`` to ``[B, T/t, d]``."""
     given = whole.transpose(0, 1).contiguous()
     part = given.new_empty((_share(given.shape[0], group), *given.shape[1:]))
-    dist.reduce_scatter_tensor(part, given, group=group)
+    _reduce_scatter(part, given, group=group)
     return part.transpose(0, 1)
 
 
