@@ -13,6 +13,7 @@ from bench.published.heads import HEADS
 from bench.published.language import LANGUAGE
 from bench.published.layers import freed_by_offload, kept_by_a_layer
 from bench.published.operators import OPERATORS
+from bench.published.ranks import reserved_by_a_rank
 from bench.published.subject import Builder, record
 from bench.published.toys import TOYS
 from bench.published.vision import VISION
@@ -21,8 +22,8 @@ from bench.simulate.fit import bisect
 from bench.store.published import UNITS, Configuration, Point, Search, error_of
 
 SUBJECTS: dict[str, Builder] = {**OPERATORS, **HEADS, **TOYS, **LANGUAGE, **VISION}
-DIFFERENCES = {"layer": kept_by_a_layer, "offloaded": freed_by_offload}
-"""Subjects that are a difference of two simulations, and no loop."""
+CELLS = {"layer": kept_by_a_layer, "offloaded": freed_by_offload, "rank": reserved_by_a_rank}
+"""Subjects that are made of simulated cells, and are no loop."""
 _UPDATED = ("torch_version", "python_version", "machine_id", "machine", "commit", "dirty")
 
 
@@ -56,8 +57,8 @@ def bytes_of(device: str, configuration: Configuration) -> int:
     Raises:
         ValueError: no such subject, or no such moment.
     """
-    if configuration.subject in DIFFERENCES:
-        return DIFFERENCES[configuration.subject](configuration.options)
+    if configuration.subject in CELLS:
+        return CELLS[configuration.subject](configuration.options)
     recording = record(_builder(configuration), configuration.options, configuration.steps)
     if configuration.requested:
         return requested(recording).figure(configuration.quantity)
@@ -67,7 +68,7 @@ def bytes_of(device: str, configuration: Configuration) -> int:
 
 def _builder(configuration: Configuration) -> Builder:
     if configuration.subject not in SUBJECTS:
-        known = ", ".join((*SUBJECTS, *DIFFERENCES))
+        known = ", ".join((*SUBJECTS, *CELLS))
         raise ValueError(f"no subject {configuration.subject!r}; there are {known}")
     return SUBJECTS[configuration.subject]
 

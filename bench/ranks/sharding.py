@@ -18,6 +18,7 @@ from bench.ranks import tensor_parallel
 from bench.ranks.group import SHARDS, TENSOR
 from bench.simulate.rates import rates_of
 from bench.simulate.run import warm_optimizer
+from bench.workloads.base import Workload
 
 
 def share(model: nn.Module, blocks: str, layout: Layout, mesh: DeviceMesh) -> None:
@@ -61,14 +62,19 @@ def real_step(cell: Cell, layout: Layout, mesh: DeviceMesh) -> TrainingStep:
 
 
 def fake_step(
-    cell: Cell, layout: Layout, mesh: DeviceMesh, mode: FakeTensorMode, *, as_cuda: bool
+    cell: Cell,
+    workload: Workload,
+    layout: Layout,
+    mesh: DeviceMesh,
+    mode: FakeTensorMode,
+    *,
+    as_cuda: bool,
 ) -> TrainingStep:
     """The cell's model as one rank holds it, and its batch, as fake tensors.
 
     Cutting a parameter into a thousand shards is fast on the device ``meta`` alone, so a sharded
     model is cut there; only then it gets its fake tensors.
     """
-    workload = cell.make_workload()
     real = workload.make_batch()
     sharded = layout.shards > 1
     with torch.device("meta") if sharded else contextlib.nullcontext(), _unless(mode, sharded):

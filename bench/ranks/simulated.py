@@ -10,12 +10,14 @@ import dataclasses
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import strategies
 from bench.cells.cell import Cell
 from bench.cells.layout import Layout
 from bench.ranks import group
 from bench.ranks.sharding import fake_step
 from bench.ranks.tracer import Collective, RankTracer
 from bench.simulate.run import Simulation, traced
+from bench.workloads.base import Workload
 
 
 @dataclasses.dataclass
@@ -26,21 +28,31 @@ class RankSimulation:
         simulation: memory and operators.
         collectives: in the order of their issue.
         unpacked: see `RankTracer`.
+        streams: likewise.
         layout: of the ranks.
     """
 
     simulation: Simulation
     collectives: list[Collective]
     unpacked: list[int]
+    streams: dict[int, str]
     layout: Layout
 
 
-def trace_rank(cell: Cell, *, as_cuda: bool = True) -> RankSimulation:
+def trace_rank(
+    cell: Cell,
+    *,
+    as_cuda: bool = True,
+    workload: Workload | None = None,
+    strategy: strategies.Strategy | None = None,
+) -> RankSimulation:
     """Trace the first rank's step of ``cell`` on fake tensors.
 
     Args:
         cell: checked; its batch is each rank's own.
         as_cuda: operators save what CUDA's kernels save; otherwise what this CPU's do.
+        workload: instead of the one that the cell names.
+        strategy: likewise.
 
     Raises:
         Unsupported: the strategy cannot run on this workload.
@@ -55,10 +67,11 @@ def trace_rank(cell: Cell, *, as_cuda: bool = True) -> RankSimulation:
         return tracers[0]
 
     with group.simulated(layout) as mesh:
-        step = fake_step(cell, layout, mesh, mode, as_cuda=as_cuda)
+        chosen = workload or cell.make_workload()
+        step = fake_step(cell, chosen, layout, mesh, mode, as_cuda=as_cuda)
         with mode:
             simulation = traced(
-                cell.make_strategy(), step, as_cuda=as_cuda, make_tracer=make_tracer
+                strategy or cell.make_strategy(), step, as_cuda=as_cuda, make_tracer=make_tracer
             )
     [tracer] = tracers
-    return RankSimulation(simulation, tracer.collectives, tracer.unpacked, layout)
+    return RankSimulation(simulation, tracer.collectives, tracer.unpacked, tracer.streams, layout)

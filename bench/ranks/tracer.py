@@ -63,12 +63,14 @@ class RankTracer(Tracer):
         collectives: in the order of their issue.
         unpacked: for each time that FSDP2 unpacked gathered parameters, how many operators were
             issued before.
+        streams: of the lives that FSDP2 allocates on a stream of its own, what that is for.
     """
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module] = ()) -> None:
         super().__init__(model, blocks)
         self.collectives: list[Collective] = []
         self.unpacked: list[int] = []
+        self.streams: dict[int, str] = {}
         self._sizes: dict[int, int] = {}
         self._marks: dict[int, str] = {}
 
@@ -96,11 +98,13 @@ class RankTracer(Tracer):
             super()._note_work(func, args, kwargs, out)
         elif self.operator in KINDS:
             self.collectives.append(self._collective(args))
+            if self.collectives[-1].of_parameters:
+                self.streams[self.current[_key(args[0])]] = self.collectives[-1].kind
 
     def _collective(self, args: tuple[Any, ...]) -> Collective:
         tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         [group] = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.ScriptObject)][:1]
-        marked = (self._marks.get(t.untyped_storage()._cdata) for t in tensors)
+        marked = (self._marks.get(_key(t)) for t in tensors)
         return Collective(
             kind=KINDS[self.operator],
             position=len(self.work),
@@ -115,7 +119,7 @@ class RankTracer(Tracer):
     def _mark(self, values: Any) -> None:
         for tensor in tree_leaves(values):
             if isinstance(tensor, Tensor):
-                key = tensor.untyped_storage()._cdata
+                key = _key(tensor)
                 self._marks[key] = MARKS.get(self.operator, "")
                 if key in self.current:
                     self.marked[self.current[key]] = self._marks[key]
@@ -168,3 +172,7 @@ class RankTracer(Tracer):
                 yield
         finally:
             torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
