@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 
 from bench.cells.cell import Cell
-from bench.cells.layout import Layout
-from bench.ranks.group import mesh_of
+from bench.ranks.parallel import parse
 from bench.ranks.sharding import real_step
 from bench.ranks.tracer import RankTracer
 from bench.simulate.run import traced
@@ -43,8 +42,8 @@ def main(rank, ranks, meeting, out, text):
     dist.init_process_group(
         "gloo", rank=int(rank), world_size=int(ranks), init_method=f"file://{meeting}"
     )
-    layout = Layout.parse(cell.parallel, cell.ranks)
-    step = real_step(cell, layout, mesh_of(layout))
+    parallel = parse(cell.parallel, cell.ranks)
+    step = real_step(cell, parallel, parallel.mesh("cpu"))
     tracers = []
 
     def make_tracer(*given):

@@ -13,7 +13,6 @@ import torch
 import strategies
 from bench import devices, workloads
 from bench.cells import ROUNDS, machine, sources
-from bench.cells.layout import NONE, Layout
 from bench.cells.training import OPTIMIZERS, PRECISIONS
 from bench.devices import accelerators
 from bench.workloads.base import Workload
@@ -42,7 +41,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
             this part of it; ``None``: none do.
         rounds_limit_s: seconds that all rounds together may take with those; ``None``: no limit.
         ranks: that train the model together.
-        parallel: how they share it; see `bench.cells.layout.Layout`.
+        parallel: how they share it; see `bench.ranks.parallel.parse`.
     """
 
     workload: str
@@ -59,7 +58,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     interval_width: float | None = None
     rounds_limit_s: float | None = None
     ranks: int = 1
-    parallel: str = NONE
+    parallel: str = "none"
 
     @property
     def simulated(self) -> bool:
@@ -186,15 +185,11 @@ def _check_interval(cell: Cell) -> None:
 def _check_ranks(cell: Cell) -> None:
     if cell.ranks < 1:
         raise ValueError(f"there must be at least 1 rank, not {cell.ranks}")
-    if (cell.ranks == 1) != (cell.parallel == NONE):
+    if (cell.ranks == 1) != (cell.parallel == "none"):
         raise ValueError(
             f"several ranks share a model in some way, one in none: not {cell.ranks} in the way"
             f" {cell.parallel!r}"
         )
-    if cell.ranks > 1:
-        Layout.parse(cell.parallel, cell.ranks)
-        if not cell.simulated:
-            raise ValueError(f"ranks are simulated only, on --device sim:…, not on {cell.device}")
 
 
 def _check(what: str, value: str, valid: tuple[str, ...]) -> None:

@@ -41,6 +41,23 @@ _Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True)
+class Interconnect:
+    """How devices reach each other, as the maker's own machines are built.
+
+    Attributes:
+        peer_bytes_per_s: of one device to the others of its node, in one direction.
+        network_bytes_per_s: to other nodes, one device's share, in one direction.
+        devices_per_node: that share a node.
+        source: of all three.
+    """
+
+    peer_bytes_per_s: _Rate
+    network_bytes_per_s: _Rate
+    devices_per_node: _Bytes
+    source: _Name
+
+
+@dataclass(frozen=True)
 class Accelerator:
     """What a simulation needs to know of a device.
 
@@ -55,6 +72,7 @@ class Accelerator:
         fp32_flops_per_s: dense peak.
         memory_bandwidth_bytes_per_s: peak, reads and writes together.
         link_bandwidth_bytes_per_s: to or from the host, each direction on its own.
+        interconnect: between devices; ``None``: none but the host's.
         launch_overhead_s: fixed cost of one operator.
         source: title and address of the datasheet.
         memory_source: where ``memory_bytes`` was read.
@@ -73,6 +91,7 @@ class Accelerator:
     fp32_flops_per_s: _Rate
     memory_bandwidth_bytes_per_s: _Rate
     link_bandwidth_bytes_per_s: _Rate
+    interconnect: Interconnect | None
     launch_overhead_s: _Seconds
     source: _Name
     memory_source: _Name
@@ -224,6 +243,7 @@ def custom(
         fp32_flops_per_s=fp32_tflops * 1e12,
         memory_bandwidth_bytes_per_s=bandwidth_gb_s * 1e9,
         link_bandwidth_bytes_per_s=link_gb_s * 1e9,
+        interconnect=catalogue()["a100-80gb"].interconnect,
         launch_overhead_s=launch_us * 1e-6,
         source="given by the user",
         memory_source="given by the user",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bench.cells.cell import Cell, checked
-from bench.cells.layout import NONE
 from bench.published.subject import Options
 from bench.ranks.simulated import trace_rank
 from bench.simulate.run import trace_cell
@@ -27,7 +26,7 @@ def _cell(options: Options, sizes: Options, spec: str) -> Cell:
         device="sim:h200-141gb",
         precision=options["precision"],
         ranks=options.get("ranks", 1),
-        parallel=options.get("parallel", NONE),
+        parallel=options.get("parallel", "none"),
     )
 
 

@@ -1,1 +1,1 @@
-"""Models that several ranks train together, and what one rank of them needs."""
+"""One training step over several ranks: how a model is split, measured, and put together again."""

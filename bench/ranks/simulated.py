@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
 from bench.cells.cell import Cell
-from bench.cells.layout import Layout
 from bench.ranks import group
+from bench.ranks.divisible import problem
+from bench.ranks.parallel import Parallel, parse
 from bench.ranks.sharding import fake_step
 from bench.ranks.tracer import Collective, RankTracer
 from bench.simulate.run import Simulation, traced
@@ -29,14 +30,14 @@ class RankSimulation:
         collectives: in the order of their issue.
         unpacked: see `RankTracer`.
         streams: likewise.
-        layout: of the ranks.
+        parallel: how the ranks share the model.
     """
 
     simulation: Simulation
     collectives: list[Collective]
     unpacked: list[int]
     streams: dict[int, str]
-    layout: Layout
+    parallel: Parallel
 
 
 def trace_rank(
@@ -49,16 +50,16 @@ def trace_rank(
     """Trace the first rank's step of ``cell`` on fake tensors.
 
     Args:
-        cell: checked; its batch is each rank's own.
+        cell: checked; its batch is that of all ranks.
         as_cuda: operators save what CUDA's kernels save; otherwise what this CPU's do.
         workload: instead of the one that the cell names.
         strategy: likewise.
 
     Raises:
         Unsupported: the strategy cannot run on this workload.
-        ValueError: the layout does not fit the model, or this process is a rank already.
+        ValueError: the model cannot be shared so, or this process is a rank already.
     """
-    layout = Layout.parse(cell.parallel, cell.ranks)
+    parallel = checked(cell)
     mode = FakeTensorMode()
     tracers: list[RankTracer] = []
 
@@ -66,12 +67,30 @@ def trace_rank(
         tracers.append(RankTracer(*given))  # type: ignore[arg-type]
         return tracers[0]
 
-    with group.simulated(layout) as mesh:
+    with group.simulated(parallel) as mesh:
         chosen = workload or cell.make_workload()
-        step = fake_step(cell, chosen, layout, mesh, mode, as_cuda=as_cuda)
+        step = fake_step(cell, chosen, parallel, mesh, mode, as_cuda=as_cuda)
         with mode:
             simulation = traced(
                 strategy or cell.make_strategy(), step, as_cuda=as_cuda, make_tracer=make_tracer
             )
     [tracer] = tracers
-    return RankSimulation(simulation, tracer.collectives, tracer.unpacked, tracer.streams, layout)
+    return RankSimulation(simulation, tracer.collectives, tracer.unpacked, tracer.streams, parallel)
+
+
+def checked(cell: Cell) -> Parallel:
+    """How the cell's ranks share its model.
+
+    Raises:
+        ValueError: it cannot be shared so, or that is not simulated.
+    """
+    parallel = parse(cell.parallel, cell.ranks)
+    if parallel.data == "ddp" or max(parallel.pipeline, parallel.context) > 1:
+        raise ValueError(f"simulated ranks share by fsdp2, tp, sp, megatron; not {cell.parallel}")
+    workload = cell.make_workload()
+    if "dropout" in workload.option_names():  # of random numbers only the bytes are simulated
+        workload = workload.with_options(dropout=0.0)
+    reason = problem(parallel, workload)
+    if reason:
+        raise ValueError(f"{cell.workload} on {cell.ranks} ranks: {reason}")
+    return parallel

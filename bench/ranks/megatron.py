@@ -25,12 +25,12 @@ COLUMNS = {"c_attn": 3, "c_fc": 1}
 ROWS = ("c_proj",)
 
 
-def split(model: nn.Module, blocks: list[nn.Module], group: Group, *, sequence: bool) -> None:
+def split(blocks: list[nn.Module], group: Group, *, sequence: bool) -> None:
     """Let each rank of ``group`` keep and compute its part of every block, in place.
 
     Args:
-        model: whose blocks have the names of `bench.workloads.layers`.
-        blocks: of it; what lies outside of them is computed by each rank.
+        blocks: of a model, named as in `bench.workloads.layers`; what lies outside of them is
+            computed by each rank.
         group: that splits.
         sequence: whether ranks hold parts of the sequence between products.
 
@@ -65,9 +65,9 @@ def _split_block(block: nn.Module, group: Group, *, sequence: bool) -> None:
 
 def _part_of(name: str, child: nn.Module, group: Group, *, sequence: bool) -> nn.Module | None:
     if name in COLUMNS:
-        return Column(cast(nn.Linear, child), group, COLUMNS[name], sequence=sequence)
+        return Column(cast("nn.Linear", child), group, COLUMNS[name], sequence=sequence)
     if name in ROWS:
-        return Row(cast(nn.Linear, child), group, sequence=sequence)
+        return Row(cast("nn.Linear", child), group, sequence=sequence)
     if sequence and isinstance(child, nn.LayerNorm):
         return SharedNorm(child, group)
     return None
@@ -100,8 +100,8 @@ class Column(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, T, in]``, or of the sequence split in t ``[B, T/t, in]``, to ``[B, T, out/t]``."""
         if self.sequence:
-            return cast(Tensor, _GatheredLinear.apply(x, self.weight, self.bias, self.group))
-        return F.linear(cast(Tensor, _Copied.apply(x, self.group)), self.weight, self.bias)
+            return cast("Tensor", _GatheredLinear.apply(x, self.weight, self.bias, self.group))
+        return F.linear(cast("Tensor", _Copied.apply(x, self.group)), self.weight, self.bias)
 
 
 class Row(nn.Module):
@@ -118,8 +118,8 @@ class Row(nn.Module):
         part = F.linear(x, self.weight)
         if self.sequence:
             bias = _Copied.apply(self.bias, self.group)
-            return cast(Tensor, _Reduced.apply(part, self.group) + bias)
-        return cast(Tensor, _Summed.apply(part, self.group) + self.bias)
+            return cast("Tensor", _Reduced.apply(part, self.group) + bias)
+        return cast("Tensor", _Summed.apply(part, self.group) + self.bias)
 
 
 class SharedNorm(nn.Module):
