@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh
 
 from bench.cells.cell import Cell
-from bench.cells.training import TrainingStep, cast, make_model
+from bench.cells.training import TrainingStep, cast, make_model, make_optimizer
 from bench.ranks.parallel import Parallel
 from bench.ranks.parallelise import parallelise
 from bench.simulate.rates import rates_of
 from bench.simulate.run import warm_optimizer
+from bench.simulate.traced_step import held
 from bench.workloads.base import Workload
 
 CPU = torch.device("cpu")
+
+
+class RankStep(TrainingStep):
+    """A step whose optimizer works on a rank's own parts of sharded parameters.
+
+    Of one element's update all others are independent, so that these are the operators that run in
+    the end; to find that out for thousands of sharded tensors takes minutes.
+    """
+
+    def __post_init__(self) -> None:
+        self.own = [nn.Parameter(held(parameter)) for parameter in self.model.parameters()]
+        self.scaler = None
+        self.update_rule = make_optimizer(self.optimizer, nn.ParameterList(self.own))
+
+    def update(self) -> None:
+        """The optimizer's step, on the parts."""
+        for own, whole in zip(self.own, self.model.parameters(), strict=True):
+            own.grad = None if whole.grad is None else held(whole.grad)
+        super().update()
+        for own in self.own:
+            own.grad = None
 
 
 def real_step(cell: Cell, parallel: Parallel, mesh: DeviceMesh) -> TrainingStep:
@@ -51,7 +74,8 @@ def fake_step(
         model.to_empty(device=CPU)
         mode.allow_non_fake_inputs = False
         batch = tuple(cast(mode.from_tensor(tensor), cell.precision) for tensor in real)
-        step = TrainingStep(workload, model, batch, CPU, cell.precision, cell.optimizer)
+        kind = RankStep if parallel.tensor == 1 or parallel.megatron else TrainingStep
+        step = kind(workload, model, batch, CPU, cell.precision, cell.optimizer)
         step.rates = rates_of(cell) if cell.simulated else None
         if as_cuda and step.update_rule is not None:
             for group in step.update_rule.param_groups:

@@ -28,7 +28,12 @@ KINDS = {
     "c10d::_allgather_base_": "all-gather",
     "c10d::_reduce_scatter_base_": "reduce-scatter",
     "c10d::allreduce_": "all-reduce",
+    "_c10d_functional::all_gather_into_tensor": "all-gather",
+    "_c10d_functional::reduce_scatter_tensor": "reduce-scatter",
+    "_c10d_functional::all_reduce": "all-reduce",
+    "_c10d_functional::all_reduce_": "all-reduce",
 }
+NAMESPACES = frozenset(name.partition("::")[0] for name in KINDS)
 UNPACKED = "fsdp::split_with_sizes_copy"
 """Parameters are there from here on."""
 
@@ -71,6 +76,7 @@ class RankTracer(Tracer):
         self.collectives: list[Collective] = []
         self.unpacked: list[int] = []
         self.streams: dict[int, str] = {}
+        self._views = False
         self._sizes: dict[int, int] = {}
         self._marks: dict[int, str] = {}
 
@@ -84,6 +90,7 @@ class RankTracer(Tracer):
         """As `Tracer`; a sharded tensor's own operators are seen, not the sharded tensor."""
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented
+        self._views = func.is_view
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func.namespace == "fsdp":
             self._mark((args, kwargs, out))
@@ -92,24 +99,23 @@ class RankTracer(Tracer):
     def _note_work(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        if func.namespace != "c10d":
+        if func.namespace not in NAMESPACES:
             if self.operator == UNPACKED:
                 self.unpacked.append(len(self.work))
             super()._note_work(func, args, kwargs, out)
         elif self.operator in KINDS:
-            self.collectives.append(self._collective(args))
+            self.collectives.append(self._collective(args, out))
             if self.collectives[-1].of_parameters:
                 self.streams[self.current[_key(args[0])]] = self.collectives[-1].kind
 
-    def _collective(self, args: tuple[Any, ...]) -> Collective:
-        tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
-        [group] = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.ScriptObject)][:1]
+    def _collective(self, args: tuple[Any, ...], out: Any) -> Collective:
+        tensors = [leaf for leaf in tree_leaves((args, out)) if isinstance(leaf, Tensor)]
         marked = (self._marks.get(_key(t)) for t in tensors)
         return Collective(
             kind=KINDS[self.operator],
             position=len(self.work),
             whole_bytes=max(t.numel() * t.element_size() for t in tensors),
-            ranks=dist.ProcessGroup.unbox(group).size(),
+            ranks=_group_of(args).size(),
             of_parameters=any(marked),
             recompute=self.forward_done and in_recompute(),
         )
@@ -125,7 +131,12 @@ class RankTracer(Tracer):
                     self.marked[self.current[key]] = self._marks[key]
 
     def born(self, key: int, size_bytes: int) -> None:
-        """Open a life, of the same kind as the last in the same place."""
+        """Open a life; not of memory that a view is the first to tell of.
+
+        That is what gloo copies a gradient to before it reduces it; NCCL does not.
+        """
+        if self._views:
+            return
         self._sizes[key] = size_bytes
         super().born(key, size_bytes)
 
@@ -176,3 +187,11 @@ class RankTracer(Tracer):
 
 def _key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+def _group_of(args: tuple[Any, ...]) -> dist.ProcessGroup:
+    """The group of a collective, which is given as an object, or by name as the last argument."""
+    boxed = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.ScriptObject)]
+    if boxed:
+        return dist.ProcessGroup.unbox(boxed[0])
+    return dist.distributed_c10d._resolve_process_group(args[-1])

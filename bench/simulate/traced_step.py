@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Trace
@@ -98,8 +99,9 @@ def _storage_of(tensor: Tensor) -> int:
 
 def held(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: of a sharded one, its own part."""
-    local = getattr(tensor.detach(), "to_local", None)
-    return tensor if local is None else local()  # type: ignore[no-any-return]
+    local = getattr(tensor, "to_local", None)
+    with torch.no_grad():
+        return tensor if local is None else local()  # type: ignore[no-any-return]
 
 
 def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:
