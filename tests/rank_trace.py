@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from bench.cells.cell import Cell
 from bench.ranks.parallel import parse
-from bench.ranks.sharding import real_step
-from bench.ranks.tracer import RankTracer
+from bench.ranks.simulated_step import real_step
+from bench.ranks.simulated_tracer import RankTracer
 from bench.simulate.run import traced
 
 

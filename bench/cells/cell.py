@@ -40,8 +40,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         interval_width: more rounds follow until the interval of the step ratio is no wider than
             this part of it; ``None``: none do.
         rounds_limit_s: seconds that all rounds together may take with those; ``None``: no limit.
-        ranks: that train the model together.
-        parallel: how they share it; see `bench.ranks.parallel.parse`.
+        ranks: processes that share the step.
+        parallel: how (`bench.ranks.parallel`); empty for one.
     """
 
     workload: str
@@ -58,7 +58,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     interval_width: float | None = None
     rounds_limit_s: float | None = None
     ranks: int = 1
-    parallel: str = "none"
+    parallel: str = ""
 
     @property
     def simulated(self) -> bool:
@@ -86,13 +86,18 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
             "options": self.make_workload().options(),
             "spec": strategy.spec(),
             "torch": str(torch.__version__),
-            "code": sources.code_hash(strategy, self.make_workload()),
+            "code": self.code_hash(),
             "machine": self.machine_id,
         }
-        if self.ranks == 1:  # as before there were any others
-            del decisive["ranks"], decisive["parallel"]
         text = msgspec.json.encode(decisive, order="sorted")
         return hashlib.sha256(text).hexdigest()[:12]
+
+    def code_hash(self) -> str:
+        """Of all code that decides it."""
+        entry = sources.RANKS_ENTRY if self.parallel else sources.ENTRY
+        if self.parallel and self.simulated:
+            entry = sources.SIMULATED_RANKS_ENTRY
+        return sources.code_hash(self.make_strategy(), self.make_workload(), entry)
 
 
 def with_parameters(specs: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
@@ -129,14 +134,14 @@ def checked(cell: Cell) -> Cell:
     _check_numbers(msgspec.to_builtins(cell))
     _check_numbers(workload.options())
     _check_interval(cell)
-    _check_ranks(cell)
     defaults = workloads.get(cell.workload).options()
     options = {k: v for k, v in workload.options().items() if v != defaults[k]}
     rounds = cell.rounds + cell.rounds % 2
     cell = msgspec.structs.replace(cell, options=options, spec=spec, device=device, rounds=rounds)
     if cell.simulated:  # what is modelled depends on no thread, and has no rounds
         return msgspec.structs.replace(cell, threads=1, rounds=0, warmup=0)
-    return msgspec.structs.replace(cell, threads=cell.threads or torch.get_num_threads())
+    threads = cell.threads or max(1, torch.get_num_threads() // cell.ranks)
+    return msgspec.structs.replace(cell, threads=threads)
 
 
 def _checked_device(cell: Cell) -> str:
@@ -180,16 +185,6 @@ def _check_interval(cell: Cell) -> None:
         )
     if cell.simulated or not cell.rounds:
         raise ValueError("there is no interval to narrow where no rounds are timed")
-
-
-def _check_ranks(cell: Cell) -> None:
-    if cell.ranks < 1:
-        raise ValueError(f"there must be at least 1 rank, not {cell.ranks}")
-    if (cell.ranks == 1) != (cell.parallel == "none"):
-        raise ValueError(
-            f"several ranks share a model in some way, one in none: not {cell.ranks} in the way"
-            f" {cell.parallel!r}"
-        )
 
 
 def _check(what: str, value: str, valid: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ def _cell(options: Options, sizes: Options, spec: str) -> Cell:
         device="sim:h200-141gb",
         precision=options["precision"],
         ranks=options.get("ranks", 1),
-        parallel=options.get("parallel", "none"),
+        parallel=options.get("parallel", ""),
     )
 
 

@@ -22,7 +22,8 @@ from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
 from bench.published.subject import Options
 from bench.ranks.simulated import trace_rank
-from bench.ranks.streams import usage
+from bench.ranks.simulated_streams import DEFAULT, parts, taken_bytes
+from bench.simulate.replay import steady
 from bench.workloads.base import Batch
 from bench.workloads.llama import LlamaWorkload
 from strategies.execution.chain import Chain
@@ -104,4 +105,6 @@ def reserved_by_a_rank(options: Options) -> int:
     )
     recorded = rank.simulation.trace
     given = recorded.workspaces(accelerators.get(cell.device))
-    return usage(recorded, rank.streams, given, expandable=True).reserved_bytes
+    default = parts(recorded, rank.streams)[DEFAULT]
+    own = steady(default, workspaces=given, expandable=True)
+    return own.reserved_bytes + taken_bytes(recorded, rank.streams, expandable=True)

@@ -1,160 +1,82 @@
-"""Time of a rank's step: operators, and collectives that overlap with them as FSDP2 overlaps.
-
-A collective of n ranks takes as long as its link needs to carry (n − 1)/n of the whole, a sum twice
-that: the ring algorithm at the link's full rate. Ranks of one node talk over its own links; over
-several nodes a ring leaves each by the network of all its members. A latency is not modelled.
-
-FSDP2's run on streams of their own, one after the other. Parameters are gathered as soon as those
-before them are unpacked, while operators work with these; gradients are reduced while backward goes
-on, and the optimizer waits for them. For all others, operators wait.
-"""
+"""What ranks say to each other in a step: every collective that this rank takes part in."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter, defaultdict
+import collections
 from collections.abc import Sequence
+from typing import Any
 
-from bench.devices.accelerators import Accelerator, Interconnect
-from bench.ranks.parallel import Parallel
-from bench.ranks.tracer import Collective
-from bench.simulate.roofline import Operator, operator_s
-from bench.simulate.trace import OPTIMIZER
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-GATHER = "all-gather"
-PASSES = {GATHER: 1, "reduce-scatter": 1, "all-reduce": 2}
-"""How often the whole goes round the ring."""
+from strategies.execution.tensors import tensors_in
+from strategies.profiling.flops import FlopCounter
 
-
-@dataclasses.dataclass(frozen=True)
-class RankTime:
-    """Seconds of a step.
-
-    Attributes:
-        step_s: from its begin to its end.
-        communication_s: of all collectives, one after the other.
-        exposed_s: for which operators wait for them.
-    """
-
-    step_s: float
-    communication_s: float
-    exposed_s: float
+KINDS = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "send", "recv")
+"""Collectives by the names that torch.distributed's functions have, the longer before the parts."""
 
 
-def interconnect_of(device: Accelerator) -> Interconnect:
-    """How such devices reach each other.
-
-    Raises:
-        ValueError: the catalogue does not know.
-    """
-    if device.interconnect is None:
-        raise ValueError(f"the catalogue knows no link between devices for {device.spec_text}")
-    return device.interconnect
-
-
-def collective_s(one: Collective, parallel: Parallel, links: Interconnect) -> float:
-    """Seconds of a collective by itself."""
-    part = (one.ranks - 1) / one.ranks
-    return PASSES[one.kind] * one.whole_bytes * part / _rate(one, parallel, links)
-
-
-def _rate(one: Collective, parallel: Parallel, links: Interconnect) -> float:
-    """Bytes a second that go round the ring: neighbours in it are so many ranks apart."""
-    apart = parallel.tensor if one.of_parameters else 1
-    if one.ranks * apart <= links.devices_per_node:
-        return links.peer_bytes_per_s
-    members = max(1, links.devices_per_node // apart)
-    return min(links.peer_bytes_per_s, members * links.network_bytes_per_s)
-
-
-def communicated_bytes(collectives: Sequence[Collective]) -> dict[str, int]:
-    """What this rank sends, by kind; what a recompute repeats is a kind of its own."""
-    sent: Counter[str] = Counter()
-    for one in collectives:
-        kind = f"{one.kind} of recompute" if one.recompute else one.kind
-        sent[kind] += PASSES[one.kind] * one.whole_bytes * (one.ranks - 1) // one.ranks
-    return dict(sorted(sent.items()))
-
-
-def rank_time(
-    operators: Sequence[Operator],
-    collectives: Sequence[Collective],
-    unpacked: Sequence[int],
-    parallel: Parallel,
-    device: Accelerator,
-) -> RankTime:
-    """Time of a step.
-
-    Args:
-        operators: in order, with what their kernels attain.
-        collectives: in the order of their issue.
-        unpacked: how many operators were issued before each time that parameters were unpacked.
-        parallel: how the ranks share the model.
-        device: whose rates count.
-
-    Raises:
-        ValueError: the catalogue knows no link between such devices.
-    """
-    links = interconnect_of(device)
-    clock = _Clock(parallel, links)
-    issued: defaultdict[int, list[Collective]] = defaultdict(list)
-    for one in collectives:
-        issued[one.position].append(one)
-    places, end = set(unpacked), len(operators)
-    updating = next((i for i, op in enumerate(operators) if op.phase == OPTIMIZER), end)
-    for index in range(end + 1):
-        for one in issued[index]:
-            clock.issue(one)
-        if index in places:
-            clock.wait(clock.gathered_s)
-        if index in (updating, end):
-            clock.wait(clock.reduced_s)
-        if index < end:
-            op = operators[index]
-            clock.run(
-                operator_s(op.flops, op.moved_bytes, op.dtype, device), unpacks=index in places
-            )
-    return RankTime(
-        step_s=clock.now_s,
-        communication_s=sum(collective_s(one, parallel, links) for one in collectives),
-        exposed_s=clock.exposed_s,
-    )
-
-
-class _Clock:
-    """A rank's operators, and FSDP2's collectives beside them, in seconds from the step's begin.
+class Communication(TorchDispatchMode):
+    """Counts collectives while it is active, on this rank.
 
     Attributes:
-        now_s: operators are here.
-        exposed_s: for which they waited.
-        free_s: the last of FSDP2's collectives has ended.
-        gathered_s: the last parameters are there.
-        reduced_s: the last gradients are.
-        unpacked_s: parameters were last unpacked, which frees the next ones' way.
+        calls: by kind.
+        message_bytes: by kind: the whole of what is gathered, reduced or sent, as in a table of
+            collectives' bandwidths; a ring of n ranks moves (n − 1)/n of it to gather or to
+            scatter, twice that to reduce for all.
     """
 
-    def __init__(self, parallel: Parallel, links: Interconnect) -> None:
-        self.parallel, self.links = parallel, links
-        self.now_s = self.exposed_s = self.free_s = 0.0
-        self.gathered_s = self.reduced_s = self.unpacked_s = 0.0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: collections.Counter[str] = collections.Counter()
+        self.message_bytes: collections.Counter[str] = collections.Counter()
 
-    def issue(self, one: Collective) -> None:
-        """A collective; operators wait for those that are not FSDP2's."""
-        takes_s = collective_s(one, self.parallel, self.links)
-        if not one.of_parameters:
-            self.wait(self.now_s + takes_s)
-        elif one.kind == GATHER:
-            self.free_s = self.gathered_s = max(self.free_s, self.unpacked_s) + takes_s
-        else:
-            self.free_s = self.reduced_s = max(self.free_s, self.now_s) + takes_s
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled models stay compiled, as under `FlopCounter`."""
+        return True
 
-    def wait(self, until_s: float) -> None:
-        """Operators go on no earlier."""
-        self.exposed_s += max(0.0, until_s - self.now_s)
-        self.now_s = max(self.now_s, until_s)
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator and count it, if it is a collective."""
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it comes again in parts, collectives among them
+        out = func(*args, **(kwargs or {}))
+        kind = kind_of(func)
+        if kind is not None:
+            self.calls[kind] += 1
+            self.message_bytes[kind] += max(_bytes(value) for value in (*args, out))
+        return out
 
-    def run(self, takes_s: float, *, unpacks: bool) -> None:
-        """One operator."""
-        self.now_s += takes_s
-        if unpacks:
-            self.unpacked_s = self.now_s
+
+def kind_of(func: Any) -> str | None:
+    """Which collective an operator is, if it is any."""
+    if "c10d" not in func.namespace:
+        return None
+    name = func._schema.name.partition("::")[2].replace("_", "")
+    return next((kind for kind in KINDS if kind.replace("_", "") in name), None)
+
+
+def _bytes(value: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors_in(value))
+
+
+class LocalFlops(FlopCounter):
+    """Counts what this rank computes of operators on tensors that several ranks hold."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator and add its FLOPs."""
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented
+        return super().__torch_dispatch__(func, types, args, kwargs)

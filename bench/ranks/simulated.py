@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
 from bench.cells.cell import Cell
-from bench.ranks import group
+from bench.ranks import simulated_group as group
 from bench.ranks.divisible import problem
 from bench.ranks.parallel import Parallel, parse
-from bench.ranks.sharding import fake_step
-from bench.ranks.tracer import Collective, RankTracer
+from bench.ranks.simulated_step import fake_step
+from bench.ranks.simulated_tracer import Collective, RankTracer
 from bench.simulate.run import Simulation, traced
 from bench.workloads.base import Workload
 

@@ -15,6 +15,7 @@ from bench.simulate.peak import describe_peak
 from bench.simulate.replay import steady
 from bench.simulate.run import Simulation, residents, trace_cell
 from bench.simulate.trace import Trace
+from bench.simulate.traced_step import held
 from bench.store.parts import (
     Decision,
     Fit,
@@ -36,19 +37,28 @@ def simulate(cell: Cell) -> list[Part]:
     if simulation.missing:
         reason = f"no gradient for {', '.join(simulation.missing)}"
         fit = msgspec.structs.replace(fit, status="mismatch", reason=reason)
+    times = ModelledTimes(modelled_step_s=simulation.step_s(device))
+    return [fit, times, *parts_of(simulation)]
+
+
+def parts_of(simulation: Simulation) -> list[Part]:
+    """What a trace says whatever the device."""
     return [
         _decision(simulation),
         Missing(grads_missing=simulation.missing),
-        fit,
         describe_peak(simulation.trace, simulation.blocks),
-        ModelledTimes(modelled_step_s=simulation.step_s(device)),
         _model_bytes(simulation),
         _flops(simulation.trace),
     ]
 
 
 def fit_in(
-    recorded: Trace, memory_bytes: int, workspaces: Sequence[int] = (), *, expandable: bool = False
+    recorded: Trace,
+    memory_bytes: int,
+    workspaces: Sequence[int] = (),
+    *,
+    expandable: bool = False,
+    taken_bytes: int = 0,
 ) -> Fit:
     """What the caching allocator says of a loop of such steps: status, reason, peaks.
 
@@ -60,6 +70,7 @@ def fit_in(
         memory_bytes: of the device.
         workspaces: bytes that libraries keep, each on its own.
         expandable: whether it must fit with expandable segments; without them otherwise.
+        taken_bytes: of the memory, by what is reserved elsewhere.
     """
     free, grown = (steady(recorded, workspaces=workspaces, expandable=one) for one in (False, True))
     held_bytes = (grown if expandable else free).reserved_bytes
@@ -67,11 +78,12 @@ def fit_in(
     reason = None
     try:
         held_bytes = steady(
-            recorded, memory_bytes, workspaces=workspaces, expandable=expandable
+            recorded, memory_bytes - taken_bytes, workspaces=workspaces, expandable=expandable
         ).reserved_bytes
     except OutOfMemoryError as error:
         status = "oom"
-        missing_bytes = max(free.allocated_bytes - memory_bytes, error.missing_bytes)
+        here_bytes = free.allocated_bytes + taken_bytes
+        missing_bytes = max(here_bytes - memory_bytes, error.missing_bytes)
         reason = (
             f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
             f" {missing_bytes / 1e9:.3g} GB missing"
@@ -80,10 +92,10 @@ def fit_in(
         status=status,
         reason=reason,
         peak_allocated_bytes=max(recorded.alive_bytes(GRANULE_BYTES)),
-        peak_reserved_bytes=held_bytes,
-        max_allocated_bytes=free.allocated_bytes,
-        steady_reserved_bytes=free.reserved_bytes,
-        expandable_reserved_bytes=grown.reserved_bytes,
+        peak_reserved_bytes=held_bytes + taken_bytes,
+        max_allocated_bytes=free.allocated_bytes + taken_bytes,
+        steady_reserved_bytes=free.reserved_bytes + taken_bytes,
+        expandable_reserved_bytes=grown.reserved_bytes + taken_bytes,
         workspace_bytes=sum(workspaces),
     )
 
@@ -100,16 +112,16 @@ def _decision(simulation: Simulation) -> Decision:
 
 def _model_bytes(simulation: Simulation) -> ModelBytes:
     step, recorded = simulation.step, simulation.trace
-    parameters = list(step.model.parameters())
+    gradients = [p.grad for p in step.model.parameters() if p.grad is not None]
     resident = residents(step)
     resident_bytes = unique_bytes(tensor for tensors in resident.values() for tensor in tensors)
     return ModelBytes(
         after_forward_allocated_bytes=recorded.after_forward_bytes(GRANULE_BYTES),
         saved_after_forward_bytes=recorded.after_forward_bytes() - resident_bytes,
-        parameter_bytes=unique_bytes(parameters),
+        parameter_bytes=unique_bytes(map(held, step.model.parameters())),
         buffer_bytes=unique_bytes(step.model.buffers()),
         batch_bytes=unique_bytes(step.batch),
-        gradient_bytes=unique_bytes([p.grad for p in parameters if p.grad is not None]),
+        gradient_bytes=unique_bytes(map(held, gradients)),
         optimizer_bytes=unique_bytes(resident["optimizer state"]),
         resident_peak_bytes=resident_peak_bytes(),
     )

@@ -8,41 +8,29 @@ gathered into is allocated on one stream, what gradients are reduced into on a s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from bench.simulate.replay import Usage, steady
+from bench.simulate.replay import steady
 from bench.simulate.trace import Trace
 
 DEFAULT = ""
 
 
-def usage(
-    recorded: Trace,
-    streams: Mapping[int, str],
-    workspaces: Sequence[int] = (),
-    *,
-    expandable: bool = False,
-) -> Usage:
-    """What a loop of such steps allocates and reserves, each stream in a pool of its own.
+def parts(recorded: Trace, streams: Mapping[int, str]) -> dict[str, Trace]:
+    """What lives on each stream, the default one first.
 
     Args:
         recorded: one step.
         streams: of the lives that are not the default stream's, the stream's name.
-        workspaces: bytes that libraries keep, each in a block of its own.
-        expandable: with expandable segments.
     """
-    pools = [
-        steady(
-            _part(recorded, streams, name),
-            workspaces=() if name else workspaces,
-            expandable=expandable,
-        )
-        for name in sorted({DEFAULT, *streams.values()})
-    ]
-    return Usage(
-        allocated_bytes=sum(pool.allocated_bytes for pool in pools),
-        reserved_bytes=sum(pool.reserved_bytes for pool in pools),
-    )
+    names = sorted({DEFAULT, *streams.values()})
+    return {name: _part(recorded, streams, name) for name in names}
+
+
+def taken_bytes(recorded: Trace, streams: Mapping[int, str], *, expandable: bool = False) -> int:
+    """What a loop of such steps reserves on the other streams than the default one."""
+    others = list(parts(recorded, streams).values())[1:]
+    return sum(steady(one, expandable=expandable).reserved_bytes for one in others)
 
 
 def _part(recorded: Trace, streams: Mapping[int, str], name: str) -> Trace:

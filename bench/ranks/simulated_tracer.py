@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 
+from bench.ranks.communication import kind_of
 from bench.simulate.tracer import Tracer
 from strategies.execution.dispatch import in_recompute
 
@@ -24,16 +25,6 @@ MARKS = {
     "fsdp::chunk_cat": BUCKETS,
 }
 """FSDP2's own operators, and what their operands are, sharded parameters aside."""
-KINDS = {
-    "c10d::_allgather_base_": "all-gather",
-    "c10d::_reduce_scatter_base_": "reduce-scatter",
-    "c10d::allreduce_": "all-reduce",
-    "_c10d_functional::all_gather_into_tensor": "all-gather",
-    "_c10d_functional::reduce_scatter_tensor": "reduce-scatter",
-    "_c10d_functional::all_reduce": "all-reduce",
-    "_c10d_functional::all_reduce_": "all-reduce",
-}
-NAMESPACES = frozenset(name.partition("::")[0] for name in KINDS)
 UNPACKED = "fsdp::split_with_sizes_copy"
 """Parameters are there from here on."""
 
@@ -43,9 +34,9 @@ class Collective:
     """One call.
 
     Attributes:
-        kind: one of `KINDS`' values.
+        kind: see `bench.ranks.communication`.
         position: how many operators were issued before.
-        whole_bytes: of what all ranks of the group have together, or each has before a sum.
+        whole_bytes: of all that is gathered, or of what each rank gives to a sum.
         ranks: of the group.
         of_parameters: by FSDP2, which overlaps it; otherwise operators wait for it.
         recompute: repeated for a recomputation.
@@ -99,20 +90,21 @@ class RankTracer(Tracer):
     def _note_work(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        if func.namespace not in NAMESPACES:
+        kind = kind_of(func)
+        if "c10d" not in func.namespace:
             if self.operator == UNPACKED:
                 self.unpacked.append(len(self.work))
             super()._note_work(func, args, kwargs, out)
-        elif self.operator in KINDS:
-            self.collectives.append(self._collective(args, out))
+        elif kind is not None:
+            self.collectives.append(self._collective(kind, args, out))
             if self.collectives[-1].of_parameters:
                 self.streams[self.current[_key(args[0])]] = self.collectives[-1].kind
 
-    def _collective(self, args: tuple[Any, ...], out: Any) -> Collective:
+    def _collective(self, kind: str, args: tuple[Any, ...], out: Any) -> Collective:
         tensors = [leaf for leaf in tree_leaves((args, out)) if isinstance(leaf, Tensor)]
         marked = (self._marks.get(_key(t)) for t in tensors)
         return Collective(
-            kind=KINDS[self.operator],
+            kind=kind,
             position=len(self.work),
             whole_bytes=max(t.numel() * t.element_size() for t in tensors),
             ranks=_group_of(args).size(),

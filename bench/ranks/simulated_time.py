@@ -1,0 +1,151 @@
+"""Time of a rank's step: operators, and collectives that overlap with them as FSDP2 overlaps.
+
+A collective of n ranks takes as long as its link needs to carry (n − 1)/n of the whole, a sum twice
+that: the ring algorithm at the link's full rate. Ranks of one node talk over its own links; over
+several nodes a ring leaves each by the network of all its members. A latency is not modelled.
+
+FSDP2's run on streams of their own, one after the other. Parameters are gathered as soon as those
+before them are unpacked, while operators work with these; gradients are reduced while backward goes
+on, and the optimizer waits for them. For all others, operators wait.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+
+from bench.devices.accelerators import Accelerator, Interconnect
+from bench.ranks.parallel import Parallel
+from bench.ranks.simulated_tracer import Collective
+from bench.simulate.roofline import Operator, operator_s
+from bench.simulate.trace import OPTIMIZER
+
+GATHER = "all_gather"
+PASSES = {GATHER: 1, "reduce_scatter": 1, "all_reduce": 2}
+"""How often the whole goes round the ring."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RankTime:
+    """Seconds of a step.
+
+    Attributes:
+        step_s: from its begin to its end.
+        communication_s: of all collectives, one after the other.
+        exposed_s: for which operators wait for them.
+    """
+
+    step_s: float
+    communication_s: float
+    exposed_s: float
+
+
+def interconnect_of(device: Accelerator) -> Interconnect:
+    """How such devices reach each other.
+
+    Raises:
+        ValueError: the catalogue does not know.
+    """
+    if device.interconnect is None:
+        raise ValueError(f"the catalogue knows no link between devices for {device.spec_text}")
+    return device.interconnect
+
+
+def collective_s(one: Collective, parallel: Parallel, links: Interconnect) -> float:
+    """Seconds of a collective by itself."""
+    part = (one.ranks - 1) / one.ranks
+    return PASSES.get(one.kind, 1) * one.whole_bytes * part / _rate(one, parallel, links)
+
+
+def _rate(one: Collective, parallel: Parallel, links: Interconnect) -> float:
+    """Bytes a second that go round the ring: neighbours in it are so many ranks apart."""
+    apart = parallel.tensor if one.of_parameters else 1
+    if one.ranks * apart <= links.devices_per_node:
+        return links.peer_bytes_per_s
+    members = max(1, links.devices_per_node // apart)
+    return min(links.peer_bytes_per_s, members * links.network_bytes_per_s)
+
+
+def rank_time(
+    operators: Sequence[Operator],
+    collectives: Sequence[Collective],
+    unpacked: Sequence[int],
+    parallel: Parallel,
+    device: Accelerator,
+) -> RankTime:
+    """Time of a step.
+
+    Args:
+        operators: in order, with what their kernels attain.
+        collectives: in the order of their issue.
+        unpacked: how many operators were issued before each time that parameters were unpacked.
+        parallel: how the ranks share the model.
+        device: whose rates count.
+
+    Raises:
+        ValueError: the catalogue knows no link between such devices.
+    """
+    links = interconnect_of(device)
+    clock = _Clock(parallel, links)
+    issued: defaultdict[int, list[Collective]] = defaultdict(list)
+    for one in collectives:
+        issued[one.position].append(one)
+    places, end = set(unpacked), len(operators)
+    updating = next((i for i, op in enumerate(operators) if op.phase == OPTIMIZER), end)
+    for index in range(end + 1):
+        for one in issued[index]:
+            clock.issue(one)
+        if index in places:
+            clock.wait(clock.gathered_s)
+        if index in (updating, end):
+            clock.wait(clock.reduced_s)
+        if index < end:
+            op = operators[index]
+            clock.run(
+                operator_s(op.flops, op.moved_bytes, op.dtype, device), unpacks=index in places
+            )
+    return RankTime(
+        step_s=clock.now_s,
+        communication_s=sum(collective_s(one, parallel, links) for one in collectives),
+        exposed_s=clock.exposed_s,
+    )
+
+
+class _Clock:
+    """A rank's operators, and FSDP2's collectives beside them, in seconds from the step's begin.
+
+    Attributes:
+        now_s: operators are here.
+        exposed_s: for which they waited.
+        free_s: the last of FSDP2's collectives has ended.
+        gathered_s: the last parameters are there.
+        reduced_s: the last gradients are.
+        unpacked_s: parameters were last unpacked, which frees the next ones' way.
+    """
+
+    def __init__(self, parallel: Parallel, links: Interconnect) -> None:
+        self.parallel, self.links = parallel, links
+        self.now_s = self.exposed_s = self.free_s = 0.0
+        self.gathered_s = self.reduced_s = self.unpacked_s = 0.0
+
+    def issue(self, one: Collective) -> None:
+        """A collective; operators wait for those that are not FSDP2's."""
+        takes_s = collective_s(one, self.parallel, self.links)
+        if not one.of_parameters:
+            self.wait(self.now_s + takes_s)
+        elif one.kind == GATHER:
+            self.free_s = self.gathered_s = max(self.free_s, self.unpacked_s) + takes_s
+        else:
+            self.free_s = self.reduced_s = max(self.free_s, self.now_s) + takes_s
+
+    def wait(self, until_s: float) -> None:
+        """Operators go on no earlier."""
+        self.exposed_s += max(0.0, until_s - self.now_s)
+        self.now_s = max(self.now_s, until_s)
+
+    def run(self, takes_s: float, *, unpacks: bool) -> None:
+        """One operator."""
+        self.now_s += takes_s
+        if unpacks:
+            self.unpacked_s = self.now_s
