@@ -17,6 +17,7 @@ import typer
 
 from bench.cli import (
     budgets,
+    clusters,
     coverage,
     frontier,
     listing,
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models.models,
     "promises": promises.promises,
     "coverage": coverage.coverage,
+    "clusters": clusters.clusters,
     "published": published.published,
 }
 for name, function in COMMANDS.items():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli import flags
+from bench.cli import flags, plan_ranks
 from bench.cli.flags import TextFormat
 
 if TYPE_CHECKING:
@@ -25,13 +25,19 @@ FEW_STEPS = 12  # the same where one budget takes long
 def plan(  # noqa: PLR0917 - one parameter a flag
     setup: flags.Setup,
     workload: flags.Workload,
-    budget: Annotated[str, typer.Option(help="8GB, 8GiB, bytes, or 50% of what none needs.")],
+    budget: Annotated[
+        str, typer.Option(help="8GB, 8GiB, bytes, or 50% of what none needs; of each rank.")
+    ] = "",
     device: Annotated[
         str, typer.Option(help="cpu, cuda …, or a simulated one: sim:h100-80gb.")
     ] = "cpu",
     strategy: Annotated[
         str, typer.Option(help="optimal, hybrid, selective_ops, milp or another with a budget.")
     ] = "optimal",
+    ranks: Annotated[
+        str, typer.Option(help="Of a simulated cluster: their number, or auto for the fewest.")
+    ] = "",
+    parallel: flags.ParallelOption = "fsdp2",
     modelled: flags.Modelled = False,
     output: Annotated[TextFormat, typer.Option("--format", help="How to print.")] = TextFormat.text,
 ) -> None:
@@ -40,6 +46,12 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     Profiles the chain on the device, its block times measured, or on fake tensors for a simulated
     one; nothing is stored.
     """
+    if ranks:
+        facts = plan_ranks.facts_of(setup, (workload, device, strategy), ranks, parallel, budget)
+        _print(facts, plan_ranks.sentences, output)
+        return
+    if not budget:
+        raise ValueError("plan needs --budget, or --ranks, of which each has its device's memory")
     from bench.run import planning
     from strategies.schedules import budget as budgets
 
@@ -66,8 +78,18 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         **facts_of(answer),
         **neighbours(answer, planner),
     }
-    lines = [json.dumps(facts, indent=2, ensure_ascii=False)]
-    typer.echo("\n".join(lines if output is TextFormat.json else sentences(facts)))
+    _print(facts, sentences, output)
+
+
+def _print(
+    facts: dict[str, Any],
+    said: Callable[[dict[str, Any]], Iterator[str]],
+    output: TextFormat,
+) -> None:
+    if output is TextFormat.json:
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(said(facts)))
 
 
 def facts_of(answer: Answer) -> dict[str, Any]:

@@ -219,7 +219,7 @@ class _Gathered(_Collective):
 
     @staticmethod
     def forward(x: Tensor, group: Group) -> Tensor:
-        return _gather(x, group)
+        return _gather(x, group).clone()  # FSDP2 watches what a block returns, if it is no view
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
