@@ -24,7 +24,8 @@ def clusters(
 ) -> None:
     """Simulate a rank of clusters of several sizes, without and with checkpointing; store it.
 
-    Takes some ten minutes; interrupted, it resumes where it stopped. `tables` makes the table and the figure.
+    Takes some ten minutes; interrupted, it resumes where it stopped. `tables` makes the table and
+    the figure.
     """
     if any(count < 2 for count in ranks or ()):
         raise ValueError(f"a cluster has at least 2 ranks, not {min(ranks or [])}")

@@ -33,23 +33,18 @@ def facts_of(
     from bench.devices import accelerators
     from bench.ranks import simulated_plan
     from bench.run import planning
-    from strategies.schedules import budget as budgets
 
     workload, device, strategy = names
     count = counted(ranks)
     own = setup.cell(workload, device, "none", rounds=0)
     if not own.simulated:
         raise ValueError(f"clusters are planned for simulated devices, not for {own.device}")
-    memory_bytes = budgets.parse(budget or str(accelerators.get(own.device).memory_bytes))
-    if not isinstance(memory_bytes, int):
-        raise ValueError(f"a rank's budget is in bytes, such as 40GB, not {budget}")
+    memory_bytes = rank_bytes(budget, accelerators.get(own.device).memory_bytes)
     planner = planning.budgeted(strategy, str(memory_bytes))
     shared = msgspec.structs.replace(own, parallel=parallel)
     if count is None:
         count = simulated_plan.smallest_cluster(shared, memory_bytes)
-    found = simulated_plan.best_plan(
-        simulated_plan.on_ranks(shared, count), planner, memory_bytes
-    )
+    found = simulated_plan.best_plan(simulated_plan.on_ranks(shared, count), planner, memory_bytes)
     return {
         "workload": workload,
         "device": own.device,
@@ -57,6 +52,26 @@ def facts_of(
         "smallest": ranks == AUTO,
         **described(found),
     }
+
+
+def rank_bytes(budget: str, device_bytes: int) -> int:
+    """A rank's memory.
+
+    Args:
+        budget: as text; empty: all of the device.
+        device_bytes: of the device.
+
+    Raises:
+        ValueError: a share, or more than the device has.
+    """
+    from strategies.schedules import budget as budgets
+
+    given = budgets.parse(budget) if budget else device_bytes
+    if isinstance(given, float) or given > device_bytes:
+        raise ValueError(
+            f"a rank's budget is in bytes, such as 40GB, at most {device_bytes:,}; not {budget}"
+        )
+    return given
 
 
 def counted(ranks: str) -> int | None:

@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.flags import Format, FormatOption, ResultsOption
 from bench.cli.printing import print_rows
-from bench.store import budgets, records
+from bench.store import budgets, clusters, records
 from bench.store.json_store import RESULTS
 
 CANNOT_TELL = 3
@@ -45,10 +45,12 @@ def claims(output: FormatOption = Format.md, results: ResultsOption = RESULTS) -
     if not (results / records.STORE.folder).is_dir():
         raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
     frame = frames.build(records.read_all(results))
+    ranks = list(clusters.read_all(results))
     if output is Format.csv:
-        print_rows(ledger.data(frame), output)
+        print_rows(ledger.data(frame, ranks), output)
     else:
-        typer.echo((ledger.as_json if output is Format.json else ledger.markdown)(frame), nl=False)
+        said = ledger.as_json if output is Format.json else ledger.markdown
+        typer.echo(said(frame, ranks), nl=False)
 
 
 def compare(

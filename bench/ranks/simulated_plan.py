@@ -147,9 +147,7 @@ def _alone(cell: Cell, parallel: Parallel) -> Cell:
     batch = cell.make_workload().batch // parallel.replicas
     precision = "bf16" if parallel.mixed else cell.precision
     options = {**cell.options, "batch": batch}
-    return msgspec.structs.replace(
-        cell, ranks=1, parallel="", precision=precision, options=options
-    )
+    return msgspec.structs.replace(cell, ranks=1, parallel="", precision=precision, options=options)
 
 
 def _saved_bytes(none: RankPlan, profile: ChainProfile) -> int:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.report import display
+from bench.report import clusters, display
 from bench.report.display import cell, code
 from bench.report.frame import rows
 from bench.report.judges import CHAIN, CLOSE, MODEL, NEAR, ORDER, Judge, Verdict, growth, recompute
@@ -25,15 +26,22 @@ from bench.report.verdicts import (
     sqrt_optimal,
     three_quarters_less,
 )
+from bench.store.clusters import Study
 
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
-    """One statement of the textbook that records can bear out or contradict."""
+class Statement:
+    """Of the textbook."""
 
     id: str
     source: str
     predicts: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim(Statement):
+    """One that records can bear out or contradict."""
+
     check: Judge
 
 
@@ -138,9 +146,23 @@ LEDGER = (
 )
 
 
-def judge(frame: pd.DataFrame) -> list[tuple[Claim, Verdict]]:
-    """Every claim of the ledger with its verdict, in the ledger's order."""
-    return [(claim, claim.check(frame)) for claim in LEDGER]
+FSDP = Statement(
+    "fsdp-sufficient",
+    "**Already using FSDP/ZeRO**: May have sufficient memory",
+    "there is a number of ranks from which on FSDP fits a model without checkpointing",
+)
+"""Judged by studies of clusters, not by records."""
+
+
+def judge(frame: pd.DataFrame, ranks: Sequence[Study] = ()) -> list[tuple[Statement, Verdict]]:
+    """Every claim of the ledger with its verdict, in the ledger's order.
+
+    Args:
+        frame: of the records.
+        ranks: studies of clusters.
+    """
+    by_records: list[tuple[Statement, Verdict]] = [(one, one.check(frame)) for one in LEDGER]
+    return [*by_records, (FSDP, clusters.verdict(ranks))]
 
 
 def textbook_rows(frame: pd.DataFrame) -> list[str]:
@@ -160,7 +182,7 @@ def _quoted(source: str) -> str:
     return f"*{cell(name)}*, claimed {cell(memory)} and {cell(compute)} more compute"
 
 
-def data(frame: pd.DataFrame) -> list[dict[str, object]]:
+def data(frame: pd.DataFrame, ranks: Sequence[Study] = ()) -> list[dict[str, object]]:
     """The ledger with verdicts as plain data, for ``--format json``."""
     return [
         {
@@ -171,16 +193,16 @@ def data(frame: pd.DataFrame) -> list[dict[str, object]]:
             "evidence": judgement.evidence,
             "records": list(judgement.records),
         }
-        for claim, judgement in judge(frame)
+        for claim, judgement in judge(frame, ranks)
     ]
 
 
-def as_json(frame: pd.DataFrame) -> str:
+def as_json(frame: pd.DataFrame, ranks: Sequence[Study] = ()) -> str:
     """`data` as JSON, ending in a newline."""
-    return json.dumps(data(frame), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(data(frame, ranks), indent=2, ensure_ascii=False) + "\n"
 
 
-def markdown(frame: pd.DataFrame) -> str:
+def markdown(frame: pd.DataFrame, ranks: Sequence[Study] = ()) -> str:
     """The ledger with verdicts as a Markdown page."""
     header = ("Claim", "The textbook says", "That predicts", "Verdict", "Evidence", "Cells")
     body = [
@@ -192,7 +214,7 @@ def markdown(frame: pd.DataFrame) -> str:
             cell(judgement.evidence),
             str(len(judgement.records)),
         ]
-        for claim, judgement in judge(frame)
+        for claim, judgement in judge(frame, ranks)
     ]
     measured = rows(frame)
     place = cell(display.where(measured)) if measured else "No records."

@@ -19,9 +19,13 @@ from bench.report import (
     solvers,
     staircase,
 )
+from bench.report import (
+    clusters as cluster_report,
+)
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
+from bench.store import clusters as cluster_studies
 from bench.store import coverage as coverage_studies
 from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
@@ -37,6 +41,7 @@ def figures(
     *,
     covered: Sequence[coverage_studies.Study] = (),
     points: Sequence[Point] = (),
+    clusters: Sequence[cluster_studies.Study] = (),
 ) -> dict[str, bytes]:
     """Every figure by file name.
 
@@ -47,6 +52,7 @@ def figures(
         kept: of budgets that were promised to training loops.
         covered: of what intervals cover.
         points: measurements that others published.
+        clusters: of ranks.
     """
     named = {name for study in studies for name in staircase.strategies_of(study)}
     look = display.looks({*map(str, frame["strategy"]), *named})
@@ -54,7 +60,8 @@ def figures(
     with canvas.style():
         drawn = (*_planes(frame), *_depths(frame, look), *_staircases(studies, look))
         studied = (*_solvers(timed), *_promises(kept), *_coverage(covered), *_published(points))
-        for name, figure in (*drawn, *studied):
+        ranks = _clusters(clusters)
+        for name, figure in (*drawn, *studied, *ranks):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -108,6 +115,11 @@ def _coverage(studies: Sequence[coverage_studies.Study]) -> Iterator[tuple[str, 
 def _published(points: Sequence[Point]) -> Iterator[tuple[str, Figure]]:
     if any(point.error_fraction is not None for point in points):
         yield "published", published.figure(points)
+
+
+def _clusters(studies: Sequence[cluster_studies.Study]) -> Iterator[tuple[str, Figure]]:
+    if any(study.points for study in studies):
+        yield "clusters", cluster_report.figure(studies)
 
 
 def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

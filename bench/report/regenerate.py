@@ -20,6 +20,7 @@ import pandas as pd
 from bench.report import (
     budgets,
     claims,
+    clusters,
     coverage,
     growth,
     modelled,
@@ -34,6 +35,7 @@ from bench.report.figures import figures
 from bench.report.frame import build
 from bench.report.likeness import same
 from bench.store import budgets as studies
+from bench.store import clusters as cluster_studies
 from bench.store import coverage as coverage_studies
 from bench.store import models as model_studies
 from bench.store import promises as promise_studies
@@ -68,6 +70,7 @@ class Stored:
         promises: studies of budgets that were promised to training loops.
         coverage: studies of what intervals cover.
         published: measurements of GPU memory that others published.
+        clusters: studies of ranks.
     """
 
     records: Sequence[Record]
@@ -77,10 +80,11 @@ class Stored:
     promises: Sequence[promise_studies.Study] = ()
     coverage: Sequence[coverage_studies.Study] = ()
     published: Sequence[published_points.Point] = ()
+    clusters: Sequence[cluster_studies.Study] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
-        texts = _texts(build(self.records)) if self.records else {}
+        texts = _texts(build(self.records), self.clusters) if self.records else {}
         if self.budgets:
             texts |= {"budgets.md": budgets.markdown(self.budgets)}
             texts |= {"budgets.csv": budgets.csv(self.budgets)}
@@ -97,6 +101,9 @@ class Stored:
         if self.published:
             texts |= {"published.md": published.markdown(self.published)}
             texts |= {"published.csv": published.csv(self.published)}
+        if self.clusters:
+            texts |= {"clusters.md": clusters.markdown(self.clusters)}
+            texts |= {"clusters.csv": clusters.csv(self.clusters)}
         return texts
 
 
@@ -121,6 +128,7 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
         stored.promises,
         covered=stored.coverage,
         points=stored.published,
+        clusters=stored.clusters,
     )
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
@@ -131,7 +139,7 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
     return files
 
 
-def _texts(frame: pd.DataFrame) -> dict[str, str]:
+def _texts(frame: pd.DataFrame, ranks: Sequence[cluster_studies.Study] = ()) -> dict[str, str]:
     """Tables of the records, by file name."""
     return {
         "tradeoff.md": tables.tradeoff(frame),
@@ -141,8 +149,8 @@ def _texts(frame: pd.DataFrame) -> dict[str, str]:
         "calibration.md": modelled.calibration(frame),
         "simulator.md": modelled.simulator(frame),
         "failures.md": tables.failures(frame),
-        "claims.md": claims.markdown(frame),
-        "claims.json": claims.as_json(frame),
+        "claims.md": claims.markdown(frame, ranks),
+        "claims.json": claims.as_json(frame, ranks),
     }
 
 
@@ -182,6 +190,7 @@ def _lenient(results: Path) -> Stored:
         list(promise_studies.read_all(results)),
         list(coverage_studies.read_all(results)),
         list(published_points.read_all(results)),
+        list(cluster_studies.read_all(results)),
     )
 
 
@@ -195,6 +204,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(promise_studies.paths(results), promise_studies.decode, bad),
         _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
         _strictly(published_points.paths(results), published_points.decode, bad),
+        _strictly(cluster_studies.paths(results), cluster_studies.decode, bad),
     )
 
 
