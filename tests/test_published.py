@@ -16,6 +16,13 @@ ROOT = Path(__file__).parent.parent
 POINTS = {point.name: point for point in store.read_all(ROOT / RESULTS)}
 WHOLE = {"model", "batch"}
 """Kinds that take seconds each."""
+SHORT_RANK = "korthikanti-22b-tp-sp-selective"
+"""The one rank of several that a short run simulates."""
+
+
+def takes_long(point):
+    rank = "ranks" in point.configuration.options
+    return point.kind in WHOLE or (rank and point.name != SHORT_RANK)
 
 
 def point_of(name, **fields):
@@ -26,7 +33,7 @@ def point_of(name, **fields):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.long] if point.kind in WHOLE else [])
+        pytest.param(name, marks=[pytest.mark.long] if takes_long(point) else [])
         for name, point in POINTS.items()
     ],
 )

@@ -85,7 +85,7 @@ def checked(cell: Cell) -> Parallel:
         ValueError: it cannot be shared so, or that is not simulated.
     """
     parallel = parse(cell.parallel, cell.ranks)
-    if parallel.data == "ddp" or max(parallel.pipeline, parallel.context) > 1:
+    if parallel.data == "ddp" or parallel.pipeline > 1:
         raise ValueError(f"simulated ranks share by fsdp2, tp, sp, megatron; not {cell.parallel}")
     workload = cell.make_workload()
     if "dropout" in workload.option_names():  # of random numbers only the bytes are simulated

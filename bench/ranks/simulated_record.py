@@ -12,7 +12,7 @@ from bench.devices import accelerators
 from bench.devices.accelerators import Accelerator
 from bench.ranks.simulated import RankSimulation, trace_rank
 from bench.ranks.simulated_streams import DEFAULT, parts, taken_bytes
-from bench.ranks.simulated_time import RankTime, rank_time
+from bench.ranks.simulated_time import RankTime, interconnect_of, rank_time
 from bench.run.blank import blank
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.record import fit_in, parts_of
@@ -38,6 +38,7 @@ def simulate(cell: Cell) -> Record:
 
 def _parts(cell: Cell) -> list[msgspec.Struct]:
     device = accelerators.get(cell.device)
+    interconnect_of(device)
     rank = trace_rank(cell)
     fit, times = fit_of(rank, device), time_of(rank, device)
     if rank.simulation.missing:

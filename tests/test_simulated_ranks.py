@@ -1,0 +1,289 @@
+"""One rank of many, simulated: the bytes of real ranks, what FSDP2 gathers, and what it costs."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import command
+import msgspec
+import pytest
+import torch
+from rank_trace import bytes_of
+
+from bench import workloads
+from bench.cells.cell import Cell, checked
+from bench.devices import accelerators
+from bench.ranks.parallel import Parallel, parse
+from bench.ranks.simulated import checked as parallel_of
+from bench.ranks.simulated import trace_rank
+from bench.ranks.simulated_plan import best_plan, on_ranks
+from bench.ranks.simulated_record import simulate
+from bench.ranks.simulated_streams import parts
+from bench.ranks.simulated_time import collective_s, rank_time
+from bench.ranks.simulated_tracer import Collective, RankTracer
+from bench.run.planning import budgeted
+from bench.simulate.roofline import Operator
+from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER
+
+ROOT = Path(__file__).parent.parent
+TINY = {"layers": 3, "dim": 32, "heads": 2, "seq": 32, "batch": 4}
+LLAMA = {"layers": 3, "dim": 32, "heads": 4, "ffn": 48, "seq": 16, "batch": 4}
+H100 = accelerators.get("h100-80gb")
+
+
+def cell(spec="none", ranks=4, parallel="fsdp2", workload="gpt-mini", **options):
+    sizes = LLAMA if workload == "llama-mini" else TINY
+    return checked(
+        Cell(
+            workload=workload,
+            options={**sizes, **options},
+            spec=spec,
+            device="sim:h100-80gb",
+            optimizer="adamw",
+            ranks=ranks,
+            parallel=parallel,
+        )
+    )
+
+
+@functools.cache
+def simulated(spec):
+    """Its rank; leave it as it is."""
+    return trace_rank(cell(spec))
+
+
+# Real ranks.
+
+
+def started(cell, rank, folder):
+    text = msgspec.json.encode(cell).decode()
+    files = [str(folder / "meeting"), str(folder / f"{rank}.json")]
+    script = str(ROOT / "tests" / "rank_trace.py")
+    given = [sys.executable, script, str(rank), str(cell.ranks), *files, text]
+    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(given, env=paths, stderr=subprocess.PIPE)
+
+
+def real(cell, folder):
+    """What each real rank counted, by gloo on this CPU."""
+    processes = [started(cell, rank, folder) for rank in range(cell.ranks)]
+    for process in processes:
+        assert process.wait(120) == 0, process.stderr.read().decode()[-2000:]
+    return [
+        msgspec.json.decode((folder / f"{rank}.json").read_bytes()) for rank in range(cell.ranks)
+    ]
+
+
+def plain(facts):
+    return msgspec.json.decode(msgspec.json.encode(facts))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("spec", "ranks", "parallel", "workload"),
+    [
+        ("every_layer", 2, "fsdp2", "gpt-mini"),
+        ("none", 2, "fsdp2", "gpt-mini"),
+        ("sqrt", 2, "fsdp2(reshard=false)", "llama-mini"),
+        ("every_layer", 4, "fsdp2", "llama-mini"),
+        ("every_layer", 2, "fsdp2(mixed=true)", "gpt-mini"),
+        ("none", 2, "megatron", "gpt-mini"),
+        ("every_layer", 2, "megatron(sequence=true)", "gpt-mini"),
+        ("sqrt", 4, "fsdp2+megatron(sequence=true)=2", "gpt-mini"),
+    ],
+)
+def test_simulated_bytes_are_those_of_real_ranks(spec, ranks, parallel, workload, tmp_path):
+    """At the peak by category, after forward, before the step; and every collective."""
+    one = cell(spec, ranks, parallel, workload)
+    found = trace_rank(one, as_cuda=False)
+    first, *others = real(one, tmp_path)
+    loss = first.pop("loss")
+    assert first == plain(bytes_of(found.simulation.trace, found.collectives))
+    same_batch = parse(parallel, ranks).replicas == 1
+    assert all((other["loss"] == pytest.approx(loss)) == same_batch for other in others)
+
+
+@pytest.mark.long
+def test_ranks_that_split_products_have_the_loss_of_one(tmp_path):
+    one = cell("every_layer", 2, "megatron(sequence=true)")
+    shape = one.make_workload()
+    with torch.no_grad():
+        alone = float(shape.loss(shape.model(), shape.make_batch()))
+    assert real(one, tmp_path)[0]["loss"] == pytest.approx(alone, rel=1e-6)
+
+
+# What FSDP2 does.
+
+
+def test_a_rank_holds_its_share_and_gathers_one_block_after_the_other():
+    """L + 1 units are gathered in forward; the blocks again in backward; all are reduced."""
+    found = simulated("every_layer")
+    shape = workloads.get("gpt-mini", **TINY)
+    numbers = sum(p.numel() for p in shape.build().parameters())
+    resident = found.simulation.trace.by_category(found.simulation.trace.resident_events - 1)
+    assert resident["parameters"] == 4 * numbers // 4
+    assert resident["optimizer state"] == 2 * 4 * numbers // 4
+    kinds = [(one.kind, one.of_parameters) for one in found.collectives]
+    assert kinds.count(("all_gather", True)) == 2 * 3 + 1
+    assert kinds.count(("reduce_scatter", True)) == 3 + 1
+    assert not any(one.recompute for one in found.collectives)
+    gathered = sum(one.whole_bytes for one in found.collectives if one.kind == "all_gather")
+    block_numbers = sum(p.numel() for p in shape.build().h.parameters())
+    assert gathered == 4 * (numbers + block_numbers)
+    peak = max(found.simulation.trace.alive_bytes())
+    assert sum(max(trace.alive_bytes()) for trace in parts_of(found).values()) >= peak
+
+
+def parts_of(found):
+    return parts(found.simulation.trace, found.streams)
+
+
+def test_streams_of_their_own_hold_what_is_gathered_and_reduced():
+    found = simulated("every_layer")
+    whole, each = found.simulation.trace, parts_of(found)
+    assert list(each) == ["", "all_gather", "reduce_scatter"]
+    assert sum(len(part.events) for part in each.values()) == len(whole.events)
+    reduced = {event.life for event in each["reduce_scatter"].events}
+    assert {whole.lives[life].category for life in reduced} == {"gradients"}
+    gathered = {event.life for event in each["all_gather"].events}
+    assert {whole.lives[life].category for life in gathered} == {"gathered parameters"}
+
+
+def test_a_resized_storage_dies_and_is_born():
+    tracer = RankTracer(torch.nn.Identity())
+    with tracer, tracer.watching():
+        kept = torch.empty(8)
+        kept.untyped_storage().resize_(0)
+        kept.untyped_storage().resize_(16)
+        kept.untyped_storage().resize_(16)
+        del kept
+    assert [event.delta_bytes for event in tracer.events] == [32, -32, 16, -16]
+    assert torch.UntypedStorage.resize_.__name__ == "resize_"
+    assert not hasattr(torch.UntypedStorage.resize_, "__wrapped__")
+
+
+# Time.
+
+
+LINKS = H100.interconnect
+
+
+def gathered(position, whole_bytes, ranks=8, *, of_parameters=True, kind="all_gather"):
+    return Collective(kind, position, whole_bytes, ranks, of_parameters, False)
+
+
+@pytest.mark.parametrize(
+    ("one", "parallel", "rate"),
+    [
+        (gathered(0, 10**9), Parallel(replicas=8), 450e9),
+        (gathered(0, 10**9, 64), Parallel(replicas=64), 8 * 50e9),
+        (gathered(0, 10**9, 8), Parallel(replicas=8, tensor=8), 50e9),
+        (gathered(0, 10**9, 8), Parallel(replicas=8, tensor=2), 4 * 50e9),
+        (gathered(0, 10**9, 8, of_parameters=False), Parallel(replicas=8, tensor=8), 450e9),
+    ],
+)
+def test_a_ring_is_as_fast_as_what_leaves_a_node(one, parallel, rate):
+    part = (one.ranks - 1) / one.ranks
+    assert collective_s(one, parallel, LINKS) == pytest.approx(one.whole_bytes * part / rate)
+
+
+def test_a_sum_goes_round_twice():
+    once, twice = (gathered(0, 10**9, kind=kind) for kind in ("reduce_scatter", "all_reduce"))
+    ways = [collective_s(one, Parallel(replicas=8), LINKS) for one in (once, twice)]
+    assert ways[1] == 2 * ways[0]
+
+
+def work(seconds, phase=FORWARD):
+    flops = round((seconds - H100.launch_overhead_s) * H100.flops_per_s("float32"))
+    return Operator("mm", flops, 0, "float32", phase)
+
+
+def test_parameters_are_gathered_while_the_block_before_works():
+    """Two blocks of 10 ms; gathering takes 4 ms: only the first one's is seen."""
+    operators = [work(5e-6), work(10e-3), work(5e-6), work(10e-3)]
+    takes_bytes = round(4e-3 * 450e9 * 8 / 7)
+    collectives = [gathered(0, takes_bytes), gathered(2, takes_bytes)]
+    found = rank_time(operators, collectives, [0, 2], Parallel(replicas=8), H100)
+    assert found.exposed_s == pytest.approx(4e-3)
+    assert found.communication_s == pytest.approx(8e-3)
+    assert found.step_s == pytest.approx(24e-3 + 10e-6)
+
+
+def test_the_optimizer_waits_for_the_last_gradient():
+    operators = [work(1e-3, BACKWARD), work(1e-3, OPTIMIZER)]
+    takes_bytes = round(4e-3 * 450e9 * 8 / 7)
+    reduced = [gathered(1, takes_bytes, kind="reduce_scatter")]
+    found = rank_time(operators, reduced, [], Parallel(replicas=8), H100)
+    assert found.exposed_s == pytest.approx(4e-3)
+    assert found.step_s == pytest.approx(6e-3)
+
+
+def test_operators_wait_for_what_is_not_of_parameters():
+    takes_bytes = round(4e-3 * 450e9 * 8 / 7)
+    summed = [gathered(1, takes_bytes, of_parameters=False)]
+    found = rank_time([work(1e-3), work(1e-3)], summed, [], Parallel(tensor=8), H100)
+    assert (found.exposed_s, found.step_s) == pytest.approx((4e-3, 6e-3))
+
+
+# Records and plans.
+
+
+def test_a_record_says_what_fits_and_what_is_said():
+    record = simulate(cell("every_layer"))
+    assert (record.status, record.ranks, record.parallel) == ("ok", 4, "fsdp2")
+    assert record.communication_calls == {"all_gather": 7, "reduce_scatter": 4}
+    assert record.recomputed_collectives == {}
+    assert record.parameter_bytes * 2 == record.optimizer_bytes
+    assert 0 < record.modelled_exposed_s <= record.modelled_communication_s
+    assert record.modelled_exposed_s < record.modelled_step_s
+
+
+@pytest.mark.long
+def test_a_plan_is_made_for_what_sharding_leaves():
+    """Of a device that `none` does not fit by a third of what its blocks keep."""
+    one = on_ranks(cell(layers=8, seq=256, dim=128), 4)
+    free = best_plan(one, budgeted("optimal", "1GB"), H100.memory_bytes)
+    assert free.plan == "none"
+    memory_bytes = free.fit.steady_reserved_bytes - 20 * 2**20
+    found = best_plan(one, budgeted("optimal", "1GB"), memory_bytes)
+    assert found.fit.steady_reserved_bytes <= memory_bytes < found.none_reserved_bytes
+    assert "[" in found.plan
+    assert found.step_s > found.none_step_s
+    with pytest.raises(ValueError, match="no plan fits"):
+        best_plan(one, budgeted("optimal", "1GB"), 2**20)
+
+
+@pytest.mark.parametrize(
+    ("one", "sentence"),
+    [
+        (cell(parallel="ddp"), "simulated ranks share by fsdp2"),
+        (cell(parallel="fsdp3"), "--set-parallel takes"),
+        (cell(batch=3), "does not go into 4 equal parts"),
+        (cell(ranks=2, parallel="megatron", workload="llama-mini"), "only models with c_attn"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(one, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        trace_rank(one) if "c_attn" in sentence else parallel_of(one)
+
+
+def test_devices_without_a_link_are_refused():
+    with pytest.raises(ValueError, match="knows no link between devices for sim:l4-24gb"):
+        simulate(msgspec.structs.replace(cell(), device="sim:l4-24gb"))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("--ranks", "one"), "--ranks takes a number of at least 2, or auto, not 'one'"),
+        (("--ranks", "4", "--budget", "50%"), "a rank's budget is in bytes"),
+        ((), "plan needs --budget, or --ranks"),
+    ],
+)
+def test_bad_plans_are_refused_in_a_sentence(given, sentence):
+    done = command.run("plan", "--workload", "gpt-mini", "--device", "sim:h100-80gb", *given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
