@@ -61,7 +61,8 @@ def run(  # noqa: PLR0917 - one parameter a flag
             rounds=0 if no_time else rounds,
             rounds_limit_s=timeout / 2,
             memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
-            **({"ranks": ranks, "parallel": parallel or "fsdp2"} if ranks else {}),
+            ranks=ranks or 1,
+            parallel=parallel or "fsdp2" if ranks else "",
         )
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]

@@ -37,7 +37,7 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     ranks: Annotated[
         str, typer.Option(help="Of a simulated cluster: their number, or auto for the fewest.")
     ] = "",
-    parallel: flags.ParallelOption = "fsdp2",
+    parallel: flags.ParallelOption = "fsdp2(mixed=true)",
     modelled: flags.Modelled = False,
     output: Annotated[TextFormat, typer.Option("--format", help="How to print.")] = TextFormat.text,
 ) -> None:

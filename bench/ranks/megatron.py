@@ -43,9 +43,9 @@ def split(blocks: list[nn.Module], group: Group, *, sequence: bool) -> None:
         _split_block(block, group, sequence=sequence)
     if sequence:
         blocks[0].register_forward_pre_hook(
-            lambda _, given: (_Scattered.apply(given[0], group), *given[1:])
+            lambda _, given: (_apply(_Scattered, given[0], group), *given[1:])
         )
-        blocks[-1].register_forward_hook(lambda _, __, out: _Gathered.apply(out, group))
+        blocks[-1].register_forward_hook(lambda _, __, out: _apply(_Gathered, out, group))
 
 
 def _names(block: nn.Module) -> set[str]:
@@ -56,7 +56,7 @@ def _split_block(block: nn.Module, group: Group, *, sequence: bool) -> None:
     for parent in list(block.modules()):
         heads = getattr(parent, "heads", None)
         if isinstance(heads, int):
-            parent.heads = _share(heads, group)
+            parent.__dict__["heads"] = _share(heads, group)
         for name, child in list(parent.named_children()):
             part = _part_of(name, child, group, sequence=sequence)
             if part is not None:
@@ -100,8 +100,8 @@ class Column(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, T, in]``, or of the sequence split in t ``[B, T/t, in]``, to ``[B, T, out/t]``."""
         if self.sequence:
-            return cast("Tensor", _GatheredLinear.apply(x, self.weight, self.bias, self.group))
-        return F.linear(cast("Tensor", _Copied.apply(x, self.group)), self.weight, self.bias)
+            return _apply(_GatheredLinear, x, self.weight, self.bias, self.group)
+        return F.linear(_apply(_Copied, x, self.group), self.weight, self.bias)
 
 
 class Row(nn.Module):
@@ -117,9 +117,9 @@ class Row(nn.Module):
         """``[B, T, in/t]`` to ``[B, T, out]``, or of the sequence split in t ``[B, T/t, out]``."""
         part = F.linear(x, self.weight)
         if self.sequence:
-            bias = _Copied.apply(self.bias, self.group)
-            return cast("Tensor", _Reduced.apply(part, self.group) + bias)
-        return cast("Tensor", _Summed.apply(part, self.group) + self.bias)
+            bias = _apply(_Copied, self.bias, self.group)
+            return _apply(_Reduced, part, self.group) + bias
+        return _apply(_Summed, part, self.group) + self.bias
 
 
 class SharedNorm(nn.Module):
@@ -132,7 +132,7 @@ class SharedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same."""
-        weight, bias = (_Copied.apply(p, self.group) for p in (self.weight, self.bias))
+        weight, bias = (_apply(_Copied, p, self.group) for p in (self.weight, self.bias))
         return F.layer_norm(x, self.weight.shape, weight, bias, self.eps)
 
 
@@ -165,6 +165,10 @@ def _own(whole: Tensor, group: Group) -> Tensor:
     """A rank's part of the sequence, in memory of its own."""
     size = _share(whole.shape[1], group)
     return whole.narrow(1, group.rank() * size, size).clone()
+
+
+def _apply(function: Any, *given: Any) -> Tensor:
+    return cast("Tensor", function.apply(*given))
 
 
 class _Collective(torch.autograd.Function):

@@ -102,9 +102,15 @@ def best_plan(cell: Cell, planner: Budgeted, memory_bytes: int) -> RankPlan:
         if tried.fit.status == "ok":
             return tried
         budget_bytes -= max(1, _reserved(tried) - memory_bytes)
+    leanest = _tried(cell, "every_layer", memory_bytes)
+    if leanest.fit.status == "ok":
+        return dataclasses.replace(
+            leanest, none_reserved_bytes=_reserved(none), none_step_s=none.step_s
+        )
     raise ValueError(
         f"{cell.workload} on {cell.ranks} ranks of {cell.device}: no plan fits"
-        f" {memory_bytes / 1e9:.1f} GB; without checkpointing {_reserved(none) / 1e9:.1f} GB"
+        f" {memory_bytes / 1e9:.1f} GB; a rank needs {_reserved(none) / 1e9:.1f} GB without"
+        f" checkpointing, {_reserved(leanest) / 1e9:.1f} GB with every block recomputed"
     )
 
 

@@ -17,7 +17,7 @@ from bench.run.blank import blank
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.record import fit_in, parts_of
 from bench.simulate.roofline import attained
-from bench.store.parts import Exchange, Fit, ModelledExchange, ModelledTimes
+from bench.store.parts import Exchange, Fit, ModelledExchange, ModelledTimes, Part
 from bench.store.records import Record
 from strategies import Unsupported
 
@@ -36,7 +36,7 @@ def simulate(cell: Cell) -> Record:
     return msgspec.structs.replace(record, duration_s=round(time.perf_counter() - started, 3))
 
 
-def _parts(cell: Cell) -> list[msgspec.Struct]:
+def _parts(cell: Cell) -> list[Part]:
     device = accelerators.get(cell.device)
     interconnect_of(device)
     rank = trace_rank(cell)

@@ -7,10 +7,12 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils import checkpoint
@@ -170,7 +172,7 @@ class RankTracer(Tracer):
             self.resized(storage)
             return result
 
-        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign, assignment]
         try:
             with super().watching():
                 yield
@@ -187,12 +189,13 @@ def _group_of(args: tuple[Any, ...]) -> dist.ProcessGroup:
     boxed = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.ScriptObject)]
     if boxed:
         return dist.ProcessGroup.unbox(boxed[0])
-    return dist.distributed_c10d._resolve_process_group(args[-1])
+    named: dist.ProcessGroup = c10d._resolve_process_group(args[-1])  # type: ignore[attr-defined]
+    return named
 
 
 def _in_recompute() -> bool:
     """Whether a checkpoint runs forward again: collectives are issued where none is recorded."""
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         code = frame.f_code
         if code.co_name == "unpack_hook" and code.co_filename == checkpoint.__file__:

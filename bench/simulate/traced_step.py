@@ -101,7 +101,7 @@ def held(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: of a sharded one, its own part."""
     local = getattr(tensor, "to_local", None)
     with torch.no_grad():
-        return tensor if local is None else local()  # type: ignore[no-any-return]
+        return tensor if local is None else local()
 
 
 def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:
