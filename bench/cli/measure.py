@@ -73,7 +73,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
     if cells[0].parallel and cells[0].simulated:
         given = "batch" in cells[0].options
         cells = [simulated_ranks.own_batches(cell, given=given) for cell in cells]
-        simulated_ranks.run(cells, results, output)
+        finish(simulated_ranks.run(cells, results, output))
         return
     with reporter(len(cells)) as progress:
         if results:

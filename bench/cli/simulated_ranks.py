@@ -23,15 +23,14 @@ def own_batches(cell: Cell, *, given: bool) -> Cell:
     return cell if given else on_ranks(cell, cell.ranks)
 
 
-def run(cells: Sequence[Cell], results: Path | None, output: RunFormat) -> None:
-    """Simulate a rank of each, and print a line a cell.
+def run(cells: Sequence[Cell], results: Path | None, output: RunFormat) -> list[Record]:
+    """Simulate a rank of each, and print a line a cell; the records.
 
     Args:
         cells: with ranks, on simulated devices.
         results: to store records in, or not.
         output: how to print.
     """
-    from bench.cli.measure import finish
     from bench.ranks.simulated_record import simulate
     from bench.store.ranks import STORE
 
@@ -49,7 +48,7 @@ def run(cells: Sequence[Cell], results: Path | None, output: RunFormat) -> None:
     for record in records:
         if record.reason:
             typer.echo(f"{record.spec}: {record.status}: {record.reason}", err=True)
-    finish(records)
+    return records
 
 
 def row(record: Record) -> dict[str, Any]:

@@ -23,6 +23,8 @@ NOTES = (
     "own. *Waiting* is the part of a step in which operators wait for other ranks. `python -m "
     "bench clusters` simulates all of it again.\n"
 )
+TICKS = [step * 10**power for power in range(5) for step in (1, 2, 5)]
+"""GB that the vertical axis may name."""
 COMMAND = "python -m bench clusters"
 
 Group = tuple[str, list[Rank]]
@@ -153,6 +155,10 @@ def _draw(axes: Axes, study: Study, spec: str) -> None:
         )
     counts = sorted({point.ranks for point in study.points})
     axes.set(xscale="log", yscale="log", xlabel="Ranks")
+    sizes = [_gb(study.memory_bytes), *(_gb(point.reserved_bytes) for point in study.points)]
+    low, high = 0.8 * min(sizes), 1.25 * max(sizes)
+    axes.set_ylim(low, high)
+    axes.set_yticks([tick for tick in TICKS if low <= tick <= high])
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
