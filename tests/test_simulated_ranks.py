@@ -103,13 +103,14 @@ def test_simulated_bytes_are_those_of_real_ranks(spec, ranks, parallel, workload
     first, *others = real(one, tmp_path)
     loss = first.pop("loss")
     assert first == plain(bytes_of(found.simulation.trace, found.collectives))
-    same_batch = parse(parallel, ranks).replicas == 1
-    assert all((other["loss"] == pytest.approx(loss)) == same_batch for other in others)
+    same_batch = others[: parse(parallel, ranks).tensor - 1]
+    assert [other["loss"] for other in same_batch] == pytest.approx([loss] * len(same_batch))
 
 
 @pytest.mark.long
 def test_ranks_that_split_products_have_the_loss_of_one(tmp_path):
     one = cell("every_layer", 2, "megatron(sequence=true)")
+    one = msgspec.structs.replace(one, optimizer="none")  # its update comes before the loss
     shape = one.make_workload()
     with torch.no_grad():
         alone = float(shape.loss(shape.model(), shape.make_batch()))

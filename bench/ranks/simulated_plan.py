@@ -23,13 +23,14 @@ from bench.simulate.peak import peak_event
 from bench.store.parts import Fit
 from strategies.contract.budgeted import Budgeted
 from strategies.execution.chain import Chain
-from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 
 TRIES = 4
 """Plans that are simulated until one fits."""
+LEANEST = "every_layer"
+"""The strategy that decides whether a cluster holds a model."""
 LARGEST = 1024
 """Ranks of a cluster that is looked for."""
 
@@ -92,26 +93,28 @@ def best_plan(cell: Cell, planner: Budgeted, memory_bytes: int) -> RankPlan:
     none = _tried(cell, "none", memory_bytes)
     if none.fit.status == "ok":
         return none
+    leanest = dataclasses.replace(
+        _tried(cell, LEANEST, memory_bytes),
+        none_reserved_bytes=_reserved(none),
+        none_step_s=none.step_s,
+    )
+    if leanest.fit.status != "ok":
+        raise ValueError(
+            f"{cell.workload} on {cell.ranks} ranks of {cell.device}: no plan fits"
+            f" {memory_bytes / 1e9:.1f} GB; a rank needs {_reserved(none) / 1e9:.1f} GB without"
+            f" checkpointing, {_reserved(leanest) / 1e9:.1f} GB with every block recomputed"
+        )
     profile = profile_cell(_alone(cell, parallel), strategy=planner)
-    budget_bytes = memory_bytes + _saved_bytes(none, profile)
+    budget_bytes = memory_bytes + _saved_bytes(leanest, profile)
     for _ in range(TRIES):
         solution = planner.solution(profile, budget_bytes)
         if solution is None:
             break
         tried = _tried(cell, solution.schedule.render(), memory_bytes, none)
         if tried.fit.status == "ok":
-            return tried
+            return min(tried, leanest, key=lambda plan: plan.step_s)
         budget_bytes -= max(1, _reserved(tried) - memory_bytes)
-    leanest = _tried(cell, "every_layer", memory_bytes)
-    if leanest.fit.status == "ok":
-        return dataclasses.replace(
-            leanest, none_reserved_bytes=_reserved(none), none_step_s=none.step_s
-        )
-    raise ValueError(
-        f"{cell.workload} on {cell.ranks} ranks of {cell.device}: no plan fits"
-        f" {memory_bytes / 1e9:.1f} GB; a rank needs {_reserved(none) / 1e9:.1f} GB without"
-        f" checkpointing, {_reserved(leanest) / 1e9:.1f} GB with every block recomputed"
-    )
+    return leanest
 
 
 def smallest_cluster(cell: Cell, memory_bytes: int) -> int:
@@ -129,7 +132,7 @@ def smallest_cluster(cell: Cell, memory_bytes: int) -> int:
     def fits(number: int) -> bool:
         """From the largest cluster down, so that what fits comes first."""
         probe = on_ranks(cell, LARGEST >> (number - 1))
-        return _tried(probe, "every_layer", memory_bytes).fit.status == "ok"
+        return _tried(probe, LEANEST, memory_bytes).fit.status == "ok"
 
     fitting = bisect(fits, exponents)
     if not fitting:
@@ -156,10 +159,14 @@ def _alone(cell: Cell, parallel: Parallel) -> Cell:
     return msgspec.structs.replace(cell, ranks=1, parallel="", precision=precision, options=options)
 
 
-def _saved_bytes(none: RankPlan, profile: ChainProfile) -> int:
-    """How much larger one device would have to be, whose allocator wastes nothing."""
-    alone_bytes = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
-    return alone_bytes - _reserved(none)
+def _saved_bytes(leanest: RankPlan, profile: ChainProfile) -> int:
+    """How much larger one device would have to be, whose allocator wastes nothing.
+
+    With every block recomputed: the peak is in backward then, as that of all plans that matter,
+    where FSDP2 has gathered most.
+    """
+    plan = tuple((index,) for index in range(len(profile.blocks)))
+    return predict(profile, plan).peak_bytes - _reserved(leanest)
 
 
 def _reserved(plan: RankPlan) -> int:
