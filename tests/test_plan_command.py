@@ -73,7 +73,7 @@ def test_sentences():
         ),
         (["--budget", "much"], "a budget is written as 8GB, 8GiB, 123456 or 50%, not 'much'"),
         (["--budget", "50%", "--device", "sim:abacus"], "abacus"),
-        ([], "Missing option"),
+        ([], "plan needs --budget, or --ranks"),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_exit_code_2(arguments, sentence):

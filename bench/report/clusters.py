@@ -107,7 +107,8 @@ def verdict(studies: Sequence[Study]) -> Verdict:
                 parts.append(f"{label}: fits none of these clusters")
                 continue
             outcomes.append("confirmed" if alone else "refuted")
-            parts.append(f"{label}: {_said(alone, helped, points)}")
+            tried = ", ".join(str(count) for count in sorted({point.ranks for point in points}))
+            parts.append(f"{label}: {_said(alone, helped, points)} (tried: {tried})")
     if not outcomes:
         return Verdict("unmeasured", f"No study. Make it with: {COMMAND}")
     sentence = "FSDP divides weights, gradients and optimizer state by the ranks, not activations"
