@@ -17,6 +17,7 @@ from bench.simulate.replay import STEPS, Change
 from bench.simulate.roofline import Operator
 from bench.simulate.trace import BACKWARD, FORWARD, workspaces
 from bench.simulate.tracer import Tracer
+from strategies.profiling.rates import Scratch
 
 Mark = Callable[[str], None]
 Options = Mapping[str, Any]
@@ -100,18 +101,21 @@ class Recording:
         return workspaces(self.work, device, multiplied=self.multiplied)
 
 
-def record(build: Builder, options: Options, steps: int = STEPS) -> Recording:
+def record(
+    build: Builder, options: Options, steps: int = STEPS, scratch: Scratch | None = None
+) -> Recording:
     """Run a subject on fake tensors, as CUDA's kernels would save.
 
     Args:
         build: makes it, from fake tensors.
         options: of this one.
         steps: iterations.
+        scratch: of the device's kernels.
     """
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
         subject = build(options)
         model = nn.ModuleList(subject.modules)
-        tracer = LoopTracer(model)
+        tracer = LoopTracer(model, scratch=scratch)
         tracer.adopt_as("resident", subject.resident())
         resident = len(tracer.events)
         marks: list[dict[str, int]] = []

@@ -20,7 +20,7 @@ import strategies
 from bench.cells.cell import Cell
 from bench.cells.training import TrainingStep, cast, make_model
 from bench.devices import accelerators
-from bench.simulate import semantics
+from bench.simulate import scratch, semantics
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.rates import rates_of
 from bench.simulate.roofline import attained, step_time
@@ -30,6 +30,7 @@ from bench.simulate.traced_step import Parts, trace
 from bench.simulate.tracer import Tracer
 from strategies import profiling
 from strategies.execution.undo import installed
+from strategies.profiling.rates import Scratch
 
 _VALUE_NEEDED = (
     DataDependentOutputException,
@@ -114,7 +115,7 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
     try:
         step = fake_step(cell, mode, as_cuda=as_cuda)
         with mode:
-            return _traced(cell.make_strategy(), step, as_cuda=as_cuda)
+            return _traced(cell, step, as_cuda=as_cuda)
     except RuntimeError as error:
         if not isinstance(error, _VALUE_NEEDED) and ".numpy()" not in str(error):
             raise
@@ -124,18 +125,25 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         ) from error
 
 
-def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool) -> Simulation:
-    model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
+def _traced(cell: Cell, step: TrainingStep, *, as_cuda: bool) -> Simulation:
+    model, strategy = step.model, cell.make_strategy()
+    device = torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
         prepared = strategies.prepare(
             model, strategy, step=step, blocks=step.workload.blocks, device=device
         )
-    tracer = Tracer(model, prepared.chain.blocks)
+    tracer = Tracer(model, prepared.chain.blocks, _scratch_of(cell) if as_cuda else None)
     prepared = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
     with installed(prepared.install):
         traced = trace(tracer, parts_of(step, as_cuda=as_cuda))
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     return Simulation(traced, step, prepared, missing)
+
+
+def _scratch_of(cell: Cell) -> Scratch | None:
+    if cell.simulated:
+        return scratch.on(accelerators.get(cell.device))
+    return scratch.on_this_machine() if cell.device == "cuda" else None
 
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:

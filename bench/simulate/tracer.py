@@ -20,13 +20,19 @@ from bench.simulate.roofline import Operator, Transfer
 from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Event, Life
 from strategies.execution.dispatch import flops_of, in_recompute
 from strategies.profiling.ledger import Ledger, traffic_bytes
+from strategies.profiling.rates import Scratch
 
 
 class Tracer(Ledger):
     """Writes a `Trace` while it is active."""
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module] = ()) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module] = (),
+        scratch: Scratch | None = None,
+    ) -> None:
+        super().__init__(scratch=scratch)
         self.names = {id(module): name or "model" for name, module in model.named_modules()}
         self.blocks = list(blocks)
         self.lives: list[Life] = []

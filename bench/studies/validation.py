@@ -114,7 +114,8 @@ def _allocated(step: TrainingStep) -> memory.Memory:
     if step.device.type == "cpu":
         with silenced():
             return memory.measure_cpu(step.forward, backward)
-    return memory.measure_accelerator(step.forward, backward, step.drop_gradients)
+    memory.warm_accelerator(step.forward, backward, step.drop_gradients)
+    return memory.measure_accelerator(step.forward, backward)
 
 
 def _row(cell: Cell, simulated: Simulation, real: Trace | None, usage: memory.Memory) -> Row:
