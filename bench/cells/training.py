@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -109,6 +111,28 @@ class TrainingStep:
             return []
         states = self.update_rule.state.values()
         return [v for state in states for v in state.values() if isinstance(v, Tensor)]
+
+
+@contextlib.contextmanager
+def unmoved(step: TrainingStep) -> Iterator[None]:
+    """Afterwards parameters, optimizer and scaler are what they were before.
+
+    Whoever watches a step to plan it runs its update, too.
+    """
+    rule, scaler = step.update_rule, step.scaler
+    if rule is None:
+        yield
+        return
+    before = [(parameter, parameter.detach().clone()) for parameter in step.model.parameters()]
+    state = copy.deepcopy(rule.state_dict())
+    scale = scaler.state_dict() if scaler else {}
+    yield
+    with torch.no_grad():
+        for parameter, value in before:
+            parameter.copy_(value)
+    rule.load_state_dict(state)
+    if scaler:
+        scaler.load_state_dict(scale)
 
 
 def make_model(workload: Workload, precision: str) -> nn.Module:

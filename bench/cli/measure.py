@@ -11,7 +11,7 @@ import typer
 from bench.cells import ROUNDS
 from bench.cli import flags
 from bench.cli.flags import Format, FormatOption, ResultsOption, RunFormat
-from bench.cli.printing import print_records, print_rows, show
+from bench.cli.printing import print_records, print_studies, show
 from bench.cli.progress import reporter
 from bench.store.json_store import RESULTS, check_writable
 from bench.store.records import Record
@@ -122,20 +122,32 @@ def sweep(
 def validate(
     device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
     workload: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    results: ResultsOption = RESULTS,
     output: FormatOption = Format.md,
 ) -> None:
-    """Simulate and run the same cells side by side; exit 1 if tensor bytes differ."""
+    """Simulate and run the same cells side by side; exit 1 if tensor bytes differ.
+
+    Each workload ends as one file under validations/ in the results, and all as one table.
+    """
     from bench import devices
+    from bench.report import regenerate
+    from bench.report import validations as report
+    from bench.store import validations
     from bench.studies import validation
 
-    workloads = tuple(workload or validation.WORKLOADS)
     device = device or devices.default()
     if device.startswith("sim:"):
         raise ValueError(f"validate compares a real device with its simulation, not {device}")
     devices.get(device)
-    rows = list(validation.rows(device, workloads))
-    print_rows(validation.as_dicts(rows), output)
-    if any(row.tensor_peak_error or row.after_forward_error for row in rows):
+    check_writable(results)
+    names = list(dict.fromkeys(workload or validation.WORKLOADS))
+    done = [validation.study(n, device, p) for p in precision or ["fp32"] for n in names]
+    for one in done:
+        validations.write(one, results)
+    regenerate.regenerate(results, regenerate.readme_of(results))
+    print_studies(done, report, validations.encode_line, output)
+    if any(report.differs(row) for one in done for row in one.rows):
         raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.devices.accelerators import Accelerator
+from bench.devices.workspaces import bytes_per_handle
 from bench.simulate import semantics
 from bench.simulate.replay import STEPS, Change
 from bench.simulate.roofline import Operator
@@ -98,7 +99,8 @@ class Recording:
 
     def workspaces(self, device: Accelerator) -> list[int]:
         """Bytes of each workspace that the loop's matrix products make a library keep."""
-        return workspaces(self.work, device, multiplied=self.multiplied)
+        handle_bytes = bytes_per_handle(device)
+        return workspaces(self.work, handle_bytes, multiplied=self.multiplied)
 
 
 def record(

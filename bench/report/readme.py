@@ -19,6 +19,7 @@ LINKS = (
     ("ten budgets against every rule", "budgets"),
     ("budgets promised to training loops", "promises"),
     ("published GPU figures, modelled", "published"),
+    ("the simulation beside real devices", "validations"),
     ("real architectures, to the bit", "models"),
     ("growth with depth", "depth"),
     ("the time model against this CPU", "calibration"),
@@ -28,7 +29,9 @@ LINKS = (
     ("what solvers cost", "solvers"),
     ("what intervals cover", "coverage"),
 )
-STUDIES = frozenset({"budgets", "coverage", "models", "promises", "published", "solvers"})
+STUDIES = frozenset(
+    {"budgets", "coverage", "models", "promises", "published", "solvers", "validations"}
+)
 """Tables that are not made from records."""
 
 

@@ -28,6 +28,7 @@ from bench.report import (
     published,
     solvers,
     tables,
+    validations,
 )
 from bench.report import readme as readmes
 from bench.report.figures import figures
@@ -39,6 +40,7 @@ from bench.store import models as model_studies
 from bench.store import promises as promise_studies
 from bench.store import published as published_points
 from bench.store import solvers as solver_records
+from bench.store import validations as device_validations
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
 
@@ -68,6 +70,7 @@ class Stored:
         promises: studies of budgets that were promised to training loops.
         coverage: studies of what intervals cover.
         published: measurements of GPU memory that others published.
+        validations: simulated devices beside real ones.
     """
 
     records: Sequence[Record]
@@ -77,6 +80,7 @@ class Stored:
     promises: Sequence[promise_studies.Study] = ()
     coverage: Sequence[coverage_studies.Study] = ()
     published: Sequence[published_points.Point] = ()
+    validations: Sequence[device_validations.Validation] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
@@ -97,6 +101,9 @@ class Stored:
         if self.published:
             texts |= {"published.md": published.markdown(self.published)}
             texts |= {"published.csv": published.csv(self.published)}
+        if self.validations:
+            texts |= {"validations.md": validations.markdown(self.validations)}
+            texts |= {"validations.csv": validations.csv(self.validations)}
         return texts
 
 
@@ -126,6 +133,7 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
         said = [published.sentence(stored.published)] if stored.published else []
+        said += [validations.sentence(stored.validations)] if stored.validations else []
         block = readmes.block(frame, folder, {Path(name).stem for name in texts}, said)
         files[readme] = readmes.inject(readme.read_bytes().decode(), block).encode()
     return files
@@ -182,6 +190,7 @@ def _lenient(results: Path) -> Stored:
         list(promise_studies.read_all(results)),
         list(coverage_studies.read_all(results)),
         list(published_points.read_all(results)),
+        list(device_validations.read_all(results)),
     )
 
 
@@ -195,6 +204,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(promise_studies.paths(results), promise_studies.decode, bad),
         _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
         _strictly(published_points.paths(results), published_points.decode, bad),
+        _strictly(device_validations.paths(results), device_validations.decode, bad),
     )
 
 

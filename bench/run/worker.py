@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import torch
+from torch import nn
 
 import strategies
 from bench.cells.cell import Cell
-from bench.cells.training import TrainingStep
+from bench.cells.training import TrainingStep, unmoved
 from bench.measure import generators, memory, reference
 from bench.measure.forwards import count_forwards
 from bench.measure.gate import Gate, Promise
@@ -86,7 +87,8 @@ def _bench_of(cell: Cell) -> _Bench:
     seen = reference.observe(_build(cell), cell.seed, exact=strategy.exact)
     step = _build(cell)
     generators.seed_all(cell.seed)
-    prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
+    with unmoved(step):
+        prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
     return _Bench(cell, step, prepared, Gate(seen, step, _promise_of(prepared)))
 
 
@@ -96,9 +98,21 @@ def _refuse(cell: Cell, strategy: strategies.Strategy) -> None:
     Raises:
         strategies.Unsupported: it says that it cannot.
     """
-    reason = strategy.unsupported(_build(cell).model, torch.device(cell.device))
+    model, device = _build(cell).model, torch.device(cell.device)
+    reason = strategy.unsupported(model, device) or _incomparable(cell, strategy, model)
     if reason:
         raise strategies.Unsupported(f"{strategy.spec()}: {reason}")
+
+
+def _incomparable(cell: Cell, strategy: strategies.Strategy, model: nn.Module) -> str | None:
+    """Another kernel of attention drops other elements, and nothing says that it is right."""
+    dropout = getattr(cell.make_workload(), "dropout", 0.0)
+    if not dropout or strategy.attention_kernel(model) is None:
+        return None
+    return (
+        f"under another kernel of attention the dropout of {dropout:g} drops other elements, and"
+        " no gradient can be compared; set the workload's dropout=0"
+    )
 
 
 def _build(cell: Cell, **options: str) -> TrainingStep:
@@ -164,6 +178,7 @@ class _Bench:
             self.gate.begin(MEASURED)  # keeps copies, which the step below is not to count
             usage = step_memory(step, self.gate.forward_of(MEASURED))
             self._count(counts)
+            self.gate.scale_again()
             self.gate.check_measured(None, "the step whose memory is measured")
             parameters = list(step.model.parameters())
             gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
