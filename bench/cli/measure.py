@@ -142,9 +142,11 @@ def validate(
     devices.get(device)
     check_writable(results)
     names = list(dict.fromkeys(workload or validation.WORKLOADS))
-    done = [validation.study(n, device, p) for p in precision or ["fp32"] for n in names]
-    for one in done:
-        validations.write(one, results)
+    done = []
+    for kind in precision or ["fp32"]:
+        for name in names:
+            done.append(validation.study(name, device, kind))
+            validations.write(done[-1], results)  # at once: what is done is not lost
     regenerate.regenerate(results, regenerate.readme_of(results))
     print_studies(done, report, validations.encode_line, output)
     if any(report.differs(row) for one in done for row in one.rows):
