@@ -1,0 +1,151 @@
+"""One page a strategy: its docstring, its parameters, its plans drawn, and its rows of the tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.report import display, modelled, summary
+from bench.report.display import MISSING, cell, code
+from bench.report.frame import Row
+from bench.report.readme import main_groups
+from bench.report.tables import title, tradeoff_groups
+from bench.site import docstrings, pictures
+from strategies import Strategy
+from strategies.contract.registry import classes
+from strategies.schedules import plan as plans
+from strategies.schedules.schedule import Schedule
+
+FOLDER = "strategies"
+
+
+def pages(frame: pd.DataFrame) -> dict[str, str | bytes]:
+    """Every page and picture, by its path in the site.
+
+    Args:
+        frame: of the records.
+    """
+    files: dict[str, str | bytes] = {}
+    for name, cls in classes().items():
+        shown = drawn(name, frame)
+        drawings = {spec: f"{name}-{number}.svg" for number, spec in enumerate(shown)}
+        files |= {
+            f"{FOLDER}/{drawings[spec]}": pictures.svg(functools.partial(pictures.plan, row["plan"]))
+            for spec, row in shown.items()
+        }
+        files[f"{FOLDER}/{name}.md"] = page(cls, frame, shown, drawings)
+    return files
+
+
+def drawn(name: str, frame: pd.DataFrame) -> dict[str, Row]:
+    """A measured row for each distinct plan of a strategy, by specification."""
+    by_plan: dict[str, Row] = {}
+    for row in (row for group in main_groups(frame) for row in _of(name, group)):
+        if row["plan"]:
+            by_plan.setdefault(row["plan"], row)
+    return {row["label"]: row for row in by_plan.values()}
+
+
+def _of(name: str, group: Sequence[Row]) -> list[Row]:
+    return [row for row in group if row["strategy"] == name]
+
+
+def page(
+    cls: type[Strategy],
+    frame: pd.DataFrame,
+    shown: Mapping[str, Row],
+    drawings: Mapping[str, str],
+) -> str:
+    """The page of one strategy, as Markdown.
+
+    Args:
+        cls: of the strategy.
+        frame: of the records.
+        shown: rows whose plans are drawn.
+        drawings: the file of each, beside the page.
+    """
+    parts = [f"# {cls.name()}\n", f"{docstrings.prose(cls)}\n", _facts(cls), _usage(cls)]
+    parts += ["## Parameters\n", _parameters(cls)]
+    if shown:
+        parts.append("## What it keeps\n")
+        parts += [_drawing(row, drawings[spec]) for spec, row in shown.items()]
+    parts += ["## Measured\n", *_measured(cls.name(), frame)]
+    parts += ["## Modelled\n", *_modelled(cls.name(), frame)]
+    return "\n".join(parts)
+
+
+def _facts(cls: type[Strategy]) -> str:
+    strategy = cls()
+    promise = "bitwise those of `none`" if strategy.exact else "close to those of `none`"
+    facts = {
+        "Gradients": promise,
+        "Needs an example": "yes, to see what blocks cost" if cls.needs_profile else "no",
+        "Memory, by the textbook": cell(cls.textbook_memory),
+        "Extra compute, by the textbook": cell(cls.textbook_compute),
+        "Source": ", ".join(docstrings.papers(cls)) or MISSING,
+    }
+    return display.table(("", ""), [[key, text] for key, text in facts.items()])
+
+
+def _usage(cls: type[Strategy]) -> str:
+    example = ", example=batch" if cls.needs_profile else ""
+    lines = ["import strategies\n", f'strategies.apply(model, "{cls.name()}"{example})']
+    return "```python\n" + "\n".join(lines) + "\n```\n"
+
+
+def _parameters(cls: type[Strategy]) -> str:
+    words = docstrings.attributes(cls)
+    body = [
+        [code(field.name), code(repr(field.default)), words.get(field.name, MISSING)]
+        for field in dataclasses.fields(cls)
+    ]
+    return display.table(("Parameter", "Default", "Meaning"), body) if body else "None.\n"
+
+
+def _drawing(row: Row, file: str) -> str:
+    kept = Schedule.parse(row["plan"])
+    count = sum(1 for node in kept.plan for _ in plans.leaves(node))
+    saved = display.amount(row["saved_after_forward_bytes"], row["saved_x_reference"])
+    facts = [
+        f"{len(groups_of(kept))} boundaries and {bare_of(kept)} of {count} blocks kept",
+        f"{saved} MB saved after forward (× none)",
+        f"{display.percent(row['recompute_of_forward'])} of a forward done again",
+    ]
+    text = f"`{row['label']}` on {row['workload']}: {'; '.join(facts)}."
+    return f"{text}\n\n![{row['label']} drawn: {row['plan']}]({file})\n"
+
+
+def groups_of(schedule: Schedule) -> list[Any]:
+    """Top-level recompute groups, each of which keeps its input."""
+    return [node for node in schedule.plan if not isinstance(node, int)]
+
+
+def bare_of(schedule: Schedule) -> int:
+    """How many blocks are not recomputed as a whole."""
+    return len(schedule.plan) - len(groups_of(schedule))
+
+
+def _measured(name: str, frame: pd.DataFrame) -> list[str]:
+    """Its rows on every device and workload that was there."""
+    parts = []
+    for group in tradeoff_groups(frame):
+        rows = _of(name, group)
+        if rows and not rows[0]["modelled"]:
+            parts += [f"{cell(title(rows))}: {cell(display.where(rows))}.\n", summary.table(rows)]
+    return [*parts, f"{summary.NOTES}\n"] if parts else ["Not measured yet.\n"]
+
+
+def _modelled(name: str, frame: pd.DataFrame) -> list[str]:
+    """Its rows on accelerators that were not there; of equal workloads the first."""
+    parts = []
+    for group in tradeoff_groups(frame):
+        rows = _of(name, group)
+        if rows and rows[0]["modelled"]:
+            shape = display.options(rows[0], without=("attention",))
+            where = f"{title(rows)}: {display.where(rows)}; {shape}; {rows[0]['precision']}."
+            parts += [f"{cell(where)}\n", modelled.group_table(rows)]
+    return parts or ["Not modelled yet.\n"]
