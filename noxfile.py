@@ -232,6 +232,15 @@ def trust(session):
 
 
 @nox.session(default=False)
+def docs(session):
+    """Build the documentation site, build/site; every warning is an error: -- --serve."""
+    install(session, "docs")
+    session.run("python", "-m", "bench.site", "--check")
+    served = "--serve" in session.posargs
+    session.run("python", "-m", "mkdocs", *(["serve"] if served else ["build", "--strict"]))
+
+
+@nox.session(default=False)
 def compare(session):
     """Compare two sets of records: -- A B --fail-on peak_allocated_bytes:1%."""
     session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)

@@ -16,7 +16,7 @@ from strategies.schedules.plan import Plan
 class EveryK(Strategy):
     """Uniform checkpointing (the textbook's «every k layers»): keep every k-th boundary.
 
-    Groups of equal length, as in Chen et al. 2016, arXiv 1604.06174, §4.1, of a length that you choose.
+    As in Chen et al. 2016, arXiv 1604.06174, §4.1, with groups of a length that you choose.
 
     Attributes:
         k: blocks in a group; 1 is ``every_layer``. More than the chain has makes one group.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -24,7 +26,9 @@ def figure() -> Figure:
             _arrow(axes, place - 1, place)
     for place in BLOCKS:
         axes.plot(place - 0.5, 0, marker="o", markersize=8, color=BOUNDARY, zorder=3)
-    _note(axes, "boundary activations:\nwhat one block hands to the next", (1.5, 0.06), 0.62, BOUNDARY)
+    _note(
+        axes, "boundary activations:\nwhat one block hands to the next", (1.5, 0.06), 0.62, BOUNDARY
+    )
     _note(axes, "saved tensors:\nwhat autograd keeps in a block", (2.0, -0.16), -0.62, "0.2")
     backward = {"arrowstyle": "->", "color": _GREY, "linestyle": (0, (3, 2))}
     axes.annotate("", (3.9, -0.75), (5.2, -0.75), arrowprops=backward)
@@ -37,7 +41,10 @@ def figure() -> Figure:
 def _part(axes: Axes, place: int, name: str) -> None:
     is_block = place in BLOCKS
     box = "round,pad=0,rounding_size=0.05"
-    style = {"fc": "#FFF4DC" if is_block else "0.95", "ec": KEPT if is_block else "0.7"}
+    style: dict[str, Any] = {
+        "fc": "#FFF4DC" if is_block else "0.95",
+        "ec": KEPT if is_block else "0.7",
+    }
     axes.add_patch(FancyBboxPatch((place - 0.3, -0.28), 0.6, 0.56, boxstyle=box, lw=1.3, **style))
     axes.text(place, 0.13, name, ha="center", va="center", fontsize=9)
     if is_block:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -53,11 +54,18 @@ def _legends(axes: Axes, timelines: Sequence[Timeline]) -> None:
     present = {name for one in timelines for name, counts in one.series.items() if any(counts)}
     stacked = [Patch(color=COLOURS[name], label=name) for name in COLOURS if name in present]
     phases = {phase.name for one in timelines for phase in one.phases}
-    strip = [Patch(color=PHASE_COLOURS[name], label=name) for name in PHASE_COLOURS if name in phases]
-    style = {"frameon": False, "fontsize": 8, "title_fontsize": 8, "alignment": "left"}
-    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
-    above = axes.legend(handles=stacked[::-1], title="Bytes of", **place, **style)
+    strip = [
+        Patch(color=PHASE_COLOURS[name], label=name) for name in PHASE_COLOURS if name in phases
+    ]
+    style: dict[str, Any] = {
+        "frameon": False,
+        "fontsize": 8,
+        "title_fontsize": 8,
+        "alignment": "left",
+    }
+    style |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    above = axes.legend(handles=stacked[::-1], title="Bytes of", **style)
     axes.add_artist(above)
     above.set_clip_on(False)  # or the layout would leave it no room
-    place = {"loc": "lower left", "bbox_to_anchor": (1.01, 0.0)}
-    axes.legend(handles=strip, title="Phases", **place, **style)
+    style |= {"loc": "lower left", "bbox_to_anchor": (1.01, 0.0)}
+    axes.legend(handles=strip, title="Phases", **style)

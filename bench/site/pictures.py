@@ -50,9 +50,10 @@ def update(folder: Path = FOLDER, *, check: bool = False) -> list[str]:
     made = {folder / f"{name}.svg": svg(make) for name, make in PICTURES.items()}
     stale = sorted(set(folder.glob("*")) - set(made))
     other = [path for path, data in made.items() if not path.is_file() or path.read_bytes() != data]
-    if not check:
-        for path in stale:
-            path.unlink()
-        for path in other:
-            write_atomically(path, made[path])
-    return [*(f"{path}: stale" for path in stale), *(f"{path}: differs" for path in other)]
+    if check:
+        return [*(f"{path}: no picture" for path in stale), *(f"{path}: differs" for path in other)]
+    for path in stale:
+        path.unlink()
+    for path in other:
+        write_atomically(path, made[path])
+    return [*(f"deleted {path}" for path in stale), *(f"wrote {path}" for path in other)]

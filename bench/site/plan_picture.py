@@ -106,7 +106,7 @@ def _legend(schedule: Schedule) -> list[Patch | Line2D]:
     """What is in this picture, and nothing else."""
     bare = [node for node in schedule.plan if isinstance(node, int)]
     groups = [node for node in schedule.plan if not isinstance(node, int)]
-    dot = {"marker": "o", "linestyle": "none", "markeredgecolor": BOUNDARY}
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgecolor": BOUNDARY}
     entries: list[tuple[bool, Patch | Line2D]] = [
         (any(schedule.mode(i) == ALL for i in bare), Patch(fc=KEPT, label="kept whole")),
         (any(schedule.mode(i) != ALL for i in bare), Patch(fc=PARTLY, label="kept in part")),

@@ -1,4 +1,4 @@
-"""One page a strategy: its docstring, its parameters, its plans drawn, and its rows of the tables."""
+"""One page a strategy: its docstring, its parameters, its plans drawn, its rows of the tables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import display, modelled, summary
+from bench.report import display, summary
 from bench.report.display import MISSING, cell, code
-from bench.report.frame import Row
+from bench.report.frame import ATTENTION, Row
 from bench.report.readme import main_groups
-from bench.report.tables import title, tradeoff_groups
+from bench.report.tables import gradient, title, tradeoff_groups
 from bench.site import docstrings, pictures
 from strategies import Strategy
 from strategies.contract.registry import classes
@@ -21,6 +21,14 @@ from strategies.schedules import plan as plans
 from strategies.schedules.schedule import Schedule
 
 FOLDER = "strategies"
+HEADER = (
+    *("Workload", "Strategy", "Peak × none", "Extra compute", "Step × none", "Gradients"),
+    "Date",
+)
+MODELLED_HEADER = (
+    *("Workload", "Strategy", "Peak, MB (× none)", "Reserved, MB", "Extra compute"),
+    *("Step × none", "Fits"),
+)
 
 
 def pages(frame: pd.DataFrame) -> dict[str, str | bytes]:
@@ -34,7 +42,9 @@ def pages(frame: pd.DataFrame) -> dict[str, str | bytes]:
         shown = drawn(name, frame)
         drawings = {spec: f"{name}-{number}.svg" for number, spec in enumerate(shown)}
         files |= {
-            f"{FOLDER}/{drawings[spec]}": pictures.svg(functools.partial(pictures.plan, row["plan"]))
+            f"{FOLDER}/{drawings[spec]}": pictures.svg(
+                functools.partial(pictures.plan, row["plan"])
+            )
             for spec, row in shown.items()
         }
         files[f"{FOLDER}/{name}.md"] = page(cls, frame, shown, drawings)
@@ -84,11 +94,11 @@ def _facts(cls: type[Strategy]) -> str:
     facts = {
         "Gradients": promise,
         "Needs an example": "yes, to see what blocks cost" if cls.needs_profile else "no",
-        "Memory, by the textbook": cell(cls.textbook_memory),
-        "Extra compute, by the textbook": cell(cls.textbook_compute),
+        "Memory, in theory": cell(cls.textbook_memory),
+        "Extra compute, in theory": cell(cls.textbook_compute),
         "Source": ", ".join(docstrings.papers(cls)) or MISSING,
     }
-    return display.table(("", ""), [[key, text] for key, text in facts.items()])
+    return "".join(f"- {name}: {text}\n" for name, text in facts.items())
 
 
 def _usage(cls: type[Strategy]) -> str:
@@ -130,22 +140,56 @@ def bare_of(schedule: Schedule) -> int:
 
 
 def _measured(name: str, frame: pd.DataFrame) -> list[str]:
-    """Its rows on every device and workload that was there."""
-    parts = []
-    for group in tradeoff_groups(frame):
-        rows = _of(name, group)
-        if rows and not rows[0]["modelled"]:
-            parts += [f"{cell(title(rows))}: {cell(display.where(rows))}.\n", summary.table(rows)]
-    return [*parts, f"{summary.NOTES}\n"] if parts else ["Not measured yet.\n"]
+    """Its rows on every workload and device that was there, in one table."""
+    rows = [row for group in tradeoff_groups(frame) for row in _of(name, group)]
+    rows = [row for row in rows if not row["modelled"]]
+    if not rows:
+        return ["Not measured yet.\n"]
+    table = display.table(HEADER, map(_line, rows))
+    return [f"{cell(display.where(rows))}.\n", table, f"{summary.NOTES}\n"]
+
+
+def _line(row: Row) -> list[str]:
+    return [
+        cell(row["workload"]),
+        cell(row["label"]),
+        display.times(row["peak_x_reference"]),
+        display.percent(row["recompute_of_forward"]),
+        display.interval(row),
+        gradient(row),
+        display.dates([row]),
+    ]
 
 
 def _modelled(name: str, frame: pd.DataFrame) -> list[str]:
-    """Its rows on accelerators that were not there; of equal workloads the first."""
-    parts = []
+    """Its rows on accelerators that were not there, in one table; of each workload the most."""
+    best: dict[str, list[Row]] = {}
     for group in tradeoff_groups(frame):
-        rows = _of(name, group)
-        if rows and rows[0]["modelled"]:
-            shape = display.options(rows[0], without=("attention",))
-            where = f"{title(rows)}: {display.where(rows)}; {shape}; {rows[0]['precision']}."
-            parts += [f"{cell(where)}\n", modelled.group_table(rows)]
-    return parts or ["Not modelled yet.\n"]
+        key = title(group)
+        if group[0]["modelled"] and len(group) > len(best.get(key, ())):
+            best[key] = group
+    chosen = {key: _of(name, group) for key, group in best.items()}
+    rows = [row for group in chosen.values() for row in group]
+    if not rows:
+        return ["Not modelled yet.\n"]
+    table = display.table(MODELLED_HEADER, map(_modelled_line, rows))
+    settings = [_setting(group[0]) for group in chosen.values() if group]
+    return [table, "MB is 10⁶ bytes.\n", "".join(f"- {cell(text)}\n" for text in settings)]
+
+
+def _modelled_line(row: Row) -> list[str]:
+    fits = "yes" if row["status"] == "ok" else f"**{cell(row['status'])}**: {cell(row['reason'])}"
+    return [
+        cell(title([row])),
+        cell(row["label"]),
+        display.amount(row["peak_allocated_bytes"], row["peak_x_reference"]),
+        display.megabytes(row["peak_reserved_bytes"]),
+        display.percent(row["recompute_of_forward"]),
+        display.times(row["modelled_step_x_reference"]),
+        fits,
+    ]
+
+
+def _setting(row: Row) -> str:
+    shape = display.options(row, without=(ATTENTION,))
+    return f"{title([row])}: {display.where([row])}; {shape}; {row['precision']}"
