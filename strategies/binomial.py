@@ -16,7 +16,8 @@ from strategies.solvers.binomial import nested
 class Binomial(Strategy):
     """Revolve: provably fewest forwards for ``slots`` boundaries.
 
-    Griewank and Walther 2000, doi 10.1145/347837.347846. The proof is for blocks that are all alike; `optimal` is for those that are not.
+    Griewank and Walther 2000, doi 10.1145/347837.347846. The proof is for blocks that
+    are all alike; `optimal` is for those that are not.
 
     Attributes:
         slots: boundaries kept at once, the chain's input included.
