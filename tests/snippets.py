@@ -1,6 +1,8 @@
 """Code in README and docs/: where it stands, how Python is run, and how shell lines are read."""
 
+import contextlib
 import dataclasses
+import io
 import re
 import shlex
 import types
@@ -100,12 +102,20 @@ def names():
         "batch": batch,
         "build": Model,
         "device": "cpu",
-        "loader": [batch, batch],
+        "loader": torch.utils.data.DataLoader(batch.repeat(2, 1), batch_size=4),
         "nn": nn,
         "optimizer": torch.optim.AdamW(models["model"].parameters()),
         "strategies": strategies,
         "torch": torch,
     }
+
+
+def run(code):
+    """What a snippet prints."""
+    given, out = names(), io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, given)
+    return out.getvalue()
 
 
 def commands_of(code):

@@ -1,8 +1,6 @@
 """README, docs/ and the site: code runs, commands exist, links lead somewhere."""
 
 import ast
-import contextlib
-import io
 import itertools
 import re
 from pathlib import Path
@@ -13,7 +11,7 @@ import snippets
 import torch.distributed as dist
 import typer
 from markdown_it import MarkdownIt
-from snippets import PAGES, ROOT, SNIPPETS, TEXTS
+from snippets import PAGES, ROOT, SNIPPETS, TEXTS, run
 
 from bench.__main__ import app
 
@@ -36,19 +34,12 @@ def alone():
     dist.destroy_process_group()
 
 
-def run(code):
-    """What a snippet prints."""
-    names, out = snippets.names(), io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(code, names)
-    return out.getvalue()
-
-
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:transformers",
     "ignore::FutureWarning:transformers",
     "ignore:`isinstance.treespec, LeafSpec.`:FutureWarning",  # lightning asks torch in the old way
     "ignore:The 'train_dataloader' does not have many workers:UserWarning",
+    "ignore:'pin_memory' argument is set as true but no accelerator:UserWarning",
 )
 @pytest.mark.parametrize("snippet", PYTHON, ids=str)
 def test_python_runs_and_prints_what_it_says(snippet, request, tmp_path, monkeypatch):

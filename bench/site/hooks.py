@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -39,3 +40,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return _STRATEGY.sub(rf"| [`\1`]({folder}/\1.md) |", links.moved(markdown, path))
     is_generated = path.startswith(f"{strategy_pages.FOLDER}/")
     return markdown if is_generated else links.moved(markdown, path)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001
+    """Hold that the site needs no network.
+
+    Raises:
+        PluginError: a page loads something from elsewhere.
+    """
+    loaded = links.foreign(output)
+    if loaded:
+        raise PluginError(f"{page.file.src_uri} loads from elsewhere: {', '.join(loaded)}")
+    return output

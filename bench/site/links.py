@@ -7,6 +7,10 @@ import re
 
 from bench.site.pages import DOCS, INDEX, README
 
+_FOREIGN = re.compile(
+    r"<(?:script|img|iframe)\b[^>]*\bsrc=\"?https?:[^>]*>"
+    r"|<link\b(?![^>]*\brel=\"?(?:canonical|next|prev))[^>]*\bhref=\"?https?:[^>]*>"
+)
 _LINK = re.compile(r"(!?\[[^\]\n]*\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
 
@@ -37,3 +41,8 @@ def moved(text: str, page: str) -> str:
         return f"{begin}{posixpath.relpath(target, posixpath.dirname(page) or '.')}{end}"
 
     return _LINK.sub(replaced, text)
+
+
+def foreign(html: str) -> list[str]:
+    """What a page would load from elsewhere: scripts, pictures, frames, styles and fonts."""
+    return _FOREIGN.findall(html)

@@ -121,7 +121,7 @@ def _drawing(row: Row, file: str) -> str:
     count = sum(1 for node in kept.plan for _ in plans.leaves(node))
     saved = display.amount(row["saved_after_forward_bytes"], row["saved_x_reference"])
     facts = [
-        f"{len(groups_of(kept))} boundaries and {bare_of(kept)} of {count} blocks kept",
+        f"boundaries kept: {len(groups_of(kept))}; blocks kept: {bare_of(kept)} of {count}",
         f"{saved} MB saved after forward (× none)",
         f"{display.percent(row['recompute_of_forward'])} of a forward done again",
     ]
