@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import shlex
 import types
@@ -152,5 +153,19 @@ def _problem_of_bench(words, group):
     if command is None:
         return f"no command {words[0]}"
     flags = {flag for option in command.params for flag in option.opts}
+    needed = {option.opts[0] for option in command.params if option.required}
     given = {word.partition("=")[0] for word in words if word.startswith("--")}
-    return f"no flag {given - flags}" if given - flags else None
+    missing = {flag for flag in needed if flag.startswith("--")} - given
+    if given - flags or missing:
+        return f"no flag {given - flags}" if given - flags else f"needs {missing}"
+    return _problem_of_strategies(words)
+
+
+def _problem_of_strategies(words):
+    for flag, value in itertools.pairwise(words):
+        if flag == "--strategy":
+            try:
+                strategies.get(value)
+            except ValueError as error:
+                return str(error)
+    return None

@@ -69,10 +69,18 @@ def test_commands_exist(snippet):
         assert snippets.problem_of(words, group, SESSIONS) is None, words
 
 
+def test_every_command_is_shown_once_at_least():
+    lines = [words for one in SHELL for words in snippets.commands_of(one.code)]
+    shown = {words[3] for words in lines if words[:3] == ["python", "-m", "bench"]}
+    assert shown == set(typer.main.get_command(app).commands)
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("python -m bench run --workload gpt-mini", None),
+        ("python -m bench run --workload gpt-mini --strategy sqrt", None),
+        ("python -m bench run --workload gpt-mini", "needs {'--strategy'}"),
+        ("python -m bench run --workload gpt-mini --strategy wrong", "unknown strategy"),
         ("python -m bench run --no-such-flag 3", "no flag"),
         ("python -m bench dance", "no command"),
         ("nox -s lint types -- --long", None),
