@@ -167,7 +167,7 @@ def tables(session):
 @nox.session(default=False)
 def coverage(session):
     """Count the lines and branches that the tests run, the long ones too; an hour."""
-    install(session, "coverage", "test", "transformers", "train")
+    install(session, "coverage", "docs", "test", "transformers", "train")
     tests = session.posargs or [*PARALLEL, "--long"]
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *tests, env=ONE_THREAD)
@@ -237,7 +237,9 @@ def docs(session):
     install(session, "docs")
     session.run("python", "-m", "bench.site", "--check")
     served = "--serve" in session.posargs
-    session.run("python", "-m", "mkdocs", *(["serve"] if served else ["build", "--strict"]))
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement of another tool
+    arguments = ["serve"] if served else ["build", "--strict"]
+    session.run("python", "-m", "mkdocs", *arguments, env=quiet)
 
 
 @nox.session(default=False)

@@ -1,7 +1,10 @@
 """The documentation site: pages made from code and records, pictures, order and links."""
 
 import dataclasses
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -262,3 +265,42 @@ def test_copies_are_of_files_that_are_there(frame, monkeypatch):
     assert tables <= copied
     assert all(Path(ROOT / path).read_bytes() == made[path] for path in copied)
     assert made[pages.INDEX] == (ROOT / "README.md").read_text("utf-8")
+
+
+# The whole of it.
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: nox -s docs builds the site")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.long
+def test_every_page_is_built_and_can_be_searched(site):
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    searched = {entry["location"].partition("#")[0] for entry in index["docs"]}
+    made = {path.relative_to(site).as_posix() for path in site.rglob("*.html")} - {"404.html"}
+    assert searched == made
+    assert {f"strategies/{name}.html" for name in classes()} < made
+    assert {path.replace(".md", ".html") for path in pages.written(ROOT)} < made
+
+
+@pytest.mark.long
+def test_pages_of_strategies_are_linked_from_their_table(site):
+    text = (site / "strategies.html").read_text()
+    assert {name for name in classes() if f'href="strategies/{name}.html"' in text} == set(
+        classes()
+    )
+
+
+@pytest.mark.long
+def test_nothing_is_loaded_from_elsewhere(site):
+    for path in site.rglob("*.html"):
+        assert links.foreign(path.read_text("utf-8")) == [], path
+    for path in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?https?:", path.read_text("utf-8")), path

@@ -15,7 +15,7 @@ from bench.report.frame import ATTENTION, Row
 from bench.report.readme import main_groups
 from bench.report.tables import gradient, title, tradeoff_groups
 from bench.site import docstrings, pictures
-from strategies import Strategy
+from strategies import Budgeted, Strategy
 from strategies.contract.registry import classes
 from strategies.schedules import plan as plans
 from strategies.schedules.schedule import Schedule
@@ -103,8 +103,9 @@ def _facts(cls: type[Strategy]) -> str:
 
 
 def _usage(cls: type[Strategy]) -> str:
+    budget = ', budget="8GB"' if issubclass(cls, Budgeted) else ""
     example = ", example=batch" if cls.needs_profile else ""
-    lines = ["import strategies\n", f'strategies.apply(model, "{cls.name()}"{example})']
+    lines = ["import strategies\n", f'strategies.apply(model, "{cls.name()}"{budget}{example})']
     return "```python\n" + "\n".join(lines) + "\n```\n"
 
 
