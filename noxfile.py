@@ -237,9 +237,7 @@ def docs(session):
     install(session, "docs")
     session.run("python", "-m", "bench.site", "--check")
     served = "--serve" in session.posargs
-    quiet = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement of another tool
-    arguments = ["serve"] if served else ["build", "--strict"]
-    session.run("python", "-m", "mkdocs", *arguments, env=quiet)
+    session.run("python", "-m", "mkdocs", *(["serve"] if served else ["build", "--strict"]))
 
 
 @nox.session(default=False)
