@@ -139,6 +139,13 @@ def test_docstrings_become_markdown():
     assert docstrings.papers(Base) == []
 
 
+def test_the_questions_name_what_is_not_exact():
+    text = (ROOT / "docs" / "faq.md").read_text("utf-8")
+    [answer] = re.findall(r"no bit of it does\. (.*?) are not exact", text, re.DOTALL)
+    inexact = {name for name, cls in classes().items() if not cls().exact}
+    assert set(re.findall(r"`(\w+)`", answer)) == inexact
+
+
 # Commands.
 
 

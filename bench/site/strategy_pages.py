@@ -96,10 +96,9 @@ def _facts(cls: type[Strategy]) -> str:
         "Needs an example": "yes, to see what blocks cost" if cls.needs_profile else "no",
         "Memory, in theory": cell(cls.textbook_memory),
         "Extra compute, in theory": cell(cls.textbook_compute),
+        "Source": ", ".join(docstrings.papers(cls)) or MISSING,
     }
-    papers = docstrings.papers(cls)
-    facts |= {"Source": ", ".join(papers)} if papers else {}
-    return "".join(f"- {name}: {text}\n" for name, text in facts.items())
+    return "".join(f"- {name}: {text}\n" for name, text in facts.items() if text != MISSING)
 
 
 def _usage(cls: type[Strategy]) -> str:
