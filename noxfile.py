@@ -167,7 +167,7 @@ def tables(session):
 @nox.session(default=False)
 def coverage(session):
     """Count the lines and branches that the tests run, the long ones too; an hour."""
-    install(session, "coverage", "test", "transformers", "train")
+    install(session, "coverage", "docs", "test", "transformers", "train")
     tests = session.posargs or [*PARALLEL, "--long"]
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *tests, env=ONE_THREAD)
@@ -229,6 +229,15 @@ def trust(session):
     """Count what the tests inject, in docs/trust.md: -- --check."""
     install(session, "test")
     session.run("python", "tests/trust.py", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session(default=False)
+def docs(session):
+    """Build the documentation site, build/site; every warning is an error: -- --serve."""
+    install(session, "docs")
+    session.run("python", "-m", "bench.site", "--check")
+    served = "--serve" in session.posargs
+    session.run("python", "-m", "mkdocs", *(["serve"] if served else ["build", "--strict"]))
 
 
 @nox.session(default=False)
