@@ -39,9 +39,9 @@ def profile(  # noqa: PLR0917 - one parameter a flag
 ) -> None:
     """Draw the bytes over one step by category, and say where the peak is.
 
-    Runs in this process. Files go to --out, and what `report` shows to --results. With --chain: bytes, FLOPs
-    and time of every block, in every mode; equal blocks in one row. Times are measured on a real
-    device and modelled on a simulated one.
+    Runs in this process. Files go to --out, and what `report` shows to --results. With --chain:
+    bytes, FLOPs and time of every block, in every mode; equal blocks in one row. Times are measured
+    on a real device and modelled on a simulated one.
     """
     if out is None and results is None and not chain:
         raise ValueError("profile needs --out FOLDER for its files, --results FOLDER or --chain")
