@@ -39,6 +39,7 @@ from bench.store import models as model_studies
 from bench.store import promises as promise_studies
 from bench.store import published as published_points
 from bench.store import solvers as solver_records
+from bench.store import timelines as timeline_studies
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
 
@@ -68,6 +69,7 @@ class Stored:
         promises: studies of budgets that were promised to training loops.
         coverage: studies of what intervals cover.
         published: measurements of GPU memory that others published.
+        timelines: of single steps; the page shows them, and no table.
     """
 
     records: Sequence[Record]
@@ -77,6 +79,11 @@ class Stored:
     promises: Sequence[promise_studies.Study] = ()
     coverage: Sequence[coverage_studies.Study] = ()
     published: Sequence[published_points.Point] = ()
+    timelines: Sequence[timeline_studies.Study] = ()
+
+    def empty(self) -> bool:
+        """Whether nothing is stored."""
+        return not any(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
@@ -164,15 +171,15 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
         ValueError: no records, or one that cannot be reported.
     """
     bad: list[str] = []
-    stored = _strict(results, bad) if check else _lenient(results)
-    if not any(map(len, dataclasses.astuple(stored))):
+    stored = _strict(results, bad) if check else read(results)
+    if stored.empty():
         raise ValueError(f"no records under {results / 'raw'}: measure something first")
     files = render(stored, results, readme)
     stale = sorted(set(_generated(results)) - set(files))
     return bad + _differences(files, stale) if check else _write(files, stale)
 
 
-def _lenient(results: Path) -> Stored:
+def read(results: Path) -> Stored:
     """What is stored; files that cannot be read are set aside."""
     return Stored(
         list(read_all(results)),
@@ -182,6 +189,7 @@ def _lenient(results: Path) -> Stored:
         list(promise_studies.read_all(results)),
         list(coverage_studies.read_all(results)),
         list(published_points.read_all(results)),
+        list(timeline_studies.read_all(results)),
     )
 
 
@@ -195,6 +203,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(promise_studies.paths(results), promise_studies.decode, bad),
         _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
         _strictly(published_points.paths(results), published_points.decode, bad),
+        _strictly(timeline_studies.paths(results), timeline_studies.decode, bad),
     )
 
 
