@@ -98,8 +98,13 @@ NUMBERS = frozenset(name for name in COLUMNS if name.endswith(("MB", "none", "fo
 
 
 def lines(cells: Sequence[Row]) -> list[Line]:
-    """A line for each cell, in the order of the frame."""
+    """A line for each cell, as ordered."""
     return [_line(number, row) for number, row in enumerate(cells)]
+
+
+def ordered(cells: Sequence[Row]) -> list[Row]:
+    """What has a step time comes first, measured before modelled; else as the frame has them."""
+    return sorted(cells, key=lambda row: (_step(row).key is None, row["modelled"]))
 
 
 def _line(number: int, row: Row) -> Line:

@@ -57,7 +57,7 @@ def render(stored: Stored) -> bytes:
     drawing, own = get_plotlyjs(), "".join(map(asset, SCRIPTS))
     own = f'"use strict";(() => {{\n{own}}})();\n'
     frame = build(stored.records)
-    measured = rows(frame) if stored.records else []
+    measured = cells.ordered(rows(frame)) if stored.records else []
     lines = cells.lines(measured)
     anchors = {row["cell_id"]: line.anchor for row, line in zip(measured, lines, strict=True)}
     text = (

@@ -27,6 +27,13 @@ function colour(name) {
   return value;
 }
 
+// On a dark ground what is nearly black is lightened, so that it can be seen.
+function legible(tint) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(tint.slice(at, at + 2), 16));
+  const light = 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  return isDark() && light < 90 ? `rgb(${[red, green, blue].map((part) => Math.round((part + 255) / 2)).join(",")})` : tint;
+}
+
 function layout(changes) {
   const axis = { gridcolor: colour("rule"), zerolinecolor: colour("rule"), linecolor: colour("rule"), automargin: true };
   const coarse = matchMedia("(pointer: coarse)").matches;
@@ -35,8 +42,9 @@ function layout(changes) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("text"), size: 13, family: getComputedStyle(document.body).fontFamily },
     hoverlabel: { align: "left", bgcolor: colour("raised"), bordercolor: colour("rule"), font: { color: colour("text") } },
-    margin: { l: 60, r: 20, t: 20, b: 50 },
-    legend: { orientation: "h", y: -0.2, yanchor: "top" },
+    margin: { l: 60, r: 20, t: 36, b: 50 },
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("accent") },
     dragmode: coarse ? false : "zoom", // a finger scrolls the page
     ...changes,
     xaxis: { ...axis, ...changes.xaxis },
@@ -44,7 +52,7 @@ function layout(changes) {
   };
 }
 
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
 
 // Draws a chart now, if the library is there, and again whenever colours change.
 function chart(id, make) {

@@ -89,7 +89,7 @@ function makePlane() {
 }
 
 function familyTrace(family, points) {
-  const tint = data.colours[family] ?? colour("text");
+  const tint = family in data.colours ? legible(data.colours[family]) : colour("text");
   const ends = (pick) => points.map((one) => (one.low === null ? 0 : pick(one)));
   return {
     name: plain(family), mode: "markers", hovertemplate: "%{text}<extra></extra>", text: points.map(hoverOf),
@@ -99,13 +99,29 @@ function familyTrace(family, points) {
   };
 }
 
-// Names on the front, where there is room for them.
+// Names on the front, as many as do not lie on each other; a narrow screen has no room for any.
 function frontNames(points, front) {
-  if (byId("plane").clientWidth < 600) return [];
-  return front.map((index) => ({
-    x: points[index].peak_bytes / 1e6, y: points[index].ratio, text: plain(points[index].label.slice(0, 34)),
-    showarrow: false, xanchor: "right", yanchor: "top", xshift: -6, yshift: -2, font: { size: 11, color: colour("quiet") },
+  const width = byId("plane").clientWidth;
+  if (width < 600) return [];
+  const [right, up] = [scale(points.map((one) => one.peak_bytes), 0.9 * width), scale(points.map((one) => one.ratio), 280)];
+  const placed = [];
+  return front.map((index) => points[index]).filter((one) => {
+    const box = { x: right(one.peak_bytes), y: up(one.ratio), width: 6.5 * shortened(one.label).length };
+    const free = placed.every((other) => Math.abs(other.y - box.y) > 15 || Math.abs(other.x - box.x) > Math.max(other.width, box.width));
+    if (free) placed.push(box);
+    return free;
+  }).map((one) => ({
+    x: one.peak_bytes / 1e6, y: one.ratio, text: plain(shortened(one.label)), font: { size: 11, color: colour("quiet") },
+    showarrow: false, xanchor: "right", yanchor: "top", xshift: -6, yshift: -3,
   }));
+}
+
+const shortened = (label) => (label.length > 30 ? `${label.slice(0, 29)}…` : label);
+
+// About where a value lies, in points of the screen.
+function scale(values, length) {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  return (value) => (length * (value - least)) / (most - least || 1);
 }
 
 // From point to point, by peak; what is there is said and hovered.

@@ -31,7 +31,7 @@ function makePromises(points) {
     };
   });
   const budget = { type: "line", xref: "paper", x0: 0, x1: 1, y0: 100, y1: 100, line: { color: colour("quiet"), width: 1 } };
-  return { traces, layout: { shapes: [budget], legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 60, r: 20, t: 40, b: 50 }, xaxis: { type: "category" }, yaxis: { title: { text: "Measured peak, % of the budget" } } } };
+  return { traces, layout: { shapes: [budget], xaxis: { type: "category" }, yaxis: { title: { text: "Measured peak, % of the budget" } } } };
 }
 
 function makeSolvers(one) {
