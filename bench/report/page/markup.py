@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-LEVEL = 2
+LEVEL = 1
 """By which headings of a Markdown table go down: a section of the page has a heading already."""
 
 
@@ -46,7 +46,7 @@ def _reader() -> MarkdownIt:
 
 def _table_open(*_: Any) -> str:
     """On a narrow screen a table moves by itself, also by keyboard."""
-    return '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>\n'
+    return '<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>\n'
 
 
 def _table_close(*_: Any) -> str:

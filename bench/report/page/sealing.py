@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 from collections.abc import Iterable
@@ -29,6 +30,7 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
+@functools.cache
 def packed(text: str) -> str:
     """``text`` as base64 of gzip, with no date in it: a third of the size."""
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()

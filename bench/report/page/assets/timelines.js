@@ -33,7 +33,7 @@ function peakTable({ peak }) {
   const heads = ["At the peak", "Bytes", "Share"].map((text, index) => element("th", index ? { scope: "col", class: "number" } : { scope: "col" }, text));
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
   sortable(table);
-  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "What the peak is made of" }, table);
+  return element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "What the peak is made of" }, table);
 }
 
 function phaseKey(one) {
