@@ -7,7 +7,7 @@ from stored_factory import HOSTILE
 
 from bench.report.page import page as pages
 
-SHOWN = "#cell-table tbody tr:not([hidden])"
+SHOWN = "#cell-table tbody:not([hidden])"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,8 @@ def column(page, name):
     script = """
     const table = document.getElementById("cell-table");
     const at = [...table.tHead.rows[0].cells].findIndex((one) => one.textContent === arguments[0]);
-    return [...document.querySelectorAll(arguments[1])].map((row) => row.cells[at].dataset.key);
+    const key = (one) => one.rows[0].cells[at].dataset.key;
+    return [...document.querySelectorAll(arguments[1])].map(key);
     """
     return page.run(script, name, SHOWN)
 
@@ -149,10 +150,12 @@ def test_points_are_walked_by_keyboard_and_lead_to_their_rows(page):
     page.press(page.keys.ARROW_RIGHT, page.keys.ARROW_RIGHT)
     assert page.text("#plane-said").startswith("every_layer: measured peak 40.0 MB, step 1.40×")
     page.press(page.keys.ENTER)
-    page.until(lambda: page.run("return document.activeElement.tagName") == "SUMMARY")
-    row = page.run("return document.activeElement.closest('tr').dataset.strategy")
-    assert row == "every_layer"
-    assert "torch 2.13.0+cpu" in page.run("return document.activeElement.parentElement.textContent")
+    page.until(lambda: page.run("return document.activeElement.tagName") == "BUTTON")
+    assert (
+        page.run("return document.activeElement.closest('tbody').dataset.strategy") == "every_layer"
+    )
+    more = page.run("return document.activeElement.closest('tbody').rows[1].innerText")
+    assert "torch 2.13.0+cpu" in more
 
 
 def test_planes_and_steps_are_chosen_and_modelled_says_modelled(page):
@@ -207,8 +210,11 @@ def test_a_link_opens_its_row_whatever_is_filtered(page):
     [anchor] = [row.get_attribute("id") for row in page.every('[data-status="oom"]')]
     page.one("#find").send_keys("sqrt")
     page.run("location.hash = arguments[0]", anchor)
-    page.until(lambda: page.one(f"#{anchor} details").get_attribute("open"))
-    assert "12 GB missing" in page.one(f"#{anchor} dl").text
+    button = page.one(f"#{anchor} .opens")
+    page.until(lambda: button.get_attribute("aria-expanded") == "true")
+    assert "12 GB missing" in page.one(f"#{anchor}-more").text
+    button.click()
+    assert not page.one(f"#{anchor}-more").is_displayed()
     page.run("location.hash = ''")
 
 

@@ -139,7 +139,9 @@ def _peak(row: Row) -> str:
         return ""
     parts = sorted(row["peak_by_category"].items(), key=lambda part: -part[1])
     makeup = ", ".join(f"{name} {display.sized(count)}" for name, count in parts if count)
-    return f"{row['peak_operator']} in {row['peak_module']} ({row['peak_phase']}): {makeup}"
+    place = [row["peak_module"] and f"in {row['peak_module']}", row["peak_phase"]]
+    where = ", ".join(filter(None, (row["peak_operator"], *place)))
+    return f"{where}: {makeup}" if makeup else where
 
 
 def environment(row: Row) -> str:

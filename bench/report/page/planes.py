@@ -78,7 +78,7 @@ class Plane:
 def planes(frame: pd.DataFrame, anchors: dict[str, str], studies: Sequence[Study]) -> list[Plane]:
     """A plane for each table of cells and for each budget study.
 
-    What is measured comes first, and of that what has most points.
+    What is measured comes first, of that cells, and of those what has most points.
 
     Args:
         frame: of records.
@@ -87,12 +87,9 @@ def planes(frame: pd.DataFrame, anchors: dict[str, str], studies: Sequence[Study
     """
     groups = tables.tradeoff_groups(frame) if len(frame) else []
     of_cells = [_of_cells(group, anchors, studies) for group in groups]
-    every = [*of_cells, *map(_of_study, studies)]
-    return sorted((one for one in every if one.points), key=_place)
-
-
-def _place(one: Plane) -> tuple[bool, int, str]:
-    return one.modelled, -len(one.points), one.title
+    most_first = sorted(of_cells, key=lambda one: (-len(one.points), one.title))
+    every = [*most_first, *map(_of_study, studies)]
+    return sorted((one for one in every if one.points), key=lambda one: one.modelled)
 
 
 def _of_cells(group: Sequence[Row], anchors: dict[str, str], studies: Sequence[Study]) -> Plane:

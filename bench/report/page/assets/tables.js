@@ -2,8 +2,11 @@
 const UNKNOWN = new Set(["", "—"]);
 const collator = new Intl.Collator("en", { numeric: true });
 
-function keyOf(row, column) {
-  const cell = row.cells[column];
+// What moves as one: a row, or a body of rows where there are several bodies.
+const unitsOf = (table) => (table.tBodies.length > 1 ? [...table.tBodies] : [...table.tBodies[0].rows]);
+
+function keyOf(unit, column) {
+  const cell = (unit.rows ? unit.rows[0] : unit).cells[column];
   return (cell.dataset.key ?? cell.textContent).trim();
 }
 
@@ -28,13 +31,13 @@ function sort(table, column) {
   const down = heading.getAttribute("aria-sort") === "ascending";
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const keyed = [...table.tBodies[0].rows].map((row) => ({ row, key: keyOf(row, column) }));
+  const keyed = unitsOf(table).map((unit) => ({ unit, key: keyOf(unit, column) }));
   keyed.sort((one, other) => compared(one.key, other.key, down ? -1 : 1));
-  table.tBodies[0].append(...keyed.map(({ row }) => row));
+  keyed[0]?.unit.parentElement.append(...keyed.map(({ unit }) => unit));
 }
 
 function sortable(table) {
-  if (!table.tHead || table.dataset.sortable) return;
+  if (!table.tHead || !table.tBodies.length || table.dataset.sortable) return;
   table.dataset.sortable = "yes";
   [...table.tHead.rows[0].cells].forEach((heading, column) => {
     const button = element("button", { type: "button", title: "Sort" });
@@ -44,10 +47,20 @@ function sortable(table) {
   });
 }
 
+// Details of a cell: open where scripts do not run, closed where they do, until they are asked for.
+function open(button, wanted) {
+  button.setAttribute("aria-expanded", String(wanted));
+  byId(button.getAttribute("aria-controls")).hidden = !wanted;
+}
+
 function startFilters() {
   const table = byId("cell-table");
   if (!table) return;
-  const rows = [...table.tBodies[0].rows].map((row) => ({ row, text: row.textContent.toLowerCase() }));
+  for (const button of all(".opens", table)) {
+    open(button, false);
+    button.addEventListener("click", () => open(button, button.getAttribute("aria-expanded") === "false"));
+  }
+  const rows = [...table.tBodies].map((row) => ({ row, text: row.textContent.toLowerCase() }));
   const choices = all("[data-filter]", byId("filters"));
   const find = byId("find");
   const show = () => {
@@ -79,10 +92,10 @@ function startLinks(clear) {
     if (!target) return;
     if (target.hidden && clear) clear();
     for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
-    const inside = target.matches("tr") && target.querySelector("details");
-    if (!inside) return;
-    inside.open = true;
-    inside.querySelector("summary").focus({ preventScroll: true });
+    const button = target.querySelector(":scope .opens");
+    if (!target.matches("tbody") || !button) return;
+    open(button, true);
+    button.focus({ preventScroll: true });
     target.scrollIntoView({ block: "center" });
   };
   addEventListener("hashchange", follow);
