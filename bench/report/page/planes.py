@@ -34,7 +34,7 @@ class Point:
         unstable: the interval is too wide to rank close strategies.
         exact: its gradients are those of `none`, to the bit.
         plan: abbreviated.
-        gradients: how they compare with those of `none`.
+        gradients: how they compare with those of `none`; empty: not compared.
         anchor: of its row in the table; empty: it has none.
     """
 
@@ -140,9 +140,14 @@ def _point(row: Row, family: str, anchors: dict[str, str]) -> Point:
         unstable=measured and bool(row["unstable"]),
         exact=bool(row["exact"]),
         plan=display.abbreviate(row["plan"] or "", 60),
-        gradients=inline(tables.gradient(row)).striptags(),
+        gradients=_gradients(row),
         anchor=anchors.get(row["cell_id"], ""),
     )
+
+
+def _gradients(row: Row) -> str:
+    text = tables.gradient(row)
+    return "" if text == display.MISSING else inline(text).striptags()
 
 
 def _line(row: Row) -> str:

@@ -16,6 +16,9 @@ function sized(bytes) {
   return `${(bytes / unit).toFixed(unit === 1 ? 0 : 1)} ${name}`;
 }
 
+// What an axis counts in, where most is that many bytes.
+const unitOf = (bytes) => (bytes >= 1e10 ? [1e9, "GB", "GB (10⁹ bytes)"] : [1e6, "MB", "MB (10⁶ bytes)"]);
+
 const times = (ratio) => `${ratio.toFixed(2)}×`;
 
 function interval({ ratio, low, high, unstable }) {

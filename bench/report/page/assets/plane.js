@@ -9,6 +9,7 @@ function choosePlane(index) {
   byId("plane-facts").textContent = plane.shown.facts;
   const peaks = plane.shown.points.map((one) => one.peak_bytes);
   const [least, most] = [Math.min(...peaks), Math.max(...peaks)];
+  [plane.unit, , plane.words] = unitOf(most);
   const range = byId("budget-range");
   const step = Math.max(1, Math.round((most - least) / 200));
   Object.assign(range, { min: least - step, max: most + step, step });
@@ -35,7 +36,7 @@ function answer() {
   const parts = [
     element("p", { class: "best" }, element("strong", {}, best.label), `: ${described(best)}`),
     ...(best.line ? [element("pre", {}, element("code", {}, best.line))] : []),
-    element("p", {}, `Plan ${best.plan || "of a compiler"}. Gradients: ${best.gradients}.`),
+    element("p", {}, `Plan ${best.plan || "of a compiler"}.${best.gradients && ` Gradients: ${best.gradients}.`}`),
   ];
   if (equal.length) parts.push(element("p", { class: "hint" }, `No slower beyond noise: ${named(equal)}.`));
   const faster = allowed().filter((one) => one.peak_bytes > plane.budget && one.ratio < best.ratio);
@@ -54,7 +55,7 @@ const described = (one) => `${kindOf()} peak ${sized(one.peak_bytes)}, step ${in
 const named = (points) => points.slice(0, 4).map((one) => `${one.label} (${sized(one.peak_bytes)}, ${times(one.ratio)})`).join(", ");
 
 function planeShapes() {
-  const upright = (x, color, width, dash) => ({ type: "line", x0: x / 1e6, x1: x / 1e6, y0: 0, y1: 1, yref: "paper", layer: "below", line: { color, width, dash } });
+  const upright = (x, color, width, dash) => ({ type: "line", x0: x / plane.unit, x1: x / plane.unit, y0: 0, y1: 1, yref: "paper", layer: "below", line: { color, width, dash } });
   return [
     ...plane.shown.budgets.map((bytes) => upright(bytes, colour("rule"), 1, "dot")),
     upright(plane.budget, colour("accent"), 2, "solid"),
@@ -62,7 +63,7 @@ function planeShapes() {
 }
 
 function hoverOf(one) {
-  return lines(one.label, described(one), one.plan && `plan ${one.plan}`, `gradients: ${one.gradients}`);
+  return lines(one.label, described(one), one.plan && `plan ${one.plan}`, one.gradients && `gradients: ${one.gradients}`);
 }
 
 // One trace a family, so that the legend hides and shows it; the front lies below.
@@ -71,7 +72,7 @@ function makePlane() {
   const families = [...new Set(points.map((one) => one.family))].sort();
   const stairs = (indices, name, dash) => ({
     name, mode: "lines", hoverinfo: "skip", line: { shape: "hv", color: colour("quiet"), width: 1, dash },
-    x: indices.map((index) => points[index].peak_bytes / 1e6), y: indices.map((index) => points[index].ratio),
+    x: indices.map((index) => points[index].peak_bytes / plane.unit), y: indices.map((index) => points[index].ratio),
   });
   const fronts = [stairs(exact, "Pareto front, exact gradients", "solid")];
   if (String(front) !== String(exact)) fronts.unshift(stairs(front, "Pareto front", "dot"));
@@ -82,7 +83,7 @@ function makePlane() {
     traces: [...traces, ...fronts],
     layout: {
       shapes: planeShapes(), annotations: frontNames(points, front),
-      xaxis: { title: { text: `${word}, MB (10⁶ bytes)` } },
+      xaxis: { title: { text: `${word}, ${plane.words}` } },
       yaxis: { title: { text: plane.shown.modelled ? "Step × none, modelled" : "Step × none, 95 % interval" } },
     },
   };
@@ -93,7 +94,7 @@ function familyTrace(family, points) {
   const ends = (pick) => points.map((one) => (one.low === null ? 0 : pick(one)));
   return {
     name: plain(family), mode: "markers", hovertemplate: "%{text}<extra></extra>", text: points.map(hoverOf),
-    x: points.map((one) => one.peak_bytes / 1e6), y: points.map((one) => one.ratio),
+    x: points.map((one) => one.peak_bytes / plane.unit), y: points.map((one) => one.ratio),
     error_y: { type: "data", symmetric: false, array: ends((one) => one.high - one.ratio), arrayminus: ends((one) => one.ratio - one.low), color: tint, thickness: 1, width: 2 },
     marker: { size: 11, color: tint, line: { color: tint, width: 1.5 }, symbol: points.map((one) => (one.exact ? "circle" : "diamond") + (one.unstable ? "-open" : "")) },
   };
@@ -111,7 +112,7 @@ function frontNames(points, front) {
     if (free) placed.push(box);
     return free;
   }).map((one) => ({
-    x: one.peak_bytes / 1e6, y: one.ratio, text: plain(shortened(one.label)), font: { size: 11, color: colour("quiet") },
+    x: one.peak_bytes / plane.unit, y: one.ratio, text: plain(shortened(one.label)), font: { size: 11, color: colour("quiet") },
     showarrow: false, xanchor: "right", yanchor: "top", xshift: -6, yshift: -3,
   }));
 }

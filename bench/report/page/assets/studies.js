@@ -7,7 +7,8 @@ function bars(points, tint) {
 }
 
 function makeBudgets(one) {
-  const x = one.budgets.map((bytes) => bytes / 1e6);
+  const [unit, , words] = unitOf(Math.max(...one.budgets));
+  const x = one.budgets.map((bytes) => bytes / unit);
   const trace = (name, points, tint, symbol, said) => ({
     name, mode: "lines+markers", x, y: points.map((point) => point?.ratio ?? null), error_y: bars(points, tint),
     line: { color: tint, width: 1.5 }, marker: { symbol, size: 9, color: tint }, hovertemplate: "%{text}<extra></extra>",
@@ -16,7 +17,7 @@ function makeBudgets(one) {
   const predicted = { name: "optimal, predicted", mode: "lines", x, y: one.predicted, line: { color: TINTS[0], dash: "dot", width: 1.5 }, hoverinfo: "skip" };
   return {
     traces: [trace("optimal", one.optimal, TINTS[0], "circle", one.plans), trace("best rule that fits", one.rule, TINTS[1], "diamond", one.rules), predicted],
-    layout: { xaxis: { title: { text: "Budget, MB (10⁶ bytes)" } }, yaxis: { title: { text: "Step × none, 95 % interval" } } },
+    layout: { xaxis: { title: { text: `Budget, ${words}` } }, yaxis: { title: { text: "Step × none, 95 % interval" } } },
   };
 }
 

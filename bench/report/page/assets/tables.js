@@ -96,7 +96,7 @@ function startLinks(clear) {
     if (!target.matches("tbody") || !button) return;
     open(button, true);
     button.focus({ preventScroll: true });
-    target.scrollIntoView({ block: "center" });
+    button.scrollIntoView({ block: "center" });
   };
   addEventListener("hashchange", follow);
   follow();

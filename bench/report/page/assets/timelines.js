@@ -2,7 +2,7 @@
 const FAR = 2; // a limit further above the peak than this would flatten the picture
 
 function makeTimeline(one) {
-  const [unit, name] = one.peak.bytes >= 1e9 ? [1e9, "GB"] : [1e6, "MB"];
+  const [unit, name] = unitOf(one.peak.bytes);
   const stacked = one.series.map(({ name: category, colour: tint, bytes }) => ({
     name: plain(category), stackgroup: "alive", mode: "lines", line: { shape: "hv", width: 0 }, fillcolor: legible(tint),
     x: one.positions, y: bytes.map((count) => count / unit), hovertemplate: `%{y:.3~g} ${name}`,
