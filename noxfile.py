@@ -17,7 +17,10 @@ REQUIREMENTS = Path("requirements.txt")
 HASHED = ("test", "transformers", "train", "lint", "coverage")
 # All that tables, figures and comparisons are made with: they read records, and need no torch. An
 # environment without it shows that they do not.
-REPORT = ("matplotlib", "msgspec", "pandas", "rich", "seaborn", "tabulate", "typer")
+REPORT = (
+    *("jinja2", "markdown-it-py", "matplotlib", "msgspec", "pandas", "plotly", "rich", "seaborn"),
+    *("tabulate", "typer"),
+)
 # Tests run tiny tensors: a second thread only waits, and on a busy machine for long. A second
 # process does not; and each of three imports and compiles less than each of two.
 PARALLEL = ("-n", str(max(3, os.cpu_count() or 1)), "--dist", "worksteal")
@@ -162,6 +165,13 @@ def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
     session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)
     session.run("python", "-m", "bench", "tables", *session.posargs)
+
+
+@nox.session(default=False)
+def report(session):
+    """Write results/report.html, one page of everything that is stored: -- --output page.html."""
+    session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)
+    session.run("python", "-m", "bench", "report", *session.posargs)
 
 
 @nox.session(default=False)

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tables": report.tables,
     "claims": report.claims,
     "compare": report.compare,
+    "report": report.report,
     "profile": profile.profile,
     "plan": plan.plan,
     "solvers": solvers.solvers,

@@ -1,4 +1,4 @@
-"""``tables``, ``claims`` and ``compare``: commands that read records."""
+"""``tables``, ``claims``, ``compare`` and ``report``: commands that read records."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import typer
 from bench.cli.flags import Format, FormatOption, ResultsOption
 from bench.cli.printing import print_rows
 from bench.store import budgets, records
-from bench.store.json_store import RESULTS
+from bench.store.json_store import RESULTS, write_atomically
 
 CANNOT_TELL = 3
 """Exit code of a comparison that is no regression for certain, and no pass."""
+PAGE = RESULTS / "report.html"
 
 
 def tables(
@@ -67,3 +68,20 @@ def compare(
         raise typer.Exit(1)
     if result.doubts:
         raise typer.Exit(CANNOT_TELL)
+
+
+def report(
+    output: Annotated[Path, typer.Option(help="The file to write.")] = PAGE,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Write one HTML page of everything that is stored: tables, charts, claims, environments."""
+    from bench.report import regenerate
+    from bench.report.page.page import render
+
+    if not results.is_dir():
+        raise ValueError(f"there is no folder {results}; run `python -m bench sweep` first")
+    if output.is_dir():
+        raise ValueError(f"--output names a file, and {output} is a folder")
+    data = render(regenerate.read(results))
+    write_atomically(output, data)
+    typer.echo(f"wrote {output} ({len(data) / 1e6:.1f} MB)")

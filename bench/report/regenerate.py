@@ -41,6 +41,7 @@ from bench.store import promises as promise_studies
 from bench.store import published as published_points
 from bench.store import solvers as solver_records
 from bench.store import validations as device_validations
+from bench.store import timelines as timeline_studies
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
 
@@ -71,6 +72,7 @@ class Stored:
         coverage: studies of what intervals cover.
         published: measurements of GPU memory that others published.
         validations: simulated devices beside real ones.
+        timelines: of single steps; the page shows them, and no table.
     """
 
     records: Sequence[Record]
@@ -81,6 +83,11 @@ class Stored:
     coverage: Sequence[coverage_studies.Study] = ()
     published: Sequence[published_points.Point] = ()
     validations: Sequence[device_validations.Validation] = ()
+    timelines: Sequence[timeline_studies.Study] = ()
+
+    def empty(self) -> bool:
+        """Whether nothing is stored."""
+        return not any(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
@@ -172,15 +179,15 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
         ValueError: no records, or one that cannot be reported.
     """
     bad: list[str] = []
-    stored = _strict(results, bad) if check else _lenient(results)
-    if not any(map(len, dataclasses.astuple(stored))):
+    stored = _strict(results, bad) if check else read(results)
+    if stored.empty():
         raise ValueError(f"no records under {results / 'raw'}: measure something first")
     files = render(stored, results, readme)
     stale = sorted(set(_generated(results)) - set(files))
     return bad + _differences(files, stale) if check else _write(files, stale)
 
 
-def _lenient(results: Path) -> Stored:
+def read(results: Path) -> Stored:
     """What is stored; files that cannot be read are set aside."""
     return Stored(
         list(read_all(results)),
@@ -191,6 +198,7 @@ def _lenient(results: Path) -> Stored:
         list(coverage_studies.read_all(results)),
         list(published_points.read_all(results)),
         list(device_validations.read_all(results)),
+        list(timeline_studies.read_all(results)),
     )
 
 
@@ -205,6 +213,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
         _strictly(published_points.paths(results), published_points.decode, bad),
         _strictly(device_validations.paths(results), device_validations.decode, bad),
+        _strictly(timeline_studies.paths(results), timeline_studies.decode, bad),
     )
 
 
