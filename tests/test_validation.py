@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -341,3 +342,11 @@ def test_silenced_speaks_again_after_an_error(capfd):
         raise KeyError
     os.write(2, b"after")
     assert capfd.readouterr() == ("", "after")
+
+
+def test_results_readme_documents_every_field_in_order():
+    text = (Path(__file__).parents[1] / "results" / "README.md").read_text("utf-8")
+    section = text.partition("## One validation")[2].partition("\n## ")[0]
+    names = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    kinds = (validations.Validation, Row)
+    assert names == [name for kind in kinds for name in kind.__struct_fields__]

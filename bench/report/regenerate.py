@@ -40,8 +40,8 @@ from bench.store import models as model_studies
 from bench.store import promises as promise_studies
 from bench.store import published as published_points
 from bench.store import solvers as solver_records
-from bench.store import validations as device_validations
 from bench.store import timelines as timeline_studies
+from bench.store import validations as device_validations
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
 
