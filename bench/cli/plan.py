@@ -40,12 +40,12 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     Profiles the chain on the device, its block times measured, or on fake tensors for a simulated
     one; nothing is stored.
     """
-    from bench.run import plain, planning
+    from bench.run import culprit, planning
     from strategies.schedules import budget as budgets
 
     planner = planning.budgeted(strategy, budget)
     cell = setup.cell(workload, device, planner.spec(), rounds=0)
-    with plain.blaming(cell):
+    with culprit.named(cell):
         profile = planning.profile_cell(cell, measured=not modelled, strategy=planner)
     budget_bytes = budgets.resolve(budget, profile)
     solution = planner.solution(profile, budget_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bench.cells.cell import Cell
-from bench.run import executor, plain
+from bench.run import culprit, executor
 from bench.run.endings import Ending
 from bench.simulate import fit
 from bench.simulate.fit import Axis
@@ -38,6 +38,6 @@ def work(payload: bytes) -> bytes:
     """The answer to a question, both as JSON."""
     question = msgspec.json.decode(payload, type=Question)
     cell, axis = question.cell, question.axis
-    with plain.blaming(cell):
+    with culprit.named(cell):
         largest = fit.largest(cell, axis)
     return msgspec.json.encode(largest or fit.sized(cell, axis, fit.STEP[axis]))

@@ -9,7 +9,7 @@ import msgspec
 
 import strategies
 from bench.cells.cell import Cell, checked
-from bench.run import executor, plain, planning, sweep
+from bench.run import culprit, executor, planning, sweep
 from bench.run.endings import Ending
 from strategies import Unsupported
 from strategies.contract.budgeted import Budgeted
@@ -42,7 +42,7 @@ def planned(base: Cell, count: int, timeout_s: float) -> list[Cell]:
 def work(payload: bytes) -> bytes:
     """The cells that a question asks for, both as JSON."""
     question = msgspec.json.decode(payload, type=Question)
-    with plain.blaming(question.base):
+    with culprit.named(question.base):
         return msgspec.json.encode(cells_of(question.base, question.count))
 
 

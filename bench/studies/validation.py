@@ -19,7 +19,7 @@ import strategies
 from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
-from bench.run import plain
+from bench.run import culprit
 from bench.run.sweep import every_spec
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
@@ -80,7 +80,7 @@ def rows(bases: Iterable[Cell]) -> Iterator[Row]:
         for spec in planned_specs():
             cell = checked(msgspec.structs.replace(base, spec=spec))
             try:
-                with plain.blaming(cell):
+                with culprit.named(cell):
                     yield compare(cell)
             except strategies.Unsupported:
                 continue

@@ -22,7 +22,7 @@ from strategies.profiling.oom import is_out_of_memory
 
 
 @contextlib.contextmanager
-def blaming(cell: Cell) -> Iterator[None]:
+def named(cell: Cell) -> Iterator[None]:
     """Errors that a cell's model has under no strategy, too, are the user's.
 
     Raises:
