@@ -10,16 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.workloads.base import Workload
-from bench.workloads.sources.huggingface import huggingface
-from bench.workloads.sources.images import MAKERS, images
-from bench.workloads.sources.own import own
+from bench.workloads.sources import huggingface, images, own
 from bench.workloads.sources.source import SourceWorkload
 
 __all__ = ["SourceWorkload", "get", "is_source"]
 
 _LIBRARIES: dict[str, Callable[[str], SourceWorkload]] = {
-    "hf": huggingface,
-    **dict.fromkeys(MAKERS, images),
+    "hf": huggingface.named,
+    **dict.fromkeys(images.MAKERS, images.named),
 }
 
 
@@ -35,4 +33,4 @@ def get(name: str, options: Mapping[str, Any]) -> Workload:
         ValueError: there is none, or an option is impossible; nothing of a user's was run.
     """
     prefix = name.partition(":")[0]
-    return _LIBRARIES.get(prefix, own)(name).with_options(**options)
+    return _LIBRARIES.get(prefix, own.named)(name).with_options(**options)

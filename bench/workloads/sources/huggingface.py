@@ -131,7 +131,7 @@ class HuggingFaceWorkload(SourceWorkload):
         return code._replace(facts=f"{code.facts} transformers {version} {fields}")
 
 
-def huggingface(name: str) -> HuggingFaceWorkload:
+def named(name: str) -> HuggingFaceWorkload:
     """The workload of a configuration.
 
     Raises:

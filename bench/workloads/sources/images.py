@@ -92,7 +92,7 @@ class ImagesWorkload(SourceWorkload):
         return code._replace(facts=f"{code.facts} {self.library} {_version(self.library)}")
 
 
-def images(name: str) -> ImagesWorkload:
+def named(name: str) -> ImagesWorkload:
     """The workload of a library's model.
 
     Raises:
