@@ -105,8 +105,7 @@ class SourceWorkload(Workload):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The criterion's; the output's own without one, or else a mean of squares. A scalar."""
         if self.criterion:
-            options = self.arguments_of(Reference.parse(self.criterion)) if self.given else {}
-            return calls.criterion(self.criterion)(model, batch, options)
+            return calls.criterion(self.criterion)(model, batch, self.arguments())
         loss = self.default_loss(calls.call(model, batch), batch)
         return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
 
