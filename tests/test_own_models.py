@@ -155,7 +155,7 @@ WRONG = {
     "an option that nothing takes": (
         "def build():\n    return nn.Linear(4, 4)\n",
         {"depth": 3},
-        "option 'depth' is taken neither by build.. at .*wrong.py:9 nor batch.. at .*wrong.py:3$",
+        "option 'depth' is taken by none of build.. at .*wrong.py:9, batch.. at .*wrong.py:3$",
     ),
     "blocks that are not there": (
         "def build():\n    return nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))\n",
@@ -246,6 +246,13 @@ def test_models_of_libraries_are_built_by_them(name, tmp_path, monkeypatch):
     record = worker.measure(cell)
     assert record.grads_bitwise_equal
     assert record.batch_bytes == 2 * (4 * 3 * side * side + 8)
+    own = tmp_path / "own.py"
+    own.write_text("import torch\ndef few(image):\n    return torch.randn(3, 3, image, image)\n")
+    changed = msgspec.structs.replace(cell, options={"inputs": f"{own}:few", "image": 16})
+    assert worker.measure(changed).batch_bytes == 4 * 3 * 3 * 16 * 16
+    changed = msgspec.structs.replace(changed, options={**changed.options, "batch": 5})
+    with pytest.raises(InputError, match="'batch' is taken by none of few.. at .*own.py:2$"):
+        executor.measure_cell(msgspec.json.encode(changed))
     missing = checked(Cell(workload=f"{library}:missing", spec="none", rounds=0))
     with pytest.raises(InputError, match=rf"{library}.py:\d+: RuntimeError: Unknown model"):
         executor.measure_cell(msgspec.json.encode(missing))

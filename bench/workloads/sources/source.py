@@ -59,6 +59,15 @@ class SourceWorkload(Workload):
         """What the user's functions are called with, as far as they take it."""
         return dict(self.given)
 
+    def asked(self) -> Mapping[str, Any]:
+        """Those that one of them must take."""
+        return dict(self.given)
+
+    def unusual(self, usual: SourceWorkload, *names: str) -> dict[str, Any]:
+        """Fields that are not as usual, where a function makes the batch."""
+        values = {name: getattr(self, name) for name in names if self.inputs}
+        return {name: v for name, v in values.items() if v != getattr(usual, name)}
+
     def arguments_of(self, reference: Reference) -> dict[str, Any]:
         """Those that one of them takes."""
         return {name: v for name, v in self.arguments().items() if _takes(reference, name)}
@@ -80,10 +89,10 @@ class SourceWorkload(Workload):
 
     def _check_taken(self) -> None:
         references = self.references()
-        for name, _ in self.given:
+        for name in self.asked():
             if not any(_takes(one, name) for one in references):
-                places = " nor ".join(f"{one.function}() at {one.place()}" for one in references)
-                raise InputError(f"option {name!r} is taken neither by {places}")
+                places = ", ".join(f"{one.function}() at {one.place()}" for one in references)
+                raise InputError(f"option {name!r} is taken by none of {places}")
 
     def model(self) -> nn.Module:
         """The model with its seeded initial weights, in training mode."""
