@@ -251,7 +251,7 @@ def test_models_of_libraries_are_built_by_them(name, tmp_path, monkeypatch):
     changed = msgspec.structs.replace(cell, options={"inputs": f"{own}:few", "image": 16})
     assert worker.measure(changed).batch_bytes == 4 * 3 * 3 * 16 * 16
     changed = msgspec.structs.replace(changed, options={**changed.options, "batch": 5})
-    with pytest.raises(InputError, match="'batch' is taken by none of few.. at .*own.py:2$"):
+    with pytest.raises(InputError, match=r"'batch' is taken by none of few.. at .*own.py:2$"):
         executor.measure_cell(msgspec.json.encode(changed))
     missing = checked(Cell(workload=f"{library}:missing", spec="none", rounds=0))
     with pytest.raises(InputError, match=rf"{library}.py:\d+: RuntimeError: Unknown model"):
