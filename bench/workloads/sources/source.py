@@ -20,6 +20,7 @@ from bench.workloads.base import Batch, Code, Workload
 from bench.workloads.errors import InputError
 from bench.workloads.sources import blame, calls
 from bench.workloads.sources.references import Reference
+from bench.workloads.sources.unpacked import unpacked
 from strategies.execution.randoms import Shared
 
 _NUMPY_SEEDS = 1 << 32
@@ -113,14 +114,11 @@ class SourceWorkload(Workload):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The criterion's; the output's own without one, or else a mean of squares. A scalar."""
-        if self.criterion:
-            return calls.criterion(self.criterion)(model, batch, self.arguments())
-        loss = self.default_loss(calls.call(model, batch), batch)
+        with unpacked(batch):
+            if self.criterion:
+                return calls.criterion(self.criterion)(model, batch, self.arguments())
+            loss = calls.default_loss(calls.call(model, batch))
         return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
-
-    def default_loss(self, output: Any, batch: Batch) -> Tensor | None:  # noqa: ARG002 - some do
-        """Of an output, where no function is named that makes it."""
-        return calls.default_loss(output)
 
     def blame(self, error: BaseException, model: nn.Module | None) -> InputError:
         """An error that the model has under no strategy, as a sentence that names the place."""
