@@ -6,20 +6,21 @@ import sys
 import msgspec
 import own_models
 import pytest
+import tiny
 from own_models import OWN
 
 from bench import workloads
 from bench.cells import sources
 from bench.cells.cell import Cell, checked
 from bench.run import executor, worker
-from bench.store import records
+from bench.store import ranges, records
 from bench.studies import validation
 from bench.workloads.errors import InputError
 
 DEVICE = "sim:rtx4090-24gb"
 SLOW = ("a configuration",)
 """Which import a library for seconds."""
-FEW = ("bf16", "numpy", "batch statistics", "a mapping", "needs a loss")
+FEW = ("bf16", "numpy", "batch statistics", "a mapping")
 """Which a short run simulates: each is faked in its own way."""
 
 
@@ -85,6 +86,28 @@ def test_a_record_of_a_model_from_elsewhere_is_stored_and_read_without_it(folder
     assert path.parent.parent == tmp_path / "results/raw/simulated"
 
 
+@pytest.mark.parametrize(
+    ("workload", "part"),
+    [
+        ("gpt-mini", "gpt-mini"),
+        ("hf:meta-llama/Llama-3.1-8B", "hf-meta-llama-Llama-3.1-8B"),
+        ("/home/me/own.py:build", "home-me-own.py-build"),
+        ("/" + 300 * "a" + ":build", 94 * "a" + "-build"),
+        ("hf:..", "hf-"),
+    ],
+)
+def test_a_workload_is_one_part_of_a_path(workload, part):
+    assert ranges.folder_of(workload) == part.strip("-")
+
+
+def test_no_record_has_a_workload_that_leads_elsewhere():
+    record = tiny.record("mlp-chain")
+    ranges.check(msgspec.structs.replace(record, workload="/home/me/own.py:build"))
+    for workload in ("a/b", "../b:c", "a:b/../../c", "own.py:build\n", ".a/b:c"):
+        with pytest.raises(ValueError, match="workload must be a name that a file can have"):
+            ranges.check(msgspec.structs.replace(record, workload=workload))
+
+
 def hash_of(folder, name="a package"):
     cell = cell_of(name, folder, "none")
     return sources.code_hash(cell.make_strategy(), cell.make_workload())
@@ -101,9 +124,18 @@ def hash_of(folder, name="a package"):
 )
 def test_the_hash_covers_the_users_files_and_what_they_import(folder, file, decides):
     before = hash_of(folder)
+    assert before == hash_of(folder)
     with (folder / file).open("a") as stream:
         stream.write("\n# another line\n")
     assert (hash_of(folder) != before) == decides
+
+
+@pytest.mark.long
+def test_the_hash_covers_a_configuration(folder):
+    before = hash_of(folder, "a configuration")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"hidden_size": 16', '"hidden_size": 32'))
+    assert hash_of(folder, "a configuration") != before
 
 
 # What is wrong with a model is said in one sentence that names its file and line.
