@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import strategies
 from bench import __main__ as command_line
 from bench.cells import machine
+from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
 from bench.report import validations as report
@@ -272,7 +273,8 @@ def test_a_study_is_of_every_strategy_that_runs(monkeypatch):
         return msgspec.structs.replace(ROW, strategy=wanted.spec)
 
     monkeypatch.setattr(validation, "compare", measured)
-    study = validation.study("vit-mini", "cpu", "bf16")
+    base = checked(Cell(workload="vit-mini", spec="none", precision="bf16", rounds=0))
+    study = validation.study(base)
     specs = planned_specs()
     assert seen == [("vit-mini", spec, "cpu", "bf16", 0) for spec in specs]
     assert [row.strategy for row in study.rows] == [s for s in specs if s != "sqrt"]

@@ -62,7 +62,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]
     if fit:
-        cells = [fitted(cell, fit) for cell in cells]
+        cells = [fitted(cell, fit, timeout) for cell in cells]
     if results:
         check_writable(results)
     with reporter(len(cells)) as progress:
@@ -119,10 +119,13 @@ def sweep(
     finish(records)
 
 
+@flags.with_setup
 def validate(
+    setup: flags.Setup,
     device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
-    workload: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option("--workload", "--model", help="May be repeated.")
+    ] = None,
     results: ResultsOption = RESULTS,
     output: FormatOption = Format.md,
 ) -> None:
@@ -139,32 +142,25 @@ def validate(
     device = device or devices.default()
     if device.startswith("sim:"):
         raise ValueError(f"validate compares a real device with its simulation, not {device}")
-    devices.get(device)
     check_writable(results)
-    names = list(dict.fromkeys(workload or validation.WORKLOADS))
     done = []
-    for kind in precision or ["fp32"]:
-        for name in names:
-            done.append(validation.study(name, device, kind))
-            validations.write(done[-1], results)  # at once: what is done is not lost
+    for name in dict.fromkeys(workload or validation.WORKLOADS):
+        done.append(validation.study(setup.cell(name, device, rounds=0)))
+        validations.write(done[-1], results)  # at once: what is done is not lost
     regenerate.regenerate(results, regenerate.readme_of(results))
     print_studies(done, report, validations.encode_line, output)
     if any(report.differs(row) for one in done for row in one.rows):
         raise typer.Exit(1)
 
 
-def fitted(cell: Cell, axis: str) -> Cell:
-    """The cell at the largest size that fits; as it is where nothing does or it cannot run."""
-    from bench.simulate.fit import STEP, Axis, largest, sized
-    from strategies import Unsupported
+def fitted(cell: Cell, axis: str, timeout_s: float) -> Cell:
+    """The cell at the largest size that fits; see `bench.run.fitting`."""
+    from bench.run import fitting
+    from bench.simulate.fit import STEP, Axis
 
     if axis not in STEP:
         raise ValueError(f"--fit takes {' or '.join(STEP)}, not {axis!r}")
-    chosen = cast("Axis", axis)
-    try:
-        return largest(cell, chosen) or sized(cell, chosen, STEP[axis])
-    except Unsupported:
-        return cell
+    return fitting.fitted(cell, cast("Axis", axis), timeout_s)
 
 
 def finish(records: Sequence[Record]) -> None:

@@ -46,16 +46,20 @@ def profile(  # noqa: PLR0917 - one parameter a flag
     if out is None and results is None and not chain:
         raise ValueError("profile needs --out FOLDER for its files, --results FOLDER or --chain")
     from bench.cells.cell import with_parameters
+    from bench.run import culprit
     from bench.studies import timeline as profiling
 
     [spec] = with_parameters([strategy], flags.pairs(parameters, "--set"))
     cell = setup.cell(workload, device, spec, rounds=0)
     if chain:
-        typer.echo(chain_text(cell, output, measured=not modelled))
+        with culprit.named(cell):
+            text = chain_text(cell, output, measured=not modelled)
+        typer.echo(text)
         return
     if results is not None:
         check_writable(results)
-    step_profile = profiling.profile_cell(cell)
+    with culprit.named(cell):
+        step_profile = profiling.profile_cell(cell)
     paths = [] if out is None else write(step_profile.timeline, out, stem(cell))
     if results is not None:
         from bench.store import timelines

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from bench.cells.training import AUTOCAST, PURE, TrainingStep, make_model
 from bench.measure import gradients, masks
@@ -44,8 +45,7 @@ def precise(step: TrainingStep, seed: int) -> Outcome:
         workload = workload.with_options(attention="math")
     device = torch.device("cpu") if step.device.type == "mps" else step.device
     model = make_model(workload, step.precision).to(device).double()
-    batch = tuple(t.to(device) for t in step.batch)
-    batch = tuple(t.double() if t.is_floating_point() else t for t in batch)
+    batch = tree_map_only(Tensor, functools.partial(_doubled, device=device), step.batch)
     with masks.replayed(masks.of_step(step, seed)):
         outcome = gradients.run(TrainingStep(workload, model, batch, device), seed)
     scale = step.scaler.get_scale() if step.scaler else 1.0
@@ -58,6 +58,10 @@ def buffer_error(right: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> fl
     """The largest ‖b − c‖ / ‖c‖ of buffers from those in fp64; whole numbers aside."""
     pairs = [(found[n].double(), c) for n, c in right.items() if c.is_floating_point()]
     return max((_ratio((b - c).norm().item(), c.norm().item()) for b, c in pairs), default=0.0)
+
+
+def _doubled(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, torch.double if tensor.is_floating_point() else None)
 
 
 def unit(precision: str) -> float:

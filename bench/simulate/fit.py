@@ -33,10 +33,7 @@ def largest(cell: Cell, axis: Axis) -> Cell | None:
         ValueError: the workload has no such option, or the device is real.
         strategies.Unsupported: the strategy cannot run on this workload.
     """
-    if not cell.simulated:
-        raise ValueError(f"what fits is searched on simulated devices only, not on {cell.device}")
-    if axis not in cell.make_workload().option_names():
-        raise ValueError(f"workload {cell.workload!r} has no option {axis!r}")
+    check(cell, axis)
     device = accelerators.get(cell.device)
 
     def fits(steps: int) -> bool:
@@ -46,6 +43,18 @@ def largest(cell: Cell, axis: Axis) -> Cell | None:
 
     most_steps = bisect(fits, LIMIT // STEP[axis])
     return sized(cell, axis, most_steps * STEP[axis]) if most_steps else None
+
+
+def check(cell: Cell, axis: Axis) -> None:
+    """Refuse what cannot be searched.
+
+    Raises:
+        ValueError: the workload has no such option, or the device is real.
+    """
+    if not cell.simulated:
+        raise ValueError(f"what fits is searched on simulated devices only, not on {cell.device}")
+    if axis not in cell.make_workload().option_names():
+        raise ValueError(f"workload {cell.workload!r} has no option {axis!r}")
 
 
 def sized(cell: Cell, axis: Axis, value: int) -> Cell:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 import strategies
 from bench.cells.cell import Cell
@@ -28,15 +25,11 @@ from bench.simulate.storage import simulated
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import Parts, trace
 from bench.simulate.tracer import Tracer
+from bench.workloads.base import Workload
+from bench.workloads.sources import SourceWorkload, blame
 from strategies import profiling
 from strategies.execution.undo import installed
 from strategies.profiling.rates import Scratch
-
-_VALUE_NEEDED = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-)
 
 
 @dataclasses.dataclass
@@ -74,10 +67,11 @@ class Simulation:
 def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> TrainingStep:
     """The cell's model and batch, as fake tensors; the optimizer in the device's default form."""
     workload = cell.make_workload()
-    real = workload.make_batch()
+    real, model = workload.make_batch(), _fake_model(workload, cell.precision, mode)
     with mode:
-        model = make_model(workload, cell.precision)
-        batch = tuple(cast(mode.from_tensor(tensor), cell.precision) for tensor in real)
+        batch = tree_map_only(
+            Tensor, lambda tensor: cast(mode.from_tensor(tensor), cell.precision), real
+        )
         step = TrainingStep(
             workload, model, batch, torch.device("cpu"), cell.precision, cell.optimizer
         )
@@ -87,6 +81,19 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
                 group["foreach"] = True
         warm_optimizer(step)
     return step
+
+
+def _fake_model(workload: Workload, precision: str, mode: FakeTensorMode) -> nn.Module:
+    """Built of fake tensors; a model from elsewhere whose code cannot, of a real one."""
+    try:
+        with mode:
+            return make_model(workload, precision)
+    except Exception:
+        if not isinstance(workload, SourceWorkload):
+            raise
+    model = make_model(workload, precision)
+    with FakeCopyMode(mode):
+        return copy.deepcopy(model)
 
 
 def warm_optimizer(step: TrainingStep) -> None:
@@ -117,7 +124,7 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         with mode:
             return _traced(cell, step, as_cuda=as_cuda)
     except RuntimeError as error:
-        if not isinstance(error, _VALUE_NEEDED) and ".numpy()" not in str(error):
+        if not blame.needs_value(error):
             raise
         raise NeedsValueError(
             f"{user_line(error)}: the model needs the value of a tensor, and a simulated tensor"
@@ -162,7 +169,7 @@ def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
     """What is on the device between steps, gradients aside, by category."""
     return {
         "parameters": [*step.model.parameters(), *step.model.buffers()],
-        "batch": list(step.batch),
+        "batch": step.batch_tensors(),
         # Of the optimizer, not its step counters: they are scalars on the host.
         "optimizer state": [tensor for tensor in step.optimizer_tensors() if tensor.dim()],
     }

@@ -5,9 +5,13 @@ Raw bytes; errors are derived by `bench.report.validations`. Imports no torch.
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import msgspec
 
 from bench.store.json_store import JsonStore, Provenance
+from bench.store.ranges import folder_of
 
 SCHEMA_VERSION = 1
 FOLDER = "validations"
@@ -70,6 +74,7 @@ class Validation(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     schema_version: int = SCHEMA_VERSION
     workload: str
+    workload_options: dict[str, Any] = msgspec.field(default_factory=dict)
     precision: str
     device: str
     device_name: str
@@ -78,7 +83,12 @@ class Validation(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def _name(one: Validation) -> str:
     precision = "" if one.precision == "fp32" else f"-{one.precision}"
-    return f"{one.machine_id}/{one.workload}{precision}-{one.device}.json"
+    options = f"-{_digest(one.workload_options)}" if one.workload_options else ""
+    return f"{one.machine_id}/{folder_of(one.workload)}{options}{precision}-{one.device}.json"
+
+
+def _digest(options: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(options, order="sorted")).hexdigest()[:8]
 
 
 STORE = JsonStore(

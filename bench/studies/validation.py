@@ -21,6 +21,7 @@ from bench.cells import machine
 from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
+from bench.run import culprit
 from bench.run.sweep import every_spec
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
@@ -44,33 +45,36 @@ def planned_specs() -> list[str]:
     return [spec for spec, s in by_spec.items() if not s.needs_profile and not s.compiled]
 
 
-def study(workload: str, device: str, precision: str = "fp32") -> Validation:
+def study(base: Cell) -> Validation:
     """Every strategy on a workload, of those that it supports.
 
     Args:
-        workload: by name.
-        device: real; ``cpu``, ``cuda`` …
-        precision: see `bench.cells.training.PRECISIONS`.
+        base: checked, on a real device; its strategy is of no interest.
+
+    Raises:
+        ValueError: a user's model is at fault; names the line.
     """
     started = time.perf_counter()
     empty = Validation(
-        **machine.provenance(SCHEMA_VERSION, 0),
-        workload=workload,
-        precision=precision,
-        device=device,
-        device_name=devices.describe(torch.device(device)),
+        **machine.provenance(SCHEMA_VERSION, base.seed),
+        workload=base.workload,
+        workload_options=base.options,
+        precision=base.precision,
+        device=base.device,
+        device_name=devices.describe(torch.device(base.device)),
     )
-    found = list(rows(workload, device, precision))
+    found = list(rows(base))
     duration_s = round(time.perf_counter() - started, 3)
     return msgspec.structs.replace(empty, rows=found, duration_s=duration_s)
 
 
-def rows(workload: str, device: str, precision: str = "fp32") -> Iterator[Row]:
+def rows(base: Cell) -> Iterator[Row]:
     """See `study`."""
     for spec in planned_specs():
-        cell = Cell(workload=workload, spec=spec, device=device, precision=precision, rounds=0)
+        cell = checked(msgspec.structs.replace(base, spec=spec))
         try:
-            yield compare(checked(cell))
+            with culprit.named(cell):
+                yield compare(cell)
         except strategies.Unsupported:
             continue
 
