@@ -1,30 +1,41 @@
-"""The largest batch, or sequence, that fits a simulated device: doubling, then bisection."""
+"""The largest batch, or sequence, that fits a simulated device.
+
+A few small steps tell how every storage grows, and that says which size should be the largest. It
+is then traced: if every storage is as large as was told, so are those of the next size, which is
+too large. If not, sizes around it are traced until two neighbours are known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
 from bench.cells.cell import Cell
 from bench.devices import accelerators
-from bench.simulate.record import fit_in
+from bench.simulate.grown import Growth
+from bench.simulate.record import fits_in
 from bench.simulate.run import trace_cell
+from bench.simulate.trace import Trace
 
 Axis = Literal["batch", "seq"]
 
 # A sequence is searched in steps that tensor cores like; a batch in ones.
 STEP: dict[str, int] = {"batch": 1, "seq": 64}
 LIMIT = 2**20
+SAMPLES: dict[str, int] = {"batch": 2, "seq": 3}
+"""Sizes that tell how storages grow: with the sequence at most with its square, as scores do."""
 
 
-def largest(cell: Cell, axis: Axis) -> Cell | None:
+def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | None:
     """The cell with the largest ``axis`` that fits its simulated device.
 
     Args:
         cell: checked, simulated.
         axis: ``batch`` or ``seq``, the latter in multiples of 64.
+        room_bytes: less than the device has; default: all that it has.
 
     Returns:
         The cell with that option set; ``None`` if even the smallest does not fit.
@@ -38,14 +49,39 @@ def largest(cell: Cell, axis: Axis) -> Cell | None:
     if axis not in cell.make_workload().option_names():
         raise ValueError(f"workload {cell.workload!r} has no option {axis!r}")
     device = accelerators.get(cell.device)
+    most_bytes = device.memory_bytes if room_bytes is None else room_bytes
 
-    def fits(steps: int) -> bool:
-        probe = sized(cell, axis, steps * STEP[axis])
-        recorded = trace_cell(probe).trace
-        return fit_in(recorded, device.memory_bytes, recorded.workspaces(device)).status == "ok"
+    def fitting(recorded: Trace) -> bool:
+        return fits_in(recorded, most_bytes, recorded.workspaces(device))
 
-    most_steps = bisect(fits, LIMIT // STEP[axis])
+    @functools.cache
+    def traced(steps: int) -> Trace:
+        return trace_cell(sized(cell, axis, steps * STEP[axis])).trace
+
+    most_steps = _most(traced, fitting, _samples(cell, axis), LIMIT // STEP[axis])
     return sized(cell, axis, most_steps * STEP[axis]) if most_steps else None
+
+
+def _samples(cell: Cell, axis: Axis) -> range:
+    """Not one, whose tensors need no copies; where positions are learned, all that there are."""
+    positions: int = cell.make_workload().options().get("positions", 0) if axis == "seq" else 0
+    first = max(2, -(-positions // STEP[axis]))
+    return range(first, first + SAMPLES[axis])
+
+
+def _most(
+    traced: Callable[[int], Trace],
+    fitting: Callable[[Trace], bool],
+    samples: Sequence[int],
+    limit: int,
+) -> int:
+    growth = Growth.of({steps: traced(steps) for steps in samples})
+    if growth is None:
+        return bisect(lambda steps: fitting(traced(steps)), limit)
+    expected = max(1, bisect(lambda steps: fitting(growth.at(steps)), limit))
+    if growth.at(expected).events == traced(expected).events and expected >= samples[0]:
+        return expected
+    return around(expected, lambda steps: fitting(traced(steps)), limit)
 
 
 def sized(cell: Cell, axis: Axis, value: int) -> Cell:
@@ -57,16 +93,24 @@ def sized(cell: Cell, axis: Axis, value: int) -> Cell:
     return msgspec.structs.replace(cell, options=options)
 
 
+def around(expected: int, fits: Callable[[int], bool], limit: int) -> int:
+    """What `bisect` answers, in two calls of ``fits`` where ``expected`` is right."""
+    low, high, width = 0, limit + 1, 1
+    middle = min(max(expected, 1), limit)
+    while high - low > 1:
+        if fits(middle):
+            low = middle
+            middle = min(low + width, high - 1) if high > limit else (low + high) // 2
+        else:
+            high = middle
+            middle = max(high - width, low + 1) if low == 0 else (low + high) // 2
+        width *= 2
+    return low
+
+
 def bisect(fits: Callable[[int], bool], limit: int) -> int:
     """The largest n ≤ ``limit`` with ``fits(n)``, 0 if not even 1 does.
 
     Assumes that whatever fits, smaller fits too. Calls ``fits`` about 2·log₂ n times.
     """
-    low, high = 0, 1
-    while high <= limit and fits(high):
-        low, high = high, 2 * high
-    high = min(high, limit + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return around(1, fits, limit)

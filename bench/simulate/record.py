@@ -88,6 +88,15 @@ def fit_in(
     )
 
 
+def fits_in(recorded: Trace, memory_bytes: int, workspaces: Sequence[int] = ()) -> bool:
+    """Whether `fit_in` says ``ok``."""
+    try:
+        steady(recorded, memory_bytes, workspaces=workspaces)
+    except OutOfMemoryError:
+        return False
+    return True
+
+
 def _decision(simulation: Simulation) -> Decision:
     prepared, workload = simulation.prepared, simulation.step.workload
     return Decision(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -111,10 +112,21 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         NeedsValueError: the model needs a tensor's value; names the line.
     """
     mode = FakeTensorMode()
-    try:
+    with valueless():
         step = fake_step(cell, mode, as_cuda=as_cuda)
         with mode:
-            return _traced(cell.make_strategy(), step, as_cuda=as_cuda)
+            return trace_step(cell.make_strategy(), step, as_cuda=as_cuda)
+
+
+@contextlib.contextmanager
+def valueless() -> Iterator[None]:
+    """Within, a model that needs a tensor's value is refused in a sentence.
+
+    Raises:
+        NeedsValueError: names the line.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if not isinstance(error, _VALUE_NEEDED) and ".numpy()" not in str(error):
             raise
@@ -124,11 +136,28 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         ) from error
 
 
-def _traced(strategy: strategies.Strategy, step: TrainingStep, *, as_cuda: bool) -> Simulation:
+def trace_step(
+    strategy: strategies.Strategy,
+    step: TrainingStep,
+    *,
+    chain: strategies.Chain | None = None,
+    as_cuda: bool = True,
+) -> Simulation:
+    """Trace a step under a strategy; its gradients are there afterwards.
+
+    Args:
+        strategy: which.
+        step: on fake tensors, whose mode is entered.
+        chain: of its model, with what the strategy needs to know; default: found out.
+        as_cuda: see `trace_cell`.
+
+    Raises:
+        Unsupported: the strategy cannot run on this model.
+    """
     model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
         prepared = strategies.prepare(
-            model, strategy, step=step, blocks=step.workload.blocks, device=device
+            model, strategy, step=step, blocks=step.workload.blocks, chain=chain, device=device
         )
     tracer = Tracer(model, prepared.chain.blocks)
     prepared = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
