@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench.workloads.base import Batch, Workload
 from strategies.profiling.rates import Rates
@@ -57,7 +58,7 @@ class TrainingStep:
     ) -> TrainingStep:
         """Model and batch on ``device``."""
         model = make_model(workload, precision).to(device)
-        batch = tuple(cast(t.to(device), precision) for t in workload.make_batch())
+        batch = on(device, workload.make_batch(), precision)
         return cls(workload, model, batch, device, precision, optimizer)
 
     def forward(self) -> Tensor:
@@ -101,7 +102,16 @@ class TrainingStep:
     def resident_tensors(self) -> list[Tensor]:
         """What is alive between steps, gradients aside: parameters, buffers, batch, optimizer."""
         model = self.model
-        return [*model.parameters(), *model.buffers(), *self.batch, *self.optimizer_tensors()]
+        return [
+            *model.parameters(),
+            *model.buffers(),
+            *self.batch_tensors(),
+            *self.optimizer_tensors(),
+        ]
+
+    def batch_tensors(self) -> list[Tensor]:
+        """The batch's, whatever holds them."""
+        return [leaf for leaf in tree_leaves(self.batch) if isinstance(leaf, Tensor)]
 
     def optimizer_tensors(self) -> list[Tensor]:
         """The optimizer's state."""
@@ -119,6 +129,11 @@ def make_model(workload: Workload, precision: str) -> nn.Module:
         return workload.model()
     finally:
         torch.set_default_dtype(before)
+
+
+def on(device: torch.device, batch: Batch, precision: str) -> Batch:
+    """A batch on a device, in the precision of the weights."""
+    return tree_map_only(Tensor, lambda t: cast(t.to(device), precision), batch)
 
 
 def cast(tensor: Tensor, precision: str) -> Tensor:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from bench.cells.training import AUTOCAST, PURE, TrainingStep, make_model
 from bench.measure import gradients
@@ -42,13 +43,16 @@ def precise(step: TrainingStep, seed: int) -> Outcome:
         workload = workload.with_options(attention="math")
     device = torch.device("cpu") if step.device.type == "mps" else step.device
     model = make_model(workload, step.precision).to(device).double()
-    batch = tuple(t.to(device) for t in step.batch)
-    batch = tuple(t.double() if t.is_floating_point() else t for t in batch)
+    batch = tree_map_only(Tensor, functools.partial(_doubled, device=device), step.batch)
     outcome = gradients.run(TrainingStep(workload, model, batch, device), seed)
     scale = step.scaler.get_scale() if step.scaler else 1.0
     # On the host: they are there for long, and an accelerator's memory is measured.
     scaled = {n: None if g is None else (g * scale).cpu() for n, g in outcome.gradients.items()}
     return dataclasses.replace(outcome, loss=outcome.loss.cpu() * scale, gradients=scaled)
+
+
+def _doubled(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, torch.double if tensor.is_floating_point() else None)
 
 
 def unit(precision: str) -> float:

@@ -37,8 +37,8 @@ from bench.run.endings import (
     oom_kills,
     tail,
 )
-from bench.simulate.errors import NeedsValueError
 from bench.store.records import Record, decode
+from bench.workloads.errors import InputError
 
 TIMEOUT_S = 600.0
 
@@ -60,7 +60,7 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
         timeout_s: after which the process is killed and the status is ``timeout``.
 
     Raises:
-        ValueError: the model cannot be simulated because it needs a tensor's value.
+        ValueError: the user's model, batch or loss is at fault; names the line.
     """
     answer = in_process(measure_cell, msgspec.json.encode(cell), timeout_s)
     if isinstance(answer, Ending):
@@ -89,7 +89,7 @@ def in_process(
         preload: modules that all processes share, where this is the first of them.
 
     Raises:
-        ValueError: the model cannot be simulated because it needs a tensor's value.
+        ValueError: the user's model, batch or loss is at fault; names the line.
     """
     # The log has no name: nothing is left of it, however this process ends.
     with tempfile.TemporaryFile(prefix="ckpt-bench-") as log:
@@ -194,7 +194,7 @@ def child(sender: Connection, key: bytes, work: Work, payload: bytes, written: C
     end_with_parent()
     try:
         message = b"answer\n" + work(payload)
-    except NeedsValueError as error:
+    except InputError as error:
         message = b"input\n" + str(error).encode()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this cell's result
         message = b"ending\n" + msgspec.json.encode(classify_error(error))

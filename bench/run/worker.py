@@ -173,7 +173,7 @@ class _Bench:
             saved_after_forward_bytes=usage.after_forward_bytes,
             parameter_bytes=unique_bytes(parameters),
             buffer_bytes=unique_bytes(step.model.buffers()),
-            batch_bytes=unique_bytes(step.batch),
+            batch_bytes=unique_bytes(step.batch_tensors()),
             gradient_bytes=gradient_bytes,
             optimizer_bytes=unique_bytes(step.optimizer_tensors()),
             resident_peak_bytes=memory.resident_peak_bytes(),

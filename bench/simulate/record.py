@@ -117,7 +117,7 @@ def _model_bytes(simulation: Simulation) -> ModelBytes:
         saved_after_forward_bytes=recorded.after_forward_bytes() - resident_bytes,
         parameter_bytes=unique_bytes(parameters),
         buffer_bytes=unique_bytes(step.model.buffers()),
-        batch_bytes=unique_bytes(step.batch),
+        batch_bytes=unique_bytes(step.batch_tensors()),
         gradient_bytes=unique_bytes([p.grad for p in parameters if p.grad is not None]),
         optimizer_bytes=unique_bytes(resident["optimizer state"]),
         resident_peak_bytes=resident_peak_bytes(),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -77,7 +78,9 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
     real = workload.make_batch()
     with mode:
         model = make_model(workload, cell.precision)
-        batch = tuple(cast(mode.from_tensor(tensor), cell.precision) for tensor in real)
+        batch = tree_map_only(
+            Tensor, lambda tensor: cast(mode.from_tensor(tensor), cell.precision), real
+        )
         step = TrainingStep(
             workload, model, batch, torch.device("cpu"), cell.precision, cell.optimizer
         )
@@ -183,7 +186,7 @@ def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
     """What is on the device between steps, gradients aside, by category."""
     return {
         "parameters": [*step.model.parameters(), *step.model.buffers()],
-        "batch": list(step.batch),
+        "batch": step.batch_tensors(),
         # Of the optimizer, not its step counters: they are scalars on the host.
         "optimizer state": [tensor for tensor in step.optimizer_tensors() if tensor.dim()],
     }

@@ -14,9 +14,12 @@ import msgspec
 
 LARGEST = 2**63 - 1
 """No count, size or seed is beyond what PyTorch and pandas can hold."""
+_LONGEST = 100
 MOST_REASON = 10_000
 _NAMES = frozenset({"machine_id", "workload", "strategy", "cell_id", "device", "model"})
 """They become parts of files' names."""
+_WITH_SLASHES = frozenset({"model", "workload"})
+"""Of models from elsewhere, which are paths or have owners; `folder_of` makes a file's name."""
 _NAME = re.compile(r"(?!\.)[^\\\x00-\x1f\x7f]{1,500}")
 _COUNTS = ("_bytes", "_flops", "_count", "threads", "rounds", "warmup", "updates", "forwards")
 _STEPS = frozenset({"step_s", "none_step_s", "warmup_step_s", "modelled_step_s"})
@@ -39,6 +42,11 @@ class Spacing(msgspec.Struct, frozen=True):
     """Parameters of a strategy that reports calculate with."""
 
     k: int | msgspec.UnsetType = msgspec.UNSET
+
+
+def folder_of(workload: str) -> str:
+    """A workload's name as one part of a path; those of this package stay as they are."""
+    return re.sub(r"[^\w.+=,-]+", "-", workload)[-_LONGEST:].strip("-.") or "-"
 
 
 def check(value: msgspec.Struct) -> None:
@@ -82,7 +90,7 @@ def _problem(name: str, value: Any) -> str:
 
 
 def _text_problem(name: str, value: str) -> str:
-    if name in _NAMES and (_NAME.fullmatch(value) is None or (name != "model" and "/" in value)):
+    if name in _NAMES and (_NAME.fullmatch(value) is None or (name not in _WITH_SLASHES and "/" in value)):
         return "a name that a file can have"
     if name == "reason" and len(value) > MOST_REASON:
         return f"at most {MOST_REASON} characters"

@@ -11,6 +11,7 @@ import msgspec
 
 from bench.store.json_store import Fields, JsonStore, Provenance
 from bench.store.parts import Part, Status, merged
+from bench.store.ranges import folder_of
 
 SCHEMA_VERSION = 2
 
@@ -120,7 +121,8 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def _name(record: Record) -> str:
-    return f"{record.machine_id}/{record.workload}/{record.strategy}-{record.cell_id}.json"
+    folder = folder_of(record.workload)
+    return f"{record.machine_id}/{folder}/{record.strategy}-{record.cell_id}.json"
 
 
 def _name_the_tier(fields: Fields) -> Fields:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+from bench.workloads import sources
 from bench.workloads.base import Workload
 
 __all__ = ["Workload", "available", "get"]
@@ -21,11 +22,13 @@ def available() -> tuple[str, ...]:
 
 
 def get(name: str, /, **options: Any) -> Workload:
-    """The workload of that name, with some options changed.
+    """The workload of that name, with some options changed; see `bench.workloads.sources`, too.
 
     Raises:
         ValueError: no such workload, no such option, or an impossible value.
     """
+    if sources.is_source(name):
+        return sources.get(name, options)
     workload = _registry().get(name)
     if workload is None:
         raise ValueError(_unknown(name))

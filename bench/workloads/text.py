@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.workloads.base import Attention, Batch, Workload
+from bench.workloads.base import Attention, Batch, SizedWorkload
 
 BYTE_VALUES = 256
 _STRIDE = 1_000_003  # a prime, so that successive seeds start far apart whatever the corpus size
@@ -69,7 +69,7 @@ def _uint8(count: int, seed: int) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextWorkload(Workload):
+class TextWorkload(SizedWorkload):
     """A language model that predicts the next byte.
 
     Attributes:
