@@ -16,7 +16,7 @@ import msgspec
 from bench.cells.cell import Cell
 from bench.devices import accelerators
 from bench.simulate.grown import Growth
-from bench.simulate.record import fits_in
+from bench.simulate.record import missing_bytes
 from bench.simulate.run import trace_cell
 from bench.simulate.trace import Trace
 
@@ -52,7 +52,7 @@ def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | Non
     most_bytes = device.memory_bytes if room_bytes is None else room_bytes
 
     def fitting(recorded: Trace) -> bool:
-        return fits_in(recorded, most_bytes, recorded.workspaces(device))
+        return not missing_bytes(recorded, most_bytes, recorded.workspaces(device))
 
     @functools.cache
     def traced(steps: int) -> Trace:
