@@ -90,7 +90,9 @@ def _problem(name: str, value: Any) -> str:
 
 
 def _text_problem(name: str, value: str) -> str:
-    if name in _NAMES and (_NAME.fullmatch(value) is None or (name not in _WITH_SLASHES and "/" in value)):
+    if name in _NAMES and (
+        _NAME.fullmatch(value) is None or (name not in _WITH_SLASHES and "/" in value)
+    ):
         return "a name that a file can have"
     if name == "reason" and len(value) > MOST_REASON:
         return f"at most {MOST_REASON} characters"

@@ -22,8 +22,6 @@ SIZES = ("layers", "seq", "batch", "dim", "heads", *_TEXT_SIZES, *_IMAGE_SIZES)
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
 
 
-
-
 class Code(NamedTuple):
     """Code and facts outside this project that decide what a workload is.
 

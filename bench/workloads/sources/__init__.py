@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.workloads.base import Workload
+from bench.workloads.sources.huggingface import huggingface
 from bench.workloads.sources.own import own
 from bench.workloads.sources.source import SourceWorkload
 
 __all__ = ["SourceWorkload", "get", "is_source"]
+
+_LIBRARIES: dict[str, Callable[[str], SourceWorkload]] = {"hf": huggingface}
 
 
 def is_source(name: str) -> bool:
@@ -23,4 +26,5 @@ def get(name: str, options: Mapping[str, Any]) -> Workload:
     Raises:
         ValueError: there is none.
     """
-    return own(name).with_options(**options)
+    prefix = name.partition(":")[0]
+    return _LIBRARIES.get(prefix, own)(name).with_options(**options)
