@@ -64,7 +64,8 @@ def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | Non
 
 def _samples(cell: Cell, axis: Axis) -> range:
     """Not one, whose tensors need no copies; where positions are learned, all that there are."""
-    positions: int = cell.make_workload().options().get("positions", 0) if axis == "seq" else 0
+    learned = cell.make_workload().options().get("positions") if axis == "seq" else None
+    positions: int = learned or 0
     first = max(2, -(-positions // STEP[axis]))
     return range(first, first + SAMPLES[axis])
 
@@ -87,7 +88,7 @@ def _most(
 def sized(cell: Cell, axis: Axis, value: int) -> Cell:
     """The cell with one size set; learned positions grow with the sequence."""
     options = {**cell.options, axis: value}
-    positions = cell.make_workload().options().get("positions", value)
+    positions = cell.make_workload().options().get("positions") or value
     if axis == "seq" and positions < value:
         options["positions"] = value
     return msgspec.structs.replace(cell, options=options)
