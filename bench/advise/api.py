@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.advise import findings as finding
 from bench.advise.advice import Advice, Candidate, Largest, Setting
-from bench.advise.candidates import NONE, SPECS, fastest, leanest, line, measured
+from bench.advise.candidates import NONE, SPECS, fastest, line, measured
 from bench.advise.findings import Findings, Question, base_of
 from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
@@ -255,15 +255,22 @@ def memory_bytes_of(cell: Cell) -> int:
 
 
 def _sized_by(candidates: Sequence[Candidate]) -> str:
-    """The strategy that is searched with: the chosen one; a rule, where that is a plan of its own.
+    """The strategy that sizes are searched with: the chosen one, if it is a rule and changes much.
 
-    A plan within a budget is another one at every size.
+    A plan within a budget is another one at every size. Otherwise the rule that keeps least; of
+    equal ones the fastest.
     """
     chosen = fastest(candidates)
-    rules = [one for one in candidates if not isinstance(get(one.spec), Budgeted)]
-    if chosen is not None and chosen in rules and chosen.spec != NONE:
-        return chosen.spec
-    return leanest(rules).spec
+    rules = [one for one in candidates[1:] if not isinstance(get(one.spec), Budgeted)]
+    if chosen in rules:
+        return chosen.spec if chosen else NONE
+    ran = [one for one in rules if one.peak_allocated_bytes is not None]
+    return min(ran, key=_kept, default=candidates[0]).spec
+
+
+def _kept(candidate: Candidate) -> tuple[float, float, float]:
+    peak_bytes, held_bytes = candidate.peak_allocated_bytes, candidate.peak_reserved_bytes
+    return peak_bytes or 0, held_bytes or 0, candidate.step_ratio or 0
 
 
 def _findings(answer: bytes) -> Findings:

@@ -1,8 +1,9 @@
 """The largest batch, or sequence, that fits a simulated device.
 
-A few small steps tell how every storage grows, and that says which size should be the largest. It
-is then traced: if every storage is as large as was told, so are those of the next size, which is
-too large. If not, sizes around it are traced until two neighbours are known.
+Two small steps tell how every storage grows, and that says which size should be the largest. It is
+then traced: if every storage is as large as was told, so are those of the next size, which is too
+large. If not, there are three steps to tell it by; and if that does not do, sizes around it are
+traced until two neighbours are known.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Axis = Literal["batch", "seq"]
 # A sequence is searched in steps that tensor cores like; a batch in ones.
 STEP: dict[str, int] = {"batch": 1, "seq": 64}
 LIMIT = 2**20
-SAMPLES: dict[str, int] = {"batch": 2, "seq": 3}
-"""Sizes that tell how storages grow: with the sequence at most with its square, as scores do."""
+SAMPLES, MOST_SAMPLES = 2, 3
+"""Steps that tell how storages grow: with a sequence at most with its square, as scores do."""
 
 
 def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | None:
@@ -67,7 +68,7 @@ def _samples(cell: Cell, axis: Axis) -> range:
     learned = cell.make_workload().options().get("positions") if axis == "seq" else None
     positions: int = learned or 0
     first = max(2, -(-positions // STEP[axis]))
-    return range(first, first + SAMPLES[axis])
+    return range(first, first + SAMPLES)
 
 
 def _most(
@@ -76,13 +77,18 @@ def _most(
     samples: Sequence[int],
     limit: int,
 ) -> int:
-    growth = Growth.of({steps: traced(steps) for steps in samples})
-    if growth is None:
-        return bisect(lambda steps: fitting(traced(steps)), limit)
-    expected = max(1, bisect(lambda steps: fitting(growth.at(steps)), limit))
-    if growth.at(expected).events == traced(expected).events and expected >= samples[0]:
-        return expected
-    return around(expected, lambda steps: fitting(traced(steps)), limit)
+    known, expected = list(samples), 0
+    while len(known) <= MOST_SAMPLES:
+        growth = Growth.of({steps: traced(steps) for steps in known})
+        if growth is None:
+            break
+        expected = bisect(lambda steps, growth=growth: fitting(growth.at(steps)), limit)  # type: ignore[misc]
+        if expected == 0 or expected in known:
+            break
+        if growth.at(expected).events == traced(expected).events:
+            return expected
+        known.append(expected)
+    return around(max(1, expected), lambda steps: fitting(traced(steps)), limit)
 
 
 def sized(cell: Cell, axis: Axis, value: int) -> Cell:

@@ -93,8 +93,9 @@ class Tracer(Ledger):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator under its name; note what it read, wrote and computed."""
-        if func.namespace != "prim":  # fake tensors ask for devices in between
-            self.operator = str(func.name()).removeprefix("aten::")
+        if func.namespace == "prim":  # fake tensors ask for devices in between
+            return func(*args, **(kwargs or {}))
+        self.operator = str(func.name()).removeprefix("aten::")
         out = super().__torch_dispatch__(func, types, args, kwargs)
         self._note_work(func, args, kwargs or {}, out)
         return out
