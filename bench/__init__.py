@@ -1,1 +1,50 @@
-"""How strategies are measured: workloads, devices, one process a cell, records, report."""
+"""How strategies are measured: workloads, devices, one process a cell, records, report.
+
+import bench
+
+bench.run(model, batch, strategies=["none", "sqrt"])        # a pandas.DataFrame
+bench.advise(model, batch, device="sim:h100-80gb")          # what to do, in words and numbers
+bench.timeline("gpt-mini", device="sim:a100-80gb").facts    # where the peak is
+
+Importing this package is cheap: what these need is imported when they are called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import bench.advise
+import bench.run
+
+if TYPE_CHECKING:
+    from bench.interface import timeline
+
+__all__ = ["advise", "run", "timeline"]
+
+_INTERFACE = "bench.interface"
+
+
+class _Callable(ModuleType):
+    """A package that is called as the function of the interface that has its name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(importlib.import_module(_INTERFACE), name)(*args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The function, for `help` and `inspect.signature`."""
+        return getattr(importlib.import_module(_INTERFACE), self.__name__.rpartition(".")[2])
+
+
+for _name in ("advise", "run"):  # packages of these names are attributes here, whoever imports them
+    sys.modules[f"{__name__}.{_name}"].__class__ = _Callable
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module(_INTERFACE), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,7 +57,7 @@ class Modelled:
     def within(self, name: str) -> Candidate:
         """A strategy at the largest budget of the room that the allocator can serve."""
         workspace_bytes = sum(self.bench.workspaces(self.plain.trace))
-        budget_bytes = self.bench.room_bytes - workspace_bytes
+        budget_bytes = min(self.bench.room_bytes, self.bench.memory_bytes - workspace_bytes)
         candidate = None
         for _ in range(ATTEMPTS):
             spec = strategies.get(name, budget=str(max(1, budget_bytes))).spec()

@@ -10,8 +10,8 @@ import msgspec
 
 from bench.advise.advice import Candidate, Largest, PeakOf, Remedy
 from bench.advise.candidates import NONE, Modelled, fastest, leanest
-from bench.advise.remedies import Base, peak_bytes_of, remedies
-from bench.advise.workbench import Workbench
+from bench.advise.remedies import Base, remedies
+from bench.advise.workbench import Workbench, peak_bytes_of
 from bench.cells.cell import Cell
 from bench.simulate.fit import Axis, largest
 from bench.simulate.peak import describe_peak, peak_event

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from bench.advise.advice import Remedy
-from bench.advise.workbench import Workbench
+from bench.advise.workbench import Workbench, peak_bytes_of
 from bench.cells.training import PURE
 from bench.report.display import sized
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.peak import peak_event
 from bench.simulate.resized import resized
 from bench.simulate.run import Simulation
@@ -71,11 +70,6 @@ class Base:
         why = how if helps else f"{how}; {_elsewhere(trace)}"
         fits = not self.bench.missing_bytes(trace)
         return Remedy(name, why, peak_bytes, saved_bytes, fits, helps)
-
-
-def peak_bytes_of(trace: Trace) -> int:
-    """Most bytes allocated at once, as `run` records it."""
-    return max(trace.alive_bytes(GRANULE_BYTES))
 
 
 def _elsewhere(trace: Trace) -> str:

@@ -15,6 +15,7 @@ from bench.cells.training import TrainingStep
 from bench.devices import accelerators
 from bench.devices.accelerators import Accelerator
 from bench.simulate import semantics
+from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.record import fit_in, missing_bytes
 from bench.simulate.run import Simulation, fake_step, trace_step, valueless
 from bench.simulate.trace import Trace
@@ -81,15 +82,32 @@ class Workbench:
         """Bytes that a library keeps, each on its own."""
         return trace.workspaces(self.device) if self.device else ()
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of the modelled device; of one that is here, the room."""
+        return self.device.memory_bytes if self.device else self.room_bytes
+
     def fit(self, trace: Trace) -> Fit:
-        """Whether a loop of such steps fits into the room."""
-        return fit_in(trace, self.room_bytes, self.workspaces(trace))
+        """Whether a loop of such steps fits the device, and its peak into the room."""
+        fit = fit_in(trace, self.memory_bytes, self.workspaces(trace))
+        if fit.status != "ok" or fit.peak_allocated_bytes <= self.room_bytes:
+            return fit
+        reason = (
+            f"its peak is {fit.peak_allocated_bytes:,} bytes, and {self.room_bytes:,} are given"
+        )
+        return msgspec.structs.replace(fit, status="oom", reason=reason)
 
     def missing_bytes(self, trace: Trace) -> int:
         """How much it lacks; 0: it fits."""
-        return missing_bytes(trace, self.room_bytes, self.workspaces(trace))
+        lacking_bytes = missing_bytes(trace, self.memory_bytes, self.workspaces(trace))
+        return max(lacking_bytes, peak_bytes_of(trace) - self.room_bytes, 0)
 
     def varied(self, **fields: str) -> Workbench:
         """The same with other fields of its cell."""
         cell = msgspec.structs.replace(self.cell, **fields)
         return dataclasses.replace(self, cell=cell)
+
+
+def peak_bytes_of(trace: Trace) -> int:
+    """Most bytes allocated at once, as `run` records it."""
+    return max(trace.alive_bytes(GRANULE_BYTES))

@@ -16,6 +16,7 @@ import msgspec
 
 from bench.cells.cell import Cell
 from bench.devices import accelerators
+from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.grown import Growth
 from bench.simulate.record import missing_bytes
 from bench.simulate.run import trace_cell
@@ -36,7 +37,7 @@ def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | Non
     Args:
         cell: checked, simulated.
         axis: ``batch`` or ``seq``, the latter in multiples of 64.
-        room_bytes: less than the device has; default: all that it has.
+        room_bytes: that the peak may take besides; default: all that the device has.
 
     Returns:
         The cell with that option set; ``None`` if even the smallest does not fit.
@@ -53,7 +54,9 @@ def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | Non
     most_bytes = device.memory_bytes if room_bytes is None else room_bytes
 
     def fitting(recorded: Trace) -> bool:
-        return not missing_bytes(recorded, most_bytes, recorded.workspaces(device))
+        within = max(recorded.alive_bytes(GRANULE_BYTES)) <= most_bytes
+        workspaces = recorded.workspaces(device)
+        return within and not missing_bytes(recorded, device.memory_bytes, workspaces)
 
     @functools.cache
     def traced(steps: int) -> Trace:
@@ -82,7 +85,7 @@ def _most(
         growth = Growth.of({steps: traced(steps) for steps in known})
         if growth is None:
             break
-        expected = bisect(lambda steps, growth=growth: fitting(growth.at(steps)), limit)  # type: ignore[misc]
+        expected = bisect(growth.those(fitting), limit)
         if expected == 0 or expected in known:
             break
         if growth.at(expected).events == traced(expected).events:

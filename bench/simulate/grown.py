@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import prod
 
@@ -40,6 +40,10 @@ class Growth:
         sizes = [whole(known) for known in self._known]
         numbers = {id(life): number for number, life in enumerate(first.lives)}
         return resized(first, lambda life: sizes[numbers[id(life)]])
+
+    def those(self, fitting: Callable[[Trace], bool]) -> Callable[[int], bool]:
+        """Sizes whose step, by what is known, is one of those."""
+        return lambda size: fitting(self.at(size))
 
     @functools.cached_property
     def _known(self) -> list[tuple[int, ...]]:

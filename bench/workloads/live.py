@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeCopyMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench.workloads.base import Batch, Workload
@@ -24,7 +25,6 @@ from bench.workloads.sources import calls
 from bench.workloads.sources.source import SourceWorkload
 
 Loss = Callable[..., Any]
-_numbers = itertools.count(1)
 _known: dict[str, Workload] = {}
 
 
@@ -79,7 +79,7 @@ class LiveWorkload(SourceWorkload):
         example = calls.checked_batch(batch, name)
         rows = rows_of(example)
         return cls(
-            name=f"{name}-{next(_numbers)}",
+            name=next(one for one in _names(name) if one not in _known),
             summary="a model that is there",
             scale="real",
             blocks=blocks if isinstance(blocks, str) else ",".join(blocks or ()),
@@ -95,17 +95,16 @@ class LiveWorkload(SourceWorkload):
         Raises:
             InputError: the model cannot be copied.
         """
-        mode = detect_fake_mode()
+        mode, memo = detect_fake_mode(), dict[int, Any]()
+        for tensor in (*self.original.parameters(), *self.original.buffers()):
+            memo[id(tensor)] = _twin(tensor, fake=mode is not None)
         try:
-            with FakeCopyMode(mode) if mode else contextlib.nullcontext():
-                model = copy.deepcopy(self.original)
+            # Outside the mode, which knows no real tensors: what is copied becomes one of its own.
+            with _disable_current_modes(), FakeCopyMode(mode) if mode else contextlib.nullcontext():
+                return copy.deepcopy(self.original, memo)
         except Exception as error:
-            name = type(self.original).__name__
-            raise InputError(
-                f"the {name} cannot be copied ({type(error).__name__}: {error})"
-            ) from error
-        dtype = torch.get_default_dtype()
-        return model.cpu() if dtype is torch.float32 else model.cpu().to(dtype)
+            what = f"the {type(self.original).__name__} cannot be copied"
+            raise InputError(f"{what} ({type(error).__name__}: {error})") from error
 
     def default_batch(self) -> Batch:
         """The example, with as many rows as are asked for."""
@@ -120,9 +119,32 @@ class LiveWorkload(SourceWorkload):
         return loss
 
 
+def _names(name: str) -> Iterator[str]:
+    """A name, and others like it: of another model of the class that somebody asks about now."""
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+@torch.no_grad()
+def _twin(tensor: Tensor, *, fake: bool) -> Tensor:
+    """The same on the CPU, in the default precision where that is another than fp32."""
+    default = torch.get_default_dtype()
+    half = tensor.is_floating_point() and default is not torch.float32
+    dtype = default if half else tensor.dtype
+    if fake:
+        twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device="cpu")
+    else:
+        twin = tensor.detach().to("cpu", dtype, copy=True)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(twin, requires_grad=tensor.requires_grad)
+    return twin
+
+
 def rows_of(batch: Batch) -> int:
     """How long the first dimension of a batch's first tensor is; 1 where there is none."""
-    sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+    sizes = [
+        leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()
+    ]
     return sizes[0] if sizes else 1
 
 
