@@ -12,18 +12,12 @@ Importing this package is cheap: what these need is imported when they are calle
 from __future__ import annotations
 
 import importlib
-import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-import bench.advise
-import bench.run
-
-if TYPE_CHECKING:
-    from bench.interface import timeline
+from typing import Any
 
 __all__ = ["advise", "run", "timeline"]
 
+# By name, not by an import: what a cell's process does not come to decides no record.
 _INTERFACE = "bench.interface"
 
 
@@ -41,7 +35,7 @@ class _Callable(ModuleType):
 
 
 for _name in ("advise", "run"):  # packages of these names are attributes here, whoever imports them
-    sys.modules[f"{__name__}.{_name}"].__class__ = _Callable
+    importlib.import_module(f"{__name__}.{_name}").__class__ = _Callable  # type: ignore[assignment]
 
 
 def __getattr__(name: str) -> Any:

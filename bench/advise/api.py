@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from bench.advise import findings as finding
-from bench.advise.advice import Advice, Candidate, Largest, Setting
+from bench.advise.advice import Advice
 from bench.advise.candidates import NONE, SPECS, fastest, line, measured
+from bench.advise.facts import Candidate, Largest, Setting
 from bench.advise.findings import Findings, Question, base_of
 from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
@@ -200,7 +201,8 @@ class _Adviser:
             return work(payload)
         answer = executor.in_process(work, payload, TIMEOUT_S)
         if isinstance(answer, Ending):
-            raise ValueError(f"{self.cell.workload} cannot be looked at: {answer.reason}")
+            what = f"{self.cell.workload} cannot be looked at"
+            raise ValueError(f"{what}: {answer.reason}")  # noqa: TRY004 - an answer
         return answer
 
     def axes(self) -> tuple[str, ...]:

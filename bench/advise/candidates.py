@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import strategies
-from bench.advise.advice import Candidate
+from bench.advise.facts import Candidate
 from bench.advise.workbench import Workbench
 from bench.report.frame import build, rows
 from bench.simulate.run import Simulation

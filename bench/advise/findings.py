@@ -8,8 +8,8 @@ from typing import cast
 
 import msgspec
 
-from bench.advise.advice import Candidate, Largest, PeakOf, Remedy
 from bench.advise.candidates import NONE, Modelled, fastest, leanest
+from bench.advise.facts import Candidate, Largest, PeakOf, Remedy
 from bench.advise.remedies import Base, remedies
 from bench.advise.workbench import Workbench, peak_bytes_of
 from bench.cells.cell import Cell
@@ -42,7 +42,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
-    """Answers; see `bench.advise.advice.Advice`."""
+    """Answers; see `bench.advise.facts.Facts`."""
 
     candidates: tuple[Candidate, ...]
     base: str

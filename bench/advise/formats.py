@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.advise.advice import Advice
+from bench.advise.facts import Facts
 from bench.advise.words import Section, heading, sections
 from bench.report import display
 
@@ -19,7 +19,7 @@ KEPT_WHOLE = 14
 """Characters of a column that is never broken into lines."""
 
 
-def text(advice: Advice, width: int = WIDTH) -> str:
+def text(advice: Facts, width: int = WIDTH) -> str:
     """Plain text in lines of at most ``width`` characters."""
     from rich.console import Console  # noqa: PLC0415 - Markdown and HTML do without
 
@@ -28,7 +28,7 @@ def text(advice: Advice, width: int = WIDTH) -> str:
     return file.getvalue().rstrip("\n")
 
 
-def show(advice: Advice, console: Console) -> None:
+def show(advice: Facts, console: Console) -> None:
     """In a terminal."""
     console.print(heading(advice), style="bold", markup=False, highlight=False, emoji=False)
     for section in sections(advice):
@@ -56,7 +56,7 @@ def _rich_table(section: Section) -> object:
     return table
 
 
-def markdown(advice: Advice) -> str:
+def markdown(advice: Facts) -> str:
     """Headings, sentences, tables, and code."""
     parts = [f"# {display.cell(heading(advice))}"]
     for section in sections(advice):
@@ -70,7 +70,7 @@ def markdown(advice: Advice) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def html(advice: Advice) -> str:
+def html(advice: Facts) -> str:
     """The same for a notebook; nothing that a name holds is markup."""
     parts = [f"<h3>{escaping.escape(heading(advice))}</h3>"]
     for section in sections(advice):

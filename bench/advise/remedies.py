@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from bench.advise.advice import Remedy
+from bench.advise.facts import Remedy
 from bench.advise.workbench import Workbench, peak_bytes_of
 from bench.cells.training import PURE
 from bench.report.display import sized

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from bench.advise.advice import Advice, Candidate, Largest, Remedy
+from bench.advise.facts import Candidate, Facts, Largest, Remedy
 from bench.report.display import MISSING, abbreviate, percent, sized, times
 
 SHOWN = 0.01
@@ -34,20 +34,20 @@ class Section:
     code: str = ""
 
 
-def heading(advice: Advice) -> str:
+def heading(advice: Facts) -> str:
     """What the advice is for."""
     setting = advice.setting
     modelled = "modelled " if setting.modelled else ""
     return f"{setting.workload} on {modelled}{setting.device} ({setting.product})"
 
 
-def sections(advice: Advice) -> list[Section]:
+def sections(advice: Facts) -> list[Section]:
     """All that is said, in order."""
     parts = [_fit(advice), _peak(advice), _strategies(advice), _sizes(advice), *_others(advice)]
     return [part for part in parts if part.sentences or part.rows]
 
 
-def _fit(advice: Advice) -> Section:
+def _fit(advice: Facts) -> Section:
     setting, plain = advice.setting, advice.as_it_is
     shape = ", ".join(f"{key}={value}" for key, value in sorted(setting.options.items()))
     verdict = "fits" if advice.fits else "does not fit"
@@ -68,7 +68,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _peak(advice: Advice) -> Section:
+def _peak(advice: Facts) -> Section:
     peak = advice.peak
     where = f"in {peak.phase} of {peak.module}, at {peak.operator or 'its beginning'}"
     sentences = [f"The peak is {where}.", f"{_capital(peak.sentence)}."]
@@ -85,7 +85,7 @@ def _peak(advice: Advice) -> Section:
     return Section("What is the peak made of?", sentences, ("Part", "Bytes", "Of the peak"), rows)
 
 
-def _strategies(advice: Advice) -> Section:
+def _strategies(advice: Facts) -> Section:
     chosen = advice.strategy
     rows = [_candidate(one, advice.as_it_is, advice.chosen) for one in advice.candidates]
     kind = "modelled" if advice.setting.modelled else "measured"
@@ -95,7 +95,7 @@ def _strategies(advice: Advice) -> Section:
     )
 
 
-def _verdict(advice: Advice, chosen: Candidate | None) -> str:
+def _verdict(advice: Facts, chosen: Candidate | None) -> str:
     if chosen is None:
         return "None of these makes it fit; what else would help is below."
     if advice.fits:
@@ -109,7 +109,7 @@ def _verdict(advice: Advice, chosen: Candidate | None) -> str:
     )
 
 
-def _failures(advice: Advice) -> Iterator[str]:
+def _failures(advice: Facts) -> Iterator[str]:
     """Why others are not to be had; what only does not fit says so in its row."""
     for one in advice.candidates:
         if one.status not in {"ok", "oom"}:
@@ -132,7 +132,7 @@ def _candidate(one: Candidate, plain: Candidate, chosen: str | None) -> tuple[st
     )
 
 
-def _sizes(advice: Advice) -> Section:
+def _sizes(advice: Facts) -> Section:
     rows = [_size(one) for one in advice.largest]
     sentences = ("The largest that fits, modelled, everything else as it is:",) if rows else ()
     return Section("How large can it be?", sentences, ("Size", "Strategy", "Now", "Largest"), rows)
@@ -142,7 +142,7 @@ def _size(one: Largest) -> tuple[str, ...]:
     return one.axis, one.spec, f"{one.now:,}", f"{one.value:,}" if one.value else "none fits"
 
 
-def _others(advice: Advice) -> Iterator[Section]:
+def _others(advice: Facts) -> Iterator[Section]:
     base = "as it is" if advice.base == advice.as_it_is.spec else f"under {advice.base}"
     helping = [one for one in advice.remedies if one.helps]
     yield Section(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import prod
@@ -55,7 +54,10 @@ class Growth:
         """Of each trace, by Lagrange."""
         known = list(self.traces)
         return [
-            prod((Fraction(size - other, one - other) for other in known if other != one), start=1)
+            prod(
+                (Fraction(size - other, one - other) for other in known if other != one),
+                start=Fraction(1),
+            )
             for one in known
         ]
 
@@ -63,7 +65,8 @@ class Growth:
 def _whole(weights: Sequence[Fraction], sizes: Sequence[int]) -> int:
     if len(set(sizes)) == 1:
         return sizes[0]
-    return max(0, round(sum(map(operator.mul, weights, sizes))))
+    total = sum((weight * size for weight, size in zip(weights, sizes, strict=True)), Fraction(0))
+    return max(0, round(total))
 
 
 def _births_and_deaths(trace: Trace) -> tuple[tuple[int, bool, str], ...]:
