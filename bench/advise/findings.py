@@ -13,6 +13,7 @@ from bench.advise.facts import Candidate, Largest, PeakOf, Remedy
 from bench.advise.remedies import Base, remedies
 from bench.advise.workbench import Workbench, peak_bytes_of
 from bench.cells.cell import Cell
+from bench.run import culprit
 from bench.simulate.fit import Axis, largest
 from bench.simulate.peak import describe_peak, peak_event
 from bench.simulate.run import Simulation
@@ -53,6 +54,11 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 def find(payload: bytes) -> bytes:
     """The findings of a question, both as JSON."""
     question = msgspec.json.decode(payload, type=Question)
+    with culprit.named(question.cell):
+        return msgspec.json.encode(_found(question))
+
+
+def _found(question: Question) -> Findings:
     bench = Workbench(question.cell, question.room_bytes)
     plain = bench.simulate(NONE)
     found: tuple[Candidate, ...] = ()
@@ -60,8 +66,7 @@ def find(payload: bytes) -> bytes:
         found = tuple(Modelled(bench, plain).candidates(question.specs))
     spec = question.base or base_of(found)
     base = Base(bench, spec, plain if spec == NONE else bench.simulate(spec))
-    findings = Findings(candidates=found, base=spec, peak=peak_of(plain), remedies=remedies(base))
-    return msgspec.json.encode(findings)
+    return Findings(candidates=found, base=spec, peak=peak_of(plain), remedies=remedies(base))
 
 
 def base_of(candidates: tuple[Candidate, ...]) -> str:
@@ -98,7 +103,8 @@ def saved_by_operator(trace: Trace, event: int) -> Mapping[str, int]:
 def size(payload: bytes) -> bytes:
     """The largest sizes that fit, of a question; both as JSON."""
     question = msgspec.json.decode(payload, type=Question)
-    found = [_largest(question, axis) for axis in question.axes]
+    with culprit.named(question.cell):
+        found = [_largest(question, axis) for axis in question.axes]
     return msgspec.json.encode(found)
 
 
@@ -117,4 +123,5 @@ def plain_bytes(payload: bytes) -> bytes:
     """The peak of the step as it is, of a question as JSON; a number as text."""
     question = msgspec.json.decode(payload, type=Question)
     bench = Workbench(question.cell, question.room_bytes)
-    return str(peak_bytes_of(bench.simulate(NONE).trace)).encode()
+    with culprit.named(question.cell):
+        return str(peak_bytes_of(bench.simulate(NONE).trace)).encode()

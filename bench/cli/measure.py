@@ -62,7 +62,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]
     if fit:
-        cells = [fitted(cell, fit) for cell in cells]
+        cells = [fitted(cell, fit, timeout) for cell in cells]
     if results:
         check_writable(results)
     with reporter(len(cells)) as progress:
@@ -119,38 +119,37 @@ def sweep(
     finish(records)
 
 
+@flags.with_setup
 def validate(
+    setup: flags.Setup,
     device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
-    workload: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option("--workload", "--model", help="May be repeated.")
+    ] = None,
     output: FormatOption = Format.md,
 ) -> None:
     """Simulate and run the same cells side by side; exit 1 if tensor bytes differ."""
     from bench import devices
     from bench.studies import validation
 
-    workloads = tuple(workload or validation.WORKLOADS)
     device = device or devices.default()
     if device.startswith("sim:"):
         raise ValueError(f"validate compares a real device with its simulation, not {device}")
-    devices.get(device)
-    rows = list(validation.rows(device, workloads))
+    names = workload or validation.WORKLOADS
+    rows = list(validation.rows([setup.cell(name, device, rounds=0) for name in names]))
     print_rows(validation.as_dicts(rows), output)
     if any(row.tensor_peak_error or row.after_forward_error for row in rows):
         raise typer.Exit(1)
 
 
-def fitted(cell: Cell, axis: str) -> Cell:
-    """The cell at the largest size that fits; as it is where nothing does or it cannot run."""
-    from bench.simulate.fit import STEP, Axis, largest, sized
-    from strategies import Unsupported
+def fitted(cell: Cell, axis: str, timeout_s: float) -> Cell:
+    """The cell at the largest size that fits; see `bench.run.fitting`."""
+    from bench.run import fitting
+    from bench.simulate.fit import STEP, Axis
 
     if axis not in STEP:
         raise ValueError(f"--fit takes {' or '.join(STEP)}, not {axis!r}")
-    chosen = cast("Axis", axis)
-    try:
-        return largest(cell, chosen) or sized(cell, chosen, STEP[axis])
-    except Unsupported:
-        return cell
+    return fitting.fitted(cell, cast("Axis", axis), timeout_s)
 
 
 def finish(records: Sequence[Record]) -> None:

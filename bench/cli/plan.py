@@ -40,12 +40,13 @@ def plan(  # noqa: PLR0917 - one parameter a flag
     Profiles the chain on the device, its block times measured, or on fake tensors for a simulated
     one; nothing is stored.
     """
-    from bench.run import planning
+    from bench.run import culprit, planning
     from strategies.schedules import budget as budgets
 
     planner = planning.budgeted(strategy, budget)
     cell = setup.cell(workload, device, planner.spec(), rounds=0)
-    profile = planning.profile_cell(cell, measured=not modelled, strategy=planner)
+    with culprit.named(cell):
+        profile = planning.profile_cell(cell, measured=not modelled, strategy=planner)
     budget_bytes = budgets.resolve(budget, profile)
     solution = planner.solution(profile, budget_bytes)
     if solution is None:
@@ -56,7 +57,7 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         )
     answer = budgets.Answer.of(profile, budget_bytes, solution)
     facts = {
-        "workload": workload,
+        "workload": cell.workload,
         "device": cell.device,
         "modelled": cell.simulated,
         "times": planning.times_of(cell, measured=not modelled),

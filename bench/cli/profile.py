@@ -43,15 +43,19 @@ def profile(  # noqa: PLR0917 - one parameter a flag
     if out is None and not chain:
         raise ValueError("profile needs --out FOLDER for its files, or --chain")
     from bench.cells.cell import with_parameters
+    from bench.run import culprit
     from bench.studies import timeline as profiling
 
     [spec] = with_parameters([strategy], flags.pairs(parameters, "--set"))
     cell = setup.cell(workload, device, spec, rounds=0)
     if chain:
-        typer.echo(chain_text(cell, output, measured=not modelled))
+        with culprit.named(cell):
+            text = chain_text(cell, output, measured=not modelled)
+        typer.echo(text)
         return
     assert out is not None
-    step_profile = profiling.profile_cell(cell)
+    with culprit.named(cell):
+        step_profile = profiling.profile_cell(cell)
     paths = write(step_profile.timeline, out, stem(cell))
     if output is TextFormat.json:
         facts = {**step_profile.facts, "files": [str(path) for path in paths]}

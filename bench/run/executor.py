@@ -27,7 +27,7 @@ import msgspec
 import torch
 
 from bench.cells.cell import Cell
-from bench.run import pipe, worker
+from bench.run import culprit, pipe, worker
 from bench.run.blank import blank
 from bench.run.endings import (
     Ending,
@@ -216,7 +216,8 @@ def measure_cell(payload: bytes) -> bytes:
     if cell.memory_limit_bytes is not None:
         _start_threads(cell.threads)
         limit_memory(cell.memory_limit_bytes)
-    return msgspec.json.encode(worker.measure(cell))
+    with culprit.named(cell):
+        return msgspec.json.encode(worker.measure(cell))
 
 
 def end_with_parent() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bench.cells.cell import Cell
-from bench.run import worker
+from bench.run import culprit, worker
 from bench.run.blank import blank
 from bench.run.endings import classify_error
 from bench.store.records import Record
@@ -23,7 +23,7 @@ def measure_here(cell: Cell) -> Record:
     """
     threads, shared = torch.get_num_threads(), Shared(full=True)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), culprit.named(cell):
             return worker.measure(cell)
     except InputError:
         raise

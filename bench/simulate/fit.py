@@ -46,10 +46,7 @@ def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | Non
         ValueError: the workload has no such option, or the device is real.
         strategies.Unsupported: the strategy cannot run on this workload.
     """
-    if not cell.simulated:
-        raise ValueError(f"what fits is searched on simulated devices only, not on {cell.device}")
-    if axis not in cell.make_workload().option_names():
-        raise ValueError(f"workload {cell.workload!r} has no option {axis!r}")
+    check(cell, axis)
     device = accelerators.get(cell.device)
     most_bytes = device.memory_bytes if room_bytes is None else room_bytes
 
@@ -92,6 +89,18 @@ def _most(
             return expected
         known.append(expected)
     return around(max(1, expected), lambda steps: fitting(traced(steps)), limit)
+
+
+def check(cell: Cell, axis: Axis) -> None:
+    """Refuse what cannot be searched.
+
+    Raises:
+        ValueError: the workload has no such option, or the device is real.
+    """
+    if not cell.simulated:
+        raise ValueError(f"what fits is searched on simulated devices only, not on {cell.device}")
+    if axis not in cell.make_workload().option_names():
+        raise ValueError(f"workload {cell.workload!r} has no option {axis!r}")
 
 
 def sized(cell: Cell, axis: Axis, value: int) -> Cell:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 import strategies
@@ -30,14 +26,10 @@ from bench.simulate.storage import simulated
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import Parts, trace
 from bench.simulate.tracer import Tracer
+from bench.workloads.base import Workload
+from bench.workloads.sources import SourceWorkload, blame
 from strategies import profiling
 from strategies.execution.undo import installed
-
-_VALUE_NEEDED = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-)
 
 
 @dataclasses.dataclass
@@ -75,9 +67,8 @@ class Simulation:
 def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> TrainingStep:
     """The cell's model and batch, as fake tensors; the optimizer in the device's default form."""
     workload = cell.make_workload()
-    real = workload.make_batch()
+    real, model = workload.make_batch(), _fake_model(workload, cell.precision, mode)
     with mode:
-        model = make_model(workload, cell.precision)
         batch = tree_map_only(
             Tensor, lambda tensor: cast(mode.from_tensor(tensor), cell.precision), real
         )
@@ -90,6 +81,19 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
                 group["foreach"] = True
         warm_optimizer(step)
     return step
+
+
+def _fake_model(workload: Workload, precision: str, mode: FakeTensorMode) -> nn.Module:
+    """Built of fake tensors; a model from elsewhere whose code cannot, of a real one."""
+    try:
+        with mode:
+            return make_model(workload, precision)
+    except Exception:
+        if not isinstance(workload, SourceWorkload):
+            raise
+    model = make_model(workload, precision)
+    with FakeCopyMode(mode):
+        return copy.deepcopy(model)
 
 
 def warm_optimizer(step: TrainingStep) -> None:
@@ -131,7 +135,7 @@ def valueless() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, _VALUE_NEEDED) and ".numpy()" not in str(error):
+        if not blame.needs_value(error):
             raise
         raise NeedsValueError(
             f"{user_line(error)}: the model needs the value of a tensor, and a simulated tensor"

@@ -8,9 +8,10 @@ simulation of its kernels is compared with the allocator's own statistics.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ import strategies
 from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
+from bench.run import culprit
 from bench.run.sweep import every_spec
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
@@ -65,18 +67,21 @@ def planned_specs() -> list[str]:
     return [spec for spec, s in by_spec.items() if not s.needs_profile and not s.compiled]
 
 
-def rows(device: str, workloads: tuple[str, ...] = WORKLOADS) -> Iterator[Row]:
+def rows(bases: Iterable[Cell]) -> Iterator[Row]:
     """Every strategy on every workload that it supports.
 
     Args:
-        device: real; ``cpu``, ``cuda`` …
-        workloads: by name.
+        bases: a cell for each workload, checked; on a real device. Its strategy is of no interest.
+
+    Raises:
+        ValueError: a user's model is at fault; names the line.
     """
-    for workload in workloads:
+    for base in bases:
         for spec in planned_specs():
-            cell = checked(Cell(workload=workload, spec=spec, device=device, rounds=0))
+            cell = checked(msgspec.structs.replace(base, spec=spec))
             try:
-                yield compare(cell)
+                with culprit.named(cell):
+                    yield compare(cell)
             except strategies.Unsupported:
                 continue
 

@@ -19,6 +19,7 @@ a list or a mapping for models of others. ``torch.utils._pytree`` walks through 
 _TEXT_SIZES = ("kv_heads", "ffn", "vocab", "positions")
 _IMAGE_SIZES = ("image", "patch", "classes")
 SIZES = ("layers", "seq", "batch", "dim", "heads", *_TEXT_SIZES, *_IMAGE_SIZES)
+FIXED = frozenset({"name", "summary", "scale", "seed"})
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
 
 
@@ -114,8 +115,8 @@ class Workload(abc.ABC):
 
     def option_names(self) -> tuple[str, ...]:
         """Fields that a user may set."""
-        fixed = {"name", "summary", "scale"}
-        return tuple(f.name for f in dataclasses.fields(self) if f.name not in fixed)
+        own = [f.name for f in dataclasses.fields(self) if f.name not in FIXED]
+        return (*own, "seed")
 
     def options(self) -> dict[str, Any]:
         """The fields' values, for the record."""

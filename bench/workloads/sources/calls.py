@@ -100,14 +100,17 @@ class Criterion:
         function: takes the output, output and batch, or model and batch.
         place: ``file:line`` of it.
         parameters: the names of what it is called with, in order.
+        options: the names of what it takes besides.
     """
 
     function: Callable[..., Any]
     place: str
     parameters: tuple[str, ...]
+    options: frozenset[str]
 
-    def __call__(self, model: nn.Module, batch: Batch, options: Mapping[str, Any]) -> Tensor:
-        """The loss, a scalar."""
+    def __call__(self, model: nn.Module, batch: Batch, given: Mapping[str, Any]) -> Tensor:
+        """The loss, a scalar; of what is given it gets what it takes."""
+        options = {name: value for name, value in given.items() if name in self.options}
         if self.parameters[:1] == (MODEL,):
             loss = self.function(model, batch, **options)
         else:
@@ -124,14 +127,15 @@ def criterion(text: str) -> Criterion:
         InputError: it cannot be loaded, or takes no output.
     """
     reference = Reference.parse(text)
-    function, taken = reference.load(), reference.parameters().values()
-    needed = [p.name for p in taken if p.kind in _POSITIONAL and p.default is p.empty]
+    function, taken = reference.load(), reference.parameters()
+    needed = [n for n, p in taken.items() if p.kind in _POSITIONAL and p.default is p.empty]
     if len(needed) not in (1, 2):
         raise InputError(
             f"{reference.place()}: the loss must take (output), (output, batch) or (model, batch),"
             f" not ({', '.join(needed)})"
         )
-    return Criterion(function, reference.place(), tuple(needed))
+    options = frozenset(taken) - {*needed}
+    return Criterion(function, reference.place(), tuple(needed), options)
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -131,7 +131,7 @@ class HuggingFaceWorkload(SourceWorkload):
         return code._replace(facts=f"{code.facts} transformers {version} {fields}")
 
 
-def huggingface(name: str) -> HuggingFaceWorkload:
+def named(name: str) -> HuggingFaceWorkload:
     """The workload of a configuration.
 
     Raises:
@@ -145,7 +145,13 @@ def huggingface(name: str) -> HuggingFaceWorkload:
     sizes = {field: _size(config, common) for field, common in _SIZES.items()}
     seq = min(MOST_TOKENS, sizes["positions"] or MOST_TOKENS) if sizes["vocab"] else None
     return HuggingFaceWorkload(
-        name=name, summary=f"{fields['model_type']} of transformers", scale="real", seq=seq, **sizes
+        name=name,
+        summary=f"{fields['model_type']} of transformers",
+        scale="real",
+        seq=seq,
+        layers=sizes["layers"],
+        vocab=sizes["vocab"],
+        positions=sizes["positions"],
     )
 
 

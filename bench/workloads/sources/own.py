@@ -61,7 +61,7 @@ class OwnWorkload(SourceWorkload):
         return tuple(dict.fromkeys((*super().option_names(), *_SIZES)))
 
 
-def own(text: str) -> OwnWorkload:
+def named(text: str) -> OwnWorkload:
     """The workload of a function.
 
     Raises:

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,8 +42,6 @@ class SourceWorkload(Workload):
     inputs: str = ""
     criterion: str = ""
     given: tuple[tuple[str, Any], ...] = ()
-
-    HIDDEN: ClassVar[frozenset[str]] = frozenset({"name", "summary", "scale", "given"})
 
     @abc.abstractmethod
     def make_model(self) -> nn.Module:
@@ -107,8 +105,7 @@ class SourceWorkload(Workload):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The criterion's; the output's own without one, or else a mean of squares. A scalar."""
         if self.criterion:
-            options = self.arguments_of(Reference.parse(self.criterion)) if self.given else {}
-            return calls.criterion(self.criterion)(model, batch, options)
+            return calls.criterion(self.criterion)(model, batch, self.arguments())
         loss = self.default_loss(calls.call(model, batch), batch)
         return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
 
@@ -150,7 +147,7 @@ class SourceWorkload(Workload):
 
     def field_names(self) -> tuple[str, ...]:
         """Options that are fields."""
-        return tuple(f.name for f in dataclasses.fields(self) if f.name not in self.HIDDEN)
+        return tuple(name for name in super().option_names() if name != "given")
 
     def option_names(self) -> tuple[str, ...]:
         """Fields that a user may set, and what their functions are given."""
@@ -185,5 +182,5 @@ def _takes(reference: Reference, name: str) -> bool:
 
 def _plain(name: str, value: Any) -> Any:
     if not isinstance(value, _PLAIN):
-        raise ValueError(f"option {name} must be one number, true, false or text, not {value!r}")
+        raise ValueError(f"option {name} must be one number, true, false or text, not {value!r}")  # noqa: TRY004 - input
     return value
