@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from bench.workloads.sources import calls
 from bench.workloads.sources.source import SourceWorkload
 
 Loss = Callable[..., Any]
+_OBJECTS = frozenset({"original", "example", "function"})
 _known: dict[str, Workload] = {}
 
 
@@ -61,8 +62,6 @@ class LiveWorkload(SourceWorkload):
     example: Any = dataclasses.field(repr=False)
     function: Loss | None = dataclasses.field(repr=False)
     batch: int
-
-    HIDDEN: ClassVar[frozenset[str]] = SourceWorkload.HIDDEN | {"original", "example", "function"}
 
     @classmethod
     def of(
@@ -105,6 +104,10 @@ class LiveWorkload(SourceWorkload):
         except Exception as error:
             what = f"the {type(self.original).__name__} cannot be copied"
             raise InputError(f"{what} ({type(error).__name__}: {error})") from error
+
+    def field_names(self) -> tuple[str, ...]:
+        """Those that are plain."""
+        return tuple(name for name in super().field_names() if name not in _OBJECTS)
 
     def default_batch(self) -> Batch:
         """The example, with as many rows as are asked for."""
