@@ -35,7 +35,7 @@ class _Callable(ModuleType):
 
 
 for _name in ("advise", "run"):  # packages of these names are attributes here, whoever imports them
-    importlib.import_module(f"{__name__}.{_name}").__class__ = _Callable  # type: ignore[assignment]
+    importlib.import_module(f"{__name__}.{_name}").__class__ = _Callable
 
 
 def __getattr__(name: str) -> Any:

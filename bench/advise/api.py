@@ -39,6 +39,7 @@ OPTIMIZER = "adamw"
 ROUNDS = 6
 """Of a measured candidate; each is one of several."""
 TIMEOUT_S = 600.0
+PRELOAD = (finding.__name__,)
 
 Ask = Callable[[executor.Work, Question], bytes]
 
@@ -148,13 +149,13 @@ class _Adviser:
         axes = self.axes() if sizes else ()
         with concurrent.futures.ThreadPoolExecutor(1 if self.here else os.cpu_count()) as pool:
 
-            def largest(spec: str, axis: str) -> concurrent.futures.Future[list[Largest]]:
+            def largest(spec: str, *axes: str) -> concurrent.futures.Future[list[Largest]]:
                 cell = msgspec.structs.replace(self.cell, spec=spec)
-                about = Question(cell=cell, room_bytes=room_bytes, axes=(axis,))
+                about = Question(cell=cell, room_bytes=room_bytes, axes=axes)
                 return pool.submit(lambda: _sizes(self.ask(finding.size, about)))
 
             answer = pool.submit(self.findings, question)
-            plain = [largest(NONE, axis) for axis in axes]
+            plain = [largest(NONE, *axes)] if axes else []  # while candidates are looked at
             found = answer.result()
             other = _sized_by(found.candidates)
             more = [largest(other, axis) for axis in axes] if other != NONE else []
@@ -199,7 +200,7 @@ class _Adviser:
         payload = msgspec.json.encode(question)
         if self.here:
             return work(payload)
-        answer = executor.in_process(work, payload, TIMEOUT_S)
+        answer = executor.in_process(work, payload, TIMEOUT_S, PRELOAD)
         if isinstance(answer, Ending):
             what = f"{self.cell.workload} cannot be looked at"
             raise ValueError(f"{what}: {answer.reason}")  # noqa: TRY004 - an answer

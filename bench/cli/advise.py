@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli import flags
+from bench.run import server
 
 if TYPE_CHECKING:
     from bench.advise.advice import Advice
@@ -26,6 +27,8 @@ class AdviceFormat(enum.StrEnum):
 
 OPTIMIZER = "adamw"
 """Training without one is no training."""
+PRELOAD = ("bench.advise.findings",)
+"""What every process of this command needs."""
 
 
 @flags.with_default(optimizer=OPTIMIZER)
@@ -54,7 +57,9 @@ def advise(  # noqa: PLR0917 - one parameter a flag
     Does the step fit, where is its peak, which strategy, what it costs, how large batch and
     sequence can be, and what else would help. Exit code 0 also where nothing fits: it is an answer.
     """
+    server.begin(PRELOAD)
     from bench.advise import api
+    from bench.advise.candidates import SPECS
 
     cell = setup.cell(workload, device or api.DEVICE, rounds=api.ROUNDS)
     if cell.interval_width is not None:
@@ -65,7 +70,7 @@ def advise(  # noqa: PLR0917 - one parameter a flag
         budget=budget,
         optimizer=cell.optimizer,
         precision=cell.precision,
-        strategies=strategy or api.SPECS,
+        strategies=strategy or SPECS,
         sizes=not no_sizes,
         seed=cell.seed,
         **cell.options,

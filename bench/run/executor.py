@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import msgspec
 import torch
 
 from bench.cells.cell import Cell
-from bench.run import culprit, pipe, worker
+from bench.run import culprit, pipe, server, worker
 from bench.run.blank import blank
 from bench.run.endings import (
     Ending,
@@ -99,7 +99,7 @@ def in_process(
 def _in_process(
     work: Work, payload: bytes, log: int, timeout_s: float, preload: Sequence[str]
 ) -> bytes | Ending:
-    context = _context(preload)
+    context = server.context(preload)
     receiver, sender = context.Pipe(duplex=False)
     kills, key = oom_kills(), pipe.token()
     with receiver, sender, Connection(os.dup(log), readable=False) as written:
@@ -119,16 +119,6 @@ def _in_process(
     if answer is None:
         return classify_exit(process.exitcode, oom_kills() - kills, tail(log))
     return _opened(answer)
-
-
-def _context(preload: Sequence[str]) -> ForkServerContext:
-    # Threads that spin while they wait make a step many times slower as soon as any other process
-    # wants a core; the server that all cells are forked from reads this when it starts.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    context = multiprocessing.get_context("forkserver")
-    # Imported once; starts no threads. The first checkpoint imports torch._dynamo, a second's work.
-    context.set_forkserver_preload(["bench.run.worker", "torch._dynamo", *preload])
-    return context
 
 
 def _answer(process: ForkServerProcess, inbox: pipe.Inbox, timeout_s: float) -> bytes | None:

@@ -59,16 +59,16 @@ def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | Non
     def traced(steps: int) -> Trace:
         return trace_cell(sized(cell, axis, steps * STEP[axis])).trace
 
-    most_steps = _most(traced, fitting, _samples(cell, axis), LIMIT // STEP[axis])
+    first, limit = _first(cell, axis), LIMIT // STEP[axis]
+    most_steps = _most(traced, fitting, range(first, first + SAMPLES), limit)
     return sized(cell, axis, most_steps * STEP[axis]) if most_steps else None
 
 
-def _samples(cell: Cell, axis: Axis) -> range:
+def _first(cell: Cell, axis: Axis) -> int:
     """Not one, whose tensors need no copies; where positions are learned, all that there are."""
     learned = cell.make_workload().options().get("positions") if axis == "seq" else None
     positions: int = learned or 0
-    first = max(2, -(-positions // STEP[axis]))
-    return range(first, first + SAMPLES)
+    return max(2, -(-positions // STEP[axis]))
 
 
 def _most(
