@@ -21,8 +21,9 @@ import bench
 import strategies
 from bench.advise import api, findings, formats, remedies
 from bench.advise.advice import Advice
-from bench.advise.candidates import NONE, fastest, line, measured
+from bench.advise.candidates import NONE, fastest, line
 from bench.advise.findings import Findings, Question
+from bench.advise.measured import measured
 from bench.advise.remedies import BLOCK, CHUNKS, LEAST, Base
 from bench.advise.workbench import Workbench, peak_bytes_of
 from bench.cells.training import TrainingStep

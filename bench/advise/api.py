@@ -15,12 +15,13 @@ from torch import nn
 
 from bench.advise import findings as finding
 from bench.advise.advice import Advice
-from bench.advise.candidates import NONE, SPECS, fastest, line, measured
+from bench.advise.candidates import NONE, SPECS, fastest, line
 from bench.advise.facts import Candidate, Largest, Setting
 from bench.advise.findings import Findings, Question, base_of
+from bench.advise.measured import measured
 from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
-from bench.run import executor
+from bench.run import executor, server
 from bench.run.blank import device_name
 from bench.run.endings import Ending
 from bench.run.here import measure_here
@@ -39,7 +40,8 @@ OPTIMIZER = "adamw"
 ROUNDS = 6
 """Of a measured candidate; each is one of several."""
 TIMEOUT_S = 600.0
-PRELOAD = (finding.__name__,)
+SIZED = "every_layer"
+"""What sizes are searched with besides: what model libraries do when they are told to save."""
 
 Ask = Callable[[executor.Work, Question], bytes]
 
@@ -155,11 +157,11 @@ class _Adviser:
                 return pool.submit(lambda: _sizes(self.ask(finding.size, about)))
 
             answer = pool.submit(self.findings, question)
-            plain = [largest(NONE, *axes)] if axes else []  # while candidates are looked at
+            asked = [largest(NONE, *axes)] if axes else []  # while candidates are looked at
+            asked += [largest(SIZED, axis) for axis in axes]
             found = answer.result()
-            other = _sized_by(found.candidates)
-            more = [largest(other, axis) for axis in axes] if other != NONE else []
-            searched = [one for future in (*plain, *more) for one in future.result()]
+            asked += [largest(spec, axis) for spec in _rule(found.candidates) for axis in axes]
+            searched = [one for future in asked for one in future.result()]
         return self.put_together(found, self.setting(room_bytes, room), searched)
 
     def room(self, budget: str | None) -> tuple[int, str]:
@@ -200,7 +202,9 @@ class _Adviser:
         payload = msgspec.json.encode(question)
         if self.here:
             return work(payload)
-        answer = executor.in_process(work, payload, TIMEOUT_S, PRELOAD)
+        answer = executor.in_process(
+            work, payload, TIMEOUT_S, server.shared(finding.__name__, self.cell.workload)
+        )
         if isinstance(answer, Ending):
             what = f"{self.cell.workload} cannot be looked at"
             raise ValueError(f"{what}: {answer.reason}")  # noqa: TRY004 - an answer
@@ -257,23 +261,15 @@ def memory_bytes_of(cell: Cell) -> int:
     return int(module.get_device_properties(0).total_memory)
 
 
-def _sized_by(candidates: Sequence[Candidate]) -> str:
-    """The strategy that sizes are searched with: the chosen one, if it is a rule and changes much.
+def _rule(candidates: Sequence[Candidate]) -> list[str]:
+    """The chosen strategy, where sizes are to be searched with it, too.
 
-    A plan within a budget is another one at every size. Otherwise the rule that keeps least; of
-    equal ones the fastest.
+    A plan within a budget is another one at every size, and none is that for which it was made.
     """
     chosen = fastest(candidates)
-    rules = [one for one in candidates[1:] if not isinstance(get(one.spec), Budgeted)]
-    if chosen in rules:
-        return chosen.spec if chosen else NONE
-    ran = [one for one in rules if one.peak_allocated_bytes is not None]
-    return min(ran, key=_kept, default=candidates[0]).spec
-
-
-def _kept(candidate: Candidate) -> tuple[float, float, float]:
-    peak_bytes, held_bytes = candidate.peak_allocated_bytes, candidate.peak_reserved_bytes
-    return peak_bytes or 0, held_bytes or 0, candidate.step_ratio or 0
+    if chosen is None or chosen.spec in {NONE, SIZED} or isinstance(get(chosen.spec), Budgeted):
+        return []
+    return [chosen.spec]
 
 
 def _findings(answer: bytes) -> Findings:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import strategies
 from bench.advise.facts import Candidate
 from bench.advise.workbench import Workbench
-from bench.report.frame import build, rows
 from bench.simulate.run import Simulation
-from bench.store.records import Record
 from strategies import Unsupported
 from strategies.contract.budgeted import Budgeted
 
@@ -23,8 +20,6 @@ ATTEMPTS = 4
 """To find a budget whose plan the allocator, which needs more than a plan's tensors, can serve."""
 ALIKE = 0.01
 """Of a step: as fast, so that the simpler strategy is taken."""
-
-Measure = Callable[[str], Record]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,41 +91,6 @@ def _lost(parameters: Sequence[str]) -> str | None:
 def unsupported(spec: str, error: Unsupported) -> Candidate:
     """A strategy that says that it cannot."""
     return Candidate(spec, "unsupported", str(error), None, None, None, None, None)
-
-
-def measured(measure: Measure, specs: Sequence[str], room_bytes: int) -> Iterator[Candidate]:
-    """Candidates on a device that is here, one measurement each.
-
-    Args:
-        measure: gives the record of a specification.
-        specs: besides `NONE`, which is the first, and a budget where that does not fit.
-        room_bytes: what each may take.
-    """
-    plain = measure(NONE)
-    yield _of_record(plain, plain, room_bytes)
-    peak_bytes = plain.peak_allocated_bytes
-    tight = peak_bytes is None or peak_bytes > room_bytes
-    budget = [strategies.get(BUDGETED, budget=str(room_bytes)).spec()] if tight else []
-    for spec in (*specs, *budget):
-        yield _of_record(measure(spec), plain, room_bytes)
-
-
-def _of_record(record: Record, plain: Record, room_bytes: int) -> Candidate:
-    frame = build([plain, record])
-    row: dict[str, Any] = next(row for row in rows(frame) if row["spec"] == record.spec)
-    peak_bytes = record.peak_allocated_bytes
-    over = record.status == "ok" and peak_bytes is not None and peak_bytes > room_bytes
-    return Candidate(
-        spec=record.spec,
-        status="oom" if over else record.status,
-        reason=f"needs {peak_bytes:,} bytes of {room_bytes:,}" if over else record.reason,
-        plan=record.plan,
-        peak_allocated_bytes=peak_bytes,
-        peak_reserved_bytes=record.peak_reserved_bytes,
-        recompute_of_forward=row["recompute_of_forward"],
-        step_ratio=row["step_ratio"],
-        notes=tuple(record.notes),
-    )
 
 
 def fastest(candidates: Sequence[Candidate]) -> Candidate | None:

@@ -27,7 +27,7 @@ class AdviceFormat(enum.StrEnum):
 
 OPTIMIZER = "adamw"
 """Training without one is no training."""
-PRELOAD = ("bench.advise.findings",)
+FINDINGS = "bench.advise.findings"
 """What every process of this command needs."""
 
 
@@ -57,7 +57,7 @@ def advise(  # noqa: PLR0917 - one parameter a flag
     Does the step fit, where is its peak, which strategy, what it costs, how large batch and
     sequence can be, and what else would help. Exit code 0 also where nothing fits: it is an answer.
     """
-    server.begin(PRELOAD)
+    server.begin(server.shared(FINDINGS, workload))  # imports while this process does
     from bench.advise import api
     from bench.advise.candidates import SPECS
 

@@ -11,6 +11,14 @@ from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
+_LIBRARIES = {"hf": "transformers.modeling_utils"}
+"""What models of a source need, by its prefix; where it is not installed, it is passed over."""
+
+
+def shared(module: str, workload: str) -> list[str]:
+    """What to preload for work in a module, on a workload of that name."""
+    return [module, *(m for prefix, m in _LIBRARIES.items() if workload.startswith(f"{prefix}:"))]
+
 
 def context(preload: Sequence[str] = ()) -> ForkServerContext:
     """How processes are started.
