@@ -71,12 +71,12 @@ def run(
     Raises:
         ValueError: anything of it is unknown or impossible.
     """
-    with subject(model, batch, loss, blocks) as workload:
+    with subject(model, batch, loss, blocks, options) as workload:
         cells = [
             checked(
                 Cell(
                     workload=workload.name,
-                    options={**workload.options(), **options},
+                    options=workload.options(),
                     spec=spec,
                     device=device or default(),
                     precision=precision,
@@ -133,10 +133,10 @@ def timeline(
     Raises:
         ValueError: anything of it is unknown or impossible.
     """
-    with subject(model, batch, loss, blocks) as workload:
+    with subject(model, batch, loss, blocks, options) as workload:
         cell = Cell(
             workload=workload.name,
-            options={**workload.options(), **options},
+            options=workload.options(),
             spec=strategy,
             device=device,
             precision=precision,

@@ -152,12 +152,20 @@ def test_the_line_works_when_pasted():
 
 @pytest.mark.long
 def test_the_line_of_a_budget_works_when_pasted():
-    model, batch = Model(), batch_of()
-    advice = bench.advise(model, batch, budget="60%", device="sim:h100-80gb", sizes=False)
+    model, batch = Model(layers=12), batch_of()
+    advice = bench.advise(model, batch, budget="75%", device="sim:h100-80gb", sizes=False)
     assert advice.strategy.spec.startswith("auto(")
     names = {"model": model, "batch": batch}
     exec(advice.line, names)
     strategies.undo(model)
+
+
+@pytest.mark.long
+def test_the_line_for_a_workload_works_with_its_model_and_batch():
+    workload = cell("gpt-mini").make_workload()
+    names = {"model": workload.model(), "batch": workload.make_batch()}
+    exec(line("auto(budget='90%')", "batch[0]"), names)
+    strategies.undo(names["model"])
 
 
 def base_of(model, batch, **fields):
@@ -410,6 +418,16 @@ def test_gpt2_on_a_4090_promises_what_run_gives():
         record = json.loads(ran.stdout)
         assert record["peak_allocated_bytes"] == one["peak_allocated_bytes"], one["spec"]
         assert record["status"] == one["status"]
+
+
+def test_a_batch_of_a_workload_is_a_number_of_rows():
+    with api.subject("gpt-mini", 3, options={"seq": 64}) as workload:
+        assert (workload.batch, workload.seq) == (3, 64)
+    with (
+        pytest.raises(ValueError, match="has no option 'width'"),
+        api.subject("gpt-mini", options={"width": 1}),
+    ):
+        pass
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -65,7 +65,8 @@ def advise(
 
     Args:
         model: a module, of which a copy is looked at; or the name of a workload; or a workload.
-        batch: what a module is called with: a tensor, a sequence of arguments, or a mapping.
+        batch: what a module is called with: a tensor, a sequence of arguments, or a mapping; of a
+            workload, how many rows.
         device: a modelled one, ``sim:h100-80gb``; or one that is here: candidates are then
             measured, the rest is modelled all the same.
         budget: less than the device's memory: ``8GB``, ``8GiB``, bytes, or ``50%`` of what the step
@@ -85,11 +86,11 @@ def advise(
     Raises:
         ValueError: anything of it is unknown or impossible; or the model cannot be looked at.
     """
-    with subject(model, batch, loss, blocks) as workload:
+    with subject(model, batch, loss, blocks, options) as workload:
         cell = checked(
             Cell(
                 workload=workload.name,
-                options={**workload.options(), **options},
+                options=workload.options(),
                 spec=NONE,
                 device=device,
                 optimizer=optimizer,
@@ -107,24 +108,28 @@ def subject(
     batch: Batch = None,
     loss: Loss | None = None,
     blocks: Sequence[str] | str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[Workload]:
-    """The workload that a model is, known by its name within.
+    """The workload that a model is, with some options, known by its name within.
+
+    Of a workload a batch is a number of rows.
 
     Raises:
-        ValueError: a name that nothing has, or what goes with a module and no module.
+        ValueError: a name or an option that nothing has, or what goes with a module and no module.
     """
     from bench import workloads  # noqa: PLC0415 - the package's name is that of an argument here
 
-    if not isinstance(model, nn.Module) and (batch, loss, blocks) != (None, None, None):
-        raise ValueError("batch, loss and blocks go with a module; a workload has its own")
-    if isinstance(model, str):
-        yield workloads.get(model)
-        return
-    workload = model if isinstance(model, Workload) else LiveWorkload.of(model, batch, loss, blocks)
-    if isinstance(model, Workload) and _is_registered(workload):
-        yield workload
-        return
-    with live.named(workload):
+    given = dict(options or {})
+    if isinstance(model, nn.Module):
+        workload: Workload = LiveWorkload.of(model, batch, loss, blocks)
+    else:
+        workload = workloads.get(model) if isinstance(model, str) else model
+        if type(batch) is int:
+            given, batch = {**given, "batch": batch}, None
+        if (batch, loss, blocks) != (None, None, None):
+            raise ValueError("batch, loss and blocks go with a module; a workload has its own")
+    workload = workload.with_options(**given)
+    with contextlib.nullcontext() if _is_registered(workload) else live.named(workload):
         yield workload
 
 
