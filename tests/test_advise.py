@@ -28,6 +28,7 @@ from bench.advise.remedies import BLOCK, CHUNKS, LEAST, Base
 from bench.advise.workbench import Workbench, peak_bytes_of
 from bench.cells.training import TrainingStep
 from bench.measure.digests import digests
+from bench.run import server
 from bench.run.blank import blank
 from bench.simulate.free_blocks import GRANULE_BYTES, round_up
 from bench.simulate.run import parts_of, trace_cell, warm_optimizer
@@ -353,13 +354,14 @@ def test_bad_input_is_one_sentence(given, more, says):
         [
             (("--device", "sim:nothing"), "unknown accelerator"),
             (("--budget", "much"), "a budget is written as"),
-            (("--precision", "2%"), "an interval"),
+            (("--precision", "2%"), "no interval"),
             (("--strategy", "nothing"), "nothing"),
         ],
         2,
     ),
 )
-def test_the_command_refuses_in_one_sentence(arguments, says):
+def test_the_command_refuses_in_one_sentence(arguments, says, monkeypatch):
+    monkeypatch.setattr(server, "begin", lambda preload: None)
     done = command.run("advise", "--workload", "gpt-mini", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
