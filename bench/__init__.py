@@ -12,6 +12,7 @@ Importing this package is cheap: what these need is imported when they are calle
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -19,26 +20,29 @@ __all__ = ["advise", "run", "timeline"]
 
 # By name, not by an import: what a cell's process does not come to decides no record.
 _INTERFACE = "bench.interface"
+_PACKAGES = ("advise", "run")
 
 
-class _Callable(ModuleType):
+class CallablePackage(ModuleType):
     """A package that is called as the function of the interface that has its name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = self.__name__.rpartition(".")[2]
-        return getattr(importlib.import_module(_INTERFACE), name)(*args, **kwargs)
+        return self.__wrapped__(*args, **kwargs)
 
     @property
     def __wrapped__(self) -> Any:
-        """The function, for `help` and `inspect.signature`."""
+        """The function, for `help` and `inspect.signature`, too."""
         return getattr(importlib.import_module(_INTERFACE), self.__name__.rpartition(".")[2])
 
 
-for _name in ("advise", "run"):  # packages of these names are attributes here, whoever imports them
-    importlib.import_module(f"{__name__}.{_name}").__class__ = _Callable
+def make_callable(package: str) -> None:
+    """For a package to call while it is imported: as an attribute it hides a function here."""
+    sys.modules[package].__class__ = CallablePackage
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name in __all__:
         return getattr(importlib.import_module(_INTERFACE), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

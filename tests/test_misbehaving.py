@@ -10,7 +10,7 @@ import pytest
 from effort import few
 from test_executor import gone, wait_for
 
-from bench.run import executor, pipe, server
+from bench.run import executor, pipe
 from bench.run.endings import MOST_CHARACTERS, Ending, bounded
 from strategies.storage import spool
 
@@ -109,7 +109,7 @@ def test_what_is_left_of_boundaries_with_a_name_is_swept(tmp_path):
 
 
 def test_what_another_process_holds_is_not_swept(tmp_path):
-    context = server.context(["misbehaving"])
+    context = executor._context(["misbehaving"])
     work = misbehaving.holds_a_named_boundary_and_hangs
     process = context.Process(target=work, args=(str(tmp_path).encode(),))
     process.start()

@@ -27,7 +27,7 @@ import msgspec
 import torch
 
 from bench.cells.cell import Cell
-from bench.run import culprit, pipe, server, worker
+from bench.run import culprit, pipe, worker
 from bench.run.blank import blank
 from bench.run.endings import (
     Ending,
@@ -37,6 +37,7 @@ from bench.run.endings import (
     oom_kills,
     tail,
 )
+from bench.run.server import context as _context
 from bench.store.records import Record, decode
 from bench.workloads.errors import InputError
 
@@ -99,7 +100,7 @@ def in_process(
 def _in_process(
     work: Work, payload: bytes, log: int, timeout_s: float, preload: Sequence[str]
 ) -> bytes | Ending:
-    context = server.context(preload)
+    context = _context(preload)
     receiver, sender = context.Pipe(duplex=False)
     kills, key = oom_kills(), pipe.token()
     with receiver, sender, Connection(os.dup(log), readable=False) as written:
