@@ -206,10 +206,10 @@ def write(folder: Path) -> None:
 def flags_of(own: Own, folder: Path) -> list[str]:
     """The same on the command line."""
     flags = ["--model", own.name.format(folder)]
-    named = {"inputs": "batch", "criterion": "loss", "layers": "layers", "seq": "seq"}
+    named = {"inputs": "batch", "criterion": "loss"}
     for option, value in own.options.items():
         text = str(value).format(folder)
-        if option in named or option == "batch":
+        if option in {*named, "batch", "layers", "seq", "blocks"}:
             flags += [f"--{named.get(option, option)}", text]
         else:
             flags += ["--option", f"{option}={text}"]

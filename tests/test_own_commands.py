@@ -44,13 +44,30 @@ def bench(name, *arguments, own="a file with a function", folder):
 def test_a_users_file_is_loaded_in_the_process_of_the_cell_alone(folder):
     path = folder / "own.py"
     path.write_text(path.read_text() + MARK)
-    arguments = ("--strategy", "sqrt", "--fit", "batch")
-    done = bench("run", *arguments, *SIMULATED, *JSON, folder=folder)
+    arguments = ("--strategy", "sqrt", "--strategy", "none", *SIMULATED, *JSON)
+    done = bench("run", *arguments, folder=folder)
     assert done.returncode == 0, done.stderr
-    record = records.decode(done.stdout.encode())
-    assert record.workload_options["batch"] == fit.LIMIT  # of rows of 32 bytes
-    pids = set(path.with_suffix(".pids").read_text().split())
-    assert len(pids) == 2
+    pids = path.with_suffix(".pids").read_text().split()
+    assert len(pids) == len(set(pids)) == 2
+    assert str(os.getpid()) not in pids
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["run", "frontier"])
+def test_sizes_and_fronts_are_searched_in_a_process_of_their_own(name, folder):
+    path = folder / "own.py"
+    path.write_text(path.read_text() + MARK)
+    if name == "run":
+        done = bench(
+            "run", "--strategy", "sqrt", "--fit", "batch", *SIMULATED, *JSON, folder=folder
+        )
+        record = records.decode(done.stdout.encode())
+        assert record.workload_options["batch"] == fit.LIMIT  # of rows of 32 bytes
+    else:
+        arguments = ("--budgets", "1", "--out", str(folder / "out"), *SIMULATED)
+        assert bench("frontier", *arguments, folder=folder).returncode == 0
+    pids = path.with_suffix(".pids").read_text().split()
+    assert len(pids) == len(set(pids)) >= 2
     assert str(os.getpid()) not in pids
 
 
@@ -82,14 +99,6 @@ def test_flags_of_batches_and_losses(folder):
     assert "workload 'mlp-chain' has no option 'criterion'" in done.stderr
 
 
-def test_a_plan_for_a_model_from_elsewhere(folder):
-    done = bench("plan", "--budget", "100%", *SIMULATED, *JSON, folder=folder)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    assert facts["workload"] == f"{folder}/own.py:build"
-    assert facts["plan"] == "0 1 2 3"
-
-
 # Everything, for every model.
 
 COMMANDS = {
@@ -118,6 +127,8 @@ def test_every_command_takes_every_model(own, name, folder):
         assert lines[0].parameter_bytes == OWN[own].parameter_bytes
     elif arguments[0] == "validate":
         assert {row["tensor_peak_error"] for row in json.loads(done.stdout)} == {0}
+    elif arguments[0] == "plan":
+        assert json.loads(done.stdout)["plan"] == " ".join(map(str, range(OWN[own].blocks)))
     else:
         assert json.loads(done.stdout)
 

@@ -6,20 +6,27 @@ import sys
 import msgspec
 import own_models
 import pytest
+import tiny
 from own_models import OWN
 
 from bench import workloads
 from bench.cells import sources
 from bench.cells.cell import Cell, checked
 from bench.run import executor, worker
-from bench.store import records
+from bench.store import ranges, records
 from bench.studies import validation
 from bench.workloads.errors import InputError
 
 DEVICE = "sim:rtx4090-24gb"
 SLOW = ("a configuration",)
 """Which import a library for seconds."""
-NAMES = [pytest.param(n, marks=pytest.mark.long) if n in SLOW else n for n in OWN]
+FEW = ("bf16", "numpy", "batch statistics", "a mapping")
+"""Which a short run simulates: each is faked in its own way."""
+
+
+def some(wanted):
+    """All of them; those that are not wanted in a long run alone."""
+    return [n if n in wanted else pytest.param(n, marks=pytest.mark.long) for n in OWN]
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ def cell_of(name, folder, spec="every_layer", device="cpu", **fields):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(set(OWN) - {*SLOW}))
 def test_a_model_from_elsewhere_is_measured_to_the_bit(name, folder):
     own, record = OWN[name], worker.measure(cell_of(name, folder))
     assert record.status == "ok", record.reason
@@ -55,7 +62,7 @@ def test_a_model_from_elsewhere_is_measured_to_the_bit(name, folder):
     assert record.recompute_flops > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(FEW))
 def test_a_model_from_elsewhere_is_simulated_as_it_runs(name, folder):
     own, row = OWN[name], validation.compare(cell_of(name, folder))
     assert (row.tensor_peak_error, row.after_forward_error) == (0, 0)
@@ -79,6 +86,28 @@ def test_a_record_of_a_model_from_elsewhere_is_stored_and_read_without_it(folder
     assert path.parent.parent == tmp_path / "results/raw/simulated"
 
 
+@pytest.mark.parametrize(
+    ("workload", "part"),
+    [
+        ("gpt-mini", "gpt-mini"),
+        ("hf:meta-llama/Llama-3.1-8B", "hf-meta-llama-Llama-3.1-8B"),
+        ("/home/me/own.py:build", "home-me-own.py-build"),
+        ("/" + 300 * "a" + ":build", 94 * "a" + "-build"),
+        ("hf:..", "hf-"),
+    ],
+)
+def test_a_workload_is_one_part_of_a_path(workload, part):
+    assert ranges.folder_of(workload) == part.strip("-")
+
+
+def test_no_record_has_a_workload_that_leads_elsewhere():
+    record = tiny.record("mlp-chain")
+    ranges.check(msgspec.structs.replace(record, workload="/home/me/own.py:build"))
+    for workload in ("a/b", "../b:c", "a:b/../../c", "own.py:build\n", ".a/b:c"):
+        with pytest.raises(ValueError, match="workload must be a name that a file can have"):
+            ranges.check(msgspec.structs.replace(record, workload=workload))
+
+
 def hash_of(folder, name="a package"):
     cell = cell_of(name, folder, "none")
     return sources.code_hash(cell.make_strategy(), cell.make_workload())
@@ -95,9 +124,18 @@ def hash_of(folder, name="a package"):
 )
 def test_the_hash_covers_the_users_files_and_what_they_import(folder, file, decides):
     before = hash_of(folder)
+    assert before == hash_of(folder)
     with (folder / file).open("a") as stream:
         stream.write("\n# another line\n")
     assert (hash_of(folder) != before) == decides
+
+
+@pytest.mark.long
+def test_the_hash_covers_a_configuration(folder):
+    before = hash_of(folder, "a configuration")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"hidden_size": 16', '"hidden_size": 32'))
+    assert hash_of(folder, "a configuration") != before
 
 
 # What is wrong with a model is said in one sentence that names its file and line.
@@ -149,7 +187,7 @@ WRONG = {
     "an option that nothing takes": (
         "def build():\n    return nn.Linear(4, 4)\n",
         {"depth": 3},
-        "option 'depth' is taken neither by build.. at .*wrong.py:9 nor batch.. at .*wrong.py:3$",
+        "option 'depth' is taken by none of build.. at .*wrong.py:9, batch.. at .*wrong.py:3$",
     ),
     "blocks that are not there": (
         "def build():\n    return nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))\n",
@@ -193,7 +231,11 @@ def test_what_is_wrong_with_a_model_is_one_sentence_with_its_line(tmp_path, name
         ("missing.py:build", "no file '.*missing.py'"),
         ("missing.module:build", "no module 'missing.module' is found on the path of imports"),
         ("own.py:", "a function is named as file.py:name or module:name, not 'own.py:'"),
-        ("hf:gpt-2", "no configuration of 'gpt-2' is shipped. Did you mean hf:gpt2"),
+        pytest.param(
+            "hf:gpt-2",
+            "no configuration of 'gpt-2' is shipped. Did you mean hf:gpt2",
+            marks=pytest.mark.long,
+        ),
         ("hf:missing.json", "missing.json cannot be read: No such file"),
         ("timm:vit_base_patch16_224", "needs timm, which is not installed: pip install timm"),
     ],
@@ -236,6 +278,13 @@ def test_models_of_libraries_are_built_by_them(name, tmp_path, monkeypatch):
     record = worker.measure(cell)
     assert record.grads_bitwise_equal
     assert record.batch_bytes == 2 * (4 * 3 * side * side + 8)
+    own = tmp_path / "own.py"
+    own.write_text("import torch\ndef few(image):\n    return torch.randn(3, 3, image, image)\n")
+    changed = msgspec.structs.replace(cell, options={"inputs": f"{own}:few", "image": 16})
+    assert worker.measure(changed).batch_bytes == 4 * 3 * 3 * 16 * 16
+    changed = msgspec.structs.replace(changed, options={**changed.options, "batch": 5})
+    with pytest.raises(InputError, match=r"'batch' is taken by none of few.. at .*own.py:2$"):
+        executor.measure_cell(msgspec.json.encode(changed))
     missing = checked(Cell(workload=f"{library}:missing", spec="none", rounds=0))
     with pytest.raises(InputError, match=rf"{library}.py:\d+: RuntimeError: Unknown model"):
         executor.measure_cell(msgspec.json.encode(missing))

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import devices, workloads
 from bench.devices import accelerators
+from bench.workloads.sources import configurations
 from strategies.contract.registry import classes
 
 Row = dict[str, Any]
@@ -36,6 +37,14 @@ def workload_rows() -> list[Row]:
     return [
         {"name": w.name, "scale": w.scale, "options": w.options(), "summary": w.summary}
         for w in every
+    ]
+
+
+def model_rows() -> list[Row]:
+    """Every shipped configuration: name, parameters, where it was published."""
+    return [
+        {"name": f"hf:{name}", "parameters": one["parameter_count"], "source": one["source"]}
+        for name, one in configurations.published().items()
     ]
 
 

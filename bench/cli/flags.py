@@ -186,6 +186,9 @@ class Setup:
     loss: Annotated[
         str | None, typer.Option(help="Function that makes the loss of a --model: own.py:loss.")
     ] = None
+    blocks: Annotated[
+        str | None, typer.Option(help="Container of the blocks of a --model: encoder.layers.")
+    ] = None
     dim: Annotated[int | None, typer.Option(help="Width.")] = None
     precision: Annotated[
         list[str] | None,
@@ -247,7 +250,7 @@ class Setup:
         """What the flags say about the workload, by its options' names."""
         batch, inputs = sizes_and_functions(self.batch or ())
         sizes = {"layers": self.layers, "seq": self.seq, "batch": batch, "dim": self.dim}
-        flags = {**sizes, "inputs": inputs, "criterion": self.loss}
+        flags = {**sizes, "inputs": inputs, "criterion": self.loss, "blocks": self.blocks}
         return {name: value for name, value in flags.items() if value is not None}
 
 

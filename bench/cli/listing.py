@@ -17,18 +17,20 @@ class Kind(enum.StrEnum):
     strategies = "strategies"
     workloads = "workloads"
     devices = "devices"
+    models = "models"
 
 
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     output: FormatOption = Format.md,
 ) -> None:
-    """List strategies, workloads or devices."""
+    """List strategies, workloads, devices, or models of transformers that are shipped."""
     from bench.cli import catalogue
 
     rows = {
         Kind.strategies: catalogue.strategy_rows,
         Kind.workloads: catalogue.workload_rows,
         Kind.devices: catalogue.device_rows,
+        Kind.models: catalogue.model_rows,
     }[kind]()
     print_rows(rows, output)

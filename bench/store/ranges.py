@@ -18,8 +18,6 @@ _LONGEST = 100
 MOST_REASON = 10_000
 _NAMES = frozenset({"machine_id", "workload", "strategy", "cell_id", "device", "model"})
 """They become parts of files' names."""
-_WITH_SLASHES = frozenset({"model", "workload"})
-"""Of models from elsewhere, which are paths or have owners; `folder_of` makes a file's name."""
 _NAME = re.compile(r"(?!\.)[^\\\x00-\x1f\x7f]{1,500}")
 _COUNTS = ("_bytes", "_flops", "_count", "threads", "rounds", "warmup", "updates", "forwards")
 _STEPS = frozenset({"step_s", "none_step_s", "warmup_step_s", "modelled_step_s"})
@@ -91,12 +89,18 @@ def _problem(name: str, value: Any) -> str:
 
 def _text_problem(name: str, value: str) -> str:
     if name in _NAMES and (
-        _NAME.fullmatch(value) is None or (name not in _WITH_SLASHES and "/" in value)
+        _NAME.fullmatch(value) is None or ("/" in value and not _may_have_slashes(name, value))
     ):
         return "a name that a file can have"
     if name == "reason" and len(value) > MOST_REASON:
         return f"at most {MOST_REASON} characters"
     return ""
+
+
+def _may_have_slashes(name: str, value: str) -> bool:
+    """Of models from elsewhere, which are paths or have owners; `folder_of` makes a file's name."""
+    source = name == "workload" and ":" in value and ".." not in value.split("/")
+    return source or name == "model"
 
 
 def _check_read(field: str, values: Mapping[str, Any], kind: type[msgspec.Struct]) -> None:

@@ -40,6 +40,8 @@ def get(name: str, /, **options: Any) -> Workload:
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, available(), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    if name.endswith(".py"):
+        hint = f" Of a file, name the function, too: {name}:build."
     return f"no workload {name!r}.{hint} There are {', '.join(available())}"
 
 

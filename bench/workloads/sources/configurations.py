@@ -74,8 +74,8 @@ def _unknown(name: str) -> str:
     ]
     hint = f" Did you mean hf:{close[0]}?" if close else ""
     return (
-        f"no configuration of {name!r} is shipped.{hint} There are {', '.join(published())}, the"
-        f" kinds of {LIBRARY} with its defaults (llama), and files: hf:path/config.json"
+        f"no configuration of {name!r} is shipped.{hint} There are those of `list models`, the"
+        f" kinds of {LIBRARY} with its defaults (hf:llama), and files (hf:path/config.json)"
     )
 
 

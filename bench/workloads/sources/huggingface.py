@@ -119,6 +119,10 @@ class HuggingFaceWorkload(SourceWorkload):
         sizes = {name: getattr(self, name) for name in ("batch", "seq", *_SIZES)}
         return {**{name: v for name, v in sizes.items() if v is not None}, **super().arguments()}
 
+    def asked(self) -> Mapping[str, Any]:
+        """Sizes of the batch that are not the usual ones, where a function makes it."""
+        return {**self.unusual(named(self.name), "batch", "seq"), **super().asked()}
+
     def field_names(self) -> tuple[str, ...]:
         """Those that the configuration has."""
         return tuple(name for name in super().field_names() if getattr(self, name) is not None)

@@ -86,6 +86,10 @@ class ImagesWorkload(SourceWorkload):
         """Sizes, too."""
         return {"batch": self.batch, "image": self.image, **super().arguments()}
 
+    def asked(self) -> Mapping[str, Any]:
+        """Sizes of the batch that are not the usual ones, where a function makes it."""
+        return {**self.unusual(named(self.name), "batch", "image"), **super().asked()}
+
     def code(self) -> Code:
         """The library's version decides, too."""
         code = super().code()

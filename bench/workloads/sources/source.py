@@ -20,6 +20,7 @@ from bench.workloads.base import Batch, Code, Workload
 from bench.workloads.errors import InputError
 from bench.workloads.sources import blame, calls
 from bench.workloads.sources.references import Reference
+from bench.workloads.sources.unpacked import unpacked
 from strategies.execution.randoms import Shared
 
 _NUMPY_SEEDS = 1 << 32
@@ -59,6 +60,15 @@ class SourceWorkload(Workload):
         """What the user's functions are called with, as far as they take it."""
         return dict(self.given)
 
+    def asked(self) -> Mapping[str, Any]:
+        """Those that one of them must take."""
+        return dict(self.given)
+
+    def unusual(self, usual: SourceWorkload, *names: str) -> dict[str, Any]:
+        """Fields that are not as usual, where a function makes the batch."""
+        values = {name: getattr(self, name) for name in names if self.inputs}
+        return {name: v for name, v in values.items() if v != getattr(usual, name)}
+
     def arguments_of(self, reference: Reference) -> dict[str, Any]:
         """Those that one of them takes."""
         return {name: v for name, v in self.arguments().items() if _takes(reference, name)}
@@ -80,10 +90,10 @@ class SourceWorkload(Workload):
 
     def _check_taken(self) -> None:
         references = self.references()
-        for name, _ in self.given:
+        for name in self.asked():
             if not any(_takes(one, name) for one in references):
-                places = " nor ".join(f"{one.function}() at {one.place()}" for one in references)
-                raise InputError(f"option {name!r} is taken neither by {places}")
+                places = ", ".join(f"{one.function}() at {one.place()}" for one in references)
+                raise InputError(f"option {name!r} is taken by none of {places}")
 
     def model(self) -> nn.Module:
         """The model with its seeded initial weights, in training mode."""
@@ -104,14 +114,11 @@ class SourceWorkload(Workload):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The criterion's; the output's own without one, or else a mean of squares. A scalar."""
-        if self.criterion:
-            return calls.criterion(self.criterion)(model, batch, self.arguments())
-        loss = self.default_loss(calls.call(model, batch), batch)
+        with unpacked(batch):
+            if self.criterion:
+                return calls.criterion(self.criterion)(model, batch, self.arguments())
+            loss = calls.default_loss(calls.call(model, batch))
         return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
-
-    def default_loss(self, output: Any, batch: Batch) -> Tensor | None:  # noqa: ARG002 - some do
-        """Of an output, where no function is named that makes it."""
-        return calls.default_loss(output)
 
     def blame(self, error: BaseException, model: nn.Module | None) -> InputError:
         """An error that the model has under no strategy, as a sentence that names the place."""
