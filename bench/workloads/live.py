@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench.workloads.base import Batch, Workload
 from bench.workloads.errors import InputError
-from bench.workloads.sources import calls
+from bench.workloads.sources import blame, calls
 from bench.workloads.sources.source import SourceWorkload
+from bench.workloads.sources.unpacked import unpacked
 
 Loss = Callable[..., Any]
 _OBJECTS = frozenset({"original", "example", "function"})
@@ -114,12 +115,13 @@ class LiveWorkload(SourceWorkload):
         rows = rows_of(self.example)
         return tree_map_only(Tensor, lambda t: _with_rows(t.cpu(), rows, self.batch), self.example)
 
-    def default_loss(self, output: Any, batch: Batch) -> Tensor | None:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The caller's, or what the output suggests."""
         if self.function is None:
-            return super().default_loss(output, batch)
-        loss: Tensor = self.function(output)
-        return loss
+            return super().loss(model, batch)
+        with unpacked(batch):
+            loss = self.function(calls.call(model, batch))
+        return calls.checked_loss(loss, lambda: blame.place_of(self.function) or "the loss")
 
 
 def _names(name: str) -> Iterator[str]:
