@@ -16,6 +16,7 @@ import msgspec
 import typer
 
 from bench.cli import (
+    advise,
     budgets,
     coverage,
     frontier,
@@ -35,6 +36,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": listing.list_,
     "run": measure.run,
+    "advise": advise.advise,
     "sweep": measure.sweep,
     "validate": measure.validate,
     "tables": report.tables,

@@ -18,6 +18,7 @@ ORDER = (
     "The table",
     "On your own model",
     "With a budget",
+    "Advice",
     "Without the accelerator",
     "Add a strategy",
     "More",

@@ -269,3 +269,15 @@ def with_setup(command: Callable[..., None]) -> Callable[..., None]:
     call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     call.__annotations__ = {flag.name: flag.annotation for flag in keywords}
     return call
+
+
+def with_default(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command that has other defaults of some flags than all others."""
+
+    def changed(command: Callable[..., None]) -> Callable[..., None]:
+        known = inspect.signature(command).parameters.values()
+        flags = [flag.replace(default=defaults.get(flag.name, flag.default)) for flag in known]
+        command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+        return command
+
+    return changed

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,7 @@ from bench.run.endings import (
     oom_kills,
     tail,
 )
+from bench.run.server import context as _context
 from bench.store.records import Record, decode
 from bench.workloads.errors import InputError
 
@@ -119,16 +120,6 @@ def _in_process(
     if answer is None:
         return classify_exit(process.exitcode, oom_kills() - kills, tail(log))
     return _opened(answer)
-
-
-def _context(preload: Sequence[str]) -> ForkServerContext:
-    # Threads that spin while they wait make a step many times slower as soon as any other process
-    # wants a core; the server that all cells are forked from reads this when it starts.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    context = multiprocessing.get_context("forkserver")
-    # Imported once; starts no threads. The first checkpoint imports torch._dynamo, a second's work.
-    context.set_forkserver_preload(["bench.run.worker", "torch._dynamo", *preload])
-    return context
 
 
 def _answer(process: ForkServerProcess, inbox: pipe.Inbox, timeout_s: float) -> bytes | None:

@@ -65,17 +65,17 @@ def fit_in(
     held_bytes = (grown if expandable else free).reserved_bytes
     status: Status = "ok"
     reason = None
-    try:
+    lacking_bytes = missing_bytes(recorded, memory_bytes, workspaces, expandable=expandable)
+    if lacking_bytes:
+        status = "oom"
+        reason = (
+            f"needs {(memory_bytes + lacking_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
+            f" {lacking_bytes / 1e9:.3g} GB missing"
+        )
+    else:
         held_bytes = steady(
             recorded, memory_bytes, workspaces=workspaces, expandable=expandable
         ).reserved_bytes
-    except OutOfMemoryError as error:
-        status = "oom"
-        missing_bytes = max(free.allocated_bytes - memory_bytes, error.missing_bytes)
-        reason = (
-            f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
-            f" {missing_bytes / 1e9:.3g} GB missing"
-        )
     return Fit(
         status=status,
         reason=reason,
@@ -86,6 +86,18 @@ def fit_in(
         expandable_reserved_bytes=grown.reserved_bytes,
         workspace_bytes=sum(workspaces),
     )
+
+
+def missing_bytes(
+    recorded: Trace, memory_bytes: int, workspaces: Sequence[int] = (), *, expandable: bool = False
+) -> int:
+    """How much a loop of such steps lacks; 0: it fits. Arguments as of `fit_in`."""
+    try:
+        steady(recorded, memory_bytes, workspaces=workspaces, expandable=expandable)
+    except OutOfMemoryError as error:
+        free = steady(recorded, workspaces=workspaces)
+        return max(free.allocated_bytes - memory_bytes, error.missing_bytes)
+    return 0
 
 
 def _decision(simulation: Simulation) -> Decision:

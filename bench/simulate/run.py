@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -119,10 +120,22 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         NeedsValueError: the model needs a tensor's value; names the line.
     """
     mode = FakeTensorMode()
-    try:
+    with valueless():
         step = fake_step(cell, mode, as_cuda=as_cuda)
         with mode:
-            return _traced(cell, step, as_cuda=as_cuda)
+            own = scratch.on_this_machine() if as_cuda and cell.device == "cuda" else None
+            return trace_step(cell.make_strategy(), step, as_cuda=as_cuda, kernels=own)
+
+
+@contextlib.contextmanager
+def valueless() -> Iterator[None]:
+    """Within, a model that needs a tensor's value is refused in a sentence.
+
+    Raises:
+        NeedsValueError: names the line.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if not blame.needs_value(error):
             raise
@@ -132,25 +145,39 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         ) from error
 
 
-def _traced(cell: Cell, step: TrainingStep, *, as_cuda: bool) -> Simulation:
-    model, strategy = step.model, cell.make_strategy()
-    device = torch.device("cuda" if as_cuda else "cpu")
+def trace_step(
+    strategy: strategies.Strategy,
+    step: TrainingStep,
+    *,
+    chain: strategies.Chain | None = None,
+    as_cuda: bool = True,
+    kernels: Scratch | None = None,
+) -> Simulation:
+    """Trace a step under a strategy; its gradients are there afterwards.
+
+    Args:
+        strategy: which.
+        step: on fake tensors, whose mode is entered.
+        chain: of its model, with what the strategy needs to know; default: found out.
+        as_cuda: see `trace_cell`.
+        kernels: their scratch memory; default: what the step's rates say of it.
+
+    Raises:
+        Unsupported: the strategy cannot run on this model.
+    """
+    model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
         prepared = strategies.prepare(
-            model, strategy, step=step, blocks=step.workload.blocks, device=device
+            model, strategy, step=step, blocks=step.workload.blocks, chain=chain, device=device
         )
-    tracer = Tracer(model, prepared.chain.blocks, _scratch_of(cell) if as_cuda else None)
+    if kernels is None and as_cuda and step.rates is not None:
+        kernels = step.rates.scratch
+    tracer = Tracer(model, prepared.chain.blocks, kernels)
     prepared = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
     with installed(prepared.install):
         traced = trace(tracer, parts_of(step, as_cuda=as_cuda))
         missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     return Simulation(traced, step, prepared, missing)
-
-
-def _scratch_of(cell: Cell) -> Scratch | None:
-    if cell.simulated:
-        return scratch.on(accelerators.get(cell.device))
-    return scratch.on_this_machine() if cell.device == "cuda" else None
 
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:

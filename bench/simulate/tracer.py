@@ -9,7 +9,9 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -21,6 +23,8 @@ from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, 
 from strategies.execution.dispatch import flops_of, in_recompute
 from strategies.profiling.ledger import Ledger, traffic_bytes
 from strategies.profiling.rates import Scratch
+
+_DEVICE = torch.ops.prim.device.default
 
 
 class Tracer(Ledger):
@@ -99,8 +103,11 @@ class Tracer(Ledger):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator under its name; note what it read, wrote and computed."""
-        if func.namespace != "prim":  # fake tensors ask for devices in between
-            self.operator = str(func.name()).removeprefix("aten::")
+        if func is _DEVICE and isinstance(args[0], FakeTensor):  # asked for all the time
+            return args[0].fake_device
+        if func.namespace == "prim":
+            return func(*args, **(kwargs or {}))
+        self.operator = str(func.name()).removeprefix("aten::")
         out = super().__torch_dispatch__(func, types, args, kwargs)
         self._note_work(func, args, kwargs or {}, out)
         return out

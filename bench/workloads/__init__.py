@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from bench.workloads import sources
+from bench.workloads import live, sources
 from bench.workloads.base import Workload
 
 __all__ = ["Workload", "available", "get"]
@@ -27,6 +27,8 @@ def get(name: str, /, **options: Any) -> Workload:
     Raises:
         ValueError: no such workload, no such option, or an impossible value.
     """
+    if (asked := live.known(name)) is not None:
+        return asked.with_options(**options)
     if sources.is_source(name):
         return sources.get(name, options)
     workload = _registry().get(name)

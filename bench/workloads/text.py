@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,8 +64,8 @@ def floats(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _uint8(count: int, seed: int) -> Tensor:
-    # From a list: torch.frombuffer ignores FakeTensorMode, and mixing the two is an error.
-    return torch.tensor(list(window(count, seed)), dtype=torch.uint8, device="cpu")
+    # A copy: torch.frombuffer ignores FakeTensorMode, and mixing the two is an error.
+    return torch.tensor(np.frombuffer(window(count, seed), dtype=np.uint8), device="cpu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
