@@ -23,6 +23,7 @@ from bench.cli import (
     measure,
     models,
     numbers,
+    peers,
     plan,
     profile,
     promises,
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "promises": promises.promises,
     "coverage": coverage.coverage,
     "published": published.published,
+    "peers": peers.peers,
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)

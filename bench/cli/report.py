@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.flags import Format, FormatOption, ResultsOption
 from bench.cli.printing import print_rows
-from bench.store import budgets, records
+from bench.store import budgets, peers, records
 from bench.store.json_store import RESULTS
 
 CANNOT_TELL = 3
@@ -44,7 +44,8 @@ def claims(output: FormatOption = Format.md, results: ResultsOption = RESULTS) -
 
     if not (results / records.STORE.folder).is_dir():
         raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
-    frame = frames.build(records.read_all(results))
+    theirs = records.read_all(peers.within(results))
+    frame = frames.build([*records.read_all(results), *theirs])
     if output is Format.csv:
         print_rows(ledger.data(frame), output)
     else:

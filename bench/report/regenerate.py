@@ -24,6 +24,7 @@ from bench.report import (
     growth,
     modelled,
     models,
+    peers,
     promises,
     published,
     solvers,
@@ -36,11 +37,13 @@ from bench.report.likeness import same
 from bench.store import budgets as studies
 from bench.store import coverage as coverage_studies
 from bench.store import models as model_studies
+from bench.store import peers as peer_runs
 from bench.store import promises as promise_studies
 from bench.store import published as published_points
 from bench.store import solvers as solver_records
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
+from bench.store.records import paths as record_paths
 
 Read = TypeVar("Read")
 
@@ -68,6 +71,8 @@ class Stored:
         promises: studies of budgets that were promised to training loops.
         coverage: studies of what intervals cover.
         published: measurements of GPU memory that others published.
+        peers: records of other people's implementations, and of ours beside them.
+        timed: runs that time these side by side.
     """
 
     records: Sequence[Record]
@@ -77,10 +82,14 @@ class Stored:
     promises: Sequence[promise_studies.Study] = ()
     coverage: Sequence[coverage_studies.Study] = ()
     published: Sequence[published_points.Point] = ()
+    peers: Sequence[Record] = ()
+    timed: Sequence[peer_runs.Run] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
         texts = _texts(build(self.records)) if self.records else {}
+        if self.records:
+            texts |= _claimed(build([*self.records, *self.peers]))
         if self.budgets:
             texts |= {"budgets.md": budgets.markdown(self.budgets)}
             texts |= {"budgets.csv": budgets.csv(self.budgets)}
@@ -97,6 +106,9 @@ class Stored:
         if self.published:
             texts |= {"published.md": published.markdown(self.published)}
             texts |= {"published.csv": published.csv(self.published)}
+        if self.peers:
+            texts |= {"peers.md": peers.markdown(self.peers, self.timed)}
+            texts |= {"peers.csv": peers.csv(self.peers)}
         return texts
 
 
@@ -141,9 +153,12 @@ def _texts(frame: pd.DataFrame) -> dict[str, str]:
         "calibration.md": modelled.calibration(frame),
         "simulator.md": modelled.simulator(frame),
         "failures.md": tables.failures(frame),
-        "claims.md": claims.markdown(frame),
-        "claims.json": claims.as_json(frame),
     }
+
+
+def _claimed(frame: pd.DataFrame) -> dict[str, str]:
+    """The ledger, which judges the textbook's own code among the peers."""
+    return {"claims.md": claims.markdown(frame), "claims.json": claims.as_json(frame)}
 
 
 def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> list[str]:
@@ -182,6 +197,8 @@ def _lenient(results: Path) -> Stored:
         list(promise_studies.read_all(results)),
         list(coverage_studies.read_all(results)),
         list(published_points.read_all(results)),
+        list(read_all(peer_runs.within(results))),
+        list(peer_runs.read_all(peer_runs.within(results))),
     )
 
 
@@ -195,6 +212,8 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(promise_studies.paths(results), promise_studies.decode, bad),
         _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
         _strictly(published_points.paths(results), published_points.decode, bad),
+        _strictly(record_paths(peer_runs.within(results)), decode, bad),
+        _strictly(peer_runs.paths(peer_runs.within(results)), peer_runs.decode, bad),
     )
 
 

@@ -28,7 +28,9 @@ def declared(taken: Mapping[str, type[Strategy]]) -> dict[str, EntryPoint]:
         other = by_name.setdefault(entry.name, entry)
         if here is not None or other.value != entry.value:
             holder = here.__module__ if here is not None else origin(other)
-            raise ValueError(f"two strategies are named {entry.name!r}: {holder} and {origin(entry)}")
+            raise ValueError(
+                f"two strategies are named {entry.name!r}: {holder} and {origin(entry)}"
+            )
     return by_name
 
 
@@ -48,9 +50,7 @@ def load(entry: EntryPoint) -> type[Strategy]:
         cls = entry.load()
     except Exception as error:  # it is someone else's code, and whatever it raises is its own
         said = " ".join(str(error).split())
-        raise ValueError(
-            f"{subject} cannot be loaded: {type(error).__name__}: {said}"
-        ) from error
+        raise ValueError(f"{subject} cannot be loaded: {type(error).__name__}: {said}") from error
     if not (isinstance(cls, type) and issubclass(cls, Strategy)):
         raise ValueError(f"{subject} ({entry.value}) is not a Strategy class")  # noqa: TRY004 - input
     if cls.name() != entry.name:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from strategies.contract import foreign
+from strategies.contract.peer import Peer
 from strategies.contract.strategy import Strategy
 
 OWN, PEERS = "strategies", "strategies.peers"
@@ -32,15 +33,14 @@ def classes() -> Mapping[str, type[Strategy]]:
 
 
 @functools.cache
-def peers() -> Mapping[str, type[Strategy]]:
+def peers() -> Mapping[str, type[Peer]]:
     """Other people's implementations, which nothing tries unless it is asked to.
 
     Raises:
         RuntimeError: one of them has a name that is taken.
     """
     by_name = _by_name([*classes().values(), *_defined_in(PEERS)])
-    theirs = {name: cls for name, cls in by_name.items() if name not in classes()}
-    return types.MappingProxyType(theirs)
+    return types.MappingProxyType({n: c for n, c in by_name.items() if issubclass(c, Peer)})
 
 
 def _by_name(found: Iterable[type[Strategy]]) -> Mapping[str, type[Strategy]]:
@@ -78,6 +78,16 @@ def available() -> tuple[str, ...]:
         ValueError: see `foreign.declared`.
     """
     return tuple(sorted({*classes(), *foreign.declared(_taken())}))
+
+
+def declared() -> Mapping[str, str]:
+    """Strategies of other distributions, by name: whose they are. None is loaded.
+
+    Raises:
+        ValueError: see `foreign.declared`.
+    """
+    entries = foreign.declared(_taken())
+    return {name: foreign.origin(entry) for name, entry in sorted(entries.items())}
 
 
 def _taken() -> Mapping[str, type[Strategy]]:

@@ -10,7 +10,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from strategies.contract.floor import Floor
 from strategies.contract.peer import Listing
+from strategies.execution.chain import Chain
+from strategies.storage.codecs import Fp16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,10 @@ class TextbookCompressedCheckpoint(Listing):
     def exact(self) -> bool:
         """Never: values are rounded."""
         return False
+
+    def floor(self, chain: Chain) -> Floor:
+        """Of half precision in every block's boundary."""
+        return Floor.of_stored(Fp16().relative_error(), len(chain))
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """From the first argument in half precision."""

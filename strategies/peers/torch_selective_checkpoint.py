@@ -32,9 +32,7 @@ class TorchSelectiveCheckpoint(BlockPeer):
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """``checkpoint(…, context_fn=…)``, which stops recomputing where torchtitan does: late."""
         with torch.utils.checkpoint.set_checkpoint_early_stop(False):
-            return checkpoint(
-                function, *args, use_reentrant=False, context_fn=_contexts, **kwargs
-            )
+            return checkpoint(function, *args, use_reentrant=False, context_fn=_contexts, **kwargs)
 
 
 def _contexts() -> Any:
