@@ -43,6 +43,7 @@ class Gpt2Transformers(TextWorkload):
             embd_pdrop=0.0,
             attn_pdrop=0.0,
             use_cache=False,
+            tie_word_embeddings=False,
             attn_implementation=_KERNELS[self.attention],
         )
         model: nn.Module = GPT2LMHeadModel(config)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import sys
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 
@@ -21,7 +23,7 @@ def declared(taken: Mapping[str, type[Strategy]]) -> dict[str, EntryPoint]:
         ValueError: a name that is taken, or that two distributions declare.
     """
     by_name: dict[str, EntryPoint] = {}
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    for entry in _entries(tuple(sys.path)):
         here = taken.get(entry.name)
         if here is not None and entry.value == f"{here.__module__}:{here.__qualname__}":
             continue
@@ -32,6 +34,13 @@ def declared(taken: Mapping[str, type[Strategy]]) -> dict[str, EntryPoint]:
                 f"two strategies are named {entry.name!r}: {holder} and {origin(entry)}"
             )
     return by_name
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Of the distributions on a search path; to read them all takes as long as a small step."""
+    del path
+    return tuple(importlib.metadata.entry_points(group=ENTRY_POINTS))
 
 
 def origin(entry: EntryPoint) -> str:
