@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,22 +31,22 @@ class Gpt2Transformers(TextWorkload):
             from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415 - optional
         except ImportError as error:
             raise Unsupported(f"workload {self.name} needs transformers: {error}") from error
-        config = GPT2Config(
-            vocab_size=self.vocab,
-            n_positions=self.seq,
-            n_embd=self.dim,
-            n_layer=self.layers,
-            n_head=self.heads,
-            bos_token_id=0,
-            eos_token_id=0,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            use_cache=False,
-            tie_word_embeddings=False,
-            attn_implementation=_KERNELS[self.attention],
-        )
-        model: nn.Module = GPT2LMHeadModel(config)
+        settings: dict[str, Any] = {
+            "vocab_size": self.vocab,
+            "n_positions": self.seq,
+            "n_embd": self.dim,
+            "n_layer": self.layers,
+            "n_head": self.heads,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "use_cache": False,
+            "tie_word_embeddings": False,
+            "attn_implementation": _KERNELS[self.attention],
+        }
+        model: nn.Module = GPT2LMHeadModel(GPT2Config(**settings))
         return model
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -38,11 +38,11 @@ class CustomCheckpoint(torch.autograd.Function):
             return run_function(*args)
 
     @staticmethod
-    def backward(ctx: Any, *grad_output: Tensor) -> Any:
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
         """Run again with a graph, and take the gradients of the arguments."""
         args = ctx.saved_tensors
         with torch.enable_grad():
             detached_args = [a.detach().requires_grad_() for a in args]
             output = ctx.run_function(*detached_args)
-        grads = torch.autograd.grad(output, detached_args, *grad_output)
+        grads = torch.autograd.grad(output, detached_args, grad_output)
         return (None, *grads)

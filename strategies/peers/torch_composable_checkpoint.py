@@ -18,7 +18,7 @@ class TorchComposableCheckpoint(Peer):
 
     def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:
         """Two hooks a block."""
-        from torch.distributed._composable import checkpoint  # noqa: PLC0415 - takes a second
+        from torch.distributed._composable.checkpoint_activation import checkpoint  # noqa: PLC0415 - slow
 
         blocks = dict.fromkeys(chain.blocks)
         return undoable(model, lambda: [checkpoint(block) for block in blocks])
