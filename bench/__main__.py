@@ -23,6 +23,7 @@ from bench.cli import (
     measure,
     models,
     numbers,
+    pays,
     peers,
     plan,
     profile,
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "coverage": coverage.coverage,
     "published": published.published,
     "peers": peers.peers,
+    "pays": pays.pays,
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)
