@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,6 @@ from bench.cli import flags
 from bench.cli.measure import finish
 from bench.cli.progress import reporter
 from bench.store.json_store import RESULTS, check_writable
-
 
 
 def pays(

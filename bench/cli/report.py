@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +42,12 @@ def claims(output: FormatOption = Format.md, results: ResultsOption = RESULTS) -
     """Judge the textbook's claims by the stored records."""
     from bench.report import claims as ledger
     from bench.report import frame as frames
+    from bench.report import pays
 
     if not (results / records.STORE.folder).is_dir():
         raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
-    theirs = records.read_all(peers.within(results))
-    frame = frames.build([*records.read_all(results), *theirs])
+    apart = (records.read_all(place) for place in (peers.within(results), pays.within(results)))
+    frame = frames.build([*records.read_all(results), *itertools.chain(*apart)])
     if output is Format.csv:
         print_rows(ledger.data(frame), output)
     else:

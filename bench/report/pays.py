@@ -94,7 +94,8 @@ def pairs(frame: pd.DataFrame) -> list[Pair]:
     """All pairs of the study, by device, precision, length and size."""
     kinds: dict[str, dict[str, Row]] = {}
     for row in rows(frame):
-        if row["workload"] == WORKLOAD and row["modelled"] and row["optimizer"] == "adamw":
+        asked = row["workload"] == WORKLOAD and row["modelled"] and row["optimizer"] == "adamw"
+        if asked and row["status"] in ("ok", "oom"):
             kinds.setdefault(row["family"], {})[row["spec"]] = row
     found = [Pair(k[KEPT], k[SPARED]) for k in kinds.values() if {KEPT, SPARED} <= set(k)]
     known = [p for p in found if p.without["peak_allocated_bytes"] and p.with_["modelled_step_s"]]
@@ -103,7 +104,13 @@ def pairs(frame: pd.DataFrame) -> list[Pair]:
 
 def _order(pair: Pair) -> tuple[object, ...]:
     row = pair.without
-    return row["device"], row["precision"], row["workload_options"]["batch"], pair.parameters, pair.tokens
+    return (
+        row["device"],
+        row["precision"],
+        row["workload_options"]["batch"],
+        pair.parameters,
+        pair.tokens,
+    )
 
 
 def by_size(frame: pd.DataFrame) -> list[Pair]:
@@ -127,7 +134,9 @@ def markdown(records: Sequence[Record]) -> str:
 
 def _line(pair: Pair) -> list[str]:
     sizes = pair.without["workload_options"]
-    peaks = [f"{steady(row['peak_allocated_bytes'] / 1e9):.1f}" for row in (pair.without, pair.with_)]
+    peaks = [
+        f"{steady(row['peak_allocated_bytes'] / 1e9):.1f}" for row in (pair.without, pair.with_)
+    ]
     return [
         f"{sizes['layers']} × {sizes['dim']}",
         counted(pair.parameters),

@@ -24,6 +24,7 @@ from bench.report import (
     growth,
     modelled,
     models,
+    pays,
     peers,
     promises,
     published,
@@ -73,6 +74,7 @@ class Stored:
         published: measurements of GPU memory that others published.
         peers: records of other people's implementations, and of ours beside them.
         timed: runs that time these side by side.
+        pays: records of steps with checkpoints and without, model by model.
     """
 
     records: Sequence[Record]
@@ -84,12 +86,13 @@ class Stored:
     published: Sequence[published_points.Point] = ()
     peers: Sequence[Record] = ()
     timed: Sequence[peer_runs.Run] = ()
+    pays: Sequence[Record] = ()
 
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
         texts = _texts(build(self.records)) if self.records else {}
         if self.records:
-            texts |= _claimed(build([*self.records, *self.peers]))
+            texts |= _claimed(build([*self.records, *self.peers, *self.pays]))
         if self.budgets:
             texts |= {"budgets.md": budgets.markdown(self.budgets)}
             texts |= {"budgets.csv": budgets.csv(self.budgets)}
@@ -109,6 +112,8 @@ class Stored:
         if self.peers:
             texts |= {"peers.md": peers.markdown(self.peers, self.timed)}
             texts |= {"peers.csv": peers.csv(self.peers)}
+        if self.pays:
+            texts |= {"pays.md": pays.markdown(self.pays)}
         return texts
 
 
@@ -133,6 +138,7 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
         stored.promises,
         covered=stored.coverage,
         points=stored.published,
+        pays=stored.pays,
     )
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
@@ -199,6 +205,7 @@ def _lenient(results: Path) -> Stored:
         list(published_points.read_all(results)),
         list(read_all(peer_runs.within(results))),
         list(peer_runs.read_all(peer_runs.within(results))),
+        list(read_all(pays.within(results))),
     )
 
 
@@ -214,6 +221,7 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(published_points.paths(results), published_points.decode, bad),
         _strictly(record_paths(peer_runs.within(results)), decode, bad),
         _strictly(peer_runs.paths(peer_runs.within(results)), peer_runs.decode, bad),
+        _strictly(record_paths(pays.within(results)), decode, bad),
     )
 
 

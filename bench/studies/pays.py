@@ -55,9 +55,7 @@ def _options(size: tuple[int, int, int], seq: int, batch: int) -> dict[str, Any]
     return {**shape, "positions": max(seq, 1024), "attention": "flash"}
 
 
-def _both(
-    device: str, options: dict[str, Any], precision: str = "bf16-autocast"
-) -> Iterator[Cell]:
+def _both(device: str, options: dict[str, Any], precision: str = "bf16-autocast") -> Iterator[Cell]:
     for spec in SPECS:
         yield Cell(
             workload=WORKLOAD,
