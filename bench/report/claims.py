@@ -16,6 +16,7 @@ from bench.report.display import cell, code
 from bench.report.frame import rows
 from bench.report.judges import CHAIN, CLOSE, MODEL, NEAR, ORDER, Verdict, growth, recompute
 from bench.report.listings import LISTINGS
+from bench.report.methods import METHODS
 from bench.report.pays import ADVICE, OCTAVE
 from bench.report.unjudged import UNJUDGED
 from bench.report.verdicts import (
@@ -128,6 +129,7 @@ LEDGER = (
         offload_latency,
     ),
     *LISTINGS,
+    *METHODS,
     *ADVICE,
 )
 

@@ -6,27 +6,20 @@ that the listing calls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from bench.report.claim import Claim
-from bench.report.display import megabytes, percent, times
-from bench.report.frame import ATTENTION, FLASH, Row, rows
+from bench.report.display import percent, times
+from bench.report.frame import Row, rows
 from bench.report.judges import (
-    CHAIN,
-    MODEL,
-    PEAK,
     SAVED,
     Judge,
     Outcome,
     Verdict,
-    cells,
     combined,
-    command,
     grade,
-    plain,
     shape,
     unmeasured,
     verdict,
@@ -106,7 +99,7 @@ def offload(frame: pd.DataFrame) -> Verdict:
     found = [row for row in tried(frame, OFFLOAD) if row["saved_x_reference"]]
     if not found:
         return unmeasured(COMMAND)
-    freed: list[Outcome] = [
+    outcomes: list[Outcome] = [
         "confirmed" if row["saved_x_reference"] < 1 else "refuted" for row in found
     ]
     listed = "; ".join(
@@ -116,129 +109,39 @@ def offload(frame: pd.DataFrame) -> Verdict:
         for row in found
     )
     why = "Its copy is made and its backward_hook registered nowhere, so nothing reads the copy"
-    return verdict(combined(freed), f"{why}. {listed}", found)
+    return verdict(combined(outcomes), f"{why}. {listed}", found)
 
 
 def compression(frame: pd.DataFrame) -> Verdict:
     """The listing's functions halve the boundaries, and leave the step what it was."""
-    found = [row for row in tried(frame, COMPRESSED) if _plain_peer(frame, row)]
+    found = [row for row in tried(frame, COMPRESSED) if uncompressed(frame, row)]
     if not found:
         return unmeasured(COMMAND)
     parts, outcomes = [], list[Outcome]()
     for row in found:
-        freed = _freed(row, _plain_peer(frame, row))
+        part = freed(row, uncompressed(frame, row))
         same = row["loss"] == row["reference_loss"] and bool(row["grads_bitwise_equal"])
-        halved = grade(freed, 0.5) == "confirmed"
+        halved = grade(part, 0.5) == "confirmed"
         outcomes.append("confirmed" if halved and same else "refined" if halved else "refuted")
         parts.append(
-            f"{shape(row)}: boundaries take {percent(freed)} less; the loss is {row['loss']!r}"
+            f"{shape(row)}: boundaries take {percent(part)} less; the loss is {row['loss']!r}"
             f" instead of {row['reference_loss']!r}, the gradient wrong by"
             f" {steady(row['grad_max_rel_err']):.1e} at most"
         )
     return verdict(combined(outcomes), "; ".join(parts), found)
 
 
-def _plain_peer(frame: pd.DataFrame, row: Row) -> Row:
+def uncompressed(frame: pd.DataFrame, row: Row) -> Row:
     """`every_layer` in the same setting, or an empty row."""
     same = [r for r in rows(frame) if r["family"] == row["family"] and r["spec"] == "every_layer"]
     return same[-1] if same else {}
 
 
-def _freed(row: Row, uncompressed: Row) -> float:
+def freed(row: Row, under: Row) -> float:
     """Part of the bytes of all boundaries that are saved no more."""
     sizes = row["workload_options"]
     values = sizes["layers"] * sizes["batch"] * sizes.get("seq", 1) * sizes["dim"]
-    return float((uncompressed[SAVED] - row[SAVED]) / (values * FP32_BYTES))
-
-
-def codec(name: str, share: float) -> Judge:
-    """A codec of ours takes that share of the boundaries' bytes away."""
-
-    def judge(frame: pd.DataFrame) -> Verdict:
-        found = [
-            (row, under)
-            for workload in (CHAIN, MODEL)
-            for row in cells(frame, workload, "compressed", {"codec": name}, needs=(SAVED,))[-1:]
-            if (under := _plain_peer(frame, row))
-        ]
-        if not found:
-            return unmeasured(command(MODEL, f"compressed(codec={name})"))
-        freed = [_freed(*pair) for pair in found]
-        listed = "; ".join(
-            f"{shape(row)}: {percent(part)} less, the gradient wrong by"
-            f" {steady(row['grad_max_rel_err']):.1e} at most"
-            for (row, _), part in zip(found, freed, strict=True)
-        )
-        claimed = f"Claimed {percent(share)} less of what boundaries take"
-        outcome = combined(grade(part, share) for part in freed)
-        return verdict(outcome, f"{claimed}. {listed}", [row for row, _ in found])
-
-    return judge
-
-
-def expensive(frame: pd.DataFrame) -> Verdict:
-    """Attention and FFN hold most of what is saved; of it, the attention core a part."""
-    variants = {
-        name: found[-1]
-        for name in ("textbook", "attention_core")
-        if (found := cells(frame, MODEL, "selective", {"variant": name}, needs=("saved_x_none",)))
-    }
-    if "textbook" not in variants:
-        return unmeasured(command(MODEL, "selective(variant=textbook)"))
-    freed = {name: 1 - row["saved_x_none"] for name, row in variants.items()}
-    row = variants["textbook"]
-    sentence = f"{shape(row)}: attention and FFN hold {percent(freed['textbook'])} of what is saved"
-    if "attention_core" in freed:
-        sentence += f", the attention core alone {percent(freed['attention_core'])}"
-    outcome: Outcome = "confirmed" if freed["textbook"] > 0.5 else "refuted"
-    return verdict(outcome, sentence, variants.values())
-
-
-def flash_and_checkpoints(frame: pd.DataFrame) -> Verdict:
-    """Both together need less than either alone."""
-    both = [row for row in cells(frame, MODEL, "flash_checkpoint", needs=(PEAK,)) if plain(row)]
-    if not both:
-        return unmeasured(command(MODEL, "flash_checkpoint"))
-    row = both[-1]
-    alike = [r for r in rows(frame) if r["family"] == row["family"] and r[PEAK]]
-    checkpoints = [r for r in alike if r["spec"] == "every_layer"]
-    flash = [r for r in alike if r["spec"] == "none" and r["workload_options"][ATTENTION] == FLASH]
-    if not checkpoints or not flash:
-        return unmeasured(command(MODEL, "every_layer"), command(MODEL, "none", "attention=flash"))
-    lower = [row[PEAK] < one[-1][PEAK] for one in (checkpoints, flash)]
-    outcome: Outcome = "confirmed" if all(lower) else "refined" if any(lower) else "refuted"
-    sentence = (
-        f"{shape(row)}: peak {megabytes(row[PEAK])} MB with both,"
-        f" {megabytes(checkpoints[-1][PEAK])} with checkpoints alone,"
-        f" {megabytes(flash[-1][PEAK])} with flash attention alone"
-    )
-    return verdict(outcome, sentence, [row, checkpoints[-1], flash[-1]])
-
-
-def latency(frame: pd.DataFrame) -> Verdict:
-    """A checkpointed step is slower."""
-    found = [
-        row
-        for workload in (CHAIN, MODEL)
-        for row in cells(frame, workload, "every_layer", needs=("step_ratio_low",))[-1:]
-    ]
-    if not found:
-        return unmeasured(command(MODEL, "every_layer"))
-    return verdict(combined(map(_slower, found)), _ratios(found), found)
-
-
-def _slower(row: Row) -> Outcome:
-    if row["step_ratio_low"] > 1:
-        return "confirmed"
-    return "refuted" if row["step_ratio_high"] < 1 else "refined"
-
-
-def _ratios(found: Sequence[Row]) -> str:
-    return "; ".join(
-        f"{shape(row)}, every_layer: {times(row['step_ratio'])} the step of none"
-        f" [{row['step_ratio_low']:.2f}, {row['step_ratio_high']:.2f}]"
-        for row in found
-    )
+    return float((under[SAVED] - row[SAVED]) / (values * FP32_BYTES))
 
 
 LISTINGS = (
@@ -277,41 +180,5 @@ LISTINGS = (
         "class OffloadCheckpoint(nn.Module):",
         "less stays on the device than without",
         offload,
-    ),
-    Claim(
-        "compression-fp16",
-        "- Quantize activations to FP16/INT8",
-        "FP16 takes half of the boundaries' bytes away",
-        codec("fp16", 0.5),
-    ),
-    Claim(
-        "compression-int8",
-        "- Quantize activations to FP16/INT8",
-        "INT8 takes three quarters of them away",
-        codec("int8", 0.75),
-    ),
-    Claim(
-        "compression-projection",
-        "- Use random projection to reduce dimension",
-        "at half the dimension, half of them",
-        codec("projection", 0.5),
-    ),
-    Claim(
-        "expensive-operations",
-        "# Do checkpoint expensive ops (attention, FFN)",
-        "most of what is saved lies in attention and FFN",
-        expensive,
-    ),
-    Claim(
-        "flash-and-checkpoints",
-        "With gradient checkpointing on top:",
-        "both together need less than either alone",
-        flash_and_checkpoints,
-    ),
-    Claim(
-        "latency",
-        "3. **Latency-critical**: Extra compute adds latency",
-        "a checkpointed step is slower than one without",
-        latency,
     ),
 )
