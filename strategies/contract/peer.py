@@ -74,6 +74,19 @@ class BlockPeer(Peer, abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Elsewhere(Peer, abc.ABC):
+    """A peer that hands back a module of its own: its row says why there is nothing in it."""
+
+    def refusal(self, model: nn.Module, device: torch.device) -> str | None:  # noqa: ARG002
+        """It does not work in place."""
+        return "it builds another module from the model, which shares no hooks or names with it"
+
+    def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:
+        """Never: it is refused before."""
+        raise AssertionError(self.refusal(model, torch.device("cpu")), chain)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing(BlockPeer, abc.ABC):
     """Code that the textbook's chapter prints, as it is printed."""
 
