@@ -81,6 +81,11 @@ class MemoryBudget(Strategy):
         return False
 
     @property
+    def peer(self) -> str:
+        """It is PyTorch's."""
+        return f"torch {torch.__version__}"
+
+    @property
     def counted(self) -> bool:
         """Inductor's own kernels do not pass the dispatcher; operators one by one do."""
         return self.backend != INDUCTOR

@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import json
+import types
 from pathlib import Path
 
 import command
 import msgspec
 import pytest
 import torch
-from models import CASES, assert_same, step
+from models import CASES, assert_same, chain_of, step
 from torch import nn
 
 import strategies
@@ -20,9 +21,12 @@ from bench.store import peers as store
 from bench.store import records
 from bench.studies import peers as study
 from strategies import Unsupported
-from strategies.contract.peer import IN_PLACE, Listing
+from strategies.contract.peer import IN_PLACE, Elsewhere, Listing
 from strategies.contract.registry import classes, find, peers
+from strategies.peers import checkpoint_schedules_revolve
 from strategies.profiling.flops import count_flops
+from strategies.schedules import plan as plans
+from strategies.solvers.binomial import advances
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:transformers", "ignore::FutureWarning:transformers"
@@ -84,11 +88,14 @@ def test_peers_are_apart_from_our_own_strategies():
         assert find(name) is cls
         assert strategies.get(name) == cls()
         assert cls().peer
-    assert all(cls().peer is None for cls in classes().values())
+    theirs = {name for name, cls in classes().items() if cls().peer is not None}
+    assert theirs == {"memory_budget"}  # which is PyTorch's, and compared with ours everywhere
 
 
 def test_what_is_not_installed_says_so():
     for name, cls in peers().items():
+        if issubclass(cls, Elsewhere):
+            continue
         try:
             version = importlib.metadata.version(cls.package)
         except importlib.metadata.PackageNotFoundError:
@@ -99,6 +106,45 @@ def test_what_is_not_installed_says_so():
             assert cls().peer == cls.package
         else:
             assert cls().peer in {f"{cls.package} {version}", "the textbook"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("ckptplan_budget", "which it measures on CUDA alone"), ("rockmate", "it runs on CUDA alone")],
+)
+def test_what_builds_another_module_says_why_it_is_not_run(name, reason):
+    assert reason in strategies.get(name).unsupported(CASES["loop"].model(), CPU)
+    elsewhere = strategies.get(name).unsupported(CASES["loop"].model(), torch.device("cuda"))
+    assert "builds another module" in elsewhere
+
+
+# The actions that checkpoint_schedules 1.0.4 gives for Revolve(6, 2), Forward alone: n0, n1, and
+# whether the boundary before, and what the last step's backward needs, are kept.
+REVOLVE_6_2 = [
+    *((0, 3, True, False), (3, 5, True, False), (5, 6, False, True)),
+    *((3, 4, False, False), (4, 5, False, True), (3, 4, False, True)),
+    *((0, 1, False, False), (1, 2, True, False), (2, 3, False, True)),
+    *((1, 2, False, True), (0, 1, False, True)),
+]
+
+
+def test_a_schedule_of_actions_is_read_as_a_plan():
+    names = ("n0", "n1", "write_ics", "write_adj_deps")
+    actions = [types.SimpleNamespace(**dict(zip(names, a, strict=True))) for a in REVOLVE_6_2]
+    others = [types.SimpleNamespace(n0=6, n1=5)]  # a reversal
+    plan = checkpoint_schedules_revolve.read([*actions, *others], 6)
+    assert plans.render(plan) == "[[0] [1] 2] [[3] 4] 5"
+
+
+@pytest.mark.parametrize("snapshots", [1, 2, 3, 7])
+@pytest.mark.parametrize("family", checkpoint_schedules_revolve.FAMILIES)
+def test_their_schedules_recompute_as_little_as_can_be(family, snapshots):
+    pytest.importorskip("checkpoint_schedules")
+    chain = strategies.find_chain(chain_of(8))
+    spec = f"checkpoint_schedules_revolve(snapshots={snapshots}, family={family})"
+    plan = strategies.get(spec).plan(chain)
+    plans.validate(plan, 8)
+    assert sum(plans.forward_counts(plan, 8)) == 8 + advances(8, min(snapshots, 7))
 
 
 def test_what_moves_to_host_memory_needs_an_accelerator():

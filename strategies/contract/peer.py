@@ -77,6 +77,10 @@ class BlockPeer(Peer, abc.ABC):
 class Elsewhere(Peer, abc.ABC):
     """A peer that hands back a module of its own: its row says why there is nothing in it."""
 
+    def unsupported(self, model: nn.Module, device: torch.device) -> str | None:
+        """Whether it is installed does not matter where it could not run."""
+        return self.refusal(model, device)
+
     def refusal(self, model: nn.Module, device: torch.device) -> str | None:  # noqa: ARG002
         """It does not work in place."""
         return "it builds another module from the model, which shares no hooks or names with it"
