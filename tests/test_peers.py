@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import types
 from pathlib import Path
 
@@ -358,6 +359,13 @@ def test_all_are_timed_in_the_same_rounds(measured):
     assert {len(one.step_s) for one in run.timed} == {2} == {len(run.none_again_step_s)}
     assert report.ratios(run, "nothing") == {}
     assert report.ratios(run, "none")["none"].estimate == 1
+
+
+def test_results_readme_documents_every_field_in_order():
+    text = (Path(__file__).parent.parent / "results" / "README.md").read_text("utf-8")
+    section = text.partition("## One run of peers")[2].partition("\n## ")[0]
+    names = re.findall(r"^\| `(\w+)` \| .+ \|$", section, re.MULTILINE)
+    assert names == [*store.Run.__struct_fields__, *store.Timed.__struct_fields__]
 
 
 def test_a_run_of_unequal_rounds_is_refused(measured):

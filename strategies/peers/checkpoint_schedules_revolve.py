@@ -52,9 +52,13 @@ class CheckpointSchedulesRevolve(Peer):
         import checkpoint_schedules as theirs  # noqa: PLC0415 - optional
 
         kept = min(self.snapshots, max(1, count - 1))  # more than steps it refuses
-        if self.family == FAMILIES[0]:
-            return theirs.Revolve(count, kept)
-        return theirs.MultistageCheckpointSchedule(count, kept, 0)
+        revolve = self.family == FAMILIES[0]
+        actions: Iterable[Any] = (
+            theirs.Revolve(count, kept)
+            if revolve
+            else theirs.MultistageCheckpointSchedule(count, kept, 0)
+        )
+        return actions
 
     def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:  # noqa: ARG002
         """Nothing but the plan."""
