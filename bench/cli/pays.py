@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from bench.cli import flags
@@ -13,22 +11,19 @@ from bench.store.json_store import RESULTS, check_writable
 
 
 def pays(
-    device: Annotated[str, typer.Option(help="Simulated; default: sim:h100-80gb.")] = "",
     timeout: flags.Timeout = 600.0,
     results: flags.ResultsOption = RESULTS,
 ) -> None:
     """Simulate models of growing size, and one at growing length; write table and figure.
 
-    About 30 cells of some seconds each. Stored under pays/ in the results.
+    About 60 cells of some seconds each. Stored under pays/ in the results.
     """
     from bench.report import pays as report
     from bench.report import regenerate
     from bench.run import sweep
     from bench.studies import pays as study
 
-    cells = study.cells(device or study.DEVICE)
-    if not cells[0].simulated:
-        raise ValueError(f"pays simulates what does not fit, and {device} is no simulated device")
+    cells = study.cells()
     check_writable(results)
     with reporter(len(cells)) as progress:
         records = sweep.run(cells, report.within(results), progress, timeout_s=timeout)

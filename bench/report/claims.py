@@ -11,13 +11,13 @@ import json
 import pandas as pd
 
 from bench.report import display
+from bench.report.advice import ADVICE, OCTAVE
 from bench.report.claim import Claim
 from bench.report.display import cell, code
 from bench.report.frame import rows
 from bench.report.judges import CHAIN, CLOSE, MODEL, NEAR, ORDER, Verdict, growth, recompute
 from bench.report.listings import LISTINGS
 from bench.report.methods import METHODS
-from bench.report.pays import ADVICE, OCTAVE
 from bench.report.unjudged import UNJUDGED
 from bench.report.verdicts import (
     approaches_forward,
@@ -198,7 +198,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def _unjudged() -> str:
     """What the chapter says besides."""
-    body = [[cell(said), cell(why)] for said, why in UNJUDGED.items()]
+    body = [[cell(said), why] for said, why in UNJUDGED.items()]
     return f"## What no record judges\n\n{display.table(('The textbook says', 'Why'), body)}"
 
 

@@ -78,20 +78,27 @@ def flash_and_checkpoints(frame: pd.DataFrame) -> Verdict:
     both = [row for row in cells(frame, MODEL, "flash_checkpoint", needs=(PEAK,)) if plain(row)]
     if not both:
         return unmeasured(command(MODEL, "flash_checkpoint"))
-    row = both[-1]
-    alike = [r for r in rows(frame) if r["family"] == row["family"] and r[PEAK]]
-    checkpoints = [r for r in alike if r["spec"] == "every_layer"]
-    flash = [r for r in alike if r["spec"] == "none" and r["workload_options"][ATTENTION] == FLASH]
-    if not checkpoints or not flash:
+    compared = [(row, *alone) for row in both if all(alone := _alone(frame, row))]
+    if not compared:
         return unmeasured(command(MODEL, "every_layer"), command(MODEL, "none", "attention=flash"))
-    lower = [row[PEAK] < one[-1][PEAK] for one in (checkpoints, flash)]
+    row, checkpoints, flash = compared[-1]
+    lower = [row[PEAK] < one[PEAK] for one in (checkpoints, flash)]
     outcome: Outcome = "confirmed" if all(lower) else "refined" if any(lower) else "refuted"
     sentence = (
         f"{shape(row)}: peak {megabytes(row[PEAK])} MB with both,"
-        f" {megabytes(checkpoints[-1][PEAK])} with checkpoints alone,"
-        f" {megabytes(flash[-1][PEAK])} with flash attention alone"
+        f" {megabytes(checkpoints[PEAK])} with checkpoints alone,"
+        f" {megabytes(flash[PEAK])} with flash attention alone"
     )
-    return verdict(outcome, sentence, [row, checkpoints[-1], flash[-1]])
+    return verdict(outcome, sentence, [row, checkpoints, flash])
+
+
+def _alone(frame: pd.DataFrame, row: Row) -> tuple[Row, Row]:
+    """In the same setting, checkpoints alone and flash attention alone; empty: there is none."""
+    alike = [r for r in rows(frame) if r["family"] == row["family"] and r[PEAK]]
+    flash = [r for r in alike if r["workload_options"].get(ATTENTION) == FLASH]
+    kinds = (([r for r in alike if r not in flash], "every_layer"), (flash, "none"))
+    first, second = (next((r for r in k if r["spec"] == spec), {}) for k, spec in kinds)
+    return first, second
 
 
 def latency(frame: pd.DataFrame) -> Verdict:

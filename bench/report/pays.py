@@ -1,4 +1,4 @@
-"""Where checkpointing starts to pay: the table, the figure, and the textbook's advice judged by it.
+"""Where checkpointing starts to pay: the table and the figure.
 
 Models of growing size at a usual number of tokens a step, and one model at growing length, with and
 without checkpoints, on a simulated device. It pays where a step does not fit without.
@@ -7,7 +7,7 @@ without checkpoints, on a simulated device. It pays where a step does not fit wi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,19 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report import canvas, display
-from bench.report.claim import Claim
 from bench.report.display import MISSING, cell, percent, times
 from bench.report.frame import Row, build, rows
-from bench.report.judges import Outcome, Threshold, Verdict, unmeasured, verdict
 from bench.report.rounding import steady
 from bench.store.records import Record
 
 FOLDER = "pays"
 """In the results: holds ``raw/``, so that no other table counts these cells."""
-COMMAND = "python -m bench pays"
 WORKLOAD, KEPT, SPARED = "gpt2-xl", "none", "every_layer"
 PARAMETER_BYTES = 4
-OCTAVE = Threshold(2.0, "a rule of thumb in round numbers is meant to a factor of two")
 HEADER = (
     "Layers × width",
     "Parameters",
@@ -80,6 +76,10 @@ class Pair:
         return float(self.with_["modelled_step_s"] / self.without["modelled_step_s"])
 
 
+Rows = dict[str, list[Pair]]
+"""By device, the smallest first."""
+
+
 def within(results: Path) -> Path:
     """Where these records are, below the results."""
     return results / FOLDER
@@ -113,15 +113,22 @@ def _order(pair: Pair) -> tuple[object, ...]:
     )
 
 
-def by_size(frame: pd.DataFrame) -> list[Pair]:
-    """Those of several sequences a step, in mixed precision: they differ in size alone."""
+def by_size(frame: pd.DataFrame) -> Rows:
+    """Those of several sequences a step, in mixed precision: on a device they differ in size."""
     found = [p for p in pairs(frame) if p.without["workload_options"]["batch"] > 1]
-    return [p for p in found if p.without["precision"] != "fp32"]
+    return _by_device(p for p in found if p.without["precision"] != "fp32")
 
 
-def by_length(frame: pd.DataFrame) -> list[Pair]:
-    """Those of one sequence, of one model."""
-    return [p for p in pairs(frame) if p.without["workload_options"]["batch"] == 1]
+def by_length(frame: pd.DataFrame) -> Rows:
+    """Those of one sequence: on a device they are of one model."""
+    return _by_device(p for p in pairs(frame) if p.without["workload_options"]["batch"] == 1)
+
+
+def _by_device(found: Iterable[Pair]) -> Rows:
+    by_device: Rows = {}
+    for pair in found:
+        by_device.setdefault(str(pair.without["device"]), []).append(pair)
+    return by_device
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -158,122 +165,31 @@ def counted(parameters: int) -> str:
 
 
 def figure(records: Sequence[Record]) -> Figure:
-    """Peak over size, and over length; hollow where the device cannot hold it."""
+    """Peak over size, and over length, on each device; hollow where the device cannot hold it."""
     frame = build(records)
-    figure, axes = canvas.new(11, 5, columns=2)
-    _panel(axes[0], by_size(frame), "parameters", "Parameters")
-    _panel(axes[1], by_length(frame), "tokens", "Tokens of the one sequence")
+    panels = [
+        (found, over, f"{label} ({device})")
+        for kind, over, label in (
+            (by_size(frame), "parameters", "Parameters"),
+            (by_length(frame), "tokens", "Tokens of one sequence"),
+        )
+        for device, found in kind.items()
+    ]
+    figure, axes = canvas.new(5.5 * len(panels), 5, columns=len(panels))
+    for panel, (found, over, label) in zip(axes, panels, strict=True):
+        _panel(panel, found, over, label)
     facts = [display.where([pair.without for pair in pairs(frame)])]
     canvas.heading(figure, "Where checkpointing starts to pay (hollow: does not fit)", facts)
     return figure
 
 
 def _panel(axes: Axes, found: Sequence[Pair], over: str, label: str) -> None:
-    for index, (name, rows_) in enumerate(
-        ((KEPT, [p.without for p in found]), (SPARED, [p.with_ for p in found]))
-    ):
-        places = [getattr(pair, over) for pair in found]
-        peaks = [row["peak_allocated_bytes"] / 1e9 for row in rows_]
-        colour = display.COLOURS[index]
+    places = [getattr(pair, over) for pair in found]
+    kinds = {KEPT: [pair.without for pair in found], SPARED: [pair.with_ for pair in found]}
+    for colour, (name, steps) in zip(display.COLOURS, kinds.items(), strict=False):
+        peaks = [row["peak_allocated_bytes"] / 1e9 for row in steps]
         axes.plot(places, peaks, color=colour, label=name, zorder=1)
-        for place, peak, row in zip(places, peaks, rows_, strict=True):
-            face = colour if fits(row) else "white"
-            axes.scatter([place], [peak], s=40, facecolor=face, edgecolor=colour, zorder=2)
+        faces = [colour if fits(row) else "white" for row in steps]
+        axes.scatter(places, peaks, s=40, c=faces, edgecolors=colour, zorder=2)
     axes.set(xscale="log", yscale="log", xlabel=label, ylabel="Peak, GB (10⁹ bytes)")
     axes.legend()
-
-
-def starts(found: Sequence[Pair], over: str, claimed: float, unit: str) -> Verdict:
-    """From ``claimed`` on a step needs checkpoints, and below it does not."""
-    below = [getattr(p, over) for p in found if fits(p.without)]
-    above = [getattr(p, over) for p in found if p.pays]
-    if not below or not above:
-        return unmeasured(COMMAND)
-    largest, smallest = max(below), min(above)
-    near = smallest / OCTAVE.value <= claimed <= OCTAVE.value * smallest
-    outcome: Outcome = (
-        "confirmed" if largest < claimed <= smallest else "refined" if near else "refuted"
-    )
-    first = next(p for p in found if getattr(p, over) == smallest)
-    sentence = (
-        f"Claimed from {claimed:,.0f} {unit} on. The largest that fits without checkpoints has"
-        f" {largest:,}, the smallest that fits with them alone {smallest:,}: there they take"
-        f" {percent(first.spared)} of the peak away for {percent(first.slower - 1)} more time"
-    )
-    return verdict(outcome, sentence, [row for p in found for row in (p.without, p.with_)])
-
-
-def large_models(frame: pd.DataFrame) -> Verdict:
-    """More than a billion parameters."""
-    return starts(by_size(frame), "parameters", 1e9, "parameters")
-
-
-def long_sequences(frame: pd.DataFrame) -> Verdict:
-    """More than 2,048 tokens."""
-    return starts(by_length(frame), "tokens", 2048, "tokens")
-
-
-def small_models(frame: pd.DataFrame) -> Verdict:
-    """The smallest model fits without, by far."""
-    found = by_size(frame)
-    if not found:
-        return unmeasured(COMMAND)
-    fitting = [p for p in found if fits(p.without)]
-    if not fitting or fitting[0] is not found[0]:
-        return verdict("refuted", "The smallest model does not fit without", [found[0].without])
-    listed = "; ".join(
-        f"{counted(p.parameters)} parameters: {percent(p.spared)} less peak for"
-        f" {percent(p.slower - 1)} more time, not needed"
-        for p in fitting
-    )
-    return verdict("confirmed", f"Fit without: {listed}", [p.without for p in fitting])
-
-
-def mixed_precision(frame: pd.DataFrame) -> Verdict:
-    """Autocast lowers the peak, with and without checkpoints."""
-    half = {p.parameters: p for p in by_size(frame)}
-    full = [p for p in pairs(frame) if p.without["precision"] == "fp32"]
-    both = [(p, half[p.parameters]) for p in full if p.parameters in half]
-    if not both:
-        return unmeasured(COMMAND)
-    parts, outcomes, used = [], list[bool](), list[Row]()
-    for single, mixed in both:
-        for name, one, other in (
-            (KEPT, single.without, mixed.without),
-            (SPARED, single.with_, mixed.with_),
-        ):
-            saved = other["saved_after_forward_bytes"] / one["saved_after_forward_bytes"]
-            peak = other["peak_allocated_bytes"] / one["peak_allocated_bytes"]
-            outcomes.append(peak < 1)
-            parts.append(f"{name}: saved {times(saved)} of fp32, peak {times(peak)}")
-            used += [one, other]
-    agreed: Outcome = "confirmed" if all(outcomes) else "refined" if any(outcomes) else "refuted"
-    return verdict(agreed, f"Autocast in bfloat16. {'; '.join(parts)}", used)
-
-
-ADVICE = (
-    Claim(
-        "large-models",
-        "1. **Training large models**: >1B parameters",
-        "from a billion parameters on a step fits with checkpoints alone",
-        large_models,
-    ),
-    Claim(
-        "long-sequences",
-        "2. **Long sequences**: >2048 tokens",
-        "from 2,048 tokens on a step fits with checkpoints alone",
-        long_sequences,
-    ),
-    Claim(
-        "small-models",
-        "2. **Small models**: Memory isn't the bottleneck",
-        "small models fit without checkpoints",
-        small_models,
-    ),
-    Claim(
-        "mixed-precision",
-        "# Use mixed precision for additional memory savings",
-        "autocast lowers the peak, with checkpoints and without",
-        mixed_precision,
-    ),
-)

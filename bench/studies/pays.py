@@ -1,8 +1,8 @@
 """Where checkpointing starts to pay: steps with and without it, simulated, model by model.
 
-Two rows of cells on one device, each with and without: models from ten million parameters up, at
-as many tokens a step as a device is usually given; and one model at longer and longer sequences.
-Two more in fp32 tell what autocast saves.
+Two rows of cells a device, each with and without: models from thirty million parameters up, at as
+many tokens a step as a device is usually given; and one model at longer and longer sequences. Two
+more in fp32 tell what autocast saves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Any
 
 from bench.cells.cell import Cell, checked
 
-DEVICE = "sim:h100-80gb"
+Size = tuple[int, int, int]
+
+LONG: dict[str, Size] = {"sim:h100-80gb": (48, 1600, 25), "sim:rtx4090-24gb": (24, 1024, 16)}
+"""Devices, and the model whose sequences grow there: the largest that leaves room for some."""
 SPECS = ("none", "every_layer")
 WORKLOAD = "gpt2-xl"
 TOKENS = 2048
@@ -29,27 +32,24 @@ SIZES = (
 )
 """Layers, width and heads of GPT-2 and GPT-3 models: 30 million to 6.7 billion parameters."""
 SEQUENCES = (512, 1024, 2048, 4096, 8192, 16384, 32768)
-IN_FP32 = (24, 1024, 16)
+IN_FP32: Size = (24, 1024, 16)
 
 
-def cells(device: str = DEVICE) -> list[Cell]:
-    """All of them, checked, each once.
-
-    Raises:
-        ValueError: an unknown device.
-    """
-    return list({cell.cell_id(): cell for cell in map(checked, _cells(device))}.values())
+def cells() -> list[Cell]:
+    """All of them, checked, each once."""
+    return list({cell.cell_id(): cell for cell in map(checked, _cells())}.values())
 
 
-def _cells(device: str) -> Iterator[Cell]:
-    for size in SIZES:
-        yield from _both(device, _options(size, TOKENS, BATCH))
-    for seq in SEQUENCES:
-        yield from _both(device, _options((48, 1600, 25), seq, 1))
-    yield from _both(device, _options(IN_FP32, TOKENS, BATCH), "fp32")
+def _cells() -> Iterator[Cell]:
+    for device, long in LONG.items():
+        for size in SIZES:
+            yield from _both(device, _options(size, TOKENS, BATCH))
+        for seq in SEQUENCES:
+            yield from _both(device, _options(long, seq, 1))
+    yield from _both(next(iter(LONG)), _options(IN_FP32, TOKENS, BATCH), "fp32")
 
 
-def _options(size: tuple[int, int, int], seq: int, batch: int) -> dict[str, Any]:
+def _options(size: Size, seq: int, batch: int) -> dict[str, Any]:
     layers, dim, heads = size
     shape = {"layers": layers, "dim": dim, "heads": heads, "seq": seq, "batch": batch}
     return {**shape, "positions": max(seq, 1024), "attention": "flash"}
