@@ -16,7 +16,9 @@ from torch import nn
 import strategies
 from bench.cells.cell import Cell, checked
 from bench.report import peers as report
+from bench.report.frame import build, rows
 from bench.report.regenerate import regenerate
+from bench.report.stats import paired_ratio
 from bench.run import sweep
 from bench.store import peers as store
 from bench.store import records
@@ -326,13 +328,34 @@ def test_the_command_measures_and_writes_the_table(measured):
     text = (folder / "tables" / "peers.md").read_text()
     assert done.stdout == text
     assert not (folder / "raw").exists()
-    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if "| `" in line}
+    lines = text.partition(report.AGAINST)[0].splitlines()
+    rows = {line.split("|")[1].strip(): line for line in lines if "| `" in line}
     assert "bitwise equal" in rows["`torch_checkpoint`"]
     assert f"torch {torch.__version__}" in rows["`torch_checkpoint`"]
     assert "no gradient for 36 parameters" in rows["`textbook_custom_checkpoint`"]
     assert "the textbook" in rows["`textbook_custom_checkpoint`"]
     assert IN_PLACE in rows["`torch_save_on_cpu`"]
     assert regenerate(folder, None, check=True) == []
+
+
+def test_ours_is_held_against_those_that_keep_the_same(measured):
+    folder, _ = measured
+    ours, peers = report.alike(rows(build(records.read_all(store.within(folder)))))
+    assert ours["spec"] == "every_layer"
+    assert [row["spec"] for row in peers] == ["torch_checkpoint"]  # the textbook's is wrong
+    text = (folder / "tables" / "peers.md").read_text()
+    assert "| `torch_checkpoint` | +0 | no | " in text
+    assert report.alike([]) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1.2, "no, faster"), (0.8, "by 25.0 %"), (1.0, "not beyond the noise")]
+)
+def test_slower_is_said_where_the_noise_allows_it(factor, said):
+    noise = [1.0, 1.01, 0.99, 1.002, 0.997, 1.004, 0.996, 1.001]
+    theirs = paired_ratio([factor * n for n in noise], list(reversed(noise)))
+    assert report._slower(theirs) == said
+    assert report._slower(None) == report._slower(paired_ratio([1.0], [1.0])) == "—"
 
 
 def test_the_records_say_whose_they_are(measured):

@@ -35,6 +35,22 @@ NOTES = (
     f"of the paired ratio in the same round; † as in `tradeoff.md`. {MISSING} not measured. "
     "`none again` is `none` as one contender more: how far apart two equal ones are.\n"
 )
+REFERENCE = "none"
+PEAK, SAVED = "peak_allocated_bytes", "saved_after_forward_bytes"
+SAME = 0.01
+"""Part of what `none` saves by which two that keep the same boundaries may differ: random states,
+and what hangs on a call."""
+AGAINST = (
+    f"`{OURS}` against those that keep the same boundaries, right to the bit. Whoever keeps no "
+    "random state needs less by it, some 5 kB a block on a CPU.\n"
+)
+AGAINST_HEADER = (
+    "Peer",
+    "Our peak less theirs, bytes",
+    "Is ours higher?",
+    "Their step × ours [95 %]",
+    "Is ours slower?",
+)
 CSV_COLUMNS = (
     "workload",
     "device",
@@ -62,7 +78,8 @@ def markdown(records: Sequence[Record], runs: Sequence[Run]) -> str:
     parts = ["# Peers\n", NOTES]
     for run in runs:
         parts.append(f"## {cell(run.workload)} on {cell(run.device)}\n")
-        parts += [_facts(run), _table(run, [row for row in table if _is_of(run, row)])]
+        found = [row for row in table if _is_of(run, row)]
+        parts += [_facts(run), _table(run, found), _against(run, found)]
     return "\n".join(parts)
 
 
@@ -101,6 +118,49 @@ def _table(run: Run, found: Sequence[Row]) -> str:
     over_none, over_ours = ratios(run, run.timed[0].spec), ratios(run, OURS)
     body = [_line(row, over_none, over_ours) for row in sorted(found, key=_place)]
     return display.table(HEADER, body)
+
+
+def alike(found: Sequence[Row]) -> tuple[Row, list[Row]]:
+    """Ours, and the peers that keep what ours keeps: right, each block as often, as many bytes."""
+    kinds = {row["spec"]: row for row in found if row["status"] == "ok"}
+    if not {OURS, REFERENCE} <= kinds.keys():
+        return {}, []
+    ours, close = kinds[OURS], SAME * kinds[REFERENCE][SAVED]
+    peers = [
+        row
+        for row in kinds.values()
+        if row["peer"]
+        and row["grads_bitwise_equal"]
+        and row["block_forwards"] == ours["block_forwards"]
+        and abs(row[SAVED] - ours[SAVED]) <= close
+    ]
+    return ours, sorted(peers, key=lambda row: str(row["spec"]))
+
+
+def _against(run: Run, found: Sequence[Row]) -> str:
+    """Ours held against each peer that keeps the same."""
+    ours, peers = alike(found)
+    over = ratios(run, OURS)
+    body = [
+        [
+            code(row["spec"]),
+            f"{ours[PEAK] - row[PEAK]:+,}",
+            "no" if ours[PEAK] <= row[PEAK] else f"by {(ours[PEAK] - row[PEAK]) / ours[PEAK]:.2%}",
+            _interval(over.get(row["spec"])),
+            _slower(over.get(row["spec"])),
+        ]
+        for row in peers
+    ]
+    return f"{AGAINST}\n{display.table(AGAINST_HEADER, body)}" if body else ""
+
+
+def _slower(theirs: Interval | None) -> str:
+    """Whether ours is, where the noise allows to say so."""
+    if theirs is None or theirs.low is None or theirs.high is None:
+        return MISSING
+    if theirs.high < 1:
+        return f"by {percent(1 / theirs.estimate - 1)}"
+    return "no, faster" if theirs.low > 1 else "not beyond the noise"
 
 
 def _place(row: Row) -> tuple[bool, bool, int, str]:
