@@ -27,6 +27,9 @@ AGAIN = "none again"
 """`none` as one contender more: how far two equal ones are apart in this run."""
 
 
+Contender = tuple[TrainingStep, strategies.Prepared]
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What to time: specifications, `none` first, on the cell's workload."""
 
@@ -51,10 +54,8 @@ def run(cell: Cell, specs: Sequence[str]) -> Run:
     started = time.perf_counter()
     torch.set_num_threads(cell.threads)
     workload = cell.make_workload()
-    step = TrainingStep.build(workload, torch.device(cell.device), cell.precision, cell.optimizer)
-    step()
-    prepared, untimed = _prepared(step, specs, cell.seed)
-    seconds = _seconds(cell, step, prepared)
+    contenders, untimed = _contenders(cell, specs)
+    seconds = _seconds(cell, contenders)
     return Run(
         **provenance | {"duration_s": round(time.perf_counter() - started, 3)},
         workload=workload.name,
@@ -63,7 +64,7 @@ def run(cell: Cell, specs: Sequence[str]) -> Run:
         device_name=device_name(cell),
         precision=cell.precision,
         optimizer=cell.optimizer,
-        timed=[Timed(spec=spec, step_s=seconds[spec]) for spec in prepared],
+        timed=[Timed(spec=spec, step_s=seconds[spec]) for spec in contenders],
         none_again_step_s=seconds[AGAIN],
         untimed=untimed,
         rounds=cell.rounds,
@@ -72,32 +73,41 @@ def run(cell: Cell, specs: Sequence[str]) -> Run:
     )
 
 
-def _prepared(
-    step: TrainingStep, specs: Sequence[str], seed: int
-) -> tuple[dict[str, strategies.Prepared], dict[str, str]]:
-    """What each specification does to the model, and why some cannot do it."""
-    prepared, untimed = {}, {}
+def _contenders(cell: Cell, specs: Sequence[str]) -> tuple[dict[str, Contender], dict[str, str]]:
+    """What each specification does to the model, and why some cannot do it.
+
+    One model serves all that run it as it is. What is compiled has a model of its own: to change
+    the model's attributes in between would have it compiled anew in every round.
+    """
+    shared, contenders, untimed = _step(cell), dict[str, Contender](), dict[str, str]()
     for spec in dict.fromkeys(specs):
-        generators.seed_all(seed)
+        step = _step(cell) if strategies.get(spec).compiled else shared
+        generators.seed_all(cell.seed)
         try:
             one = strategies.prepare(step.model, spec, step=step, blocks=step.workload.blocks)
         except strategies.Unsupported as error:
             untimed[spec] = str(error)
         else:
-            prepared[spec] = one
-    return prepared, untimed
+            contenders[spec] = (step, one)
+    return contenders, untimed
 
 
-def _seconds(
-    cell: Cell, step: TrainingStep, prepared: dict[str, strategies.Prepared]
-) -> dict[str, list[float]]:
+def _step(cell: Cell) -> TrainingStep:
+    """The cell's step, once run: the optimizer's state exists from then."""
+    device = torch.device(cell.device)
+    step = TrainingStep.build(cell.make_workload(), device, cell.precision, cell.optimizer)
+    step()
+    return step
+
+
+def _seconds(cell: Cell, contenders: dict[str, Contender]) -> dict[str, list[float]]:
     """Raw seconds of each, in each round."""
-    none = next(iter(prepared.values()))
-    switches = {spec: _switch(step, one) for spec, one in prepared.items()}
-    switches[AGAIN] = _switch(step, none)
+    switches = {spec: _switch(*contender) for spec, contender in contenders.items()}
+    switches[AGAIN] = _switch(*next(iter(contenders.values())))
+    device = torch.device(cell.device)
     gc.collect()
-    interleave(switches, cell.warmup, step.device)
-    return interleave(switches, cell.rounds, step.device)
+    interleave(switches, cell.warmup, device)
+    return interleave(switches, cell.rounds, device)
 
 
 def _switch(step: TrainingStep, prepared: strategies.Prepared) -> Switch:
