@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.report import canvas, display
 from bench.report.display import MISSING, cell, percent, times
@@ -24,6 +25,8 @@ FOLDER = "pays"
 """In the results: holds ``raw/``, so that no other table counts these cells."""
 WORKLOAD, KEPT, SPARED = "gpt2-xl", "none", "every_layer"
 PARAMETER_BYTES = 4
+GIGABYTES = (5, 10, 20, 40, 80, 160)
+"""Ticks of the figure."""
 HEADER = (
     "Layers × width",
     "Parameters",
@@ -192,4 +195,8 @@ def _panel(axes: Axes, found: Sequence[Pair], over: str, label: str) -> None:
         faces = [colour if fits(row) else "white" for row in steps]
         axes.scatter(places, peaks, s=40, c=faces, edgecolors=colour, zorder=2)
     axes.set(xscale="log", yscale="log", xlabel=label, ylabel="Peak, GB (10⁹ bytes)")
+    for axis, ticks, text in ((axes.xaxis, places[::2], counted), (axes.yaxis, GIGABYTES, str)):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(FuncFormatter(lambda value, _, text=text: text(round(value))))
+        axis.set_minor_locator(NullLocator())
     axes.legend()
