@@ -121,7 +121,7 @@ def _table(run: Run, found: Sequence[Row]) -> str:
 
 
 def alike(found: Sequence[Row]) -> tuple[Row, list[Row]]:
-    """Ours, and the peers that keep what ours keeps: right, each block as often, as many bytes."""
+    """Ours, and the peers that do the same: right to the bit, recomputed, as many bytes saved."""
     kinds = {row["spec"]: row for row in found if row["status"] == "ok"}
     if not {OURS, REFERENCE} <= kinds.keys():
         return {}, []
@@ -131,7 +131,7 @@ def alike(found: Sequence[Row]) -> tuple[Row, list[Row]]:
         for row in kinds.values()
         if row["peer"]
         and row["grads_bitwise_equal"]
-        and row["block_forwards"] == ours["block_forwards"]
+        and row["recompute_flops"]
         and abs(row[SAVED] - ours[SAVED]) <= close
     ]
     return ours, sorted(peers, key=lambda row: str(row["spec"]))
