@@ -54,7 +54,7 @@ def test_strategies_import_torch_and_the_standard_library_alone():
         if "solvers" in path.parts:
             assert set(roots(path)) - allowed <= {"numpy", "numba", "highspy"}, path
         else:
-            optional = theirs[path.stem] if path.stem in theirs else "flash_attn"
+            optional = theirs.get(path.stem, "flash_attn")
             assert set(roots(path)) - allowed <= {optional}, path
             assert set(roots(path, top_level=True)) <= allowed, path
 
