@@ -154,6 +154,14 @@ def images(session):
 
 
 @nox.session(default=False)
+def peers(session):
+    """Measure other people's checkpointing beside ours, and write the table: -- --rounds 20."""
+    install(session, "transformers", "peers", "test")
+    session.run("pytest", "tests/test_peers.py", env=ONE_THREAD)
+    session.run("python", "-m", "bench", "peers", *session.posargs)
+
+
+@nox.session(default=False)
 def promises(session):
     """Promise budgets to training loops and measure their peaks: -- --only t5."""
     install(session, "transformers")

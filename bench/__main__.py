@@ -24,6 +24,8 @@ from bench.cli import (
     measure,
     models,
     numbers,
+    pays,
+    peers,
     plan,
     profile,
     promises,
@@ -52,6 +54,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "promises": promises.promises,
     "coverage": coverage.coverage,
     "published": published.published,
+    "peers": peers.peers,
+    "pays": pays.pays,
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)

@@ -18,13 +18,14 @@ class Kind(enum.StrEnum):
     workloads = "workloads"
     devices = "devices"
     models = "models"
+    peers = "peers"
 
 
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     output: FormatOption = Format.md,
 ) -> None:
-    """List strategies, workloads, devices, or models of transformers that are shipped."""
+    """List strategies, workloads, devices, shipped models, or other people's implementations."""
     from bench.cli import catalogue
 
     rows = {
@@ -32,5 +33,6 @@ def list_(
         Kind.workloads: catalogue.workload_rows,
         Kind.devices: catalogue.device_rows,
         Kind.models: catalogue.model_rows,
+        Kind.peers: catalogue.peer_rows,
     }[kind]()
     print_rows(rows, output)

@@ -94,7 +94,10 @@ def complain(records: Sequence[Record]) -> None:
 
 def sweep(
     suite: Annotated[
-        str, typer.Option("--suite", "--profile", help="smoke, quick, standard, full or simulated.")
+        str,
+        typer.Option(
+            "--suite", "--profile", help="smoke, quick, standard, full, simulated or peers."
+        ),
     ] = "quick",
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     timeout: flags.Timeout = 600.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from bench.cli.flags import Format, FormatOption, ResultsOption
 from bench.cli.printing import print_rows
-from bench.store import budgets, records
+from bench.store import budgets, peers, records
 from bench.store.json_store import RESULTS, write_atomically
 
 CANNOT_TELL = 3
@@ -42,10 +43,12 @@ def claims(output: FormatOption = Format.md, results: ResultsOption = RESULTS) -
     """Judge the textbook's claims by the stored records."""
     from bench.report import claims as ledger
     from bench.report import frame as frames
+    from bench.report import pays
 
     if not (results / records.STORE.folder).is_dir():
         raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
-    frame = frames.build(records.read_all(results))
+    apart = (records.read_all(place) for place in (peers.within(results), pays.within(results)))
+    frame = frames.build([*records.read_all(results), *itertools.chain(*apart)])
     if output is Format.csv:
         print_rows(ledger.data(frame), output)
     else:

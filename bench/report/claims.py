@@ -6,15 +6,19 @@ Memory*. Verdicts are computed from records each time, never written down here.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pandas as pd
 
 from bench.report import display
+from bench.report.advice import ADVICE, OCTAVE
+from bench.report.claim import Claim
 from bench.report.display import cell, code
 from bench.report.frame import rows
-from bench.report.judges import CHAIN, CLOSE, MODEL, NEAR, ORDER, Judge, Verdict, growth, recompute
+from bench.report.judges import CHAIN, CLOSE, MODEL, NEAR, ORDER, Verdict, growth, recompute
+from bench.report.listings import LISTINGS
+from bench.report.methods import METHODS
+from bench.report.unjudged import UNJUDGED
 from bench.report.verdicts import (
     approaches_forward,
     every_k_compute,
@@ -25,17 +29,6 @@ from bench.report.verdicts import (
     sqrt_optimal,
     three_quarters_less,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """One statement of the textbook that records can bear out or contradict."""
-
-    id: str
-    source: str
-    predicts: str
-    check: Judge
-
 
 VARIANTS = ({"variant": "attention_core"}, {"variant": "textbook"})
 
@@ -135,6 +128,9 @@ LEDGER = (
         "on an accelerator, a step with offloaded checkpoints is slower",
         offload_latency,
     ),
+    *LISTINGS,
+    *METHODS,
+    *ADVICE,
 )
 
 
@@ -196,7 +192,14 @@ def markdown(frame: pd.DataFrame) -> str:
     ]
     measured = rows(frame)
     place = cell(display.where(measured)) if measured else "No records."
-    return f"# The textbook's claims\n\n{place}. {RULES}\n{display.table(header, body)}"
+    table = display.table(header, body)
+    return f"# The textbook's claims\n\n{place}. {RULES}\n{table}\n{_unjudged()}"
+
+
+def _unjudged() -> str:
+    """What the chapter says besides."""
+    body = [[cell(said), why] for said, why in UNJUDGED.items()]
+    return f"## What no record judges\n\n{display.table(('The textbook says', 'Why'), body)}"
 
 
 RULES = f"""{display.UNITS}.
@@ -209,4 +212,5 @@ The cells behind each verdict are in `claims.json`.
   exponent agrees within {ORDER.value}: {ORDER.reason}.
 - A share agrees within {100 * CLOSE.value:.0f} points: {CLOSE.reason}.
 - A share is *refined* within {100 * NEAR.value:.0f} % of the figure claimed: {NEAR.reason}.
+- Where something begins is *refined* within a factor of {OCTAVE.value:g}: {OCTAVE.reason}.
 """

@@ -22,11 +22,13 @@ from bench.report import (
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
+from bench.report.pays import figure as pays_figure
 from bench.store import coverage as coverage_studies
 from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
 from bench.store.budgets import Study
 from bench.store.published import Point
+from bench.store.records import Record
 
 
 def figures(
@@ -37,6 +39,7 @@ def figures(
     *,
     covered: Sequence[coverage_studies.Study] = (),
     points: Sequence[Point] = (),
+    pays: Sequence[Record] = (),
 ) -> dict[str, bytes]:
     """Every figure by file name.
 
@@ -47,6 +50,7 @@ def figures(
         kept: of budgets that were promised to training loops.
         covered: of what intervals cover.
         points: measurements that others published.
+        pays: of steps with checkpoints and without, model by model.
     """
     named = {name for study in studies for name in staircase.strategies_of(study)}
     look = display.looks({*map(str, frame["strategy"]), *named})
@@ -54,7 +58,7 @@ def figures(
     with canvas.style():
         drawn = (*_planes(frame), *_depths(frame, look), *_staircases(studies, look))
         studied = (*_solvers(timed), *_promises(kept), *_coverage(covered), *_published(points))
-        for name, figure in (*drawn, *studied):
+        for name, figure in (*drawn, *studied, *_pays(pays)):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -108,6 +112,11 @@ def _coverage(studies: Sequence[coverage_studies.Study]) -> Iterator[tuple[str, 
 def _published(points: Sequence[Point]) -> Iterator[tuple[str, Figure]]:
     if any(point.error_fraction is not None for point in points):
         yield "published", published.figure(points)
+
+
+def _pays(records: Sequence[Record]) -> Iterator[tuple[str, Figure]]:
+    if records:
+        yield "pays", pays_figure(records)
 
 
 def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

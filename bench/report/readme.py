@@ -25,12 +25,17 @@ LINKS = (
     ("the time model against this CPU", "calibration"),
     ("what a simulation costs", "simulator"),
     ("the textbook's claims judged", "claims"),
+    ("other people's implementations", "peers"),
+    ("where checkpointing starts to pay", "pays"),
     ("failures", "failures"),
     ("what solvers cost", "solvers"),
     ("what intervals cover", "coverage"),
 )
 STUDIES = frozenset(
-    {"budgets", "coverage", "models", "promises", "published", "solvers", "validations"}
+    {
+        *("budgets", "coverage", "models", "pays", "peers", "promises", "published", "solvers"),
+        "validations",
+    }
 )
 """Tables that are not made from records."""
 

@@ -24,6 +24,8 @@ from bench.report import (
     growth,
     modelled,
     models,
+    pays,
+    peers,
     promises,
     published,
     solvers,
@@ -37,6 +39,7 @@ from bench.report.likeness import same
 from bench.store import budgets as studies
 from bench.store import coverage as coverage_studies
 from bench.store import models as model_studies
+from bench.store import peers as peer_runs
 from bench.store import promises as promise_studies
 from bench.store import published as published_points
 from bench.store import solvers as solver_records
@@ -44,6 +47,7 @@ from bench.store import timelines as timeline_studies
 from bench.store import validations as device_validations
 from bench.store.json_store import RESULTS, write_atomically
 from bench.store.records import Record, decode, read_all
+from bench.store.records import paths as record_paths
 
 Read = TypeVar("Read")
 
@@ -73,6 +77,9 @@ class Stored:
         published: measurements of GPU memory that others published.
         validations: simulated devices beside real ones.
         timelines: of single steps; the page shows them, and no table.
+        peers: records of other people's implementations, and of ours beside them.
+        timed: runs that time these side by side.
+        pays: records of steps with checkpoints and without, model by model.
     """
 
     records: Sequence[Record]
@@ -84,6 +91,9 @@ class Stored:
     published: Sequence[published_points.Point] = ()
     validations: Sequence[device_validations.Validation] = ()
     timelines: Sequence[timeline_studies.Study] = ()
+    peers: Sequence[Record] = ()
+    timed: Sequence[peer_runs.Run] = ()
+    pays: Sequence[Record] = ()
 
     def empty(self) -> bool:
         """Whether nothing is stored."""
@@ -92,6 +102,8 @@ class Stored:
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
         texts = _texts(build(self.records)) if self.records else {}
+        if self.records:
+            texts |= _claimed(build([*self.records, *self.peers, *self.pays]))
         if self.budgets:
             texts |= {"budgets.md": budgets.markdown(self.budgets)}
             texts |= {"budgets.csv": budgets.csv(self.budgets)}
@@ -111,6 +123,11 @@ class Stored:
         if self.validations:
             texts |= {"validations.md": validations.markdown(self.validations)}
             texts |= {"validations.csv": validations.csv(self.validations)}
+        if self.peers:
+            texts |= {"peers.md": peers.markdown(self.peers, self.timed)}
+            texts |= {"peers.csv": peers.csv(self.peers)}
+        if self.pays:
+            texts |= {"pays.md": pays.markdown(self.pays)}
         return texts
 
 
@@ -135,6 +152,7 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
         stored.promises,
         covered=stored.coverage,
         points=stored.published,
+        pays=stored.pays,
     )
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
@@ -156,9 +174,12 @@ def _texts(frame: pd.DataFrame) -> dict[str, str]:
         "calibration.md": modelled.calibration(frame),
         "simulator.md": modelled.simulator(frame),
         "failures.md": tables.failures(frame),
-        "claims.md": claims.markdown(frame),
-        "claims.json": claims.as_json(frame),
     }
+
+
+def _claimed(frame: pd.DataFrame) -> dict[str, str]:
+    """The ledger, which judges the textbook's own code among the peers."""
+    return {"claims.md": claims.markdown(frame), "claims.json": claims.as_json(frame)}
 
 
 def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> list[str]:
@@ -199,6 +220,9 @@ def read(results: Path) -> Stored:
         list(published_points.read_all(results)),
         list(device_validations.read_all(results)),
         list(timeline_studies.read_all(results)),
+        list(read_all(peer_runs.within(results))),
+        list(peer_runs.read_all(peer_runs.within(results))),
+        list(read_all(pays.within(results))),
     )
 
 
@@ -214,6 +238,9 @@ def _strict(results: Path, bad: list[str]) -> Stored:
         _strictly(published_points.paths(results), published_points.decode, bad),
         _strictly(device_validations.paths(results), device_validations.decode, bad),
         _strictly(timeline_studies.paths(results), timeline_studies.decode, bad),
+        _strictly(record_paths(peer_runs.within(results)), decode, bad),
+        _strictly(peer_runs.paths(peer_runs.within(results)), peer_runs.decode, bad),
+        _strictly(record_paths(pays.within(results)), decode, bad),
     )
 
 

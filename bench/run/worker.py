@@ -163,7 +163,7 @@ class _Bench:
         prepared = self.prepared
         kernel = getattr(self.step.workload, "attention", None)
         return Decision(
-            plan=None if prepared.strategy.compiled else prepared.schedule.render(),
+            plan=None if prepared.strategy.opaque else prepared.schedule.render(),
             storage=str(prepared.storage) if prepared.storage else None,
             attention_kernel=prepared.attention_kernel or kernel,
             notes=list(prepared.notes),
@@ -301,7 +301,7 @@ class _Bench:
     def modelled(self) -> ModelledTimes:
         """What the roofline of this CPU says, to be judged by what was measured."""
         timed = self.cell.rounds and self.step.device.type == "cpu"
-        if not timed or self.prepared.strategy.compiled:
+        if not timed or self.prepared.strategy.opaque:
             return ModelledTimes()
         from bench.simulate import calibrate  # noqa: PLC0415 - untimed cells do without
 

@@ -41,6 +41,7 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     notes: list[str] = msgspec.field(default_factory=list)
     # What the strategy is.
     exact: bool
+    peer: str | None = None
     plan: str | None = None
     storage: str | None = None
     attention_kernel: str | None = None
