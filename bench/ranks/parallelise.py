@@ -1,0 +1,117 @@
+"""Splits a model over the ranks of a mesh, by torch's own engines, and names its pieces.
+
+The same for real ranks and for those of a fake process group: nothing here talks to anybody but
+through torch.distributed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+from bench.ranks import tensor_plans
+from bench.ranks.parallel import Parallel
+from bench.ranks.tensor_plans import family_of
+from bench.workloads.base import Workload
+from strategies import find_chain
+
+_WRAPPED = "module."  # what DistributedDataParallel puts before every name
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A rank's part of a model.
+
+    Attributes:
+        model: to train, in place of the whole one.
+        blocks: where its blocks are, for `strategies.prepare`.
+        fused: by parameter, how many matrices lie above each other in it, each of them split.
+        ranks: over how many ranks matrices are split.
+        first_block: of all the model's, where a pipeline gives this rank a part of them.
+    """
+
+    model: nn.Module
+    blocks: str
+    fused: dict[str, int]
+    ranks: int
+    first_block: int = 0
+
+    def gathered(self) -> dict[str, Tensor | None]:
+        """Every gradient, whole, by the name that its parameter has in the whole model.
+
+        All ranks of the mesh call this together.
+        """
+        return {
+            self._name(name): None if p.grad is None else self._whole(name, p.grad)
+            for name, p in self.model.named_parameters()
+        }
+
+    def _whole(self, name: str, gradient: Tensor) -> Tensor:
+        whole = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        parts = self.fused.get(name)
+        return tensor_plans.restored(whole, parts, self.ranks) if parts else whole.detach()
+
+    def _name(self, name: str) -> str:
+        name = name.removeprefix(_WRAPPED)
+        path = self.blocks.removeprefix(_WRAPPED)
+        inside = re.fullmatch(rf"{re.escape(path)}\.(\d+)(\..*)", name)
+        if not self.first_block or inside is None:
+            return name
+        return f"{path}.{int(inside[1]) + self.first_block}{inside[2]}"
+
+
+def parallelise(
+    model: nn.Module, mesh: DeviceMesh, parallel: Parallel, workload: Workload
+) -> Split:
+    """Split ``model``, which is changed, over the ranks of ``mesh``.
+
+    Args:
+        model: whole, of the workload, with the same weights on all ranks; of a pipeline, what
+            `bench.ranks.stages` has cut out of it.
+        mesh: see `bench.ranks.parallel.Parallel.mesh`.
+        parallel: checked (`bench.ranks.divisible.problem`).
+        workload: names the blocks, and the family of models.
+    """
+    fused: dict[str, int] = {}
+    if parallel.tensor > 1:
+        fused = _split_matrices(model, mesh["tp"], parallel, workload)
+    blocks = workload.blocks
+    if parallel.data == "fsdp2":
+        _shard(model, mesh["dp"], parallel, blocks)
+    elif parallel.data == "ddp":
+        model = DistributedDataParallel(model, process_group=mesh["dp"].get_group())
+        fused = {f"{_WRAPPED}{name}": parts for name, parts in fused.items()}
+        blocks = ",".join(f"{_WRAPPED}{path}" for path in blocks.split(","))
+    return Split(model, blocks, fused, parallel.tensor)
+
+
+def _split_matrices(
+    model: nn.Module, mesh: DeviceMesh, parallel: Parallel, workload: Workload
+) -> dict[str, int]:
+    family = family_of(workload)
+    assert family is not None, "checked"
+    fused = {}
+    for path, block in model.get_submodule(workload.blocks).named_children():
+        tensor_plans.interleave(block, family, parallel.tensor)
+        parallelize_module(block, mesh, family.block_plan(sequence=parallel.sequence))
+        for heads in family.heads:
+            setattr(block.attn, heads, getattr(block.attn, heads) // parallel.tensor)
+        for name, parts in family.fused.items():
+            own = dict(block.get_submodule(name).named_parameters())
+            fused |= {f"{workload.blocks}.{path}.{name}.{key}": parts for key in own}
+    parallelize_module(model, mesh, family.ends(workload, parallel.sequence))
+    return fused
+
+
+def _shard(model: nn.Module, mesh: DeviceMesh, parallel: Parallel, blocks: str) -> None:
+    """Each block is a unit of its own, and what is left is one."""
+    for block in find_chain(model, blocks).blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=parallel.reshard)
+    fully_shard(model, mesh=mesh, reshard_after_forward=parallel.reshard)
