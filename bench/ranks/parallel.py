@@ -112,7 +112,7 @@ def parse(text: str, ranks: int) -> Parallel:
             raise ValueError(f"--set-parallel {text!r} divides {term.size} twice")
         sizes[term.size] = size
         fields |= {**term.fields, **more}
-    return Parallel(**fields, **_sized(sizes, ranks, text))
+    return Parallel(**(fields | _sized(sizes, ranks, text)))
 
 
 def _parsed(part: str) -> tuple[_Term, dict[str, Any], int | None]:

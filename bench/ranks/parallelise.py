@@ -97,7 +97,7 @@ def _split_matrices(
 ) -> dict[str, int]:
     family = family_of(workload)
     assert family is not None, "checked"
-    fused = {}
+    fused: dict[str, int] = {}
     for path, block in model.get_submodule(workload.blocks).named_children():
         tensor_plans.interleave(block, family, parallel.tensor)
         parallelize_module(block, mesh, family.block_plan(sequence=parallel.sequence))
@@ -111,7 +111,7 @@ def _split_matrices(
 
 
 def _shard(model: nn.Module, mesh: DeviceMesh, parallel: Parallel, blocks: str) -> None:
-    """Each block is a unit of its own, and what is left is one."""
+    """Each block is a unit of its own, and what is left, which backward begins with, is one."""
     for block in find_chain(model, blocks).blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=parallel.reshard)
-    fully_shard(model, mesh=mesh, reshard_after_forward=parallel.reshard)
+    fully_shard(model, mesh=mesh)

@@ -134,7 +134,7 @@ def interleaved(value: Tensor, parts: int, ranks: int) -> Tensor:
 
     ``ranks`` equal slices of the result hold a slice of every part each.
     """
-    rows = value.unflatten(0, (parts, ranks, -1))
+    rows: Tensor = value.unflatten(0, (parts, ranks, -1))
     return rows.transpose(0, 1).flatten(0, 2)
 
 
