@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from bench.cells.cell import Cell
 
 Workload = Annotated[str, typer.Option(help="See `list workloads`.")]
+Ranks = Annotated[
+    int | None, typer.Option(help="Processes that share the step; under torchrun, those it starts.")
+]
+ParallelOption = Annotated[
+    str,
+    typer.Option("--set-parallel", help="How they share it: fsdp2, ddp, fsdp2+tp=2 and others."),
+]
 Parameters = Annotated[
     list[str] | None, typer.Option("--set", help="Strategy parameter: k=4; may be repeated.")
 ]

@@ -40,6 +40,8 @@ def run(  # noqa: PLR0917 - one parameter a flag
     memory_limit_mb: Annotated[
         int | None, typer.Option(help="Let a CPU cell allocate no more (MB = 10⁶ bytes).")
     ] = None,
+    ranks: flags.Ranks = None,
+    parallel: flags.ParallelOption = "",
     timeout: flags.Timeout = 600.0,
     results: Annotated[
         Path | None, typer.Option(help="Store the records here, and reuse those that are.")
@@ -48,6 +50,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
 ) -> None:
     """Measure strategies on one workload, each in a process of its own."""
     from bench.cells.cell import with_parameters
+    from bench.cli import ranks as shared
     from bench.run import executor, sweep
 
     cells = [
@@ -58,6 +61,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
             rounds=0 if no_time else rounds,
             rounds_limit_s=timeout / 2,
             memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
+            **shared.fields(ranks, parallel),
         )
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]
@@ -65,6 +69,9 @@ def run(  # noqa: PLR0917 - one parameter a flag
         cells = [fitted(cell, fit) for cell in cells]
     if results:
         check_writable(results)
+    if cells[0].parallel:
+        shared.run(cells, timeout, results, output)
+        return
     with reporter(len(cells)) as progress:
         if results:
             records = sweep.run(cells, results, progress, timeout_s=timeout)

@@ -22,8 +22,6 @@ from bench.ranks.tensor_plans import family_of
 from bench.workloads.base import Workload
 from strategies import find_chain
 
-_WRAPPED = "module."  # what DistributedDataParallel puts before every name
-
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -31,13 +29,15 @@ class Split:
 
     Attributes:
         model: to train, in place of the whole one.
-        blocks: where its blocks are, for `strategies.prepare`.
+        inner: holds blocks and parameters; DistributedDataParallel puts another module around it.
+        blocks: where they are in it, for `strategies.prepare`.
         fused: by parameter, how many matrices lie above each other in it, each of them split.
         ranks: over how many ranks matrices are split.
         first_block: of all the model's, where a pipeline gives this rank a part of them.
     """
 
     model: nn.Module
+    inner: nn.Module
     blocks: str
     fused: dict[str, int]
     ranks: int
@@ -50,8 +50,15 @@ class Split:
         """
         return {
             self._name(name): None if p.grad is None else self._whole(name, p.grad)
-            for name, p in self.model.named_parameters()
+            for name, p in self.inner.named_parameters()
         }
+
+    def bucket_bytes(self) -> int:
+        """What DistributedDataParallel keeps between steps to send gradients from."""
+        if not isinstance(self.model, DistributedDataParallel):
+            return 0
+        known = self.model._get_ddp_logging_data()
+        return sum(map(int, known["rebuilt_bucket_sizes"].split(",")))
 
     def _whole(self, name: str, gradient: Tensor) -> Tensor:
         whole = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
@@ -59,12 +66,10 @@ class Split:
         return tensor_plans.restored(whole, parts, self.ranks) if parts else whole.detach()
 
     def _name(self, name: str) -> str:
-        name = name.removeprefix(_WRAPPED)
-        path = self.blocks.removeprefix(_WRAPPED)
-        inside = re.fullmatch(rf"{re.escape(path)}\.(\d+)(\..*)", name)
+        inside = re.fullmatch(rf"{re.escape(self.blocks)}\.(\d+)(\..*)", name)
         if not self.first_block or inside is None:
             return name
-        return f"{path}.{int(inside[1]) + self.first_block}{inside[2]}"
+        return f"{self.blocks}.{int(inside[1]) + self.first_block}{inside[2]}"
 
 
 def parallelise(
@@ -82,14 +87,12 @@ def parallelise(
     fused: dict[str, int] = {}
     if parallel.tensor > 1:
         fused = _split_matrices(model, mesh["tp"], parallel, workload)
-    blocks = workload.blocks
+    inner = model
     if parallel.data == "fsdp2":
-        _shard(model, mesh["dp"], parallel, blocks)
+        _shard(model, mesh["dp"], parallel, workload.blocks)
     elif parallel.data == "ddp":
-        model = DistributedDataParallel(model, process_group=mesh["dp"].get_group())
-        fused = {f"{_WRAPPED}{name}": parts for name, parts in fused.items()}
-        blocks = ",".join(f"{_WRAPPED}{path}" for path in blocks.split(","))
-    return Split(model, blocks, fused, parallel.tensor)
+        model = DistributedDataParallel(inner, process_group=mesh["dp"].get_group())
+    return Split(model, inner, workload.blocks, fused, parallel.tensor)
 
 
 def _split_matrices(

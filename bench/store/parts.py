@@ -114,6 +114,14 @@ class StepFlops(Part, frozen=True, kw_only=True):
     block_forwards: list[int] = msgspec.field(default_factory=list)
 
 
+class Exchange(Part, frozen=True, kw_only=True):
+    """What one of several ranks says to the others in a step, by kind of collective."""
+
+    communication_calls: dict[str, int]
+    communication_bytes: dict[str, int]
+    recomputed_collectives: dict[str, int]
+
+
 class StepTimes(Part, frozen=True, kw_only=True):
     """Raw seconds, one an interleaved round."""
 
