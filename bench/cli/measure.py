@@ -51,7 +51,6 @@ def run(  # noqa: PLR0917 - one parameter a flag
     """Measure strategies on one workload, each in a process of its own."""
     from bench.cells.cell import with_parameters
     from bench.cli import ranks as shared
-    from bench.run import executor, sweep
 
     cells = [
         setup.cell(
@@ -65,30 +64,42 @@ def run(  # noqa: PLR0917 - one parameter a flag
         )
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]
+    if fit and cells[0].parallel:
+        raise ValueError("--fit searches on a simulated device, for one rank")
     if fit:
         cells = [fitted(cell, fit) for cell in cells]
     if results:
         check_writable(results)
     if cells[0].parallel:
-        shared.run(cells, timeout, results, output)
+        finish(shared.run(cells, timeout, results, output))
         return
-    with reporter(len(cells)) as progress:
-        if results:
-            records = sweep.run(cells, results, progress, timeout_s=timeout)
-            if output is RunFormat.json:
-                print_records(records, Format.json)
-        else:
-            records = []
-            for number, cell in enumerate(cells, 1):
-                records.append(executor.run(cell, timeout))
-                progress(number, len(cells), records[-1])
-                if output is RunFormat.json:
-                    print_records(records[-1:], Format.json)
+    records = _measured(cells, timeout, results, output)
     if output is not RunFormat.json:
         show(records, output, fit)
     if output in {RunFormat.json, RunFormat.csv}:  # tables say it below
         complain(records)
     finish(records)
+
+
+def _measured(
+    cells: Sequence[Cell], timeout_s: float, results: Path | None, output: RunFormat
+) -> list[Record]:
+    """All records; as JSON they are printed as soon as they are there."""
+    from bench.run import executor, sweep
+
+    records: list[Record] = []
+    with reporter(len(cells)) as progress:
+        if results:
+            records = sweep.run(cells, results, progress, timeout_s=timeout_s)
+            if output is RunFormat.json:
+                print_records(records, Format.json)
+            return records
+        for number, cell in enumerate(cells, 1):
+            records.append(executor.run(cell, timeout_s))
+            progress(number, len(cells), records[-1])
+            if output is RunFormat.json:
+                print_records(records[-1:], Format.json)
+    return records
 
 
 def complain(records: Sequence[Record]) -> None:

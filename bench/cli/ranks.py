@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from bench.cli.flags import Format, RunFormat
 from bench.cli.printing import print_records, print_rows, settled
 from bench.cli.progress import reporter
@@ -31,10 +29,13 @@ def fields(ranks: int | None, parallel: str) -> dict[str, Any]:
         return {}
     if started is not None and ranks not in {None, started}:
         raise ValueError(f"torchrun has started {started} ranks, so --ranks is not {ranks}")
-    return {"ranks": started or ranks or 1, "parallel": parallel or "fsdp2"}
+    count = started if ranks is None else ranks
+    return {"ranks": 1 if count is None else count, "parallel": parallel or "fsdp2"}
 
 
-def run(cells: Sequence[Cell], timeout_s: float, results: Path | None, output: RunFormat) -> None:
+def run(
+    cells: Sequence[Cell], timeout_s: float, results: Path | None, output: RunFormat
+) -> list[Record]:
     """Measure each on its ranks, and print a line a cell; under torchrun, on rank 0.
 
     Args:
@@ -42,6 +43,9 @@ def run(cells: Sequence[Cell], timeout_s: float, results: Path | None, output: R
         timeout_s: for one of them.
         results: to store records in, and to take them from; or not.
         output: ``json`` prints the records of all ranks, too.
+
+    Returns:
+        A record a cell, of all its ranks together; nothing on other ranks than the first.
     """
     from bench.ranks import launch, stored
 
@@ -59,20 +63,13 @@ def run(cells: Sequence[Cell], timeout_s: float, results: Path | None, output: R
             progress(number, len(cells), records[0])
             if output is RunFormat.json:
                 print_records(records, Format.json)
-    if first:
-        finish(together, output)
+    if first and output is not RunFormat.json:
+        _show(together, output)
+    return together
 
 
-def finish(together: Sequence[Record], output: RunFormat) -> None:
-    """Print the rows, and exit 1 if a cell failed in a way that is no answer."""
-    from bench.cli.measure import finish as exit_code
+def _show(together: Sequence[Record], output: RunFormat) -> None:
     from bench.report import shared
 
-    if output is not RunFormat.json:
-        printed = settled(output)
-        rows = [shared.row(record) for record in together]
-        print_rows(rows, Format.csv if printed is RunFormat.csv else Format.md)
-    for record in together:
-        if record.reason:
-            typer.echo(f"{record.spec}: {record.status}: {record.reason}", err=True)
-    exit_code(together)
+    printed = Format.csv if settled(output) is RunFormat.csv else Format.md
+    print_rows([shared.row(record) for record in together], printed)

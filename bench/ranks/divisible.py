@@ -21,7 +21,7 @@ def _problems(parallel: Parallel, workload: Workload) -> Iterator[str]:
         yield f"a batch of {workload.batch} does not go into {parts} equal parts"
     if options.get("dropout"):
         yield "several ranks draw other random numbers than one would; set dropout to 0"
-    if max(parallel.tensor, parallel.pipeline, parallel.context) > 1:
+    if max(parallel.tensor, parallel.pipeline) > 1:
         yield from _inside(parallel, workload)
 
 
@@ -40,6 +40,5 @@ def _inside(parallel: Parallel, workload: Workload) -> Iterator[str]:
         yield f"{parallel.pipeline} stages do not divide {workload.layers} blocks"
     if parallel.pipeline > 1 and options.get("tied"):
         yield "the first and the last stage would both own the tied embedding; set tied to false"
-    shares = parallel.context * (parallel.tensor if parallel.sequence else 1)
-    if options["seq"] % shares:
-        yield f"{shares} ranks do not divide a sequence of {options['seq']}"
+    if parallel.sequence and options["seq"] % parallel.tensor:
+        yield f"{parallel.tensor} ranks do not divide a sequence of {options['seq']}"

@@ -69,7 +69,7 @@ def culprit(answers: Iterable[Answer]) -> Answer | None:
     silent = [answer for answer in failed if answer.silent]
     others = [answer for answer in failed if not answer.silent]
     if silent and all(answer.waited and not answer.killed for answer in others):
-        return silent[0]
+        return min(silent, key=lambda answer: answer.rank)
     return min(others, key=lambda answer: (not answer.killed, answer.at_s), default=None)
 
 
@@ -85,12 +85,21 @@ def _own(cell: Cell, answer: Answer, cause: Answer | None) -> Record:
     if cause is None:
         assert isinstance(answer.given, Record)
         return answer.given
-    ending = answer.ending
-    if answer is not cause and ending is not None:
-        ending = Ending(ending.status, f"ended with rank {cause.rank}: {ending.reason}")
-    given = ending or Ending("crash", f"had measured when rank {cause.rank} failed")
+    given = _beside(answer, cause)
     record = blank(cell, given.status, bounded(given.reason))
     return msgspec.structs.replace(record, rank=answer.rank)
+
+
+def _beside(answer: Answer, cause: Answer) -> Ending:
+    """How a rank ended, said of one that another made end."""
+    ending = answer.ending
+    if ending is None:
+        return Ending("crash", f"had measured when rank {cause.rank} failed")
+    if answer is cause:
+        return ending
+    if answer.silent:
+        return Ending("crash", f"was ended with rank {cause.rank}")
+    return Ending(ending.status, f"ended with rank {cause.rank}: {ending.reason}")
 
 
 def _together(cell: Cell, own: Sequence[Record], cause: Answer | None) -> Record:

@@ -29,7 +29,6 @@ class Parallel:
         pipeline: ranks that have blocks of their own.
         microbatches: parts of a rank's batch that go through a pipeline one after the other; 0:
             as many as it has stages.
-        context: ranks that share each sequence.
     """
 
     data: Data = "none"
@@ -39,12 +38,11 @@ class Parallel:
     sequence: bool = False
     pipeline: int = 1
     microbatches: int = 0
-    context: int = 1
 
     @property
     def dimensions(self) -> dict[str, int]:
         """The mesh, outermost dimension first: those ranks are farthest apart."""
-        sizes = {"pp": self.pipeline, "dp": self.replicas, "cp": self.context, "tp": self.tensor}
+        sizes = {"pp": self.pipeline, "dp": self.replicas, "tp": self.tensor}
         return {name: size for name, size in sizes.items() if size > 1 or name == "dp"}
 
     @property
@@ -93,7 +91,6 @@ _TERMS = {
     "tp": _Term("tensor", {}, {}),
     "sp": _Term("tensor", {"sequence": True}, {}),
     "pp": _Term("pipeline", {}, {"microbatches": int}),
-    "cp": _Term("context", {}, {}),
 }
 _TEXT = re.compile(r"(?P<name>[a-z]+2?)(\((?P<option>\w+)=(?P<value>\w+)\))?(=(?P<size>[0-9]+))?")
 

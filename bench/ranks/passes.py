@@ -191,8 +191,8 @@ class Passes:
         if self.prepared.strategy.compiled:
             return StepFlops()
         with (
-            self.prepared.apply(),
             count_forwards(self.prepared.chain.blocks) as counts,
+            self.prepared.apply(),
             LocalFlops() as counter,
         ):
             loss = self.step.forward()

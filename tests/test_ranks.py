@@ -1,0 +1,125 @@
+"""One step over several processes: what each keeps and says, and what happens when one ends."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import tiny
+
+from bench.cells.cell import checked
+from bench.ranks import launch, merged, stored
+from bench.ranks.merged import Answer, culprit
+from bench.run.endings import Ending
+from bench.store import records
+from bench.store.ranks import STORE
+
+KILLED = Ending("crash", "the process ended with signal SIGKILL")
+CUT_OFF = Ending("crash", "RuntimeError at work.cc:1: Connection closed by peer")
+TIRED = Ending("crash", "RuntimeError at work.cc:1: Timed out waiting 5000ms for recv")
+SILENT = Ending("timeout", "no result within 10 s")
+SMALL = {"layers": 2, "dim": 64, "seq": 32, "batch": 4}
+
+
+def cell(parallel, spec, ranks=2, workload="gpt-mini", **fields):
+    fields = {"rounds": 0, "threads": 1, "options": SMALL, **fields}
+    return launch.checked(
+        checked(tiny.cell(workload, spec, ranks=ranks, parallel=parallel, **fields))
+    )
+
+
+def numbers(record):
+    return record.communication_calls, record.communication_bytes, record.recomputed_collectives
+
+
+@pytest.mark.parametrize(
+    ("endings", "wanted"),
+    [
+        ([CUT_OFF, KILLED], 1),
+        ([KILLED, CUT_OFF], 0),
+        ([TIRED, SILENT], 1),
+        ([CUT_OFF, SILENT], 0),  # the other was cut off, so somebody was gone before
+        ([SILENT, SILENT], 0),
+        ([Ending("oom", "not enough memory"), CUT_OFF], 0),
+        ([CUT_OFF, Ending("oom", "not enough memory")], 1),
+        ([CUT_OFF, CUT_OFF], 0),
+    ],
+)
+def test_who_made_the_others_end(endings, wanted):
+    answers = [Answer(rank, ending, float(rank)) for rank, ending in enumerate(endings)]
+    for order in (answers, answers[::-1]):
+        assert culprit(order).rank == wanted
+
+
+def test_two_ranks_share_gpt_mini(tmp_path):
+    """FSDP2: half of the parameters each, the gradient of one process, nothing gathered more."""
+    work = cell("fsdp2", "every_layer", optimizer="adamw")
+    together, *own = stored.run(work, 100, tmp_path, launch.run)
+    assert [record.rank for record in own] == [0, 1]
+    assert {record.status for record in (together, *own)} == {"ok"}, together.reason
+    one = work.make_workload().model()
+    whole_bytes = sum(p.nbytes for p in one.parameters())
+    for record in own:
+        assert record.parameter_bytes == record.gradient_bytes == whole_bytes // 2
+        assert record.grads_bitwise_equal
+        assert 0 < record.grad_max_rel_err < 1e-5
+        # Each block twice and what is left once; a recompute finds its block gathered already.
+        assert record.communication_calls == {"all_gather": 5, "reduce_scatter": 3}
+        assert record.communication_bytes["reduce_scatter"] == whole_bytes
+        assert record.recomputed_collectives == {}
+        assert record.block_forwards == [2, 2]
+    assert own[0].saved_after_forward_bytes == own[1].saved_after_forward_bytes
+    assert together.rank_peaks_bytes == [record.peak_allocated_bytes for record in own]
+    assert together.peak_allocated_bytes == max(together.rank_peaks_bytes)
+    assert together.communication_calls == {"all_gather": 10, "reduce_scatter": 6}
+    assert stored.run(work, 1, tmp_path, None) == [together, *own]
+    assert list(records.read_all(tmp_path)) == []  # no table mixes them with one process's
+
+
+def test_no_record_of_all_without_those_of_each(tmp_path):
+    work = cell("fsdp2", "none")
+    answers = [Answer(rank, CUT_OFF if rank else KILLED, float(rank)) for rank in range(2)]
+    found = stored.run(work, 1, tmp_path, lambda *_: merged.records_of(work, answers))
+    assert found[0].reason == "rank 0: the process ended with signal SIGKILL"
+    assert found[2].reason.startswith("ended with rank 0: RuntimeError")
+    path = STORE.path_of(found[2], tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.warns(UserWarning, match="set aside"):
+        assert stored.existing(work, tmp_path) is None
+
+
+def rank_process(number):
+    """The process of a rank, once it computes: children of the fork server, by age."""
+    children = [g for c in psutil.Process().children() for g in c.children()]
+    found = sorted(children, key=lambda p: p.create_time())
+    return found[number] if len(found) > number else None
+
+
+def when_running(number, sent):
+    """Send a signal to a rank as soon as it is there and both have begun."""
+
+    def send():
+        deadline = time.monotonic() + 60
+        while rank_process(1) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.kill(rank_process(number).pid, sent)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+def test_a_killed_rank_ends_the_others_and_is_named():
+    work = cell("fsdp2", "none", options=SMALL | {"layers": 12, "seq": 256})
+    thread = when_running(1, signal.SIGKILL)
+    began = time.monotonic()
+    together, *own = launch.run(work, 300)
+    thread.join()
+    assert together.status == "crash"
+    assert "the process ended with signal SIGKILL" in together.reason
+    assert time.monotonic() - began < 200  # not the time limit
+    assert [record.status for record in own] == ["crash", "crash"]
+    assert rank_process(0) is None
