@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
 from bench.cells.cell import Cell
+from bench.store.records import Record
 
 PART = 0.5
 """Of the time limit, after which a rank gives up waiting for another: what is left is enough to say
@@ -25,6 +26,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cell: to measure, the same for all ranks.
+        record: of the cell, as far as it is known before.
         rank: this one.
         local_rank: among those of this machine.
         address: of the store where ranks meet: ``file://PATH``, or ``tcp://HOST:PORT`` of one that
@@ -33,6 +35,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     cell: Cell
+    record: Record
     rank: int
     local_rank: int
     address: str
@@ -63,7 +66,7 @@ def joined(task: Task) -> Iterator[torch.device]:
         _talk_locally()
     dist.init_process_group(
         "gloo" if device.type == "cpu" else "nccl",
-        store=PrefixStore(cell.cell_id(), store_of(task.address, cell.ranks, wait_s)),
+        store=PrefixStore(task.record.cell_id, store_of(task.address, cell.ranks, wait_s)),
         rank=task.rank,
         world_size=cell.ranks,
         timeout=datetime.timedelta(seconds=wait_s),

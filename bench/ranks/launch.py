@@ -26,6 +26,7 @@ from bench.ranks.group import Task
 from bench.ranks.merged import Answer, records_of
 from bench.ranks.rank import measure_rank
 from bench.run import executor
+from bench.run.blank import blank
 from bench.run.endings import Ending, bounded
 from bench.store.records import Record, decode
 
@@ -71,9 +72,15 @@ def run(cell: Cell, timeout_s: float = executor.TIMEOUT_S) -> list[Record]:
         timeout_s: after which all ranks are ended.
     """
     with tempfile.TemporaryDirectory(prefix="ckpt-bench-") as folder:
-        address = f"file://{Path(folder) / 'store'}"
         tasks = [
-            Task(cell=cell, rank=rank, local_rank=rank, address=address, timeout_s=timeout_s)
+            Task(
+                cell=cell,
+                record=blank(cell),
+                rank=rank,
+                local_rank=rank,
+                address=f"file://{Path(folder) / 'store'}",
+                timeout_s=timeout_s,
+            )
             for rank in range(cell.ranks)
         ]
         return records_of(cell, _answers(tasks))
@@ -132,10 +139,15 @@ def run_as_rank(cell: Cell, timeout_s: float = executor.TIMEOUT_S) -> list[Recor
         The records on rank 0; nothing elsewhere.
     """
     store, rank, ranks = next(rendezvous("env://"))
-    address = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    local_rank = int(os.environ["LOCAL_RANK"])
-    task = Task(cell=cell, rank=rank, local_rank=local_rank, address=address, timeout_s=timeout_s)
-    place = f"answers {cell.cell_id()}"
+    task = Task(
+        cell=cell,
+        record=blank(cell),
+        rank=rank,
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        address=f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+        timeout_s=timeout_s,
+    )
+    place = f"answers {task.record.cell_id}"
     store.set(f"{place} {rank}", _packed(answer(task)))
     if rank:
         return []

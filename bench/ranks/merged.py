@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -117,6 +118,7 @@ def _together(cell: Cell, own: Sequence[Record], cause: Answer | None) -> Record
         reason=bad and bounded(f"rank {bad.rank}: {bad.reason}"),
         duration_s=max(record.duration_s or 0.0 for record in own),
         rank_peaks_bytes=peaks,
+        loss=statistics.fmean(record.loss for record in own if record.loss is not None),
         step_s=_slowest([record.step_s for record in own]),
         none_step_s=_slowest([record.none_step_s for record in own]),
         warmup_step_s=_slowest([record.warmup_step_s for record in own]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch.distributed as dist
@@ -16,10 +17,12 @@ from bench.measure.digests import unlike
 from bench.measure.forwards import count_forwards
 from bench.measure.gradients import same_states
 from bench.measure.memory import step_memory
+from bench.ranks import parallel
 from bench.ranks.communication import LocalFlops
 from bench.ranks.judged import Verdict, Whole, collected, told
 from bench.ranks.observed import Observation, local, observe
 from bench.ranks.parallelise import Split
+from bench.ranks.pipeline import PipelinedStep, profiled_step
 from bench.run import rounds
 from bench.store.parts import (
     Decision,
@@ -63,12 +66,12 @@ class Passes:
         return [self._decision(), *parts, *self.time(), self.flops()]
 
     def _prepared(self) -> strategies.Prepared:
-        """What rank 0 decides: ranks with other plans would wait for each other for ever."""
-        inner, split = self.step, self.split
-        if split.inner is not split.model:  # a profile runs parts of a step; they are not shared
-            inner = dataclasses.replace(inner, model=split.inner, optimizer="none")
-            inner.update_rule = self.step.update_rule
-        prepared = strategies.prepare(split.inner, self.cell.spec, step=inner, blocks=split.blocks)
+        """What rank 0 decides: ranks with other plans of one block would wait for ever."""
+        split, way = self.split, parallel.parse(self.cell.parallel, self.cell.ranks)
+        step = profiled_step(self.step, split, way.parts)
+        prepared = strategies.prepare(split.inner, self.cell.spec, step=step, blocks=split.blocks)
+        if way.pipeline > 1:  # each stage has blocks of its own
+            return prepared
         text = [prepared.schedule.render()]
         dist.broadcast_object_list(text, src=0)
         schedule = Schedule.parse(text[0])
@@ -92,6 +95,7 @@ class Passes:
         none, strategy = self.none, self.prepared.strategy
         verdict = self._verdict()
         changed = unlike(none.gradients, seen.gradients)
+        same_loss = seen.loss == none.loss or math.isnan(none.loss)
         state_kept = same_states(none.random_state, seen.random_state)
         problems = {
             verdict.problem or "": verdict.problem is not None,
@@ -102,9 +106,9 @@ class Passes:
         }
         problem = next((sentence for sentence, broken in problems.items() if broken), None)
         return Ending(status="mismatch" if problem else "ok", reason=problem), GradientCheck(
-            loss=seen.loss,
+            loss=None if math.isnan(seen.loss) else seen.loss,
             reference_loss=verdict.reference_loss,
-            grads_bitwise_equal=not changed and seen.loss == none.loss,
+            grads_bitwise_equal=not changed and same_loss,
             grad_max_rel_err=verdict.max_rel_err,
             grad_min_cosine=verdict.min_cosine,
             grads_missing=verdict.missing,
@@ -142,6 +146,7 @@ class Passes:
         resident_bytes += self.split.bucket_bytes()
         generators.seed_all(self.cell.seed)
         usage = step_memory(step)
+        mixed, saved_bytes = isinstance(step, PipelinedStep), usage.after_forward_bytes
         parameters = list(step.model.parameters())
         gradients = [local(p.grad) for p in parameters if p.grad is not None]
         peak = Peak(
@@ -150,8 +155,8 @@ class Passes:
             peak_operator=usage.peak_operator,
         )
         own = ModelBytes(
-            after_forward_allocated_bytes=resident_bytes + usage.after_forward_bytes,
-            saved_after_forward_bytes=usage.after_forward_bytes,
+            after_forward_allocated_bytes=None if mixed else resident_bytes + saved_bytes,
+            saved_after_forward_bytes=None if mixed else saved_bytes,
             parameter_bytes=unique_bytes(map(local, parameters)),
             buffer_bytes=unique_bytes(step.model.buffers()),
             batch_bytes=unique_bytes(step.batch),
@@ -200,7 +205,7 @@ class Passes:
             self.step.backward(loss)
         self.step.drop_gradients()
         return StepFlops(
-            forward_flops=forward_flops,
+            forward_flops=None if isinstance(self.step, PipelinedStep) else forward_flops,
             step_flops=counter.flops,
             recompute_flops=counter.recompute_flops,
             block_forwards=list(counts),

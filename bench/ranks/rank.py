@@ -13,15 +13,14 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from bench.cells.training import TrainingStep, cast, make_model
-from bench.ranks import parallel
+from bench.cells.training import cast, make_model
+from bench.ranks import parallel, pipeline
 from bench.ranks.group import Task, joined
 from bench.ranks.judged import Whole
 from bench.ranks.observed import observe
 from bench.ranks.parallelise import parallelise
 from bench.ranks.passes import Passes
 from bench.run import executor
-from bench.run.blank import blank
 
 _WARMUP = 2
 """Steps: DistributedDataParallel orders its buckets anew after the first."""
@@ -35,7 +34,7 @@ def measure_rank(payload: bytes) -> bytes:
     if task.cell.memory_limit_bytes is not None:
         executor.limit_memory(task.cell.memory_limit_bytes)
     with joined(task) as device:
-        record = blank(task.cell).with_parts(*_passes(task, device).parts())
+        record = task.record.with_parts(*_passes(task, device).parts())
     duration_s = round(time.perf_counter() - started, 3)
     record = msgspec.structs.replace(record, rank=task.rank, duration_s=duration_s)
     return msgspec.json.encode(record)
@@ -52,7 +51,7 @@ def _passes(task: Task, device: torch.device) -> Passes:
     split = parallelise(make_model(workload, cell.precision).to(device), mesh, way, workload)
     batch = way.share(tuple(cast(t, cell.precision) for t in workload.make_batch()), mesh)
     batch = tuple(t.to(device) for t in batch)
-    step = TrainingStep(workload, split.model, batch, device, cell.precision, cell.optimizer)
+    step = pipeline.step_of(cell, split, batch, device=device, parallel=way, mesh=mesh)
     for _ in range(_WARMUP):
         observe(step, cell.seed)
     return Passes(cell, step, split, whole, observe(step, cell.seed))
