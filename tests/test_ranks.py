@@ -123,3 +123,60 @@ def test_a_killed_rank_ends_the_others_and_is_named():
     assert time.monotonic() - began < 200  # not the time limit
     assert [record.status for record in own] == ["crash", "crash"]
     assert rank_process(0) is None
+
+
+# What follows takes long: several ways to share a step, and ranks that hang.
+
+WAYS = [
+    (2, "ddp", "every_k(k=2)"),
+    (2, "fsdp2(reshard=false)", "sqrt"),
+    (2, "tp", "every_layer"),
+    (2, "sp", "every_k(k=2)"),
+    (2, "pp", "every_layer"),
+    (4, "fsdp2", "recursive"),
+    (4, "fsdp2+tp=2", "every_layer"),
+    (4, "fsdp2+sp=2", "selective(variant=attention_core)"),
+    (4, "fsdp2+pp=2", "offload"),
+    (4, "pp=2+tp=2", "every_layer"),
+]
+FOUR = {**SMALL, "layers": 4, "batch": 8}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("ranks", "parallel", "spec"), WAYS)
+@pytest.mark.parametrize("workload", ["gpt-mini", "llama-mini"])
+def test_every_way_gives_the_gradient_of_one_process(workload, ranks, parallel, spec):
+    more = {"kv_heads": 2, "heads": 4, "ffn": 96} if workload == "llama-mini" else {}
+    together, *own = launch.run(cell(parallel, spec, ranks, workload, options=FOUR | more), 300)
+    assert together.status == "ok", together.reason
+    assert together.grads_bitwise_equal
+    assert 0 < together.grad_max_rel_err < 1e-5
+    assert len(own) == ranks
+    assert together.rank_peaks_bytes == [record.peak_allocated_bytes for record in own]
+    assert all(record.communication_calls for record in own)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("parallel", "none_calls", "more"),
+    [
+        # A block's output is gathered once more by each recompute, and what its last matrix
+        # scatters is not: the recompute stops before.
+        ("sp", {"all_gather": 9, "reduce_scatter": 9}, {}),
+    ],
+)
+def test_recompute_says_things_again(parallel, none_calls, more):
+    del none_calls, more
+    together, *_ = launch.run(cell(parallel, "every_layer"), 300)
+    assert together.recomputed_collectives
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["fsdp2", "ddp", "sp", "pp"])
+@pytest.mark.parametrize("spec", ["auto(budget=80%)", "optimal(budget=80%)"])
+def test_plans_for_a_budget_are_those_of_every_rank(parallel, spec):
+    sizes = SMALL | {"layers": 4, "seq": 128}
+    together, *own = launch.run(cell(parallel, spec.replace("80%", "'80%'"), options=sizes), 300)
+    assert together.status == "ok", together.reason
+    assert together.grads_bitwise_equal
+    assert len({record.plan for record in own}) == 1 or parallel == "pp"

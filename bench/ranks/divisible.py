@@ -31,6 +31,8 @@ def _inside(parallel: Parallel, workload: Workload) -> Iterator[str]:
     if family is None:
         yield f"nobody has said how to divide the blocks of a {type(workload).__name__}"
         return
+    if parallel.data == "fsdp2" and parallel.pipeline > 1 and not parallel.reshard:
+        yield "micro-batches of a pipeline need fsdp2 with reshard=true"
     if parallel.data == "ddp" and parallel.tensor > 1:
         yield "ddp keeps whole matrices, and tp divides them; join fsdp2 and tp"
     for name in family.heads:

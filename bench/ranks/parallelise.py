@@ -122,4 +122,7 @@ def _shard(model: nn.Module, mesh: DeviceMesh, parallel: Parallel, blocks: str) 
     """Each block is a unit of its own, and what is left, which backward begins with, is one."""
     for block in find_chain(model, blocks).blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=parallel.reshard)
-    fully_shard(model, mesh=mesh)
+    # Of parameters that stay between the micro-batches of a pipeline torch 2.13 counts one gradient
+    # twice, so there the rest is given back, too.
+    reshard = True if parallel.pipeline > 1 else None
+    fully_shard(model, mesh=mesh, reshard_after_forward=reshard)
