@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -90,22 +92,22 @@ def test_no_record_of_all_without_those_of_each(tmp_path):
         assert stored.existing(work, tmp_path) is None
 
 
-def rank_process(number):
-    """The process of a rank, once it computes: children of the fork server, by age."""
-    children = [g for c in psutil.Process().children() for g in c.children()]
-    found = sorted(children, key=lambda p: p.create_time())
+def rank_process(number, parent=None):
+    """The process of a rank, once it is there: children of the fork server, by age."""
+    children = [g for c in psutil.Process(parent).children() for g in c.children()]
+    found = sorted(children, key=lambda process: process.create_time())
     return found[number] if len(found) > number else None
 
 
-def when_running(number, sent):
-    """Send a signal to a rank as soon as it is there and both have begun."""
+def when_running(number, sent, parent=None):
+    """Send a signal to a rank as soon as both are there."""
 
     def send():
         deadline = time.monotonic() + 60
-        while rank_process(1) is None and time.monotonic() < deadline:
+        while rank_process(1, parent) is None and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.5)
-        os.kill(rank_process(number).pid, sent)
+        os.kill(rank_process(number, parent).pid, sent)
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -158,17 +160,25 @@ def test_every_way_gives_the_gradient_of_one_process(workload, ranks, parallel, 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("parallel", "none_calls", "more"),
+    ("parallel", "spec", "more"),
     [
-        # A block's output is gathered once more by each recompute, and what its last matrix
-        # scatters is not: the recompute stops before.
-        ("sp", {"all_gather": 9, "reduce_scatter": 9}, {}),
+        # What a recompute has gathered stays until backward is through with it.
+        ("fsdp2", "every_layer", {}),
+        ("fsdp2", "every_k(k=4)", {}),
+        ("fsdp2", "recursive", {}),
+        ("ddp", "every_layer", {}),
+        # Each of four blocks sums what its attention gives; it stops before its last matrix.
+        ("tp", "every_layer", {"all_reduce": 4}),
+        # Each gathers for its attention and for its feed-forward network, and scatters once.
+        ("sp", "every_layer", {"all_gather": 8, "reduce_scatter": 4}),
+        # In a group only the last block stops early.
+        ("sp", "every_k(k=4)", {"all_gather": 8, "reduce_scatter": 7}),
+        ("pp", "every_layer", {}),
     ],
 )
-def test_recompute_says_things_again(parallel, none_calls, more):
-    del none_calls, more
-    together, *_ = launch.run(cell(parallel, "every_layer"), 300)
-    assert together.recomputed_collectives
+def test_what_recompute_says_again(parallel, spec, more):
+    _, *own = launch.run(cell(parallel, spec, options=SMALL | {"layers": 4}), 300)
+    assert [record.recomputed_collectives for record in own] == [more, more]
 
 
 @pytest.mark.long
@@ -180,3 +190,48 @@ def test_plans_for_a_budget_are_those_of_every_rank(parallel, spec):
     assert together.status == "ok", together.reason
     assert together.grads_bitwise_equal
     assert len({record.plan for record in own}) == 1 or parallel == "pp"
+
+
+@pytest.mark.long
+def test_ranks_that_wait_for_one_that_hangs_say_which():
+    thread = when_running(1, signal.SIGSTOP)
+    together, *own = launch.run(cell("fsdp2", "none"), 40)
+    thread.join()
+    assert together.status == "timeout"
+    assert "gave no answer, and the others waited for it" in together.reason
+    assert sorted(record.status for record in own) == ["crash", "timeout"]
+    assert rank_process(0) is None
+
+
+def command(*more, start=("-m", "bench")):
+    """`run` on two ranks, in a process of its own."""
+    asked = ("--workload", "gpt-mini", "--layers", "2", "--seq", "32", "--no-time", *more)
+    return subprocess.Popen(
+        [sys.executable, *start, "run", "--strategy", "every_layer", *asked],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.long
+def test_the_command_ends_in_one_sentence_and_one(tmp_path):
+    process = command("--ranks", "2", "--results", str(tmp_path))
+    thread = when_running(0, signal.SIGKILL, process.pid)
+    out, errors = process.communicate(timeout=200)
+    thread.join()
+    assert process.returncode == 1
+    assert "the process ended with signal SIGKILL" in out
+    assert len(errors.splitlines()) == 1
+    assert {record.status for record in STORE.read_all(tmp_path)} == {"crash"}
+
+
+@pytest.mark.long
+def test_torchrun_starts_the_ranks(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = command("--results", str(tmp_path), start=(*torchrun, "-m", "bench"))
+    out, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-2000:]
+    assert out.count("every_layer") == 1
+    assert [record.status for record in STORE.read_all(tmp_path)] == ["ok"] * 3
