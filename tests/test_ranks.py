@@ -94,8 +94,9 @@ def test_no_record_of_all_without_those_of_each(tmp_path):
 
 def rank_process(number, parent=None):
     """The process of a rank, once it is there: children of the fork server, by age."""
-    children = [g for c in psutil.Process(parent).children() for g in c.children()]
-    found = sorted(children, key=lambda process: process.create_time())
+    own = psutil.Process(parent)
+    below = set(own.children(recursive=True)) - set(own.children())
+    found = sorted(below, key=lambda process: process.create_time())
     return found[number] if len(found) > number else None
 
 
