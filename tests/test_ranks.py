@@ -11,6 +11,7 @@ import psutil
 import pytest
 import tiny
 
+import strategies
 from bench.cells.cell import checked
 from bench.ranks import launch, merged, stored
 from bench.ranks.merged import Answer, culprit
@@ -191,6 +192,15 @@ def test_plans_for_a_budget_are_those_of_every_rank(parallel, spec):
     assert together.status == "ok", together.reason
     assert together.grads_bitwise_equal
     assert len({record.plan for record in own}) == 1 or parallel == "pp"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["fsdp2", "ddp", "sp"])
+@pytest.mark.parametrize("spec", strategies.available())
+def test_every_strategy_runs_on_ranks_or_says_why_not(parallel, spec):
+    together, *_ = launch.run(cell(parallel, spec, options=SMALL | {"seq": 64}), 300)
+    assert together.status in {"ok", "unsupported"}, together.reason
+    assert together.reason is None or together.status == "unsupported"
 
 
 @pytest.mark.long

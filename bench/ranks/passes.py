@@ -66,18 +66,14 @@ class Passes:
         return [self._decision(), *parts, *self.time(), self.flops()]
 
     def _prepared(self) -> strategies.Prepared:
-        """What rank 0 decides: ranks with other plans of one block would wait for ever."""
+        """What the first rank decides: ranks with other plans of one block would wait for ever."""
         split, way = self.split, parallel.parse(self.cell.parallel, self.cell.ranks)
         step = profiled_step(self.step, split, way.parts)
         prepared = strategies.prepare(split.inner, self.cell.spec, step=step, blocks=split.blocks)
-        if way.pipeline > 1:  # each stage has blocks of its own
-            return prepared
-        text = [prepared.schedule.render()]
-        dist.broadcast_object_list(text, src=0)
-        schedule = Schedule.parse(text[0])
+        schedule = Schedule.parse(_first_of_stage(prepared.schedule.render(), split.first_block))
         if schedule == prepared.schedule:
             return prepared
-        notes = [*prepared.notes, "the plan is rank 0's; this rank's own costs differ"]
+        notes = [*prepared.notes, "the plan is that of the first rank with these blocks"]
         return dataclasses.replace(prepared, schedule=schedule, notes=notes, prediction=None)
 
     def _decision(self) -> Decision:
@@ -210,3 +206,10 @@ class Passes:
             recompute_flops=counter.recompute_flops,
             block_forwards=list(counts),
         )
+
+
+def _first_of_stage(text: str, first_block: int) -> str:
+    """What the first of the ranks that have the same blocks says; all ranks call this together."""
+    said: list[tuple[int, str]] = [(0, "")] * dist.get_world_size()
+    dist.all_gather_object(said, (first_block, text))
+    return next(other for block, other in said if block == first_block)
