@@ -58,7 +58,7 @@ def test_who_made_the_others_end(endings, wanted):
 
 def test_two_ranks_share_gpt_mini(tmp_path):
     """FSDP2: half of the parameters each, the gradient of one process, nothing gathered more."""
-    work = cell("fsdp2", "every_layer", optimizer="adamw")
+    work = cell("fsdp2", "every_layer")
     together, *own = stored.run(work, 100, tmp_path, launch.run)
     assert [record.rank for record in own] == [0, 1]
     assert {record.status for record in (together, *own)} == {"ok"}, together.reason
