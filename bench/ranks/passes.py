@@ -68,6 +68,10 @@ class Passes:
     def _prepared(self) -> strategies.Prepared:
         """What the first rank decides: ranks with other plans of one block would wait for ever."""
         split, way = self.split, parallel.parse(self.cell.parallel, self.cell.ranks)
+        if way.tensor > 1 and self.cell.make_strategy().compiled:
+            raise strategies.Unsupported(
+                f"{self.cell.spec}: torch's compiler cannot partition matrices that ranks share"
+            )
         step = profiled_step(self.step, split, way.parts)
         prepared = strategies.prepare(split.inner, self.cell.spec, step=step, blocks=split.blocks)
         schedule = Schedule.parse(_first_of_stage(prepared.schedule.render(), split.first_block))
