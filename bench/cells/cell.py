@@ -40,6 +40,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         interval_width: more rounds follow until the interval of the step ratio is no wider than
             this part of it; ``None``: none do.
         rounds_limit_s: seconds that all rounds together may take with those; ``None``: no limit.
+        ranks: processes that share the step.
+        parallel: how (`bench.ranks.parallel`); empty for one.
     """
 
     workload: str
@@ -55,6 +57,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int | None = None
     interval_width: float | None = None
     rounds_limit_s: float | None = None
+    ranks: int = 1
+    parallel: str = ""
 
     @property
     def simulated(self) -> bool:
@@ -82,11 +86,16 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
             "options": self.make_workload().options(),
             "spec": strategy.spec(),
             "torch": str(torch.__version__),
-            "code": sources.code_hash(strategy, self.make_workload()),
+            "code": self.code_hash(),
             "machine": self.machine_id,
         }
         text = msgspec.json.encode(decisive, order="sorted")
         return hashlib.sha256(text).hexdigest()[:12]
+
+    def code_hash(self) -> str:
+        """Of all code that decides it."""
+        entry = sources.RANKS_ENTRY if self.parallel else sources.ENTRY
+        return sources.code_hash(self.make_strategy(), self.make_workload(), entry)
 
 
 def with_parameters(specs: Sequence[str], parameters: Mapping[str, Any]) -> list[str]:
@@ -130,7 +139,8 @@ def checked(cell: Cell) -> Cell:
     cell = msgspec.structs.replace(cell, options=options, **decided)
     if cell.simulated:  # what is modelled depends on no thread, and has no rounds
         return msgspec.structs.replace(cell, threads=1, rounds=0, warmup=0)
-    return msgspec.structs.replace(cell, threads=cell.threads or torch.get_num_threads())
+    threads = cell.threads or max(1, torch.get_num_threads() // cell.ranks)
+    return msgspec.structs.replace(cell, threads=threads)
 
 
 def _checked_device(cell: Cell) -> str:

@@ -24,17 +24,19 @@ from strategies.contract.strategy import Strategy
 
 ENTRY = "bench.run.executor"
 """The module that gives every cell its process."""
+RANKS_ENTRY = "bench.ranks.launch"
+"""The one that gives a cell several."""
 REFERENCE = "none"
 """What every cell is compared with."""
 
 Folders = tuple[tuple[str, Path], ...]
 
 
-def code_hash(strategy: Strategy, workload: Workload) -> str:
+def code_hash(strategy: Strategy, workload: Workload, entry: str = ENTRY) -> str:
     """Twelve hex digits over the code that decides a strategy's measurements on a workload."""
     pair = (get(REFERENCE), strategy)
     own = [name for one in pair for name in _strategy_modules(one)]
-    modules = (ENTRY, *_modules_of(type(workload)), *own)
+    modules = (entry, *_modules_of(type(workload)), *own)
     folders = tuple(sorted({(name.partition(".")[0], _folder(name)) for name in modules}))
     digest = _digest(tuple(sorted(set(modules))), folders)
     code = workload.code()

@@ -28,6 +28,13 @@ Workload = Annotated[
         " timm:vit_base_patch16_224, torchvision:resnet50.",
     ),
 ]
+Ranks = Annotated[
+    int | None, typer.Option(help="Processes that share the step; under torchrun, those it starts.")
+]
+ParallelOption = Annotated[
+    str,
+    typer.Option("--set-parallel", help="How they share it: fsdp2, ddp, fsdp2+tp=2 and others."),
+]
 Parameters = Annotated[
     list[str] | None, typer.Option("--set", help="Strategy parameter: k=4; may be repeated.")
 ]

@@ -40,6 +40,8 @@ def run(  # noqa: PLR0917 - one parameter a flag
     memory_limit_mb: Annotated[
         int | None, typer.Option(help="Let a CPU cell allocate no more (MB = 10⁶ bytes).")
     ] = None,
+    ranks: flags.Ranks = None,
+    parallel: flags.ParallelOption = "",
     timeout: flags.Timeout = 600.0,
     results: Annotated[
         Path | None, typer.Option(help="Store the records here, and reuse those that are.")
@@ -48,7 +50,7 @@ def run(  # noqa: PLR0917 - one parameter a flag
 ) -> None:
     """Measure strategies on one workload, each in a process of its own."""
     from bench.cells.cell import with_parameters
-    from bench.run import executor, sweep
+    from bench.cli import ranks as shared
 
     cells = [
         setup.cell(
@@ -58,30 +60,46 @@ def run(  # noqa: PLR0917 - one parameter a flag
             rounds=0 if no_time else rounds,
             rounds_limit_s=timeout / 2,
             memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
+            **shared.fields(ranks, parallel),
         )
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]
+    if fit and cells[0].parallel:
+        raise ValueError("--fit searches on a simulated device, for one rank")
     if fit:
         cells = [fitted(cell, fit, timeout) for cell in cells]
     if results:
         check_writable(results)
-    with reporter(len(cells)) as progress:
-        if results:
-            records = sweep.run(cells, results, progress, timeout_s=timeout)
-            if output is RunFormat.json:
-                print_records(records, Format.json)
-        else:
-            records = []
-            for number, cell in enumerate(cells, 1):
-                records.append(executor.run(cell, timeout))
-                progress(number, len(cells), records[-1])
-                if output is RunFormat.json:
-                    print_records(records[-1:], Format.json)
+    if cells[0].parallel:
+        finish(shared.run(cells, timeout, results, output))
+        return
+    records = _measured(cells, timeout, results, output)
     if output is not RunFormat.json:
         show(records, output, fit)
     if output in {RunFormat.json, RunFormat.csv}:  # tables say it below
         complain(records)
     finish(records)
+
+
+def _measured(
+    cells: Sequence[Cell], timeout_s: float, results: Path | None, output: RunFormat
+) -> list[Record]:
+    """All records; as JSON they are printed as soon as they are there."""
+    from bench.run import executor, sweep
+
+    records: list[Record] = []
+    with reporter(len(cells)) as progress:
+        if results:
+            records = sweep.run(cells, results, progress, timeout_s=timeout_s)
+            if output is RunFormat.json:
+                print_records(records, Format.json)
+            return records
+        for number, cell in enumerate(cells, 1):
+            records.append(executor.run(cell, timeout_s))
+            progress(number, len(cells), records[-1])
+            if output is RunFormat.json:
+                print_records(records[-1:], Format.json)
+    return records
 
 
 def complain(records: Sequence[Record]) -> None:

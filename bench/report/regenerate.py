@@ -13,7 +13,7 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -104,31 +104,29 @@ class Stored:
         texts = _texts(build(self.records)) if self.records else {}
         if self.records:
             texts |= _claimed(build([*self.records, *self.peers, *self.pays]))
-        if self.budgets:
-            texts |= {"budgets.md": budgets.markdown(self.budgets)}
-            texts |= {"budgets.csv": budgets.csv(self.budgets)}
+        for name, report, values in self._studies():
+            if values:
+                texts |= {f"{name}.md": report.markdown(values), f"{name}.csv": report.csv(values)}
         if self.solvers:
             texts |= {"solvers.md": solvers.table(self.solvers)}
-        if self.models:
-            texts |= {"models.md": models.markdown(self.models)}
-            texts |= {"models.csv": models.csv(self.models)}
-        if self.promises:
-            texts |= {"promises.md": promises.markdown(self.promises)}
-            texts |= {"promises.csv": promises.csv(self.promises)}
         if self.coverage:
             texts |= {"coverage.md": coverage.markdown(self.coverage)}
-        if self.published:
-            texts |= {"published.md": published.markdown(self.published)}
-            texts |= {"published.csv": published.csv(self.published)}
-        if self.validations:
-            texts |= {"validations.md": validations.markdown(self.validations)}
-            texts |= {"validations.csv": validations.csv(self.validations)}
         if self.peers:
             texts |= {"peers.md": peers.markdown(self.peers, self.timed)}
             texts |= {"peers.csv": peers.csv(self.peers)}
         if self.pays:
             texts |= {"pays.md": pays.markdown(self.pays)}
         return texts
+
+    def _studies(self) -> tuple[tuple[str, Any, Sequence[Any]], ...]:
+        """Those with a table and its CSV, and the module that makes both."""
+        return (
+            ("budgets", budgets, self.budgets),
+            ("models", models, self.models),
+            ("promises", promises, self.promises),
+            ("published", published, self.published),
+            ("validations", validations, self.validations),
+        )
 
 
 def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, bytes]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import torch
 
 from bench import devices
-from bench.cells import machine, sources
+from bench.cells import machine
 from bench.cells.cell import Cell
 from bench.devices import accelerators
 from bench.store.parts import Status
@@ -31,6 +31,8 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
         precision=cell.precision,
         optimizer=cell.optimizer,
         memory_limit_bytes=cell.memory_limit_bytes,
+        ranks=cell.ranks,
+        parallel=cell.parallel or None,
         status=status,
         reason=reason,
         exact=strategy.exact,
@@ -38,7 +40,7 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
         textbook_memory=strategy.textbook_memory,
         textbook_compute=strategy.textbook_compute,
         threads=cell.threads,
-        code_hash=sources.code_hash(strategy, workload),
+        code_hash=cell.code_hash(),
         cell_id=cell.cell_id(),
     )
 

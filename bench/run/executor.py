@@ -50,7 +50,9 @@ _GRAIN = 1 << 15  # elements that PyTorch gives a thread at least
 _MOST_NOTES = 100
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
-_alive: set[ForkServerProcess] = set()
+Kin = set[ForkServerProcess]
+
+_alive: Kin = set()
 
 
 def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
@@ -79,7 +81,11 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
 
 
 def in_process(
-    work: Work, payload: bytes, timeout_s: float = TIMEOUT_S, preload: Sequence[str] = ()
+    work: Work,
+    payload: bytes,
+    timeout_s: float = TIMEOUT_S,
+    preload: Sequence[str] = (),
+    kin: Kin | None = None,
 ) -> bytes | Ending:
     """What ``work`` makes of ``payload`` in a process of its own, or how that process ended.
 
@@ -88,17 +94,19 @@ def in_process(
         payload: its argument.
         timeout_s: after which the process is killed, with all that it has started.
         preload: modules that all processes share, where this is the first of them.
+        kin: holds the process while it runs, for `end_all`; default: all that have no kin.
 
     Raises:
         ValueError: the user's model, batch or loss is at fault; names the line.
     """
     # The log has no name: nothing is left of it, however this process ends.
     with tempfile.TemporaryFile(prefix="ckpt-bench-") as log:
-        return _in_process(work, payload, log.fileno(), timeout_s, preload)
+        kin = _alive if kin is None else kin
+        return _in_process(work, payload, log.fileno(), timeout_s, preload=preload, kin=kin)
 
 
 def _in_process(
-    work: Work, payload: bytes, log: int, timeout_s: float, preload: Sequence[str]
+    work: Work, payload: bytes, log: int, timeout_s: float, *, preload: Sequence[str], kin: Kin
 ) -> bytes | Ending:
     context = _context(preload)
     receiver, sender = context.Pipe(duplex=False)
@@ -107,7 +115,7 @@ def _in_process(
         process = context.Process(target=child, args=(sender, key, work, payload, written))
         process.start()
         sender.close()
-        _alive.add(process)
+        kin.add(process)
         try:
             answer = _answer(process, pipe.Inbox(receiver.fileno(), key), timeout_s)
         except TimeoutError:
@@ -116,7 +124,7 @@ def _in_process(
             return Ending("crash", str(error))
         finally:
             _kill(process)  # at once: it may be using the cores and memory of the next cell
-            _alive.discard(process)
+            kin.discard(process)
     if answer is None:
         return classify_exit(process.exitcode, oom_kills() - kills, tail(log))
     return _opened(answer)
@@ -165,9 +173,9 @@ def _pid(process: ForkServerProcess) -> int:
     return process.pid
 
 
-def end_all() -> None:
+def end_all(kin: Kin = _alive) -> None:
     """Kill the processes that other threads wait for: nobody wants their answers any more."""
-    for process in list(_alive):
+    for process in list(kin):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(_pid(process), signal.SIGKILL)
 

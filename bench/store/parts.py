@@ -36,7 +36,7 @@ class Decision(Part, frozen=True, kw_only=True):
 class GradientCheck(Part, frozen=True, kw_only=True):
     """A step under the strategy against one without."""
 
-    loss: float
+    loss: float | None
     reference_loss: float
     grads_bitwise_equal: bool
     grad_max_rel_err: float | None
@@ -63,8 +63,8 @@ class Predicted(Part, frozen=True, kw_only=True):
 class ModelBytes(Part, frozen=True, kw_only=True):
     """What is there whatever the strategy does, and what is saved when forward is done."""
 
-    after_forward_allocated_bytes: int
-    saved_after_forward_bytes: int
+    after_forward_allocated_bytes: int | None
+    saved_after_forward_bytes: int | None
     parameter_bytes: int
     buffer_bytes: int
     batch_bytes: int
@@ -112,6 +112,14 @@ class StepFlops(Part, frozen=True, kw_only=True):
     step_flops: int | None = None
     recompute_flops: int | None = None
     block_forwards: list[int] = msgspec.field(default_factory=list)
+
+
+class Exchange(Part, frozen=True, kw_only=True):
+    """What one of several ranks says to the others in a step, by kind of collective."""
+
+    communication_calls: dict[str, int]
+    communication_bytes: dict[str, int]
+    recomputed_collectives: dict[str, int]
 
 
 class StepTimes(Part, frozen=True, kw_only=True):

@@ -35,6 +35,9 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     precision: str = "fp32"
     optimizer: str = "none"
     memory_limit_bytes: int | None = None
+    ranks: int = 1
+    parallel: str | None = None
+    rank: int | None = None
     # How it ended.
     status: Status
     reason: str | None = None
@@ -71,6 +74,11 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     peak_by_category: dict[str, int] = msgspec.field(default_factory=dict)
     peak_floor_bytes: int | None = None
     advice: str | None = None
+    # Over several ranks.
+    rank_peaks_bytes: list[int] = msgspec.field(default_factory=list)
+    communication_calls: dict[str, int] = msgspec.field(default_factory=dict)
+    communication_bytes: dict[str, int] = msgspec.field(default_factory=dict)
+    recomputed_collectives: dict[str, int] = msgspec.field(default_factory=dict)
     # Time: raw seconds, one per interleaved round, in round order.
     step_s: list[float] = msgspec.field(default_factory=list)
     none_step_s: list[float] = msgspec.field(default_factory=list)

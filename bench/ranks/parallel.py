@@ -1,0 +1,149 @@
+"""How ranks share one training step, as a value: ``fsdp2``, ``fsdp2+tp=2`` and so on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+Data = Literal["none", "ddp", "fsdp2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """A mesh of ranks and what each of its dimensions shares.
+
+    Attributes:
+        data: how ranks with batches of their own keep parameters; ``none``: there is one such.
+        replicas: ranks that have a batch of their own.
+        reshard: under fsdp2, whether a block's parameters are given back after forward, and
+            gathered again for backward.
+        tensor: ranks that share each block's matrices (tensor parallel).
+        sequence: whether those ranks share the sequence between matrices, too.
+        pipeline: ranks that have blocks of their own.
+        microbatches: parts of a rank's batch that go through a pipeline one after the other; 0:
+            as many as it has stages.
+    """
+
+    data: Data = "none"
+    replicas: int = 1
+    reshard: bool = True
+    tensor: int = 1
+    sequence: bool = False
+    pipeline: int = 1
+    microbatches: int = 0
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """The mesh, outermost dimension first: those ranks are farthest apart."""
+        sizes = {"pp": self.pipeline, "dp": self.replicas, "tp": self.tensor}
+        return {name: size for name, size in sizes.items() if size > 1 or name == "dp"}
+
+    @property
+    def ranks(self) -> int:
+        """All of them."""
+        return math.prod(self.dimensions.values())
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a step."""
+        return self.microbatches or self.pipeline
+
+    def mesh(self, device: str) -> DeviceMesh:
+        """The mesh, of the default process group.
+
+        Args:
+            device: type of the ranks' devices.
+        """
+        sizes = self.dimensions
+        return init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+    def share(self, batch: tuple[torch.Tensor, ...], mesh: DeviceMesh) -> tuple[torch.Tensor, ...]:
+        """A rank's own examples of the global batch: memory of their own, equal parts."""
+        place = mesh["dp"].get_local_rank()
+        return tuple(t.chunk(self.replicas)[place].clone() for t in batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Term:
+    """What a term of the text says.
+
+    Attributes:
+        size: the field that its size is.
+        fields: others that it sets.
+        options: fields that may stand in its brackets, and what type they have.
+    """
+
+    size: str
+    fields: Mapping[str, Any]
+    options: Mapping[str, type]
+
+
+_TERMS = {
+    "ddp": _Term("replicas", {"data": "ddp"}, {}),
+    "fsdp2": _Term("replicas", {"data": "fsdp2"}, {"reshard": bool}),
+    "tp": _Term("tensor", {}, {}),
+    "sp": _Term("tensor", {"sequence": True}, {}),
+    "pp": _Term("pipeline", {}, {"microbatches": int}),
+}
+_TEXT = re.compile(r"(?P<name>[a-z]+2?)(\((?P<option>\w+)=(?P<value>\w+)\))?(=(?P<size>[0-9]+))?")
+
+
+def parse(text: str, ranks: int) -> Parallel:
+    """What ``text`` asks of so many ranks: terms joined by ``+``. One may lack its size.
+
+    Raises:
+        ValueError: an unknown term or option, one twice, or sizes that are not those of the ranks.
+    """
+    fields: dict[str, Any] = {}
+    sizes: dict[str, int | None] = {}
+    for part in text.replace(" ", "").split("+"):
+        term, more, size = _parsed(part)
+        if term.size in sizes:
+            raise ValueError(f"--set-parallel {text!r} divides {term.size} twice")
+        sizes[term.size] = size
+        fields |= {**term.fields, **more}
+    return Parallel(**(fields | _sized(sizes, ranks, text)))
+
+
+def _parsed(part: str) -> tuple[_Term, dict[str, Any], int | None]:
+    match = _TEXT.fullmatch(part)
+    term = _TERMS.get(match["name"]) if match else None
+    if match is None or term is None:
+        raise ValueError(
+            f"--set-parallel takes {', '.join(_TERMS)}, joined by +, such as"
+            f" fsdp2(reshard=false)+tp=2; not {part!r}"
+        )
+    size = int(match["size"][:9]) if match["size"] else None
+    return term, _option(term, part, match["option"], match["value"]), size
+
+
+def _option(term: _Term, part: str, name: str | None, text: str) -> dict[str, Any]:
+    if name is None:
+        return {}
+    kind = term.options.get(name)
+    value = json.loads(text) if re.fullmatch(r"true|false|[1-9][0-9]{0,8}", text) else None
+    if kind is None or type(value) is not kind:
+        valid = [f"{n}=true or false" if k is bool else f"{n}=2" for n, k in term.options.items()]
+        raise ValueError(f"{part!r}: in brackets may stand {', '.join(valid) or 'nothing'}")
+    return {name: value}
+
+
+def _sized(sizes: Mapping[str, int | None], ranks: int, text: str) -> dict[str, int]:
+    """Every size; the one that is not given is what the others leave."""
+    known = {field: size for field, size in sizes.items() if size is not None}
+    missing = [field for field in sizes if field not in known]
+    product = math.prod(known.values())
+    if len(missing) > 1:
+        raise ValueError(f"--set-parallel {text!r}: only one size may be left out")
+    if missing and product and ranks % product == 0:
+        return {**known, missing[0]: ranks // product}
+    if missing or product != ranks:
+        raise ValueError(f"--set-parallel {text!r} does not divide {ranks} ranks")
+    return known
