@@ -17,7 +17,10 @@ REQUIREMENTS = Path("requirements.txt")
 HASHED = ("test", "transformers", "train", "lint", "coverage")
 # All that tables, figures and comparisons are made with: they read records, and need no torch. An
 # environment without it shows that they do not.
-REPORT = ("matplotlib", "msgspec", "pandas", "rich", "seaborn", "tabulate", "typer")
+REPORT = (
+    *("jinja2", "markdown-it-py", "matplotlib", "msgspec", "pandas", "plotly", "rich", "seaborn"),
+    *("tabulate", "typer"),
+)
 # Tests run tiny tensors: a second thread only waits, and on a busy machine for long. A second
 # process does not; and each of three imports and compiles less than each of two.
 PARALLEL = ("-n", str(max(3, os.cpu_count() or 1)), "--dist", "worksteal")
@@ -151,6 +154,14 @@ def images(session):
 
 
 @nox.session(default=False)
+def peers(session):
+    """Measure other people's checkpointing beside ours, and write the table: -- --rounds 20."""
+    install(session, "transformers", "peers", "test")
+    session.run("pytest", "tests/test_peers.py", env=ONE_THREAD)
+    session.run("python", "-m", "bench", "peers", *session.posargs)
+
+
+@nox.session(default=False)
 def promises(session):
     """Promise budgets to training loops and measure their peaks: -- --only t5."""
     install(session, "transformers")
@@ -165,9 +176,16 @@ def tables(session):
 
 
 @nox.session(default=False)
+def report(session):
+    """Write results/report.html, one page of everything that is stored: -- --output page.html."""
+    session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)
+    session.run("python", "-m", "bench", "report", *session.posargs)
+
+
+@nox.session(default=False)
 def coverage(session):
     """Count the lines and branches that the tests run, the long ones too; an hour."""
-    install(session, "coverage", "test", "transformers", "train")
+    install(session, "coverage", "docs", "test", "transformers", "train")
     tests = session.posargs or [*PARALLEL, "--long"]
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *tests, env=ONE_THREAD)
@@ -229,6 +247,15 @@ def trust(session):
     """Count what the tests inject, in docs/trust.md: -- --check."""
     install(session, "test")
     session.run("python", "tests/trust.py", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session(default=False)
+def docs(session):
+    """Build the documentation site, build/site; every warning is an error: -- --serve."""
+    install(session, "docs")
+    session.run("python", "-m", "bench.site", "--check")
+    served = "--serve" in session.posargs
+    session.run("python", "-m", "mkdocs", *(["serve"] if served else ["build", "--strict"]))
 
 
 @nox.session(default=False)

@@ -16,6 +16,7 @@ import msgspec
 import typer
 
 from bench.cli import (
+    advise,
     budgets,
     clusters,
     coverage,
@@ -24,6 +25,8 @@ from bench.cli import (
     measure,
     models,
     numbers,
+    pays,
+    peers,
     plan,
     profile,
     promises,
@@ -36,11 +39,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": listing.list_,
     "run": measure.run,
+    "advise": advise.advise,
     "sweep": measure.sweep,
     "validate": measure.validate,
     "tables": report.tables,
     "claims": report.claims,
     "compare": report.compare,
+    "report": report.report,
     "profile": profile.profile,
     "plan": plan.plan,
     "solvers": solvers.solvers,
@@ -51,6 +56,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "coverage": coverage.coverage,
     "clusters": clusters.clusters,
     "published": published.published,
+    "peers": peers.peers,
+    "pays": pays.pays,
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)

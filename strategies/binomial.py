@@ -14,9 +14,10 @@ from strategies.solvers.binomial import nested
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Binomial(Strategy):
-    """Revolve (Griewank and Walther 2000): provably fewest forwards for ``slots`` boundaries.
+    """Revolve: provably fewest forwards for ``slots`` boundaries.
 
-    The proof is for blocks that are all alike; `optimal` is for those that are not.
+    Griewank and Walther 2000, doi 10.1145/347837.347846. The proof is for blocks that
+    are all alike; `optimal` is for those that are not.
 
     Attributes:
         slots: boundaries kept at once, the chain's input included.

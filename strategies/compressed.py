@@ -21,7 +21,8 @@ class Compressed(Layered):
     The gradient is that of a slightly different activation. Its error is measured, and has a floor
     (`strategies.contract.floor.Floor.of_stored`) that follows from what the codec does to a tensor
     (``relative_error`` of each in `strategies.storage.codecs`) and from how many boundaries rest: a
-    gradient below it is wrong, not approximate.
+    gradient below it is wrong, not approximate. Groups of values that share a scale are those of
+    ActNN (Chen et al. 2021, arXiv 2104.14129).
 
     Attributes:
         codec: ``fp16``, ``bf16``, ``int8``, ``int4`` or ``projection``.

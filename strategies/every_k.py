@@ -16,6 +16,8 @@ from strategies.schedules.plan import Plan
 class EveryK(Strategy):
     """Uniform checkpointing (the textbook's «every k layers»): keep every k-th boundary.
 
+    As in Chen et al. 2016, arXiv 1604.06174, §4.1, with groups of a length that you choose.
+
     Attributes:
         k: blocks in a group; 1 is ``every_layer``. More than the chain has makes one group.
         keep_last: run the last group normally, as ``checkpoint_sequential`` does.

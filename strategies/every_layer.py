@@ -15,7 +15,8 @@ from strategies.schedules.plan import Plan
 class EveryLayer(Strategy):
     """Keep each block's input and nothing inside it: L boundaries, one block recomputed at a time.
 
-    What model libraries do when ``gradient_checkpointing_enable()`` is called.
+    What model libraries do when ``gradient_checkpointing_enable()`` is called (the idea: Chen et
+    al. 2016, arXiv 1604.06174).
     """
 
     textbook_memory: ClassVar[str | None] = "O(N·d)"

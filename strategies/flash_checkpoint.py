@@ -17,14 +17,20 @@ from strategies.execution.chain import Chain
 from strategies.execution.stand_in import StandIn
 from strategies.execution.undo import Undo
 
-SDPA, PACKAGE = "sdpa-flash", "flash-attn"
+SDPA, EFFICIENT, PACKAGE = "sdpa-flash", "sdpa-efficient", "flash-attn"
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype) -> str:
-    """``flash-attn`` on CUDA where the package is installed and takes the dtype, else SDPA's."""
+    """``flash-attn`` on CUDA where the package is installed and takes the dtype, else SDPA's.
+
+    Of SDPA's kernels for CUDA the flash one takes half precision alone; fp32 runs the
+    memory-efficient one (Rabe and Staats 2021), which keeps no matrix of scores either.
+    """
+    if device.type != "cuda":
+        return SDPA
     half = dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled("cuda")
     installed = importlib.util.find_spec("flash_attn") is not None
-    return PACKAGE if device.type == "cuda" and half and installed else SDPA
+    return (PACKAGE if installed else SDPA) if half else EFFICIENT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,8 @@ class FlashCheckpoint(Layered):
 
     Flash attention keeps no N × N matrix; checkpointing drops what else a block keeps. The kernel
     is the flash-attn package's on CUDA if it is installed, otherwise PyTorch's own flash kernel
-    behind ``scaled_dot_product_attention``, which exists on CPU too.
+    behind ``scaled_dot_product_attention``, which exists on CPU too; on CUDA it takes half
+    precision alone, and fp32 runs PyTorch's memory-efficient kernel.
 
     Works on modules with a ``kernel`` attribute (``"math"`` or ``"flash"``) and on models with
     ``set_attn_implementation`` (transformers). Softmax is summed in another order, so gradients

@@ -28,7 +28,7 @@ class Hybrid(Budgeted):
 
     POFO (Beaumont, Eyraud-Dubois and Shilova 2021, «Efficient combination of rematerialization and
     offloading for training DNNs», NeurIPS). See `strategies.solvers.hybrid`; transfers are those of
-    `strategies.storage.overlapped`, which has not run on an accelerator yet.
+    `strategies.storage.overlapped`.
 
     Attributes:
         link: bytes per second each way: ``25GB/s``; ``auto``: the device's, as far as it is known.

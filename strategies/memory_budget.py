@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ from strategies.execution.errors import Unsupported
 from strategies.execution.undo import Undo, replace_forward
 
 BACKENDS = (INDUCTOR, AOT_EAGER)
+SOLVERS = ("dp", "greedy", "ilp", "dp_knapsack_sliding_hirschberg")
+"""Of ``activation_memory_budget_solver``, PyTorch's default first."""
 
 _UNWATCHED = "this PyTorch has no joint_custom_pass, to find wrong gradients by; use a newer one"
 
@@ -50,25 +53,37 @@ class MemoryBudget(Strategy):
             1 (no budget).
         backend: ``inductor`` makes kernels, and on a CPU needs a C++ compiler;
             ``aot_eager_decomp_partition`` runs the operators of the same two graphs one by one.
+        solver: of the knapsack: ``dp`` counts bytes in steps, ``greedy`` takes what saves most a
+            FLOP, ``ilp`` is exact (and needs scipy), ``dp_knapsack_sliding_hirschberg`` is ``dp``
+            in less memory.
     """
 
     compiled: ClassVar[bool] = True
+    opaque: ClassVar[bool] = True
     shown: ClassVar[tuple[str, ...]] = ("fraction",)
 
     fraction: float = 0.5
     backend: str = INDUCTOR
+    solver: str = SOLVERS[0]
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction <= 1:
             raise ValueError(f"memory_budget: fraction must be from 0 to 1, not {self.fraction}")
-        if self.backend not in BACKENDS:
-            valid = ", ".join(BACKENDS)
-            raise ValueError(f"memory_budget: backend must be one of {valid}, not {self.backend!r}")
+        for name, valid in (("backend", BACKENDS), ("solver", SOLVERS)):
+            value = getattr(self, name)
+            if value not in valid:
+                listed = ", ".join(valid)
+                raise ValueError(f"memory_budget: {name} must be one of {listed}, not {value!r}")
 
     @property
     def exact(self) -> bool:
         """Not bitwise: decomposed and fused kernels round in another order."""
         return False
+
+    @property
+    def peer(self) -> str:
+        """It is PyTorch's."""
+        return f"torch {torch.__version__}"
 
     @property
     def counted(self) -> bool:
@@ -81,6 +96,8 @@ class MemoryBudget(Strategy):
             return "what torch.compile makes of a model is not simulated; measure it on a device"
         if not compiler.can_be_watched():
             return _UNWATCHED
+        if self.solver == "ilp" and importlib.util.find_spec("scipy") is None:
+            return "solver=ilp needs scipy, which is not installed"
         if self.backend != INDUCTOR:
             return None
         missing = compiler.missing_compiler(device)
@@ -97,11 +114,8 @@ class MemoryBudget(Strategy):
 
     def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:  # noqa: ARG002
         """Compile the model's forward, when it is first called."""
-        return [
-            replace_forward(
-                model, _Compiled(model, Backend(self.fraction, self.backend, self.name()))
-            )
-        ]
+        backend = Backend(self.fraction, self.backend, self.name(), self.solver)
+        return [replace_forward(model, _Compiled(model, backend))]
 
     @classmethod
     def grid(cls) -> Sequence[Strategy]:

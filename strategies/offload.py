@@ -17,6 +17,8 @@ from strategies.storage.auto import check, no_other_place, tier_of
 class Offload(Layered):
     """Boundaries move to a slower tier in forward and come back in backward.
 
+    As vDNN does with the inputs of layers (Rhu et al. 2016, arXiv 1602.08124).
+
     Attributes:
         tier: ``host`` (pinned memory, from an accelerator), ``disk`` (a temporary file), or
             ``auto``: host from an accelerator, disk from a CPU, where host memory would free

@@ -18,7 +18,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from strategies.compressed import Compressed
-from strategies.contract import registry
+from strategies.contract import foreign
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.strategy import Strategy
 from strategies.execution.errors import Unsupported
@@ -38,7 +38,7 @@ def install(folder):
     found = [v for v in globals().values() if isinstance(v, type) and issubclass(v, Strategy)]
     own = [c for c in found if c.__module__ == __name__]
     lines = [f"{c.name()} = {__name__}:{c.__name__}" for c in own]
-    (info / "entry_points.txt").write_text("\n".join([f"[{registry.ENTRY_POINTS}]", *lines, ""]))
+    (info / "entry_points.txt").write_text("\n".join([f"[{foreign.ENTRY_POINTS}]", *lines, ""]))
 
 
 @contextlib.contextmanager
@@ -46,12 +46,10 @@ def found_in(folder):
     """This process, and those that it starts, find the distribution in ``folder``."""
     install(folder)
     sys.path.insert(0, str(folder))
-    registry.classes.cache_clear()
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        registry.classes.cache_clear()
 
 
 def search_path(folder):

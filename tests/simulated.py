@@ -18,7 +18,7 @@ from bench.simulate.run import Simulation, trace_cell, warm_optimizer
 from bench.simulate.trace import Life, Trace
 from bench.store.parts import merged
 from bench.studies import validation
-from bench.workloads.base import Batch, Workload
+from bench.workloads.base import Batch, SizedWorkload, Workload
 
 DEVICE = "sim:a100-80gb"
 FIELDS = ("device", "precision", "optimizer")
@@ -81,7 +81,7 @@ def after_forward(trace: Trace) -> dict[str, int]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Custom(Workload):
+class Custom(SizedWorkload):
     """A stem and equal blocks of a kind that `register` was given."""
 
     kinds: ClassVar[dict[str, Callable[[int], nn.Module]]] = {}

@@ -399,7 +399,7 @@ def test_a_model_that_switches_its_own_implementation():
         ("cuda", torch.bfloat16, True, "flash-attn"),
         ("cuda", torch.float16, True, "flash-attn"),
         ("cuda", torch.bfloat16, False, "sdpa-flash"),
-        ("cuda", torch.float32, True, "sdpa-flash"),
+        ("cuda", torch.float32, True, "sdpa-efficient"),
     ],
 )
 def test_the_kernel_that_is_chosen(device, dtype, installed, kernel, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from strategies.contract.registry import classes
+from strategies.contract.registry import classes, peers
 
 ROOT = Path(__file__).parent.parent
 STRATEGIES = sorted((ROOT / "strategies").rglob("*.py"))
@@ -49,11 +49,13 @@ def calls(path):
 
 def test_strategies_import_torch_and_the_standard_library_alone():
     allowed = {"torch", "strategies", *sys.stdlib_module_names}
+    theirs = {cls.__module__.rpartition(".")[2]: cls.package for cls in peers().values()}
     for path in STRATEGIES:
         if "solvers" in path.parts:
             assert set(roots(path)) - allowed <= {"numpy", "numba", "highspy"}, path
         else:
-            assert set(roots(path)) - allowed <= {"flash_attn"}, path
+            optional = theirs.get(path.stem, "flash_attn")
+            assert set(roots(path)) - allowed <= {optional}, path
             assert set(roots(path, top_level=True)) <= allowed, path
 
 

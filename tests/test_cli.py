@@ -384,6 +384,7 @@ def test_a_bug_is_not_hidden(call, monkeypatch):
         ("strategies", {"none", "every_layer", "every_k", "sqrt", "selective", "compressed"}),
         ("workloads", {"mlp-chain", "gpt-mini", "gpt2-small", "llama-mini", "vit-b16", "resnet50"}),
         ("devices", {"cpu"}),
+        ("models", {"hf:gpt2", "hf:meta-llama/Llama-3.1-8B"}),
     ],
 )
 def test_lists_in_every_format(call, kind, names):

@@ -256,11 +256,11 @@ class Step:
 def test_measure_accelerator_asks_in_the_right_order(monkeypatch):
     backend = Backend(monkeypatch)
     step = Step(backend)
-    memory.measure_accelerator(step.forward, step.backward, step.drop_gradients)
+    memory.warm_accelerator(step.forward, step.backward, step.drop_gradients)
+    assert backend.calls == ["forward", "backward", "drop_gradients"]
+    backend.calls.clear()
+    memory.measure_accelerator(step.forward, step.backward)
     assert backend.calls == [
-        "forward",
-        "backward",
-        "drop_gradients",
         "empty_cache",
         "synchronize",
         "reset_peak_memory_stats",
@@ -278,7 +278,19 @@ def test_measure_accelerator_counts_from_where_it_began(monkeypatch):
     backend = Backend(monkeypatch)
     backend.allocate(10_000)  # the model
     step = Step(backend)
-    taken = memory.measure_accelerator(step.forward, step.backward, step.drop_gradients)
-    assert taken == Memory(160, 100, reserved_bytes=2 << 20)
+    memory.warm_accelerator(step.forward, step.backward, step.drop_gradients)
+    taken = memory.measure_accelerator(step.forward, step.backward)
+    assert taken == Memory(160, 100, reserved_bytes=2 << 20, before_bytes=15_000)
     # Before the step, and after forward.
     assert backend.loss_alive == [False, True]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_model_that_has_run_is_not_run_again(monkeypatch, given):
+    """What runs it counts: a second step would move its running statistics, and its recomputation
+    would be counted twice."""
+    backend = Backend(monkeypatch)
+    step = Step(backend)
+    step.device, step.update = torch.device("meta"), lambda: None
+    memory.step_memory(step, step.forward if given else None)
+    assert step.runs == (1 if given else 2)

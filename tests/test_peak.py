@@ -134,7 +134,7 @@ def test_floor_does_not_depend_on_depth():
 
 def test_inside_a_block_a_peak_can_go_lower():
     """Why the advice speaks of whole blocks: here attention and MLP are recomputed apart."""
-    given = {"layers": 2, "dim": 64, "seq": 128, "batch": 4}
+    given = {"layers": 2, "dim": 128, "seq": 128, "batch": 8}
     inside = max(simulated("gpt-mini", "selective(variant=textbook)", **given).alive_bytes())
     assert inside < floor_of("gpt-mini", **given)[0]
 

@@ -144,4 +144,4 @@ def test_equal_blocks_share_a_row_of_a_chain_profile():
 def test_a_timeline_needs_a_folder():
     done = profile()
     assert done.returncode == 2
-    assert "profile needs --out FOLDER for its files, or --chain" in done.stderr
+    assert "profile needs --out FOLDER for its files, --results FOLDER or --chain" in done.stderr

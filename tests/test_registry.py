@@ -1,7 +1,6 @@
 """Names, parameters and specifications; strategies of this package and of others."""
 
 import dataclasses
-import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -55,18 +54,6 @@ def folder(tmp_path, monkeypatch, fresh):
     for name in set(sys.modules) - before:
         if name.startswith("strategies."):
             del sys.modules[name]
-
-
-def entry(monkeypatch, value):
-    """Installs one entry point for a test."""
-    monkeypatch.setattr(sys.modules[__name__], "plugged", value, raising=False)
-    point = importlib.metadata.EntryPoint("plugged", f"{__name__}:plugged", registry.ENTRY_POINTS)
-
-    def entry_points(group):
-        assert group == "ckpt_bench.strategies"
-        return [point]
-
-    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
 
 
 # What there is.
@@ -299,34 +286,6 @@ def test_classes_that_a_file_imports_are_not_its_own(folder, monkeypatch):
     )
     assert not {"base", "layered", "strategy"} & set(strategies.available())
     assert registry.classes()["every_k"] is EveryK
-
-
-def test_an_entry_point_of_another_distribution(monkeypatch, fresh):
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Foreign(Strategy):
-        """From elsewhere."""
-
-    entry(monkeypatch, Foreign)
-    assert registry.classes()["foreign"] is Foreign
-    assert strategies.get("offload(over=foreign)").below() == Foreign()
-
-
-def test_an_entry_point_may_not_take_a_name_that_is_taken(monkeypatch, fresh):
-    entry(monkeypatch, type("Sqrt", (EveryK,), {}))
-    with pytest.raises(RuntimeError, match="two strategies are named 'sqrt'"):
-        strategies.available()
-
-
-def test_an_entry_point_may_name_what_is_there_already(monkeypatch, fresh):
-    entry(monkeypatch, EveryK)
-    assert registry.classes()["every_k"] is EveryK
-
-
-@pytest.mark.parametrize("value", [EveryK(), dict, None])
-def test_an_entry_point_that_is_no_strategy(value, monkeypatch, fresh):
-    entry(monkeypatch, value)
-    with pytest.raises(TypeError, match=r"entry point 'plugged' .* is not a Strategy class"):
-        strategies.available()
 
 
 def test_the_classes_cannot_be_changed():

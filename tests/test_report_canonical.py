@@ -24,8 +24,8 @@ from bench.report.canonical import canonical
 from bench.report.figures import figures
 from bench.report.frame import build
 from bench.report.likeness import same, same_picture
-from bench.report.regenerate import Stored
 from bench.report.rounding import snapped, steady
+from bench.report.stored import Stored
 
 TIMED = [*RECORDS, *chain("none"), *chain("sqrt")]
 

@@ -1,14 +1,17 @@
 """What is not promised to the bit is held against fp64, or against the floor that is declared."""
 
+import copy
 import dataclasses
 import math
 
 import pytest
 import tiny
 import torch
+from torch.nn import functional as F
 
 import strategies
-from bench.measure import gradients, rounding
+from bench.cells.training import TrainingStep
+from bench.measure import gradients, masks, rounding
 from bench.measure.rounding import MULTIPLE, Judge, distance
 from strategies.contract.floor import LEAST_COSINE, Floor
 from strategies.storage import CODECS
@@ -52,26 +55,27 @@ def test_a_gradient_of_rounding_errors_has_no_relative_error_worth_the_name():
 
 
 @pytest.mark.parametrize(
-    ("times", "wrong"), [(0.5, False), (3.9, False), (4.1, True), (-4.1, True)]
+    ("times", "wrong"),
+    [(0.5, False), (0.98 * MULTIPLE, False), (1.02 * MULTIPLE, True), (-1.02 * MULTIPLE, True)],
 )
 def test_rounding_is_so_many_times_that_of_the_plain_model(times, wrong):
     problem = judge().problem(found(a=(3.0, 4.0 + times * 5e-4)))
     assert (problem is not None) is wrong
     if wrong:
-        assert problem.startswith("the gradient of a is 0.00041 (relative) from fp64, without the")
+        assert problem.startswith("the gradient of a is 0.000816 (relative) from fp64, without the")
 
 
 def test_where_the_plain_model_is_lucky_its_median_counts():
     """Of two tensors, the one is right to the bit and the other not: half the sum is the median."""
     median = 1e-4 / 2
-    assert judge().problem(found(b=(0.0, 5 * (1 + 3.9 * median)))) is None
-    assert "gradient of b" in judge().problem(found(b=(0.0, 5 * (1 + 4.1 * median))))
+    assert judge().problem(found(b=(0.0, 5 * (1 + 0.98 * MULTIPLE * median)))) is None
+    assert "gradient of b" in judge().problem(found(b=(0.0, 5 * (1 + 1.02 * MULTIPLE * median))))
 
 
 def test_where_everything_is_exact_a_unit_counts():
     held = judge(own=RIGHT)
     assert held.problem(found(a=(3.0, 4.0 + 2**-22))) is None
-    assert held.problem(found(a=(3.0, 4.0 + 2**-19))) is not None
+    assert held.problem(found(a=(3.0, 4.0 + 2**-18))) is not None
 
 
 def test_later_steps_may_have_moved_as_far_as_the_plain_model_has():
@@ -142,7 +146,7 @@ def test_fp64_is_the_same_step_dropout_included(workload):
     step = tiny.step(workload)
     single, double = gradients.run(step, 3), rounding.precise(step, 3)
     assert double.loss.dtype == torch.float64
-    assert single.loss.item() == pytest.approx(double.loss.item(), rel=1e-6)
+    assert single.loss.item() == pytest.approx(double.loss.item(), rel=1e-4)
     assert 0 < distance(double.gradients, single.gradients).error < 1e-4
 
 
@@ -159,3 +163,52 @@ def test_other_kernels_are_within_rounding(workload):
     record = tiny.measure(workload, "flash_checkpoint")
     assert (record.status, record.reason) == ("ok", None)
     assert 0 < record.grad_fp64_rel_err <= MULTIPLE * record.reference_fp64_rel_err
+
+
+# Dropout in another precision.
+
+
+def test_masks_are_what_dropout_dropped():
+    """On an accelerator fp64 draws other numbers: here they are made others, and masks mend it."""
+    step = tiny.step("gpt-mini-dropout")
+    seen = masks.recorded(step, 0)
+    assert seen
+    with torch.random.fork_rng():
+        with masks.replayed(seen):
+            outcome = gradients.run(doubled(step), 1)  # another seed
+        with masks.replayed(seen):
+            again = gradients.run(doubled(step), 2)
+        plain = gradients.run(doubled(step), 1)
+    assert outcome.loss == again.loss != plain.loss
+
+
+def test_what_is_dropped_in_the_own_precision_is_dropped_in_fp64():
+    step = tiny.step("gpt-mini-dropout")
+    torch.manual_seed(0)
+    with masks._Dropout(lambda x, p: torch.native_dropout(x, p, train=True)[0]):
+        own = gradients.run(step, 0)
+    with masks.replayed(masks.recorded(step, 0)):
+        right = gradients.run(doubled(step), 3)
+    assert distance(right.gradients, own.gradients).error < 1e-6
+
+
+def doubled(step):
+    return TrainingStep(step.workload, copy.deepcopy(step.model).double(), step.batch, step.device)
+
+
+def test_dropout_that_drops_nothing_is_left_alone():
+    x = torch.ones(64)
+    with masks._Dropout(lambda *_: 1 / 0):
+        assert torch.equal(F.dropout(x, 0.0), x)
+        assert torch.equal(F.dropout(x, 0.5, training=False), x)
+        assert F.dropout(x, 0.5, inplace=True) is x
+
+
+# Buffers.
+
+
+def test_buffers_are_as_far_apart_as_the_plain_model_rounds():
+    right = {"mean": torch.tensor([3.0, 4.0]).double(), "count": torch.tensor(2)}
+    own = {"mean": torch.tensor([3.0, 4.05]), "count": torch.tensor(7)}
+    assert rounding.buffer_error(right, own) == pytest.approx(0.01, rel=1e-4)
+    assert rounding.buffer_error({}, {}) == 0.0

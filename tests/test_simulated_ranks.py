@@ -264,6 +264,7 @@ def test_a_plan_is_made_for_what_sharding_leaves():
         (cell(parallel="ddp"), "simulated ranks share by fsdp2"),
         (cell(parallel="fsdp3"), "--set-parallel takes"),
         (cell(batch=3), "does not go into 4 equal parts"),
+        (cell(ranks=2, parallel="sp", workload="llama-mini"), "no sequence of a model with RMS"),
         (cell(ranks=2, parallel="megatron", workload="llama-mini"), "only models with c_attn"),
     ],
 )

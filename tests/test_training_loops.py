@@ -342,6 +342,23 @@ def test_a_trainer(spec, tmp_path):
     same_loop(loop, spec, gpt2)
 
 
+@under_each
+def test_accelerate(spec):
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+    def loop(model):
+        accelerator = accelerate.Accelerator(cpu=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model, optimizer = accelerator.prepare(model, optimizer)
+        for _ in range(3):
+            accelerator.backward(loss_of(model(ROWS)))
+            optimizer.step()
+            optimizer.zero_grad()
+        return parameters(model)
+
+    same_loop(loop, spec)
+
+
 @of_transformers
 @under_each
 def test_adapters(spec):

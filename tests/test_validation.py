@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import csv
+import io
 import os
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,13 +17,18 @@ from typer.testing import CliRunner
 
 import strategies
 from bench import __main__ as command_line
+from bench.cells import machine
+from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
+from bench.report import validations as report
 from bench.simulate import semantics
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
+from bench.store import validations
+from bench.store.validations import Row
 from bench.studies import validation
-from bench.studies.validation import Row, compare, planned_specs
+from bench.studies.validation import compare, planned_specs
 from strategies.profiling.quiet import silenced
 
 # Large enough that kernels' scratch memory is little beside the tensors.
@@ -207,87 +214,120 @@ def test_accelerator_statistics_are_taken_in_order(monkeypatch):
 @pytest.mark.parametrize("excess", [0, 51200])
 @pytest.mark.parametrize("spec", few(["every_layer", "none"]))
 def test_accelerator_is_compared_with_its_kernels(monkeypatch, spec, excess):
-    """What it allocates above what was there, rounded as its allocator does; and what it reserves.
+    """What it allocates above what was there, in its allocator's blocks; and what it reserves.
 
     Other tensors of the process, here 1 MiB, do not count.
     """
     trace = simulation("gpt-mini-dropout", spec).trace
     resident = trace.resident_bytes(GRANULE_BYTES)
-    peak = max(trace.alive_bytes(GRANULE_BYTES))
-    reserved_bytes = replay((e.life, e.delta_bytes) for e in trace.events)
-    before = 2**20 + resident
+    usage = replay((e.life, e.delta_bytes) for e in trace.events)
+    before, peak = 2**20 + resident, usage.allocated_bytes
     Statistics(monkeypatch, before, before + peak - resident + excess, 4 * 2**20)
     row = compare(elsewhere("gpt-mini-dropout", spec))
     assert row == Row(
-        workload="gpt-mini-dropout",
         strategy=spec,
         simulated_peak_bytes=peak,
+        real_tensor_peak_bytes=None,
         simulated_after_forward_bytes=trace.after_forward_bytes(GRANULE_BYTES),
-        tensor_peak_error=None,
-        after_forward_error=None,
+        real_after_forward_bytes=None,
         allocator_peak_bytes=peak + excess,
-        allocator_error=peak / (peak + excess) - 1,
-        reserved_error=reserved_bytes / (4 * 2**20) - 1,
+        simulated_reserved_bytes=usage.reserved_bytes,
+        allocator_reserved_bytes=4 * 2**20,
         scratch=None,
     )
+    assert row.allocator_error == peak / (peak + excess) - 1
+    assert row.reserved_error == usage.reserved_bytes / (4 * 2**20) - 1
+    assert row.tensor_peak_error is row.after_forward_error is None
 
 
 # The table and the command.
 
 ROW = Row(
-    workload="mlp-chain",
     strategy="none",
     simulated_peak_bytes=100,
+    real_tensor_peak_bytes=100,
     simulated_after_forward_bytes=50,
-    tensor_peak_error=0,
-    after_forward_error=0,
+    real_after_forward_bytes=50,
     allocator_peak_bytes=101,
-    allocator_error=-0.0099,
-    reserved_error=None,
+    simulated_reserved_bytes=200,
+    allocator_reserved_bytes=None,
     scratch="aten::mm",
+)
+ON_DEVICE = msgspec.structs.replace(
+    ROW,
+    strategy="sqrt",
+    real_tensor_peak_bytes=None,
+    real_after_forward_bytes=None,
+    allocator_peak_bytes=125,
+    allocator_reserved_bytes=160,
 )
 
 
-def test_rows_are_every_strategy_that_runs(monkeypatch):
+def test_a_study_is_of_every_strategy_that_runs(monkeypatch):
     seen = []
 
     def measured(wanted):
-        seen.append((wanted.workload, wanted.spec, wanted.device, wanted.rounds))
+        seen.append((wanted.workload, wanted.spec, wanted.device, wanted.precision, wanted.rounds))
         if wanted.spec == "sqrt":
             raise strategies.Unsupported("not here")
-        return dataclasses.replace(ROW, strategy=wanted.spec)
+        return msgspec.structs.replace(ROW, strategy=wanted.spec)
 
     monkeypatch.setattr(validation, "compare", measured)
-    found = list(validation.rows("cpu", ("mlp-chain", "vit-mini")))
+    base = checked(Cell(workload="vit-mini", spec="none", precision="bf16", rounds=0))
+    study = validation.study(base)
     specs = planned_specs()
-    assert seen == [(w, s, "cpu", 0) for w in ("mlp-chain", "vit-mini") for s in specs]
-    assert [row.strategy for row in found] == [s for s in specs if s != "sqrt"] * 2
+    assert seen == [("vit-mini", spec, "cpu", "bf16", 0) for spec in specs]
+    assert [row.strategy for row in study.rows] == [s for s in specs if s != "sqrt"]
+    assert (study.workload, study.precision, study.device) == ("vit-mini", "bf16", "cpu")
+    assert study.torch_version == torch.__version__
 
 
-def test_errors_are_printed_in_per_cent():
-    on_device = dataclasses.replace(ROW, reserved_error=0.1, tensor_peak_error=None)
-    first, second = validation.as_dicts([ROW, on_device])
-    assert (first["allocator_error"], first["reserved_error"]) == ("-0.99 %", "")
-    assert second["reserved_error"] == "+10.00 %"
-    assert second["tensor_peak_error"] is None
+def stored(*rows, **changes):
+    fields = {"workload": "mlp-chain", "precision": "fp32", "device": "cpu", "device_name": "A CPU"}
+    provenance = machine.provenance(validations.SCHEMA_VERSION, 0)
+    return validations.Validation(**provenance, **{**fields, **changes}, rows=list(rows))
+
+
+def test_the_table_says_how_far_the_simulation_is_off():
+    on_device = stored(ON_DEVICE, device="cuda", device_name="A GPU")
+    text = report.markdown([stored(ROW), on_device])
+    lines = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line
+    ]
+    assert lines[2][5:] == ["1", "0.00 %", "0.00 %", "none", ""]
+    assert lines[3][1:4] == ["cuda (A GPU)", "fp32", "1"]
+    assert lines[3][5:] == ["0", "-20.00 %", "-20.00 %", "sqrt", "25.0 %"]
+    sentence = report.sentence([stored(ROW), on_device])
+    assert "A CPU: 1 of 1 peaks to the byte, median error 0.00 %, worst 0.00 %" in sentence
+    assert "A GPU: 0 of 1 peaks to the byte, median error 20.00 %, worst -20.00 %" in sentence
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    one = stored(ROW, ON_DEVICE, precision="bf16")
+    path = validations.write(one, tmp_path)
+    assert path.name == "mlp-chain-bf16-cpu.json"
+    assert list(validations.read_all(tmp_path)) == [one]
+    rows = list(csv.DictReader(io.StringIO(report.csv([one]))))
+    assert [row["error"] for row in rows] == ["0.000000", "-0.200000"]
 
 
 @pytest.mark.parametrize(
-    ("errors", "code"),
+    ("changes", "code"),
     [
         ({}, 0),
-        ({"tensor_peak_error": 8}, 1),
-        ({"after_forward_error": -4}, 1),
-        ({"tensor_peak_error": None, "after_forward_error": None}, 0),
+        ({"real_tensor_peak_bytes": 92}, 1),
+        ({"real_after_forward_bytes": 54}, 1),
+        ({"real_tensor_peak_bytes": None, "real_after_forward_bytes": None}, 0),
     ],
 )
-def test_command_fails_if_bytes_differ(monkeypatch, errors, code):
-    row = dataclasses.replace(ROW, **errors)
+def test_command_fails_if_bytes_differ(monkeypatch, tmp_path, changes, code):
+    row = msgspec.structs.replace(ROW, **changes)
     monkeypatch.setattr(validation, "compare", lambda _: row)
-    flags = ("validate", "--device", "cpu", "--workload", "mlp-chain")
+    flags = ("validate", "--device", "cpu", "--workload", "mlp-chain", "--results", str(tmp_path))
     done = CliRunner().invoke(command_line.app, flags)
     assert done.exit_code == code
-    assert re.search(r"\| mlp-chain +\| none +\| +100 \|", done.output)
+    assert re.search(r"\| mlp-chain +\| cpu \(", done.output)
+    assert len(list(validations.read_all(tmp_path))) == 1
 
 
 def test_silenced_drops_what_is_printed_below_python(capfd):
@@ -304,3 +344,11 @@ def test_silenced_speaks_again_after_an_error(capfd):
         raise KeyError
     os.write(2, b"after")
     assert capfd.readouterr() == ("", "after")
+
+
+def test_results_readme_documents_every_field_in_order():
+    text = (Path(__file__).parents[1] / "results" / "README.md").read_text("utf-8")
+    section = text.partition("## One validation")[2].partition("\n## ")[0]
+    names = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    kinds = (validations.Validation, Row)
+    assert names == [name for kind in kinds for name in kind.__struct_fields__]

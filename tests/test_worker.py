@@ -1,12 +1,14 @@
 """One cell, measured in this process: every field of its record."""
 
+import msgspec
 import pytest
 import tiny
 import torch
 from torch import nn
 
 import strategies
-from bench.cells.training import TrainingStep
+from bench.cells.training import TrainingStep, unmoved
+from bench.measure import memory
 from bench.measure.digests import digests
 from bench.measure.forwards import count_forwards
 from bench.run import predicted, worker
@@ -269,3 +271,42 @@ def test_approximate_updates_move_loss_and_statistics_elsewhere(workload):
     record = tiny.measure(workload, "compressed(codec=int8)")
     assert (record.status, record.reason) == ("ok", None)
     assert record.grad_whole_cosine > 0.9
+
+
+# An optimizer, whose update a plan is made with.
+
+
+@pytest.mark.parametrize("spec", ["optimal(budget='100%')", "selective_ops(budget='100%')"])
+def test_what_is_planned_with_an_update_begins_where_everything_else_does(spec):
+    record = tiny.measure("gpt-mini", spec, optimizer="adamw")
+    assert (record.status, record.reason) == ("ok", None)
+
+
+def test_planning_moves_neither_parameters_nor_optimizer_nor_scale():
+    workload = tiny.step("mlp-chain").workload
+    device = torch.device("cpu")
+    step = TrainingStep.build(workload, device, "fp16-gradscaler", "adamw")
+    step()
+    before = [p.clone() for p in step.model.parameters()]
+    moments = [t.clone() for t in step.optimizer_tensors()]
+    scale = step.scaler.get_scale()
+    with unmoved(step):
+        step()
+        step.scaler.update(scale / 2)
+        assert not all(map(torch.equal, before, step.model.parameters()))
+    assert all(map(torch.equal, before, step.model.parameters()))
+    assert all(map(torch.equal, moments, step.optimizer_tensors()))
+    assert step.scaler.get_scale() == scale
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "optimal(budget='100%')"])
+def test_a_scaled_gradient_is_compared_before_it_is_scaled_back(spec):
+    cell = tiny.cell("gpt-mini", spec, optimizer="adamw")  # checked, no CPU cell would have it
+    record = worker.measure(msgspec.structs.replace(cell, precision="fp16-gradscaler"))
+    assert (record.status, record.reason) == ("ok", None)
+
+
+def test_reserved_memory_is_without_what_the_gate_keeps():
+    usage = memory.Memory(100, 50, reserved_bytes=1000, before_bytes=700)
+    assert worker._own_reserved_bytes(usage, 600) == 900
+    assert worker._own_reserved_bytes(memory.Memory(100, 50), 600) is None

@@ -135,9 +135,10 @@ def checked(cell: Cell) -> Cell:
     _check_numbers(workload.options())
     _check_interval(cell)
     defaults = workloads.get(cell.workload).options()
-    options = {k: v for k, v in workload.options().items() if v != defaults[k]}
+    options = {k: v for k, v in workload.options().items() if v != defaults.get(k)}
     rounds = cell.rounds + cell.rounds % 2
-    cell = msgspec.structs.replace(cell, options=options, spec=spec, device=device, rounds=rounds)
+    decided = {"workload": workload.name, "spec": spec, "device": device, "rounds": rounds}
+    cell = msgspec.structs.replace(cell, options=options, **decided)
     if cell.simulated:  # what is modelled depends on no thread, and has no rounds
         return msgspec.structs.replace(cell, threads=1, rounds=0, warmup=0)
     threads = cell.threads or max(1, torch.get_num_threads() // cell.ranks)

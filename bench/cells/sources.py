@@ -11,12 +11,13 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench.cells import machine
-from bench.workloads.base import Workload
+from bench.workloads.base import Code, Workload
 from strategies.contract.layered import Layered
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
@@ -39,7 +40,17 @@ def code_hash(strategy: Strategy, workload: Workload, entry: str = ENTRY) -> str
     own = [name for one in pair for name in _strategy_modules(one)]
     modules = (entry, *_modules_of(type(workload)), *own)
     folders = tuple(sorted({(name.partition(".")[0], _folder(name)) for name in modules}))
-    return _digest(tuple(sorted(set(modules))), folders)
+    digest = _digest(tuple(sorted(set(modules))), folders)
+    code = workload.code()
+    return digest if code == Code() else _with(digest, code)
+
+
+def _with(digest: str, code: Code) -> str:
+    """The hash, and that of code from elsewhere, which may be another one the next moment."""
+    whole = hashlib.sha256(f"{digest} {code.facts}".encode())
+    for name, path in _closure(code.modules, dict(code.folders)).items():
+        whole.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return whole.hexdigest()[:12]
 
 
 def _strategy_modules(strategy: Strategy) -> list[str]:
@@ -81,18 +92,34 @@ def decisive_files(modules: Iterable[str], folders: Folders) -> dict[str, Path]:
         modules: dotted names to begin with.
         folders: top-level packages to follow, and where they lie; others are not followed.
     """
-    where, files, seen = dict(folders), dict[str, Path](), set[str]()
+    where = dict(folders)
+    sources = [*_closure(modules, where).values()]
+    data = {str(path): path for source in sources for path in _data_beside(source)}
+    return {_relative(path, where): path for path in sorted({*sources, *data.values()})}
+
+
+def _closure(modules: Iterable[str], where: dict[str, Path]) -> dict[str, Path]:
+    """The files of ``modules`` and of what they import, by name, sorted."""
+    files, seen = set[Path](), set[str]()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
         path = None if name in seen else _file_of(name, where)
         seen.add(name)
-        if path is not None and str(path) not in files:
-            files[str(path)] = path
-            waiting += [name.rpartition(".")[0], *_imports(path.read_bytes())]
-    sources = [*files.values()]
-    data = {str(path): path for source in sources for path in _data_beside(source)}
-    return {_relative(path, where): path for path in sorted({*sources, *data.values()})}
+        if path is not None and path not in files:
+            files.add(path)
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            imports = [_absolute(one, package) for one in _imports(path.read_bytes())]
+            waiting += [name.rpartition(".")[0], *imports]
+    return {_relative(path, where): path for path in sorted(files)}
+
+
+def _absolute(name: str, package: str) -> str:
+    """The full name of what a module of a package imports; empty beyond the top of it."""
+    try:
+        return importlib.util.resolve_name(name, package)
+    except ImportError:
+        return ""
 
 
 def _relative(path: Path, where: dict[str, Path]) -> str:
@@ -111,13 +138,22 @@ def _file_of(module: str, where: dict[str, Path]) -> Path | None:
 
 @functools.lru_cache(maxsize=512)
 def _imports(source: bytes) -> tuple[str, ...]:
-    """Full names of all that a file imports; of ``from a import b`` both ``a`` and ``a.b``."""
+    """Names of all that a file imports; of ``from a import b`` both ``a`` and ``a.b``.
+
+    Relative ones begin with dots. A file that is no Python, which a user's may be, has none.
+    """
     names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            inside = base if base.endswith(".") else f"{base}."
+            names += [base, *(f"{inside}{alias.name}" for alias in node.names)]
     return tuple(names)
 
 

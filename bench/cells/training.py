@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench.workloads.base import Batch, Workload
 from strategies.profiling.rates import Rates
@@ -57,7 +60,7 @@ class TrainingStep:
     ) -> TrainingStep:
         """Model and batch on ``device``."""
         model = make_model(workload, precision).to(device)
-        batch = tuple(cast(t.to(device), precision) for t in workload.make_batch())
+        batch = on(device, workload.make_batch(), precision)
         return cls(workload, model, batch, device, precision, optimizer)
 
     def forward(self) -> Tensor:
@@ -101,7 +104,16 @@ class TrainingStep:
     def resident_tensors(self) -> list[Tensor]:
         """What is alive between steps, gradients aside: parameters, buffers, batch, optimizer."""
         model = self.model
-        return [*model.parameters(), *model.buffers(), *self.batch, *self.optimizer_tensors()]
+        return [
+            *model.parameters(),
+            *model.buffers(),
+            *self.batch_tensors(),
+            *self.optimizer_tensors(),
+        ]
+
+    def batch_tensors(self) -> list[Tensor]:
+        """The batch's, whatever holds them."""
+        return [leaf for leaf in tree_leaves(self.batch) if isinstance(leaf, Tensor)]
 
     def optimizer_tensors(self) -> list[Tensor]:
         """The optimizer's state."""
@@ -109,6 +121,28 @@ class TrainingStep:
             return []
         states = self.update_rule.state.values()
         return [v for state in states for v in state.values() if isinstance(v, Tensor)]
+
+
+@contextlib.contextmanager
+def unmoved(step: TrainingStep) -> Iterator[None]:
+    """Afterwards parameters, optimizer and scaler are what they were before.
+
+    Whoever watches a step to plan it runs its update, too.
+    """
+    rule, scaler = step.update_rule, step.scaler
+    if rule is None:
+        yield
+        return
+    before = [(parameter, parameter.detach().clone()) for parameter in step.model.parameters()]
+    state = copy.deepcopy(rule.state_dict())
+    scale = scaler.state_dict() if scaler else {}
+    yield
+    with torch.no_grad():
+        for parameter, value in before:
+            parameter.copy_(value)
+    rule.load_state_dict(state)
+    if scaler:
+        scaler.load_state_dict(scale)
 
 
 def make_model(workload: Workload, precision: str) -> nn.Module:
@@ -119,6 +153,11 @@ def make_model(workload: Workload, precision: str) -> nn.Module:
         return workload.model()
     finally:
         torch.set_default_dtype(before)
+
+
+def on(device: torch.device, batch: Batch, precision: str) -> Batch:
+    """A batch on a device, in the precision of the weights."""
+    return tree_map_only(Tensor, lambda t: cast(t.to(device), precision), batch)
 
 
 def cast(tensor: Tensor, precision: str) -> Tensor:

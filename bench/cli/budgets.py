@@ -32,7 +32,10 @@ TIMEOUT_S = 1800.0
 def budgets(  # noqa: PLR0917 - one parameter a flag
     setup: flags.Setup,
     workload: Annotated[
-        list[str] | None, typer.Option(help=f"May be repeated; default: {', '.join(WORKLOADS)}.")
+        list[str] | None,
+        typer.Option(
+            "--workload", "--model", help=f"May be repeated; default: {', '.join(WORKLOADS)}."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
     rounds: Annotated[int, typer.Option(help="Timed rounds, an even number.")] = ROUNDS,

@@ -8,6 +8,8 @@ from typing import Any
 
 from bench import devices, workloads
 from bench.devices import accelerators
+from bench.workloads.sources import configurations
+from strategies.contract import registry
 from strategies.contract.registry import classes
 
 Row = dict[str, Any]
@@ -23,6 +25,33 @@ def strategy_rows() -> list[Row]:
             "summary": _first_sentence(cls),
         }
         for name, cls in classes().items()
+    ] + foreign_rows()
+
+
+def foreign_rows() -> list[Row]:
+    """Strategies of other distributions, of which no code is loaded before they are chosen."""
+    return [
+        {
+            "name": name,
+            "parameters": {},
+            "grid": [],
+            "summary": f"Of {whose}; loaded when it is chosen",
+        }
+        for name, whose in registry.declared().items()
+    ]
+
+
+def peer_rows() -> list[Row]:
+    """Every other implementation: whose, whether it is here, what it does."""
+    return [
+        {
+            "name": name,
+            "of": cls().peer,
+            "installed": cls.version() is not None,
+            "parameters": {f.name: f.default for f in dataclasses.fields(cls)},
+            "summary": _first_sentence(cls),
+        }
+        for name, cls in registry.peers().items()
     ]
 
 
@@ -36,6 +65,14 @@ def workload_rows() -> list[Row]:
     return [
         {"name": w.name, "scale": w.scale, "options": w.options(), "summary": w.summary}
         for w in every
+    ]
+
+
+def model_rows() -> list[Row]:
+    """Every shipped configuration: name, parameters, where it was published."""
+    return [
+        {"name": f"hf:{name}", "parameters": one["parameter_count"], "source": one["source"]}
+        for name, one in configurations.published().items()
     ]
 
 

@@ -14,10 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli import numbers
+
 if TYPE_CHECKING:
     from bench.cells.cell import Cell
 
-Workload = Annotated[str, typer.Option(help="See `list workloads`.")]
+Workload = Annotated[
+    str,
+    typer.Option(
+        "--workload",
+        "--model",
+        help="See `list workloads`; or a model: own.py:build, package.module:build, hf:gpt2,"
+        " timm:vit_base_patch16_224, torchvision:resnet50.",
+    ),
+]
 Ranks = Annotated[
     int | None, typer.Option(help="Processes that share the step; under torchrun, those it starts.")
 ]
@@ -128,6 +138,28 @@ def _part(text: str) -> float:
     return float(number) / 100
 
 
+FUNCTIONS = {"inputs": "batch", "criterion": "loss"}
+"""Options that name a function, and the flags that do."""
+
+
+def sizes_and_functions(texts: Sequence[str]) -> tuple[int | None, str | None]:
+    """``["8", "own.py:batch"]`` as ``(8, "own.py:batch")``: how large batches are, what makes them.
+
+    Raises:
+        ValueError: two of a kind, or neither.
+    """
+    functions = [text for text in texts if ":" in text]
+    sizes = [text for text in texts if ":" not in text]
+    for kind in (functions, sizes):
+        if len(kind) > 1:
+            raise ValueError(f"--batch takes one of {', '.join(kind)}")
+    for text in sizes:
+        numbers.check_one("--batch", text)
+        if not text.strip().lstrip("+-").isdecimal():
+            raise ValueError(f"--batch takes a whole number or file.py:function, not {text!r}")
+    return int(sizes[0]) if sizes else None, functions[0] if functions else None
+
+
 def device_name(device: str, custom: Mapping[str, Any]) -> str:
     """The device, with the figures of a custom one; the accelerator, if none is named.
 
@@ -151,7 +183,19 @@ class Setup:
     ] = None
     layers: Annotated[int | None, typer.Option(help="Blocks.")] = None
     seq: Annotated[int | None, typer.Option(help="Sequence length.")] = None
-    batch: Annotated[int | None, typer.Option(help="Batch size.")] = None
+    batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Batch size; and, once more if need be, the function that makes the batch of a"
+            " --model: own.py:batch."
+        ),
+    ] = None
+    loss: Annotated[
+        str | None, typer.Option(help="Function that makes the loss of a --model: own.py:loss.")
+    ] = None
+    blocks: Annotated[
+        str | None, typer.Option(help="Container of the blocks of a --model: encoder.layers.")
+    ] = None
     dim: Annotated[int | None, typer.Option(help="Width.")] = None
     precision: Annotated[
         list[str] | None,
@@ -188,12 +232,11 @@ class Setup:
         """
         from bench.cells.cell import Cell, checked
 
-        flags = {name: getattr(self, name) for name in ("layers", "seq", "batch", "dim")}
-        sizes = {name: size for name, size in flags.items() if size is not None}
-        more = pairs(self.options, "--option")
-        for name in sizes.keys() & more.keys():
-            raise ValueError(f"{name} is given twice: by --{name} and by --option")
-        options = {**(defaults or {}), **sizes, **more}
+        flags, more = self._options(), pairs(self.options, "--option")
+        for name in flags.keys() & more.keys():
+            flag = FUNCTIONS.get(name, name)
+            raise ValueError(f"{name} is given twice: by --{flag} and by --option")
+        options = {**(defaults or {}), **flags, **more}
         number_format, width = precisions(self.precision or ())
         if width is None:
             fields.pop("rounds_limit_s", None)
@@ -209,6 +252,17 @@ class Setup:
             **fields,
         )
         return checked(cell)
+
+    def has(self, option: str) -> bool:
+        """Whether an option of the workload is given, be it with its default."""
+        return option in {**self._options(), **pairs(self.options, "--option")}
+
+    def _options(self) -> dict[str, Any]:
+        """What the flags say about the workload, by its options' names."""
+        batch, inputs = sizes_and_functions(self.batch or ())
+        sizes = {"layers": self.layers, "seq": self.seq, "batch": batch, "dim": self.dim}
+        flags = {**sizes, "inputs": inputs, "criterion": self.loss, "blocks": self.blocks}
+        return {name: value for name, value in flags.items() if value is not None}
 
 
 def with_setup(command: Callable[..., None]) -> Callable[..., None]:
@@ -226,3 +280,15 @@ def with_setup(command: Callable[..., None]) -> Callable[..., None]:
     call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     call.__annotations__ = {flag.name: flag.annotation for flag in keywords}
     return call
+
+
+def with_default(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command that has other defaults of some flags than all others."""
+
+    def changed(command: Callable[..., None]) -> Callable[..., None]:
+        known = inspect.signature(command).parameters.values()
+        flags = [flag.replace(default=defaults.get(flag.name, flag.default)) for flag in known]
+        command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+        return command
+
+    return changed

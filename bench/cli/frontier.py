@@ -47,12 +47,12 @@ def frontier(  # noqa: PLR0917 - one parameter a flag
     if budgets < 1:
         raise ValueError(f"a front needs at least 1 budget, not {budgets}")
     base = setup.cell(workload, device, rounds=rounds, rounds_limit_s=timeout / 2)
-    cells = bench.cells_of(base, budgets)
+    cells = bench.planned(base, budgets, timeout)
     for folder in {out, results or out}:
         check_writable(folder)
     with reporter(len(cells)) as progress:
         records = sweep.run(cells, results or out, progress, timeout_s=timeout)
-    show(records, out, f"frontier-{slug(workload)}-{slug(base.device)}", output)
+    show(records, out, f"frontier-{slug(base.workload)}-{slug(base.device)}", output)
 
 
 def show(records: list[Record], out: Path, name: str, output: Format) -> None:

@@ -11,7 +11,7 @@ import typer
 from bench.cells import ROUNDS
 from bench.cli import flags
 from bench.cli.flags import Format, FormatOption, ResultsOption, RunFormat
-from bench.cli.printing import print_records, print_rows, show
+from bench.cli.printing import print_records, print_studies, show
 from bench.cli.progress import reporter
 from bench.store.json_store import RESULTS, check_writable
 from bench.store.records import Record
@@ -50,8 +50,8 @@ def run(  # noqa: PLR0917 - one parameter a flag
 ) -> None:
     """Measure strategies on one workload, each in a process of its own."""
     from bench.cells.cell import with_parameters
+    from bench.cli import ranks as shared
     from bench.cli import simulated_ranks
-    from bench.run import executor, sweep
 
     cells = [
         setup.cell(
@@ -61,37 +61,50 @@ def run(  # noqa: PLR0917 - one parameter a flag
             rounds=0 if no_time else rounds,
             rounds_limit_s=timeout / 2,
             memory_limit_bytes=memory_limit_mb and memory_limit_mb * 10**6,
-            ranks=ranks or 1,
-            parallel=parallel or "fsdp2" if ranks else "",
+            **shared.fields(ranks, parallel),
         )
         for spec in with_parameters(strategy, flags.pairs(parameters, "--set"))
     ]
+    if fit and cells[0].parallel:
+        raise ValueError("--fit searches on a simulated device, for one rank")
     if fit:
-        cells = [fitted(cell, fit) for cell in cells]
+        cells = [fitted(cell, fit, timeout) for cell in cells]
     if results:
         check_writable(results)
     if cells[0].parallel and cells[0].simulated:
-        given = "batch" in cells[0].options
-        cells = [simulated_ranks.own_batches(cell, given=given) for cell in cells]
+        cells = [simulated_ranks.own_batches(cell, given=setup.has("batch")) for cell in cells]
         finish(simulated_ranks.run(cells, results, output))
         return
-    with reporter(len(cells)) as progress:
-        if results:
-            records = sweep.run(cells, results, progress, timeout_s=timeout)
-            if output is RunFormat.json:
-                print_records(records, Format.json)
-        else:
-            records = []
-            for number, cell in enumerate(cells, 1):
-                records.append(executor.run(cell, timeout))
-                progress(number, len(cells), records[-1])
-                if output is RunFormat.json:
-                    print_records(records[-1:], Format.json)
+    if cells[0].parallel:
+        finish(shared.run(cells, timeout, results, output))
+        return
+    records = _measured(cells, timeout, results, output)
     if output is not RunFormat.json:
         show(records, output, fit)
     if output in {RunFormat.json, RunFormat.csv}:  # tables say it below
         complain(records)
     finish(records)
+
+
+def _measured(
+    cells: Sequence[Cell], timeout_s: float, results: Path | None, output: RunFormat
+) -> list[Record]:
+    """All records; as JSON they are printed as soon as they are there."""
+    from bench.run import executor, sweep
+
+    records: list[Record] = []
+    with reporter(len(cells)) as progress:
+        if results:
+            records = sweep.run(cells, results, progress, timeout_s=timeout_s)
+            if output is RunFormat.json:
+                print_records(records, Format.json)
+            return records
+        for number, cell in enumerate(cells, 1):
+            records.append(executor.run(cell, timeout_s))
+            progress(number, len(cells), records[-1])
+            if output is RunFormat.json:
+                print_records(records[-1:], Format.json)
+    return records
 
 
 def complain(records: Sequence[Record]) -> None:
@@ -104,7 +117,10 @@ def complain(records: Sequence[Record]) -> None:
 
 def sweep(
     suite: Annotated[
-        str, typer.Option("--suite", "--profile", help="smoke, quick, standard, full or simulated.")
+        str,
+        typer.Option(
+            "--suite", "--profile", help="smoke, quick, standard, full, simulated or peers."
+        ),
     ] = "quick",
     device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
     timeout: flags.Timeout = 600.0,
@@ -129,38 +145,48 @@ def sweep(
     finish(records)
 
 
+@flags.with_setup
 def validate(
+    setup: flags.Setup,
     device: Annotated[str, typer.Option(help="Real; default: the accelerator.")] = "",
-    workload: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option("--workload", "--model", help="May be repeated.")
+    ] = None,
+    results: ResultsOption = RESULTS,
     output: FormatOption = Format.md,
 ) -> None:
-    """Simulate and run the same cells side by side; exit 1 if tensor bytes differ."""
+    """Simulate and run the same cells side by side; exit 1 if tensor bytes differ.
+
+    Each workload ends as one file under validations/ in the results, and all as one table.
+    """
     from bench import devices
+    from bench.report import regenerate
+    from bench.report import validations as report
+    from bench.store import validations
     from bench.studies import validation
 
-    workloads = tuple(workload or validation.WORKLOADS)
     device = device or devices.default()
     if device.startswith("sim:"):
         raise ValueError(f"validate compares a real device with its simulation, not {device}")
-    devices.get(device)
-    rows = list(validation.rows(device, workloads))
-    print_rows(validation.as_dicts(rows), output)
-    if any(row.tensor_peak_error or row.after_forward_error for row in rows):
+    check_writable(results)
+    done = []
+    for name in dict.fromkeys(workload or validation.WORKLOADS):
+        done.append(validation.study(setup.cell(name, device, rounds=0)))
+        validations.write(done[-1], results)  # at once: what is done is not lost
+    regenerate.regenerate(results, regenerate.readme_of(results))
+    print_studies(done, report, validations.encode_line, output)
+    if any(report.differs(row) for one in done for row in one.rows):
         raise typer.Exit(1)
 
 
-def fitted(cell: Cell, axis: str) -> Cell:
-    """The cell at the largest size that fits; as it is where nothing does or it cannot run."""
-    from bench.simulate.fit import STEP, Axis, largest, sized
-    from strategies import Unsupported
+def fitted(cell: Cell, axis: str, timeout_s: float) -> Cell:
+    """The cell at the largest size that fits; see `bench.run.fitting`."""
+    from bench.run import fitting
+    from bench.simulate.fit import STEP, Axis
 
     if axis not in STEP:
         raise ValueError(f"--fit takes {' or '.join(STEP)}, not {axis!r}")
-    chosen = cast("Axis", axis)
-    try:
-        return largest(cell, chosen) or sized(cell, chosen, STEP[axis])
-    except Unsupported:
-        return cell
+    return fitting.fitted(cell, cast("Axis", axis), timeout_s)
 
 
 def finish(records: Sequence[Record]) -> None:

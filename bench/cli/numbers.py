@@ -20,11 +20,20 @@ def check(command: Callable[..., None], arguments: Sequence[str]) -> None:
         ValueError: names the option.
     """
     for option, text in _given(_options(command), arguments):
-        if not text.isascii():
-            raise ValueError(f"{option} takes the digits 0 to 9, not {text!r}")
-        digits = text.strip().lstrip("+-")
-        if len(text) > _MOST_DIGITS or (digits.isdecimal() and int(digits) > _LARGEST):
-            raise ValueError(f"{option} must be within 64 bits, not {text[:_MOST_DIGITS]}")
+        check_one(option, text)
+
+
+def check_one(option: str, text: str) -> None:
+    """Look at what is given for one option.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if not text.isascii():
+        raise ValueError(f"{option} takes the digits 0 to 9, not {text!r}")
+    digits = text.strip().lstrip("+-")
+    if len(text) > _MOST_DIGITS or (digits.isdecimal() and int(digits) > _LARGEST):
+        raise ValueError(f"{option} must be within 64 bits, not {text[:_MOST_DIGITS]}")
 
 
 def _options(command: Callable[..., None]) -> set[str]:

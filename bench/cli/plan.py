@@ -52,12 +52,13 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         return
     if not budget:
         raise ValueError("plan needs --budget, or --ranks, of which each has its device's memory")
-    from bench.run import planning
+    from bench.run import culprit, planning
     from strategies.schedules import budget as budgets
 
     planner = planning.budgeted(strategy, budget)
     cell = setup.cell(workload, device, planner.spec(), rounds=0)
-    profile = planning.profile_cell(cell, measured=not modelled, strategy=planner)
+    with culprit.named(cell):
+        profile = planning.profile_cell(cell, measured=not modelled, strategy=planner)
     budget_bytes = budgets.resolve(budget, profile)
     solution = planner.solution(profile, budget_bytes)
     if solution is None:
@@ -68,7 +69,7 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         )
     answer = budgets.Answer.of(profile, budget_bytes, solution)
     facts = {
-        "workload": workload,
+        "workload": cell.workload,
         "device": cell.device,
         "modelled": cell.simulated,
         "times": planning.times_of(cell, measured=not modelled),

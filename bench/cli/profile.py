@@ -13,7 +13,7 @@ import typer
 
 from bench.cli import flags
 from bench.cli.flags import TextFormat
-from bench.store.json_store import write_atomically
+from bench.store.json_store import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from bench.cells.cell import Cell
@@ -32,27 +32,40 @@ def profile(  # noqa: PLR0917 - one parameter a flag
     device: Annotated[str, typer.Option(help="cpu, or a simulated one: sim:h100-80gb.")] = "cpu",
     parameters: flags.Parameters = None,
     modelled: flags.Modelled = False,
+    results: Annotated[
+        Path | None, typer.Option(help="Store the timeline here, for `report` to show.")
+    ] = None,
     output: Annotated[TextFormat, typer.Option("--format", help="How to print.")] = TextFormat.text,
 ) -> None:
     """Draw the bytes over one step by category, and say where the peak is.
 
-    Runs in this process. Nothing is stored but the files under --out. With --chain: bytes, FLOPs
-    and time of every block, in every mode; equal blocks in one row. Times are measured on a real
-    device and modelled on a simulated one.
+    Runs in this process. Files go to --out, and what `report` shows to --results. With --chain:
+    bytes, FLOPs and time of every block, in every mode; equal blocks in one row. Times are measured
+    on a real device and modelled on a simulated one.
     """
-    if out is None and not chain:
-        raise ValueError("profile needs --out FOLDER for its files, or --chain")
+    if out is None and results is None and not chain:
+        raise ValueError("profile needs --out FOLDER for its files, --results FOLDER or --chain")
     from bench.cells.cell import with_parameters
+    from bench.run import culprit
     from bench.studies import timeline as profiling
 
     [spec] = with_parameters([strategy], flags.pairs(parameters, "--set"))
     cell = setup.cell(workload, device, spec, rounds=0)
     if chain:
-        typer.echo(chain_text(cell, output, measured=not modelled))
+        with culprit.named(cell):
+            text = chain_text(cell, output, measured=not modelled)
+        typer.echo(text)
         return
-    assert out is not None
-    step_profile = profiling.profile_cell(cell)
-    paths = write(step_profile.timeline, out, stem(cell))
+    if results is not None:
+        check_writable(results)
+    with culprit.named(cell):
+        step_profile = profiling.profile_cell(cell)
+    paths = [] if out is None else write(step_profile.timeline, out, stem(cell))
+    if results is not None:
+        from bench.store import timelines
+        from bench.studies.timeline_stored import stored
+
+        paths.append(timelines.write(stored(cell, step_profile.timeline), results))
     if output is TextFormat.json:
         facts = {**step_profile.facts, "files": [str(path) for path in paths]}
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))

@@ -1,7 +1,8 @@
-"""``tables``, ``claims`` and ``compare``: commands that read records."""
+"""``tables``, ``claims``, ``compare`` and ``report``: commands that read records."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,12 @@ import typer
 
 from bench.cli.flags import Format, FormatOption, ResultsOption
 from bench.cli.printing import print_rows
-from bench.store import budgets, clusters, records
-from bench.store.json_store import RESULTS
+from bench.store import budgets, clusters, peers, records
+from bench.store.json_store import RESULTS, write_atomically
 
 CANNOT_TELL = 3
 """Exit code of a comparison that is no regression for certain, and no pass."""
+PAGE = RESULTS / "report.html"
 
 
 def tables(
@@ -41,11 +43,13 @@ def claims(output: FormatOption = Format.md, results: ResultsOption = RESULTS) -
     """Judge the textbook's claims by the stored records."""
     from bench.report import claims as ledger
     from bench.report import frame as frames
+    from bench.report import pays
 
     if not (results / records.STORE.folder).is_dir():
         raise ValueError(f"{results} holds no raw/ folder; run `python -m bench sweep` first")
-    frame = frames.build(records.read_all(results))
     ranks = list(clusters.read_all(results))
+    apart = (records.read_all(place) for place in (peers.within(results), pays.within(results)))
+    frame = frames.build([*records.read_all(results), *itertools.chain(*apart)])
     if output is Format.csv:
         print_rows(ledger.data(frame, ranks), output)
     else:
@@ -69,3 +73,19 @@ def compare(
         raise typer.Exit(1)
     if result.doubts:
         raise typer.Exit(CANNOT_TELL)
+
+
+def report(
+    output: Annotated[Path, typer.Option(help="The file to write.")] = PAGE,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Write one HTML page of everything that is stored: tables, charts, claims, environments."""
+    from bench.report.page.page import render
+
+    if not results.is_dir():
+        raise ValueError(f"there is no folder {results}; run `python -m bench sweep` first")
+    if output.is_dir():
+        raise ValueError(f"--output names a file, and {output} is a folder")
+    data = render(stored.read(results))
+    write_atomically(output, data)
+    typer.echo(f"wrote {output} ({len(data) / 1e6:.1f} MB)")

@@ -79,6 +79,8 @@ class Accelerator:
         note: what else to know.
         workspace_bytes: what the matrix library keeps for each handle and stream; ``None``: what
             `bench.devices.workspaces` says.
+        made_after: the accelerator of the catalogue whose figures a custom one has, where the user
+            gives none.
     """
 
     name: _Name
@@ -97,6 +99,7 @@ class Accelerator:
     memory_source: _Name
     note: str
     workspace_bytes: int | None = None
+    made_after: str | None = None
 
     @property
     def spec_text(self) -> str:
@@ -159,6 +162,7 @@ def get(name: str) -> Accelerator:
     )
 
 
+_MODEL = "a100-80gb"
 _EXAMPLE = "sim:custom(memory_gb=48, bf16_tflops=100, bandwidth_gb_s=900)"
 
 
@@ -249,6 +253,7 @@ def custom(
         memory_source="given by the user",
         note="",
         workspace_bytes=None if workspace_mib is None else int(workspace_mib * 2**20),
+        made_after=_MODEL,
     )
 
 

@@ -40,6 +40,9 @@ def bytes_per_handle(device: Accelerator) -> int:
     if device.workspace_bytes is not None:
         return device.workspace_bytes
     capability = device.compute_capability
-    if capability is None:
-        return 0
+    return 0 if capability is None else bytes_of_handle(capability)
+
+
+def bytes_of_handle(capability: tuple[int, int]) -> int:
+    """The same of any CUDA device, by its compute capability."""
     return [row.bytes_per_handle for row in known() if row.compute_capability <= capability][-1]

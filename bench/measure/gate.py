@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch import Tensor
 
 from bench.cells.training import TrainingStep
-from bench.measure import generators, gradients, reference
+from bench.measure import generators, gradients, reference, rounding
 from bench.measure.digests import Digests, digest, digests, unlike
 from bench.measure.gradients import Comparison, all_kept, close, same_bits, same_states
 from bench.measure.reference import MEASURED, Reference, Trace
@@ -59,6 +59,7 @@ class Gate:
         comparison: of the first step, in values.
         apart: the first step's gradients from fp64, where bits are not promised.
         own: the reference's from fp64.
+        buffers_apart: how far buffers may be apart, where they are promised but for rounding.
         first_loss: the strategy's, of the first step.
     """
 
@@ -70,6 +71,7 @@ class Gate:
         self.comparison: Comparison | None = None
         self.apart: Distance | None = None
         self.own: Distance | None = None
+        self.buffers_apart = gradients.ROUNDING
         self.first_loss = float("nan")
         self.loss: Tensor | None = None
         self._judge = self._make_judge()
@@ -77,10 +79,13 @@ class Gate:
         self._approved: list[Digests] = []
         self._optimizer = reference.plain_sgd(step, exact=seen.exact)
         self._number, self._before = 0, dict[str, Tensor]()
+        self._scale = 1.0
 
     def _make_judge(self) -> Judge | None:
         if self.seen.precise is None:
             return None
+        apart = rounding.buffer_error(self.seen.precise.buffers, self.seen.first.buffers)
+        self.buffers_apart = max(self.buffers_apart, MULTIPLE * apart)
         right = self.seen.precise.gradients
         self.own = distance(right, self.seen.first.gradients)
         return Judge(right, self.own, unit(self.step.precision), self.promise.floor)
@@ -120,6 +125,9 @@ class Gate:
             gradients.restore(state.items(), self._before)
         else:
             self._number, self._before = number, gradients.copies(state.items())
+            self._scale = self.step.scaler.get_scale() if self.step.scaler else 1.0
+        if self.step.scaler and self.step.scaler.get_scale() != self._scale:
+            self.step.scaler.update(self._scale)  # the update of this step has changed it
         self.step.drop_gradients()
         generators.seed_all(reference.seed_of(self.seen.seed, number, exact=self.seen.exact))
 
@@ -127,6 +135,14 @@ class Gate:
         """Of gradients and loss, so that no measured step begins by freeing them."""
         self.step.drop_gradients()
         self.loss = None
+
+    def scale_again(self) -> None:
+        """What a gradient scaler's update has divided: by a power of two, and so to the bit."""
+        if self.step.update_rule is None or self._scale == 1.0:
+            return
+        for parameter in self.step.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self._scale)
 
     def forward_of(self, number: int) -> Callable[[], Tensor]:
         """Forward of a step, made ready each time that it is called."""
@@ -167,7 +183,7 @@ class Gate:
         """In values, which the record keeps."""
         outcome = gradients.outcome_of(self.step, loss)
         promise = self.promise
-        self.comparison = gradients.compare(self.seen.first, outcome)
+        self.comparison = gradients.compare(self.seen.first, outcome, self.buffers_apart)
         self.first_loss = loss.item()
         self.report(self.comparison.problem(exact=promise.exact, compiled=promise.compiled))
         if self._judge is not None:
@@ -176,7 +192,8 @@ class Gate:
 
     def _problems(self, trace: Trace, loss: Tensor) -> Iterator[str | None]:
         found = {n: p.grad for n, p in self.step.model.named_parameters()}
-        same = close if self.promise.compiled else same_bits
+        near = functools.partial(close, most=self.buffers_apart)
+        same = near if self.promise.compiled else same_bits
         if not self.promise.exact and trace.drift is not None:
             same = functools.partial(close, most=_DRIFT)
         yield self._loss_problem(trace, loss)

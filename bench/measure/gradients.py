@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -14,7 +15,7 @@ from bench.measure import generators
 FLOOR = 1e-3
 # Running statistics that a compiler rounds in another order differ by 1e-6; updated twice, or not
 # at all, by a tenth.
-_ROUNDING = 1e-4
+ROUNDING = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +119,14 @@ def restore(named: Iterable[tuple[str, Tensor]], before: Mapping[str, Tensor]) -
             value.copy_(before[name])
 
 
-def compare(reference: Outcome, outcome: Outcome) -> Comparison:
-    """Compare two outcomes of the same model, batch and seed."""
+def compare(reference: Outcome, outcome: Outcome, most: float = ROUNDING) -> Comparison:
+    """Compare two outcomes of the same model, batch and seed.
+
+    Args:
+        reference: the one.
+        outcome: the other.
+        most: that buffers may differ by, where they are promised but for rounding.
+    """
     pairs = {
         name: (g0, outcome.gradients[name])
         for name, g0 in reference.gradients.items()
@@ -141,7 +148,9 @@ def compare(reference: Outcome, outcome: Outcome) -> Comparison:
         not_finite=[name for name in sound if name not in finite],
         loss_equal=loss_equal,
         buffers_equal=all_kept(reference.buffers, outcome.buffers, same_bits),
-        buffers_close=all_kept(reference.buffers, outcome.buffers, close),
+        buffers_close=all_kept(
+            reference.buffers, outcome.buffers, functools.partial(close, most=most)
+        ),
         random_state_equal=same_states(reference.random_state, outcome.random_state),
     )
 
@@ -167,7 +176,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
 
 
-def close(one: Tensor, other: Tensor, most: float = _ROUNDING) -> bool:
+def close(one: Tensor, other: Tensor, most: float = ROUNDING) -> bool:
     """Equal but for ``most`` of the norm; whole numbers, such as counts of batches, to the bit."""
     if not one.is_floating_point():
         return same_bits(one, other)

@@ -28,12 +28,14 @@ class Memory:
         peak_bytes: most allocated at once, kernels' own scratch included.
         after_forward_bytes: allocated when forward was done.
         reserved_bytes: most held by the allocator; ``None`` where it does not say.
+        before_bytes: allocated when the step began, by whomever; ``None`` where it does not say.
         peak_operator: that ran at the peak; ``None`` where it is not known.
     """
 
     peak_bytes: int
     after_forward_bytes: int
     reserved_bytes: int | None = None
+    before_bytes: int | None = None
     peak_operator: str | None = None
 
 
@@ -143,19 +145,28 @@ def resident_peak_bytes() -> int | None:
     return int(line.split()[1]) * 1024
 
 
-def measure_accelerator(
+def warm_accelerator(
     forward: Callable[[], Tensor],
     backward: Callable[[Tensor], None],
     drop_gradients: Callable[[], None],
-) -> Memory:
-    """One step by ``torch.accelerator``'s own statistics.
-
-    The order matters: warm up (kernels' workspaces), drop gradients, empty the cache, synchronise,
-    reset the peak, step, synchronise, read.
-    """
-    accelerator = torch.accelerator
+) -> None:
+    """One step for the workspaces that kernels take at their first use, and then keep."""
     backward(forward())
     drop_gradients()
+
+
+def measure_accelerator(
+    forward: Callable[[], Tensor], backward: Callable[[Tensor], None]
+) -> Memory:
+    """One step by ``torch.accelerator``'s own statistics, of a device that is warm.
+
+    The order matters: empty the cache, synchronise, reset the peak, step, synchronise, read.
+
+    Args:
+        forward: returns the loss. No gradients exist before.
+        backward: accumulates gradients.
+    """
+    accelerator = torch.accelerator
     gc.collect()
     accelerator.memory.empty_cache()
     accelerator.synchronize()
@@ -170,6 +181,7 @@ def measure_accelerator(
         peak_bytes=accelerator.memory.max_memory_allocated() - before,
         after_forward_bytes=after_forward - before,
         reserved_bytes=accelerator.memory.max_memory_reserved(),
+        before_bytes=before,
     )
 
 
@@ -180,10 +192,9 @@ def step_memory(
 
     Args:
         step: on its device.
-        forward: in place of the step's own.
+        forward: in place of the step's own; of a model that has run before.
         updating: whether the optimizer's update is a part.
     """
-    forward = forward or step.forward
 
     def backward(loss: Tensor) -> None:
         step.backward(loss)
@@ -191,5 +202,7 @@ def step_memory(
             step.update()
 
     if step.device.type == "cpu":
-        return measure_cpu(forward, backward)
-    return measure_accelerator(forward, backward, step.drop_gradients)
+        return measure_cpu(forward or step.forward, backward)
+    if forward is None:
+        warm_accelerator(step.forward, backward, step.drop_gradients)
+    return measure_accelerator(forward or step.forward, backward)

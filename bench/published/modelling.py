@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from bench.cells import machine
 from bench.devices import accelerators
+from bench.devices.accelerators import Accelerator
 from bench.published.figures import moments, requested
 from bench.published.heads import HEADS
 from bench.published.language import LANGUAGE
 from bench.published.layers import freed_by_offload, kept_by_a_layer
 from bench.published.operators import OPERATORS
 from bench.published.ranks import reserved_by_a_rank
-from bench.published.subject import Builder, record
+from bench.published.subject import Builder, Recording, record
 from bench.published.toys import TOYS
 from bench.published.vision import VISION
+from bench.simulate import scratch
 from bench.simulate.allocator import OutOfMemoryError
 from bench.simulate.fit import bisect
 from bench.store.published import UNITS, Configuration, Point, Search, error_of
@@ -59,11 +62,19 @@ def bytes_of(device: str, configuration: Configuration) -> int:
     """
     if configuration.subject in CELLS:
         return CELLS[configuration.subject](configuration.options)
-    recording = record(_builder(configuration), configuration.options, configuration.steps)
+    accelerator = accelerators.get(device)
+    recording = _recorded(configuration, configuration.options, accelerator)
     if configuration.requested:
         return requested(recording).figure(configuration.quantity)
-    workspaces = recording.workspaces(accelerators.get(device))
+    workspaces = recording.workspaces(accelerator)
     return moments(recording, workspaces=workspaces).figure(configuration.quantity)
+
+
+def _recorded(
+    configuration: Configuration, options: Mapping[str, Any], accelerator: Accelerator
+) -> Recording:
+    kernels = scratch.on(accelerator)
+    return record(_builder(configuration), options, configuration.steps, kernels)
 
 
 def _builder(configuration: Configuration) -> Builder:
@@ -83,7 +94,7 @@ def largest(device: str, configuration: Configuration, search: Search) -> int:
 
     def fits(value: int) -> bool:
         options = {**configuration.options, search.option: value}
-        recording = record(_builder(configuration), options, configuration.steps)
+        recording = _recorded(configuration, options, accelerator)
         workspaces = recording.workspaces(accelerator)
         try:
             moments(recording, workspaces=workspaces, capacity_bytes=capacity_bytes)

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.devices.accelerators import Accelerator
+from bench.devices.workspaces import bytes_per_handle
 from bench.simulate import semantics
 from bench.simulate.replay import STEPS, Change
 from bench.simulate.roofline import Operator
 from bench.simulate.trace import BACKWARD, FORWARD, workspaces
 from bench.simulate.tracer import Tracer
+from strategies.profiling.rates import Scratch
 
 Mark = Callable[[str], None]
 Options = Mapping[str, Any]
@@ -97,21 +99,25 @@ class Recording:
 
     def workspaces(self, device: Accelerator) -> list[int]:
         """Bytes of each workspace that the loop's matrix products make a library keep."""
-        return workspaces(self.work, device, multiplied=self.multiplied)
+        handle_bytes = bytes_per_handle(device)
+        return workspaces(self.work, handle_bytes, multiplied=self.multiplied)
 
 
-def record(build: Builder, options: Options, steps: int = STEPS) -> Recording:
+def record(
+    build: Builder, options: Options, steps: int = STEPS, scratch: Scratch | None = None
+) -> Recording:
     """Run a subject on fake tensors, as CUDA's kernels would save.
 
     Args:
         build: makes it, from fake tensors.
         options: of this one.
         steps: iterations.
+        scratch: of the device's kernels.
     """
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
         subject = build(options)
         model = nn.ModuleList(subject.modules)
-        tracer = LoopTracer(model)
+        tracer = LoopTracer(model, scratch=scratch)
         tracer.adopt_as("resident", subject.resident())
         resident = len(tracer.events)
         marks: list[dict[str, int]] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bench.ranks.parallel import Parallel
 from bench.ranks.tensor_plans import family_of
-from bench.workloads.base import Workload
+from bench.workloads.base import SizedWorkload, Workload
 
 
 def problem(parallel: Parallel, workload: Workload) -> str | None:
@@ -14,8 +14,16 @@ def problem(parallel: Parallel, workload: Workload) -> str | None:
     return next(_problems(parallel, workload), None)
 
 
+def unsized(workload: Workload) -> str:
+    """Why a workload that is no `SizedWorkload` cannot be divided."""
+    return f"ranks share the workloads of this package, not {workload.name}"
+
+
 def _problems(parallel: Parallel, workload: Workload) -> Iterator[str]:
     options = workload.options()
+    if not isinstance(workload, SizedWorkload):
+        yield unsized(workload)
+        return
     parts = parallel.replicas * (parallel.parts if parallel.pipeline > 1 else 1)
     if workload.batch % parts:
         yield f"a batch of {workload.batch} does not go into {parts} equal parts"
@@ -25,7 +33,7 @@ def _problems(parallel: Parallel, workload: Workload) -> Iterator[str]:
         yield from _inside(parallel, workload)
 
 
-def _inside(parallel: Parallel, workload: Workload) -> Iterator[str]:
+def _inside(parallel: Parallel, workload: SizedWorkload) -> Iterator[str]:
     """Of ranks that share more than the parameters."""
     options, family = workload.options(), family_of(workload)
     if family is None:

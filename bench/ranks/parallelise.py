@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.ranks import megatron, tensor_plans
 from bench.ranks.parallel import Parallel
+from bench.ranks.stages import cut
 from bench.ranks.tensor_plans import family_of
 from bench.workloads.base import Workload
 from strategies import find_chain
@@ -79,12 +80,14 @@ def parallelise(
     """Split ``model``, which is changed, over the ranks of ``mesh``.
 
     Args:
-        model: whole, of the workload, with the same weights on all ranks; of a pipeline, what
-            `bench.ranks.stages` has cut out of it.
+        model: whole, of the workload, with the same weights on all ranks.
         mesh: see `bench.ranks.parallel.Parallel.mesh`.
         parallel: checked (`bench.ranks.divisible.problem`).
         workload: names the blocks, and the family of models.
     """
+    first_block = 0
+    if parallel.pipeline > 1:
+        first_block = cut(model, workload, mesh["pp"].get_local_rank(), parallel.pipeline)
     fused: dict[str, int] = {}
     if parallel.megatron:
         own = list(find_chain(model, workload.blocks).blocks)
@@ -96,7 +99,7 @@ def parallelise(
         _shard(model, mesh["dp"], parallel, workload.blocks)
     elif parallel.data == "ddp":
         model = DistributedDataParallel(inner, process_group=mesh["dp"].get_group())
-    return Split(model, inner, workload.blocks, fused, parallel.tensor)
+    return Split(model, inner, workload.blocks, fused, parallel.tensor, first_block)
 
 
 def _split_matrices(
@@ -113,7 +116,9 @@ def _split_matrices(
         for name, parts in family.fused.items():
             own = dict(block.get_submodule(name).named_parameters())
             fused |= {f"{workload.blocks}.{path}.{name}.{key}": parts for key in own}
-    parallelize_module(model, mesh, family.ends(workload, parallel.sequence))
+    here = dict(model.named_children())  # a stage of a pipeline has not all of them
+    ends = family.ends(workload, parallel.sequence).items()
+    parallelize_module(model, mesh, {name: style for name, style in ends if name in here})
     return fused
 
 
@@ -124,4 +129,7 @@ def _shard(model: nn.Module, mesh: DeviceMesh, parallel: Parallel, blocks: str) 
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for block in find_chain(model, blocks).blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=parallel.reshard, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    # Of parameters that stay between the micro-batches of a pipeline torch 2.13 counts one gradient
+    # twice, so there the rest is given back, too.
+    reshard = True if parallel.pipeline > 1 else None
+    fully_shard(model, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
@@ -17,7 +19,7 @@ from bench.ranks.divisible import problem
 from bench.ranks.parallel import Parallel, parse
 from bench.ranks.simulated_step import fake_step
 from bench.ranks.simulated_tracer import Collective, RankTracer
-from bench.simulate.run import Simulation, traced
+from bench.simulate.run import Simulation, trace_step
 from bench.workloads.base import Workload
 
 
@@ -71,7 +73,7 @@ def trace_rank(
         chosen = workload or cell.make_workload()
         step = fake_step(cell, chosen, parallel, mesh, mode, as_cuda=as_cuda)
         with mode:
-            simulation = traced(
+            simulation = trace_step(
                 strategy or cell.make_strategy(), step, as_cuda=as_cuda, make_tracer=make_tracer
             )
     [tracer] = tracers
@@ -91,6 +93,17 @@ def checked(cell: Cell) -> Parallel:
     if "dropout" in workload.option_names():  # of random numbers only the bytes are simulated
         workload = workload.with_options(dropout=0.0)
     reason = problem(parallel, workload)
+    if reason is None and parallel.sequence and not parallel.megatron:
+        reason = _unsharded_norm(workload)
     if reason:
         raise ValueError(f"{cell.workload} on {cell.ranks} ranks: {reason}")
     return parallel
+
+
+def _unsharded_norm(workload: Workload) -> str | None:
+    """Why DTensor cannot split this model's sequence on fake tensors, or ``None``."""
+    with torch.device("meta"):
+        modules = list(workload.build().modules())
+    if not any(isinstance(module, nn.RMSNorm) for module in modules):
+        return None
+    return "DTensor splits no sequence of a model with RMS norm on fake tensors; take tp"

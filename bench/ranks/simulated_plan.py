@@ -14,6 +14,7 @@ import msgspec
 import strategies
 from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
+from bench.ranks.divisible import unsized
 from bench.ranks.parallel import Parallel, parse
 from bench.ranks.simulated import trace_rank
 from bench.ranks.simulated_record import exchange_of, fit_of, time_of
@@ -21,6 +22,7 @@ from bench.run.planning import profile_cell
 from bench.simulate.fit import bisect
 from bench.simulate.peak import peak_event
 from bench.store.parts import Fit
+from bench.workloads.base import SizedWorkload
 from strategies.contract.budgeted import Budgeted
 from strategies.execution.chain import Chain
 from strategies.schedules.interpreter import predict
@@ -146,14 +148,26 @@ def smallest_cluster(cell: Cell, memory_bytes: int) -> int:
 def on_ranks(cell: Cell, ranks: int) -> Cell:
     """The cell on so many ranks, each with the batch that the cell has."""
     parallel = parse(cell.parallel, ranks)
-    batch = cell.make_workload().batch * parallel.replicas
+    batch = _batch_of(cell) * parallel.replicas
     options = {**cell.options, "batch": batch}
     return checked(msgspec.structs.replace(cell, ranks=ranks, options=options))
 
 
+def _batch_of(cell: Cell) -> int:
+    """Of all ranks.
+
+    Raises:
+        ValueError: the workload's batch cannot be shared.
+    """
+    workload = cell.make_workload()
+    if isinstance(workload, SizedWorkload):
+        return workload.batch
+    raise ValueError(unsized(workload))
+
+
 def _alone(cell: Cell, parallel: Parallel) -> Cell:
     """The cell on one device: what gathers weights in bf16 runs in it."""
-    batch = cell.make_workload().batch // parallel.replicas
+    batch = _batch_of(cell) // parallel.replicas
     precision = "bf16" if parallel.mixed else cell.precision
     options = {**cell.options, "batch": batch}
     return msgspec.structs.replace(cell, ranks=1, parallel="", precision=precision, options=options)

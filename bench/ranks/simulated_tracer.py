@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.ranks.communication import kind_of
 from bench.simulate.tracer import Tracer
+from strategies.profiling.rates import Scratch
 
 GATHERED, BUCKETS = "gathered parameters", "gradient buckets"
 MARKS = {
@@ -65,8 +66,13 @@ class RankTracer(Tracer):
         streams: of the lives that FSDP2 allocates on a stream of its own, what that is for.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module] = ()) -> None:
-        super().__init__(model, blocks)
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module] = (),
+        scratch: Scratch | None = None,
+    ) -> None:
+        super().__init__(model, blocks, scratch)
         self.collectives: list[Collective] = []
         self.unpacked: list[int] = []
         self.streams: dict[int, str] = {}

@@ -40,6 +40,8 @@ class Family:
         fused: matrices that hold several, one above the other; each is split by itself.
         heads: attributes of ``attn`` that count heads, which ranks share.
         ends: of the model around the blocks, with the sequence split between them or not.
+        before: modules of the model that run before the blocks.
+        after: those that run after them.
     """
 
     pairs: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]]
@@ -47,6 +49,8 @@ class Family:
     fused: dict[str, int]
     heads: tuple[str, ...]
     ends: Callable[[Workload, bool], Plan]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
 
     def block_plan(self, *, sequence: bool) -> Plan:
         """Of one block."""
@@ -110,6 +114,8 @@ FAMILIES: dict[type[Workload], Family] = {
         fused={"attn.c_attn": 3},
         heads=("heads",),
         ends=_gpt_ends,
+        before=("wte", "wpe", "drop"),
+        after=("ln_f", "lm_head"),
     ),
     LlamaWorkload: Family(
         pairs={
@@ -120,6 +126,8 @@ FAMILIES: dict[type[Workload], Family] = {
         fused={},
         heads=("heads", "kv_heads"),
         ends=_llama_ends,
+        before=("embed",),
+        after=("norm", "lm_head"),
     ),
 }
 

@@ -6,16 +6,20 @@ Memory*. Verdicts are computed from records each time, never written down here.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 
 import pandas as pd
 
 from bench.report import clusters, display
+from bench.report.advice import ADVICE, OCTAVE
+from bench.report.claim import Claim, Statement
 from bench.report.display import cell, code
 from bench.report.frame import rows
-from bench.report.judges import CHAIN, CLOSE, MODEL, NEAR, ORDER, Judge, Verdict, growth, recompute
+from bench.report.judges import CHAIN, CLOSE, MODEL, NEAR, ORDER, Verdict, growth, recompute
+from bench.report.listings import LISTINGS
+from bench.report.methods import METHODS
+from bench.report.unjudged import UNJUDGED
 from bench.report.verdicts import (
     approaches_forward,
     every_k_compute,
@@ -27,23 +31,6 @@ from bench.report.verdicts import (
     three_quarters_less,
 )
 from bench.store.clusters import Study
-
-
-@dataclasses.dataclass(frozen=True)
-class Statement:
-    """Of the textbook."""
-
-    id: str
-    source: str
-    predicts: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim(Statement):
-    """One that records can bear out or contradict."""
-
-    check: Judge
-
 
 VARIANTS = ({"variant": "attention_core"}, {"variant": "textbook"})
 
@@ -143,6 +130,9 @@ LEDGER = (
         "on an accelerator, a step with offloaded checkpoints is slower",
         offload_latency,
     ),
+    *LISTINGS,
+    *METHODS,
+    *ADVICE,
 )
 
 
@@ -218,7 +208,14 @@ def markdown(frame: pd.DataFrame, ranks: Sequence[Study] = ()) -> str:
     ]
     measured = rows(frame)
     place = cell(display.where(measured)) if measured else "No records."
-    return f"# The textbook's claims\n\n{place}. {RULES}\n{display.table(header, body)}"
+    table = display.table(header, body)
+    return f"# The textbook's claims\n\n{place}. {RULES}\n{table}\n{_unjudged()}"
+
+
+def _unjudged() -> str:
+    """What the chapter says besides."""
+    body = [[cell(said), why] for said, why in UNJUDGED.items()]
+    return f"## What no record judges\n\n{display.table(('The textbook says', 'Why'), body)}"
 
 
 RULES = f"""{display.UNITS}.
@@ -231,4 +228,5 @@ The cells behind each verdict are in `claims.json`.
   exponent agrees within {ORDER.value}: {ORDER.reason}.
 - A share agrees within {100 * CLOSE.value:.0f} points: {CLOSE.reason}.
 - A share is *refined* within {100 * NEAR.value:.0f} % of the figure claimed: {NEAR.reason}.
+- Where something begins is *refined* within a factor of {OCTAVE.value:g}: {OCTAVE.reason}.
 """

@@ -25,12 +25,14 @@ from bench.report import (
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
+from bench.report.pays import figure as pays_figure
 from bench.store import clusters as cluster_studies
 from bench.store import coverage as coverage_studies
 from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
 from bench.store.budgets import Study
 from bench.store.published import Point
+from bench.store.records import Record
 
 
 def figures(
@@ -42,6 +44,7 @@ def figures(
     covered: Sequence[coverage_studies.Study] = (),
     points: Sequence[Point] = (),
     clusters: Sequence[cluster_studies.Study] = (),
+    pays: Sequence[Record] = (),
 ) -> dict[str, bytes]:
     """Every figure by file name.
 
@@ -53,6 +56,7 @@ def figures(
         covered: of what intervals cover.
         points: measurements that others published.
         clusters: of ranks.
+        pays: of steps with checkpoints and without, model by model.
     """
     named = {name for study in studies for name in staircase.strategies_of(study)}
     look = display.looks({*map(str, frame["strategy"]), *named})
@@ -60,8 +64,7 @@ def figures(
     with canvas.style():
         drawn = (*_planes(frame), *_depths(frame, look), *_staircases(studies, look))
         studied = (*_solvers(timed), *_promises(kept), *_coverage(covered), *_published(points))
-        ranks = _clusters(clusters)
-        for name, figure in (*drawn, *studied, *ranks):
+        for name, figure in (*drawn, *studied, *_clusters(clusters), *_pays(pays)):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -120,6 +123,11 @@ def _published(points: Sequence[Point]) -> Iterator[tuple[str, Figure]]:
 def _clusters(studies: Sequence[cluster_studies.Study]) -> Iterator[tuple[str, Figure]]:
     if any(study.points for study in studies):
         yield "clusters", cluster_report.figure(studies)
+
+
+def _pays(records: Sequence[Record]) -> Iterator[tuple[str, Figure]]:
+    if records:
+        yield "pays", pays_figure(records)
 
 
 def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

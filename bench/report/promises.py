@@ -20,6 +20,7 @@ FINER = 1e-4
 HEADER = (
     "Model",
     "Library",
+    "Device",
     "Loop",
     "Budgets kept",
     "Peak of `none`, MB",
@@ -56,7 +57,7 @@ def markdown(studies: Sequence[Study]) -> str:
     """A summary, the table, and what came to nothing."""
     lines = [_cells(study, loop) for study in studies for loop in study.loops]
     parts = ["# Promised budgets, kept or not\n", cell(display.where(rows(studies))) + "\n"]
-    parts += [NOTES, summary(studies) + "\n", display.table(HEADER, lines, right=len(HEADER) - 3)]
+    parts += [NOTES, summary(studies) + "\n", display.table(HEADER, lines, right=len(HEADER) - 4)]
     problems = [f"- {cell(s.model)}: {cell(s.problem)}" for s in studies if s.problem]
     if problems:
         parts.append("## Not planned for\n\n" + "\n".join(problems) + "\n")
@@ -95,6 +96,7 @@ def _cells(study: Study, loop: Loop) -> list[str]:
     return [
         cell(study.model),
         cell(f"{study.library} {study.library_version}"),
+        cell(study.device_name),
         LOOPS[loop.accumulation],
         f"{count} of {len(parts)}" if whole else f"**{count} of {len(parts)}**",
         megabytes(loop.plain_peak_bytes),
@@ -137,6 +139,11 @@ def _rows(study: Study) -> Iterator[dict[str, object]]:
             yield {name: plain(value) for name, value in row.items()}
 
 
+def _label(study: Study) -> str:
+    """Of a column: off the CPU, the device too."""
+    return study.model if study.device == "cpu" else f"{study.model} ({study.device})"
+
+
 def figure(studies: Sequence[Study]) -> Figure:
     """Measured peak over budget, a column for each model."""
     figure, [axes] = canvas.new(8.5, 4.6)
@@ -161,7 +168,7 @@ def figure(studies: Sequence[Study]) -> Figure:
             zorder=2,
         )
     axes.set_xticks(
-        range(len(studies)), [study.model for study in studies], rotation=35, ha="right"
+        range(len(studies)), [_label(study) for study in studies], rotation=35, ha="right"
     )
     axes.set_ylabel("Measured peak, % of the budget")
     axes.grid(axis="y", **canvas.GRID)

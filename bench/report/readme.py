@@ -19,16 +19,24 @@ LINKS = (
     ("ten budgets against every rule", "budgets"),
     ("budgets promised to training loops", "promises"),
     ("published GPU figures, modelled", "published"),
+    ("the simulation beside real devices", "validations"),
     ("real architectures, to the bit", "models"),
     ("growth with depth", "depth"),
     ("the time model against this CPU", "calibration"),
     ("what a simulation costs", "simulator"),
     ("the textbook's claims judged", "claims"),
+    ("other people's implementations", "peers"),
+    ("where checkpointing starts to pay", "pays"),
     ("failures", "failures"),
     ("what solvers cost", "solvers"),
     ("what intervals cover", "coverage"),
 )
-STUDIES = frozenset({"budgets", "coverage", "models", "promises", "published", "solvers"})
+STUDIES = frozenset(
+    {
+        *("budgets", "coverage", "models", "pays", "peers", "promises", "published", "solvers"),
+        "validations",
+    }
+)
 """Tables that are not made from records."""
 
 

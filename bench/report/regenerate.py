@@ -8,43 +8,18 @@ integration, where ``check`` runs, pins them exactly; they do not depend on the 
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
-import pandas as pd
-
-from bench.report import (
-    budgets,
-    claims,
-    clusters,
-    coverage,
-    growth,
-    modelled,
-    models,
-    promises,
-    published,
-    solvers,
-    tables,
-)
+from bench.report import published, validations
 from bench.report import readme as readmes
 from bench.report.figures import figures
 from bench.report.frame import build
 from bench.report.likeness import same
-from bench.store import budgets as studies
-from bench.store import clusters as cluster_studies
-from bench.store import coverage as coverage_studies
-from bench.store import models as model_studies
-from bench.store import promises as promise_studies
-from bench.store import published as published_points
-from bench.store import solvers as solver_records
+from bench.report.stored import Stored, read, read_strictly
 from bench.store.json_store import RESULTS, write_atomically
-from bench.store.records import Record, decode, read_all
-
-Read = TypeVar("Read")
 
 TABLES = "tables"
 FIGURES = "figures"
@@ -56,55 +31,6 @@ TEXT = frozenset({".csv", ".json", ".md"})
 def readme_of(results: Path) -> Path | None:
     """The README here, if these are the results that it shows."""
     return README if README.exists() and results.resolve() == RESULTS.resolve() else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """What tables and figures are made from.
-
-    Attributes:
-        records: of cells.
-        budgets: studies of budgets.
-        solvers: studies of what solvers cost.
-        models: studies of real architectures.
-        promises: studies of budgets that were promised to training loops.
-        coverage: studies of what intervals cover.
-        published: measurements of GPU memory that others published.
-        clusters: studies of ranks.
-    """
-
-    records: Sequence[Record]
-    budgets: Sequence[studies.Study] = ()
-    solvers: Sequence[solver_records.Study] = ()
-    models: Sequence[model_studies.Study] = ()
-    promises: Sequence[promise_studies.Study] = ()
-    coverage: Sequence[coverage_studies.Study] = ()
-    published: Sequence[published_points.Point] = ()
-    clusters: Sequence[cluster_studies.Study] = ()
-
-    def tables(self) -> dict[str, str]:
-        """Every table by file name; without a study, nothing is made of it."""
-        texts = _texts(build(self.records), self.clusters) if self.records else {}
-        if self.budgets:
-            texts |= {"budgets.md": budgets.markdown(self.budgets)}
-            texts |= {"budgets.csv": budgets.csv(self.budgets)}
-        if self.solvers:
-            texts |= {"solvers.md": solvers.table(self.solvers)}
-        if self.models:
-            texts |= {"models.md": models.markdown(self.models)}
-            texts |= {"models.csv": models.csv(self.models)}
-        if self.promises:
-            texts |= {"promises.md": promises.markdown(self.promises)}
-            texts |= {"promises.csv": promises.csv(self.promises)}
-        if self.coverage:
-            texts |= {"coverage.md": coverage.markdown(self.coverage)}
-        if self.published:
-            texts |= {"published.md": published.markdown(self.published)}
-            texts |= {"published.csv": published.csv(self.published)}
-        if self.clusters:
-            texts |= {"clusters.md": clusters.markdown(self.clusters)}
-            texts |= {"clusters.csv": clusters.csv(self.clusters)}
-        return texts
 
 
 def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, bytes]:
@@ -129,29 +55,16 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
         covered=stored.coverage,
         points=stored.published,
         clusters=stored.clusters,
+        pays=stored.pays,
     )
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:
         folder = Path(os.path.relpath(results / TABLES, readme.parent)).as_posix()
         said = [published.sentence(stored.published)] if stored.published else []
+        said += [validations.sentence(stored.validations)] if stored.validations else []
         block = readmes.block(frame, folder, {Path(name).stem for name in texts}, said)
         files[readme] = readmes.inject(readme.read_bytes().decode(), block).encode()
     return files
-
-
-def _texts(frame: pd.DataFrame, ranks: Sequence[cluster_studies.Study] = ()) -> dict[str, str]:
-    """Tables of the records, by file name."""
-    return {
-        "tradeoff.md": tables.tradeoff(frame),
-        "tradeoff.csv": tables.tradeoff_csv(frame),
-        "depth.md": growth.table(frame),
-        "depth.csv": growth.csv(frame),
-        "calibration.md": modelled.calibration(frame),
-        "simulator.md": modelled.simulator(frame),
-        "failures.md": tables.failures(frame),
-        "claims.md": claims.markdown(frame, ranks),
-        "claims.json": claims.as_json(frame, ranks),
-    }
 
 
 def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> list[str]:
@@ -172,51 +85,12 @@ def regenerate(results: Path, readme: Path | None, *, check: bool = False) -> li
         ValueError: no records, or one that cannot be reported.
     """
     bad: list[str] = []
-    stored = _strict(results, bad) if check else _lenient(results)
-    if not any(map(len, dataclasses.astuple(stored))):
+    stored = read_strictly(results, bad) if check else read(results)
+    if stored.empty():
         raise ValueError(f"no records under {results / 'raw'}: measure something first")
     files = render(stored, results, readme)
     stale = sorted(set(_generated(results)) - set(files))
     return bad + _differences(files, stale) if check else _write(files, stale)
-
-
-def _lenient(results: Path) -> Stored:
-    """What is stored; files that cannot be read are set aside."""
-    return Stored(
-        list(read_all(results)),
-        list(studies.read_all(results)),
-        list(solver_records.read_all(results)),
-        list(model_studies.read_all(results)),
-        list(promise_studies.read_all(results)),
-        list(coverage_studies.read_all(results)),
-        list(published_points.read_all(results)),
-        list(cluster_studies.read_all(results)),
-    )
-
-
-def _strict(results: Path, bad: list[str]) -> Stored:
-    """The same; a check must not rename what it checks."""
-    return Stored(
-        _strictly(sorted((results / "raw").rglob("*.json")), decode, bad),
-        _strictly(studies.paths(results), studies.decode, bad),
-        _strictly(solver_records.paths(results), solver_records.decode, bad),
-        _strictly(model_studies.paths(results), model_studies.decode, bad),
-        _strictly(promise_studies.paths(results), promise_studies.decode, bad),
-        _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
-        _strictly(published_points.paths(results), published_points.decode, bad),
-        _strictly(cluster_studies.paths(results), cluster_studies.decode, bad),
-    )
-
-
-def _strictly(paths: Sequence[Path], read: Callable[[bytes], Read], bad: list[str]) -> list[Read]:
-    """What files hold; those that cannot be read go to ``bad``, a sentence each."""
-    values = []
-    for path in paths:
-        try:
-            values.append(read(path.read_bytes()))
-        except ValueError as error:
-            bad.append(f"{path}: {error}")
-    return values
 
 
 def _generated(results: Path) -> list[Path]:

@@ -36,6 +36,7 @@ def blank(cell: Cell, status: Status = "crash", reason: str | None = None) -> Re
         status=status,
         reason=reason,
         exact=strategy.exact,
+        peer=strategy.peer,
         textbook_memory=strategy.textbook_memory,
         textbook_compute=strategy.textbook_compute,
         threads=cell.threads,

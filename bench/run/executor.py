@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import msgspec
 import torch
 
 from bench.cells.cell import Cell
-from bench.run import pipe, worker
+from bench.run import culprit, pipe, worker
 from bench.run.blank import blank
 from bench.run.endings import (
     Ending,
@@ -37,8 +37,9 @@ from bench.run.endings import (
     oom_kills,
     tail,
 )
-from bench.simulate.errors import NeedsValueError
+from bench.run.server import context as _context
 from bench.store.records import Record, decode
+from bench.workloads.errors import InputError
 
 TIMEOUT_S = 600.0
 
@@ -49,7 +50,9 @@ _GRAIN = 1 << 15  # elements that PyTorch gives a thread at least
 _MOST_NOTES = 100
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
-_alive: set[ForkServerProcess] = set()
+Kin = set[ForkServerProcess]
+
+_alive: Kin = set()
 
 
 def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
@@ -60,7 +63,7 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
         timeout_s: after which the process is killed and the status is ``timeout``.
 
     Raises:
-        ValueError: the model cannot be simulated because it needs a tensor's value.
+        ValueError: the user's model, batch or loss is at fault; names the line.
     """
     answer = in_process(measure_cell, msgspec.json.encode(cell), timeout_s)
     if isinstance(answer, Ending):
@@ -78,7 +81,11 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
 
 
 def in_process(
-    work: Work, payload: bytes, timeout_s: float = TIMEOUT_S, preload: Sequence[str] = ()
+    work: Work,
+    payload: bytes,
+    timeout_s: float = TIMEOUT_S,
+    preload: Sequence[str] = (),
+    kin: Kin | None = None,
 ) -> bytes | Ending:
     """What ``work`` makes of ``payload`` in a process of its own, or how that process ended.
 
@@ -87,17 +94,19 @@ def in_process(
         payload: its argument.
         timeout_s: after which the process is killed, with all that it has started.
         preload: modules that all processes share, where this is the first of them.
+        kin: holds the process while it runs, for `end_all`; default: all that have no kin.
 
     Raises:
-        ValueError: the model cannot be simulated because it needs a tensor's value.
+        ValueError: the user's model, batch or loss is at fault; names the line.
     """
     # The log has no name: nothing is left of it, however this process ends.
     with tempfile.TemporaryFile(prefix="ckpt-bench-") as log:
-        return _in_process(work, payload, log.fileno(), timeout_s, preload)
+        kin = _alive if kin is None else kin
+        return _in_process(work, payload, log.fileno(), timeout_s, preload=preload, kin=kin)
 
 
 def _in_process(
-    work: Work, payload: bytes, log: int, timeout_s: float, preload: Sequence[str]
+    work: Work, payload: bytes, log: int, timeout_s: float, *, preload: Sequence[str], kin: Kin
 ) -> bytes | Ending:
     context = _context(preload)
     receiver, sender = context.Pipe(duplex=False)
@@ -106,7 +115,7 @@ def _in_process(
         process = context.Process(target=child, args=(sender, key, work, payload, written))
         process.start()
         sender.close()
-        _alive.add(process)
+        kin.add(process)
         try:
             answer = _answer(process, pipe.Inbox(receiver.fileno(), key), timeout_s)
         except TimeoutError:
@@ -115,20 +124,10 @@ def _in_process(
             return Ending("crash", str(error))
         finally:
             _kill(process)  # at once: it may be using the cores and memory of the next cell
-            _alive.discard(process)
+            kin.discard(process)
     if answer is None:
         return classify_exit(process.exitcode, oom_kills() - kills, tail(log))
     return _opened(answer)
-
-
-def _context(preload: Sequence[str]) -> ForkServerContext:
-    # Threads that spin while they wait make a step many times slower as soon as any other process
-    # wants a core; the server that all cells are forked from reads this when it starts.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    context = multiprocessing.get_context("forkserver")
-    # Imported once; starts no threads. The first checkpoint imports torch._dynamo, a second's work.
-    context.set_forkserver_preload(["bench.run.worker", "torch._dynamo", *preload])
-    return context
 
 
 def _answer(process: ForkServerProcess, inbox: pipe.Inbox, timeout_s: float) -> bytes | None:
@@ -174,9 +173,9 @@ def _pid(process: ForkServerProcess) -> int:
     return process.pid
 
 
-def end_all() -> None:
+def end_all(kin: Kin = _alive) -> None:
     """Kill the processes that other threads wait for: nobody wants their answers any more."""
-    for process in list(_alive):
+    for process in list(kin):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(_pid(process), signal.SIGKILL)
 
@@ -194,7 +193,7 @@ def child(sender: Connection, key: bytes, work: Work, payload: bytes, written: C
     end_with_parent()
     try:
         message = b"answer\n" + work(payload)
-    except NeedsValueError as error:
+    except InputError as error:
         message = b"input\n" + str(error).encode()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this cell's result
         message = b"ending\n" + msgspec.json.encode(classify_error(error))
@@ -216,7 +215,8 @@ def measure_cell(payload: bytes) -> bytes:
     if cell.memory_limit_bytes is not None:
         _start_threads(cell.threads)
         limit_memory(cell.memory_limit_bytes)
-    return msgspec.json.encode(worker.measure(cell))
+    with culprit.named(cell):
+        return msgspec.json.encode(worker.measure(cell))
 
 
 def end_with_parent() -> None:

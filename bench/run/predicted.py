@@ -20,10 +20,11 @@ def predicted(step: TrainingStep, prepared: strategies.Prepared, *, compiled: bo
     """What the plan interpreter says, from a profile of the blocks as the strategy has them.
 
     Kernels and sub-modules are the strategy's; the plan and its storage are interpreted. What a
-    compiler recomputes follows no plan; of single compiled blocks, it is what was planned by.
+    compiler or a peer recomputes follows no plan; of single compiled blocks, it is what was
+    planned by.
     """
     model = step.model
-    if prepared.strategy.compiled:
+    if prepared.strategy.opaque:
         return Predicted()
     prediction = prepared.prediction
     if prediction is None or not compiled:

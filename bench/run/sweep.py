@@ -19,7 +19,9 @@ from bench.store.json_store import set_aside
 from bench.store.records import Record
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.layered import Layered
-from strategies.contract.registry import classes
+from strategies.contract.registry import classes, peers
+from strategies.execution.compiler import AOT_EAGER
+from strategies.memory_budget import SOLVERS, MemoryBudget
 
 DEPTHS = (4, 8, 16, 32, 64)
 
@@ -97,6 +99,11 @@ def _full_cells(device: str) -> Iterator[Cell]:
     yield from _precision_cells(device)
 
 
+def _peer_cells(device: str) -> Iterator[Cell]:
+    """Other people's implementations on one workload, beside `none` and ours."""
+    return _tradeoff("gpt-mini", device, STANDARD_ROUNDS, ["none", *peer_specs()])
+
+
 def _wide(device: str, rounds: int) -> Iterator[Cell]:
     for name in ("gpt-mini", "mlp-chain"):
         yield from _tradeoff(name, device, rounds, every_spec())
@@ -107,6 +114,13 @@ def every_spec() -> list[str]:
     """Every point of every strategy's grid, ``none`` first."""
     specs = [point.spec() for cls in classes().values() for point in cls.grid()]
     return sorted(specs, key=lambda spec: (spec != "none", spec))
+
+
+def peer_specs() -> list[str]:
+    """Every point of every peer's grid, ours that does the same, and PyTorch's compiler budget."""
+    theirs = [point.spec() for cls in peers().values() for point in cls.grid()]
+    budgets = [MemoryBudget(backend=AOT_EAGER, solver=solver).spec() for solver in SOLVERS]
+    return ["every_layer", *theirs, *budgets]
 
 
 def depth_specs() -> list[str]:
@@ -177,6 +191,7 @@ SUITES: dict[str, Callable[[str], Iterator[Cell]]] = {
     "standard": _standard_cells,
     "full": _full_cells,
     "simulated": _simulated_cells,
+    "peers": _peer_cells,
 }
 
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import torch
+from torch import nn
 
 import strategies
 from bench.cells.cell import Cell
-from bench.cells.training import TrainingStep
+from bench.cells.training import TrainingStep, unmoved
 from bench.measure import generators, memory, reference
 from bench.measure.forwards import count_forwards
 from bench.measure.gate import Gate, Promise
@@ -40,6 +42,7 @@ from bench.store.parts import (
     StepFlops,
 )
 from bench.store.records import Record
+from strategies.contract.settled import settled
 from strategies.profiling.flops import Flops, count_flops
 from strategies.profiling.ledger import unique_bytes
 from strategies.schedules.modes import Compilation
@@ -86,7 +89,12 @@ def _bench_of(cell: Cell) -> _Bench:
     seen = reference.observe(_build(cell), cell.seed, exact=strategy.exact)
     step = _build(cell)
     generators.seed_all(cell.seed)
-    prepared = strategies.prepare(step.model, cell.spec, step=step, blocks=step.workload.blocks)
+    # Who times the strategy times what its user gets: what was the fastest on the example.
+    settle = functools.partial(settled, step=step) if cell.rounds else None
+    with unmoved(step):
+        prepared = strategies.prepare(
+            step.model, cell.spec, step=step, blocks=step.workload.blocks, settle=settle
+        )
     return _Bench(cell, step, prepared, Gate(seen, step, _promise_of(prepared)))
 
 
@@ -96,9 +104,21 @@ def _refuse(cell: Cell, strategy: strategies.Strategy) -> None:
     Raises:
         strategies.Unsupported: it says that it cannot.
     """
-    reason = strategy.unsupported(_build(cell).model, torch.device(cell.device))
+    model, device = _build(cell).model, torch.device(cell.device)
+    reason = strategy.unsupported(model, device) or _incomparable(cell, strategy, model)
     if reason:
         raise strategies.Unsupported(f"{strategy.spec()}: {reason}")
+
+
+def _incomparable(cell: Cell, strategy: strategies.Strategy, model: nn.Module) -> str | None:
+    """Another kernel of attention drops other elements, and nothing says that it is right."""
+    dropout = getattr(cell.make_workload(), "dropout", 0.0)
+    if not dropout or strategy.attention_kernel(model) is None:
+        return None
+    return (
+        f"under another kernel of attention the dropout of {dropout:g} drops other elements, and"
+        " no gradient can be compared; set the workload's dropout=0"
+    )
 
 
 def _build(cell: Cell, **options: str) -> TrainingStep:
@@ -111,6 +131,13 @@ def _promise_of(prepared: strategies.Prepared) -> Promise:
     strategy = prepared.strategy
     compiled = strategy.compiled or any(map(Compilation.parse, prepared.schedule.modes))
     return Promise(strategy.exact, compiled, strategy.floor(prepared.chain))
+
+
+def _own_reserved_bytes(usage: memory.Memory, resident_bytes: int) -> int | None:
+    """Without what the gate keeps on the device, which no training step has there."""
+    if usage.reserved_bytes is None or usage.before_bytes is None:
+        return None
+    return usage.reserved_bytes - max(0, usage.before_bytes - resident_bytes)
 
 
 @dataclasses.dataclass
@@ -136,15 +163,18 @@ class _Bench:
         prepared = self.prepared
         kernel = getattr(self.step.workload, "attention", None)
         return Decision(
-            plan=None if prepared.strategy.compiled else prepared.schedule.render(),
+            plan=None if prepared.strategy.opaque else prepared.schedule.render(),
             storage=str(prepared.storage) if prepared.storage else None,
             attention_kernel=prepared.attention_kernel or kernel,
             notes=list(prepared.notes),
         )
 
     def predicted(self) -> Predicted:
-        """What the plan interpreter says."""
-        return predicted(self.step, self.prepared, compiled=self.gate.promise.compiled)
+        """What the plan interpreter says: nothing where blocks run twice, which is no chain."""
+        try:
+            return predicted(self.step, self.prepared, compiled=self.gate.promise.compiled)
+        except strategies.Unsupported:
+            return Predicted()
 
     def memory(self) -> tuple[Peak, ModelBytes]:
         """Three training steps, and peak and after-forward bytes of the next, by the allocator."""
@@ -157,6 +187,7 @@ class _Bench:
             self.gate.begin(MEASURED)  # keeps copies, which the step below is not to count
             usage = step_memory(step, self.gate.forward_of(MEASURED))
             self._count(counts)
+            self.gate.scale_again()
             self.gate.check_measured(None, "the step whose memory is measured")
             parameters = list(step.model.parameters())
             gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
@@ -165,7 +196,7 @@ class _Bench:
         step.drop_gradients()
         peak = Peak(
             peak_allocated_bytes=resident_bytes + usage.peak_bytes,
-            peak_reserved_bytes=usage.reserved_bytes,
+            peak_reserved_bytes=_own_reserved_bytes(usage, resident_bytes),
             peak_operator=usage.peak_operator,
         )
         return peak, ModelBytes(
@@ -173,7 +204,7 @@ class _Bench:
             saved_after_forward_bytes=usage.after_forward_bytes,
             parameter_bytes=unique_bytes(parameters),
             buffer_bytes=unique_bytes(step.model.buffers()),
-            batch_bytes=unique_bytes(step.batch),
+            batch_bytes=unique_bytes(step.batch_tensors()),
             gradient_bytes=gradient_bytes,
             optimizer_bytes=unique_bytes(step.optimizer_tensors()),
             resident_peak_bytes=memory.resident_peak_bytes(),
@@ -270,7 +301,7 @@ class _Bench:
     def modelled(self) -> ModelledTimes:
         """What the roofline of this CPU says, to be judged by what was measured."""
         timed = self.cell.rounds and self.step.device.type == "cpu"
-        if not timed or self.prepared.strategy.compiled:
+        if not timed or self.prepared.strategy.opaque:
             return ModelledTimes()
         from bench.simulate import calibrate  # noqa: PLC0415 - untimed cells do without
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bench.workloads.errors import InputError
 
-class NeedsValueError(ValueError):
+
+class NeedsValueError(InputError):
     """The model branches on a tensor's value, or calls ``.item()``; the message names the line."""

@@ -1,30 +1,43 @@
-"""The largest batch, or sequence, that fits a simulated device: doubling, then bisection."""
+"""The largest batch, or sequence, that fits a simulated device.
+
+Two small steps tell how every storage grows, and that says which size should be the largest. It is
+then traced: if every storage is as large as was told, so are those of the next size, which is too
+large. If not, there are three steps to tell it by; and if that does not do, sizes around it are
+traced until two neighbours are known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
 from bench.cells.cell import Cell
 from bench.devices import accelerators
-from bench.simulate.record import fit_in
+from bench.simulate.free_blocks import GRANULE_BYTES
+from bench.simulate.grown import Growth
+from bench.simulate.record import missing_bytes
 from bench.simulate.run import trace_cell
+from bench.simulate.trace import Trace
 
 Axis = Literal["batch", "seq"]
 
 # A sequence is searched in steps that tensor cores like; a batch in ones.
 STEP: dict[str, int] = {"batch": 1, "seq": 64}
 LIMIT = 2**20
+SAMPLES, MOST_SAMPLES = 2, 3
+"""Steps that tell how storages grow: with a sequence at most with its square, as scores do."""
 
 
-def largest(cell: Cell, axis: Axis) -> Cell | None:
+def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | None:
     """The cell with the largest ``axis`` that fits its simulated device.
 
     Args:
         cell: checked, simulated.
         axis: ``batch`` or ``seq``, the latter in multiples of 64.
+        room_bytes: that the peak may take besides; default: all that the device has.
 
     Returns:
         The cell with that option set; ``None`` if even the smallest does not fit.
@@ -33,28 +46,85 @@ def largest(cell: Cell, axis: Axis) -> Cell | None:
         ValueError: the workload has no such option, or the device is real.
         strategies.Unsupported: the strategy cannot run on this workload.
     """
+    check(cell, axis)
+    device = accelerators.get(cell.device)
+    most_bytes = device.memory_bytes if room_bytes is None else room_bytes
+
+    def fitting(recorded: Trace) -> bool:
+        within = max(recorded.alive_bytes(GRANULE_BYTES)) <= most_bytes
+        workspaces = recorded.workspaces(device)
+        return within and not missing_bytes(recorded, device.memory_bytes, workspaces)
+
+    @functools.cache
+    def traced(steps: int) -> Trace:
+        return trace_cell(sized(cell, axis, steps * STEP[axis])).trace
+
+    first, limit = _first(cell, axis), LIMIT // STEP[axis]
+    most_steps = _most(traced, fitting, range(first, first + SAMPLES), limit)
+    return sized(cell, axis, most_steps * STEP[axis]) if most_steps else None
+
+
+def _first(cell: Cell, axis: Axis) -> int:
+    """Not one, whose tensors need no copies; where positions are learned, all that there are."""
+    learned = cell.make_workload().options().get("positions") if axis == "seq" else None
+    positions: int = learned or 0
+    return max(2, -(-positions // STEP[axis]))
+
+
+def _most(
+    traced: Callable[[int], Trace],
+    fitting: Callable[[Trace], bool],
+    samples: Sequence[int],
+    limit: int,
+) -> int:
+    known, expected = list(samples), 0
+    while len(known) <= MOST_SAMPLES:
+        growth = Growth.of({steps: traced(steps) for steps in known})
+        if growth is None:
+            break
+        expected = bisect(growth.those(fitting), limit)
+        if expected == 0 or expected in known:
+            break
+        if growth.at(expected).events == traced(expected).events:
+            return expected
+        known.append(expected)
+    return around(max(1, expected), lambda steps: fitting(traced(steps)), limit)
+
+
+def check(cell: Cell, axis: Axis) -> None:
+    """Refuse what cannot be searched.
+
+    Raises:
+        ValueError: the workload has no such option, or the device is real.
+    """
     if not cell.simulated:
         raise ValueError(f"what fits is searched on simulated devices only, not on {cell.device}")
     if axis not in cell.make_workload().option_names():
         raise ValueError(f"workload {cell.workload!r} has no option {axis!r}")
-    device = accelerators.get(cell.device)
-
-    def fits(steps: int) -> bool:
-        probe = sized(cell, axis, steps * STEP[axis])
-        recorded = trace_cell(probe).trace
-        return fit_in(recorded, device.memory_bytes, recorded.workspaces(device)).status == "ok"
-
-    most_steps = bisect(fits, LIMIT // STEP[axis])
-    return sized(cell, axis, most_steps * STEP[axis]) if most_steps else None
 
 
 def sized(cell: Cell, axis: Axis, value: int) -> Cell:
     """The cell with one size set; learned positions grow with the sequence."""
     options = {**cell.options, axis: value}
-    positions = cell.make_workload().options().get("positions", value)
+    positions = cell.make_workload().options().get("positions") or value
     if axis == "seq" and positions < value:
         options["positions"] = value
     return msgspec.structs.replace(cell, options=options)
+
+
+def around(expected: int, fits: Callable[[int], bool], limit: int) -> int:
+    """What `bisect` answers, in two calls of ``fits`` where ``expected`` is right."""
+    low, high, width = 0, limit + 1, 1
+    middle = min(max(expected, 1), limit)
+    while high - low > 1:
+        if fits(middle):
+            low = middle
+            middle = min(low + width, high - 1) if high > limit else (low + high) // 2
+        else:
+            high = middle
+            middle = max(high - width, low + 1) if low == 0 else (low + high) // 2
+        width *= 2
+    return low
 
 
 def bisect(fits: Callable[[int], bool], limit: int) -> int:
@@ -62,11 +132,4 @@ def bisect(fits: Callable[[int], bool], limit: int) -> int:
 
     Assumes that whatever fits, smaller fits too. Calls ``fits`` about 2·log₂ n times.
     """
-    low, high = 0, 1
-    while high <= limit and fits(high):
-        low, high = high, 2 * high
-    high = min(high, limit + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return around(1, fits, limit)

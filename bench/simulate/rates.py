@@ -8,6 +8,7 @@ from bench.cells.cell import Cell
 from bench.cells.training import PURE
 from bench.devices import accelerators
 from bench.devices.efficiencies import fraction
+from bench.simulate import scratch
 from strategies.profiling.rates import Rates
 
 
@@ -21,4 +22,5 @@ def rates_of(cell: Cell) -> Rates:
         bytes_per_s=device.memory_bandwidth_bytes_per_s * fraction(device, "pointwise"),
         launch_s=device.launch_overhead_s,
         link_bytes_per_s=device.link_bandwidth_bytes_per_s,
+        scratch=scratch.on(device),
     )

@@ -76,18 +76,17 @@ def fit_in(
     held_bytes = (grown if expandable else free).reserved_bytes
     status: Status = "ok"
     reason = None
-    try:
+    lacking_bytes = missing_bytes(recorded, memory_bytes, workspaces, expandable=expandable)
+    if lacking_bytes:
+        status = "oom"
+        reason = (
+            f"needs {(memory_bytes + lacking_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
+            f" {lacking_bytes / 1e9:.3g} GB missing"
+        )
+    else:
         held_bytes = steady(
             recorded, memory_bytes - taken_bytes, workspaces=workspaces, expandable=expandable
         ).reserved_bytes
-    except OutOfMemoryError as error:
-        status = "oom"
-        here_bytes = free.allocated_bytes + taken_bytes
-        missing_bytes = max(here_bytes - memory_bytes, error.missing_bytes)
-        reason = (
-            f"needs {(memory_bytes + missing_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
-            f" {missing_bytes / 1e9:.3g} GB missing"
-        )
     return Fit(
         status=status,
         reason=reason,
@@ -98,6 +97,18 @@ def fit_in(
         expandable_reserved_bytes=grown.reserved_bytes + taken_bytes,
         workspace_bytes=sum(workspaces),
     )
+
+
+def missing_bytes(
+    recorded: Trace, memory_bytes: int, workspaces: Sequence[int] = (), *, expandable: bool = False
+) -> int:
+    """How much a loop of such steps lacks; 0: it fits. Arguments as of `fit_in`."""
+    try:
+        steady(recorded, memory_bytes, workspaces=workspaces, expandable=expandable)
+    except OutOfMemoryError as error:
+        free = steady(recorded, workspaces=workspaces)
+        return max(free.allocated_bytes - memory_bytes, error.missing_bytes)
+    return 0
 
 
 def _decision(simulation: Simulation) -> Decision:
@@ -120,7 +131,7 @@ def _model_bytes(simulation: Simulation) -> ModelBytes:
         saved_after_forward_bytes=recorded.after_forward_bytes() - resident_bytes,
         parameter_bytes=unique_bytes(map(held, step.model.parameters())),
         buffer_bytes=unique_bytes(step.model.buffers()),
-        batch_bytes=unique_bytes(step.batch),
+        batch_bytes=unique_bytes(step.batch_tensors()),
         gradient_bytes=unique_bytes(map(held, gradients)),
         optimizer_bytes=unique_bytes(resident["optimizer state"]),
         resident_peak_bytes=resident_peak_bytes(),

@@ -18,7 +18,7 @@ STEPS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """What the allocator says of a loop in its steady state, in bytes.
+    """What the allocator says of a step, in bytes.
 
     Attributes:
         allocated_bytes: `torch.cuda.max_memory_allocated` of the last step: whole blocks.
@@ -74,20 +74,28 @@ class Served:
             self.free(storage, self.alive[storage][1])
 
 
-def replay(events: Iterable[Change], capacity_bytes: int | None = None) -> int:
-    """The most bytes that the allocator holds from the device while it serves one first step.
+def replay(
+    events: Iterable[Change],
+    capacity_bytes: int | None = None,
+    *,
+    workspaces: Sequence[int] = (),
+) -> Usage:
+    """What the allocator says of one step, its cache empty before.
 
     Args:
         events: see `Change`; after its death a storage's number may be used again.
         capacity_bytes: of the device; ``None``: no limit.
+        workspaces: bytes that libraries keep, each in a block of its own.
 
     Raises:
         OutOfMemoryError: it does not fit.
         ValueError: a storage dies that is not alive, or with another size, or is born twice.
     """
     allocator = CachingAllocator(capacity_bytes)
-    Served(allocator).serve(events)
-    return allocator.peak_reserved_bytes
+    served = Served(allocator)
+    served.settle((), workspaces)
+    served.serve(events)
+    return Usage(allocator.peak_allocated_bytes, allocator.peak_reserved_bytes)
 
 
 def steady(

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 import strategies
 from bench.cells.cell import Cell
 from bench.cells.training import TrainingStep, cast, make_model
 from bench.devices import accelerators
-from bench.simulate import semantics
+from bench.simulate import scratch, semantics
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.rates import rates_of
 from bench.simulate.roofline import attained, step_time
@@ -28,14 +26,11 @@ from bench.simulate.storage import simulated
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import Parts, held, trace
 from bench.simulate.tracer import Tracer
+from bench.workloads.base import Workload
+from bench.workloads.sources import SourceWorkload, blame
 from strategies import profiling
 from strategies.execution.undo import installed
-
-_VALUE_NEEDED = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-)
+from strategies.profiling.rates import Scratch
 
 
 @dataclasses.dataclass
@@ -73,10 +68,11 @@ class Simulation:
 def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> TrainingStep:
     """The cell's model and batch, as fake tensors; the optimizer in the device's default form."""
     workload = cell.make_workload()
-    real = workload.make_batch()
+    real, model = workload.make_batch(), _fake_model(workload, cell.precision, mode)
     with mode:
-        model = make_model(workload, cell.precision)
-        batch = tuple(cast(mode.from_tensor(tensor), cell.precision) for tensor in real)
+        batch = tree_map_only(
+            Tensor, lambda tensor: cast(mode.from_tensor(tensor), cell.precision), real
+        )
         step = TrainingStep(
             workload, model, batch, torch.device("cpu"), cell.precision, cell.optimizer
         )
@@ -86,6 +82,19 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
                 group["foreach"] = True
         warm_optimizer(step)
     return step
+
+
+def _fake_model(workload: Workload, precision: str, mode: FakeTensorMode) -> nn.Module:
+    """Built of fake tensors; a model from elsewhere whose code cannot, of a real one."""
+    try:
+        with mode:
+            return make_model(workload, precision)
+    except Exception:
+        if not isinstance(workload, SourceWorkload):
+            raise
+    model = make_model(workload, precision)
+    with FakeCopyMode(mode):
+        return copy.deepcopy(model)
 
 
 def warm_optimizer(step: TrainingStep) -> None:
@@ -111,12 +120,24 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         NeedsValueError: the model needs a tensor's value; names the line.
     """
     mode = FakeTensorMode()
-    try:
+    with valueless():
         step = fake_step(cell, mode, as_cuda=as_cuda)
         with mode:
-            return traced(cell.make_strategy(), step, as_cuda=as_cuda)
+            own = scratch.on_this_machine() if as_cuda and cell.device == "cuda" else None
+            return trace_step(cell.make_strategy(), step, as_cuda=as_cuda, kernels=own)
+
+
+@contextlib.contextmanager
+def valueless() -> Iterator[None]:
+    """Within, a model that needs a tensor's value is refused in a sentence.
+
+    Raises:
+        NeedsValueError: names the line.
+    """
+    try:
+        yield
     except RuntimeError as error:
-        if not isinstance(error, _VALUE_NEEDED) and ".numpy()" not in str(error):
+        if not blame.needs_value(error):
             raise
         raise NeedsValueError(
             f"{user_line(error)}: the model needs the value of a tensor, and a simulated tensor"
@@ -124,20 +145,36 @@ def trace_cell(cell: Cell, *, as_cuda: bool = True) -> Simulation:
         ) from error
 
 
-def traced(
+def trace_step(
     strategy: strategies.Strategy,
     step: TrainingStep,
     *,
-    as_cuda: bool,
-    make_tracer: Callable[[nn.Module, Sequence[nn.Module]], Tracer] = Tracer,
+    chain: strategies.Chain | None = None,
+    as_cuda: bool = True,
+    kernels: Scratch | None = None,
+    make_tracer: Callable[[nn.Module, Sequence[nn.Module], Scratch | None], Tracer] = Tracer,
 ) -> Simulation:
-    """Prepare the strategy and trace the step under it; the model is afterwards as it was."""
+    """Trace a step under a strategy; its gradients are there afterwards.
+
+    Args:
+        strategy: which.
+        step: on fake tensors, whose mode is entered.
+        chain: of its model, with what the strategy needs to know; default: found out.
+        as_cuda: see `trace_cell`.
+        kernels: their scratch memory; default: what the step's rates say of it.
+        make_tracer: of the model, its blocks and ``kernels``.
+
+    Raises:
+        Unsupported: the strategy cannot run on this model.
+    """
     model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
         prepared = strategies.prepare(
-            model, strategy, step=step, blocks=step.workload.blocks, device=device
+            model, strategy, step=step, blocks=step.workload.blocks, chain=chain, device=device
         )
-    tracer = make_tracer(model, prepared.chain.blocks)
+    if kernels is None and as_cuda and step.rates is not None:
+        kernels = step.rates.scratch
+    tracer = make_tracer(model, prepared.chain.blocks, kernels)
     prepared = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
     with installed(prepared.install):
         recorded = trace(tracer, parts_of(step, as_cuda=as_cuda))
@@ -161,7 +198,7 @@ def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
     """What is on the device between steps, gradients aside, by category."""
     return {
         "parameters": list(map(held, (*step.model.parameters(), *step.model.buffers()))),
-        "batch": list(step.batch),
+        "batch": step.batch_tensors(),
         # Of the optimizer, not its step counters: they are scalars on the host.
         "optimizer state": [held(tensor) for tensor in step.optimizer_tensors() if tensor.dim()],
     }

@@ -13,7 +13,8 @@ on fake CPU tensors. Where a CPU operator saves something else, it is replaced h
 - autocast: CUDA runs softmax, norms and losses in fp32; CPU's list of such operators is shorter;
 - gradients that meet at a tensor: autograd adds them up in place where nobody else holds the first
   (`can_accumulate_inplace`, ``torch/csrc/autograd/input_buffer.cpp``), but never under a dispatch
-  mode, which an instrument is.
+  mode, which an instrument is. The first is held by another if it is a view, as the gradient of a
+  tied output layer's weight is: views keep their base.
 
 Results have the right shape, dtype and size; their values mean nothing.
 """
@@ -96,6 +97,8 @@ class Kernels(TorchDispatchMode):
 
     def _is_unshared(self, gradient: Tensor) -> bool:
         """Whether autograd's buffer alone holds it, and may add to it in place."""
+        if gradient._is_view():
+            return False
         holders = gradient._use_count()  # type: ignore[attr-defined]
         self.fewest_holders = min(self.fewest_holders, holders)
         size_bytes = gradient.numel() * gradient.element_size()

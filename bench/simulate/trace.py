@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from bench.devices.accelerators import Accelerator
-from bench.devices.workspaces import bytes_per_handle
+from bench.devices.workspaces import bytes_of_handle, bytes_per_handle
 from bench.simulate.free_blocks import round_up
 from bench.simulate.roofline import Operator, Transfer
 
@@ -113,7 +113,11 @@ class Trace:
 
     def workspaces(self, device: Accelerator) -> list[int]:
         """Bytes of each workspace that the step's matrix products make a library keep."""
-        return workspaces(self.work, device)
+        return workspaces(self.work, bytes_per_handle(device))
+
+    def workspaces_of(self, capability: tuple[int, int]) -> list[int]:
+        """The same on a CUDA device that is here."""
+        return workspaces(self.work, bytes_of_handle(capability))
 
     def series(self) -> dict[str, list[int]]:
         """For each category, bytes alive after each event."""
@@ -127,14 +131,14 @@ class Trace:
 
 
 def workspaces(
-    work: Iterable[Operator], device: Accelerator, *, multiplied: bool = False
+    work: Iterable[Operator], handle_bytes: int, *, multiplied: bool = False
 ) -> list[int]:
     """Bytes of each workspace that matrix products make a library keep, one a thread.
 
     Args:
         work: forward runs in the main thread, all else in autograd's.
-        device: that it runs on.
+        handle_bytes: of one.
         multiplied: whether the main thread multiplied matrices before.
     """
     threads = {op.phase == FORWARD for op in work if op.name.endswith(PRODUCTS)}
-    return [bytes_per_handle(device)] * len(threads | ({True} if multiplied else set()))
+    return [handle_bytes] * len(threads | ({True} if multiplied else set()))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
     for category, tensors in parts.resident.items():
         tracer.adopt_as(category, tensors)
     resident_events = len(tracer.events)
-    with parts.semantics, tracer, tracer.watching():
+    with uncollected(), parts.semantics, tracer, tracer.watching():
         loss = parts.forward()
         forward_events, forward_flops = len(tracer.events), tracer.flops
         tracer.forward_done = True
@@ -68,6 +69,18 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
         step_flops=step_flops,
         recompute_flops=tracer.recompute_flops,
     )
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Nothing is collected meanwhile: when a cycle of references dies would be chance."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:

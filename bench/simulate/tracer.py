@@ -9,7 +9,9 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -20,13 +22,21 @@ from bench.simulate.roofline import Operator, Transfer
 from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Event, Life
 from strategies.execution.dispatch import flops_of, in_recompute
 from strategies.profiling.ledger import Ledger, traffic_bytes
+from strategies.profiling.rates import Scratch
+
+_DEVICE = torch.ops.prim.device.default
 
 
 class Tracer(Ledger):
     """Writes a `Trace` while it is active."""
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module] = ()) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module] = (),
+        scratch: Scratch | None = None,
+    ) -> None:
+        super().__init__(scratch=scratch)
         self.names = {id(module): name or "model" for name, module in model.named_modules()}
         self.blocks = list(blocks)
         self.lives: list[Life] = []
@@ -94,8 +104,11 @@ class Tracer(Ledger):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator under its name; note what it read, wrote and computed."""
-        if func.namespace != "prim":  # fake tensors ask for devices in between
-            self.operator = str(func.name()).removeprefix("aten::")
+        if func is _DEVICE and isinstance(args[0], FakeTensor):  # asked for all the time
+            return args[0].fake_device
+        if func.namespace == "prim":
+            return func(*args, **(kwargs or {}))
+        self.operator = str(func.name()).removeprefix("aten::")
         out = super().__torch_dispatch__(func, types, args, kwargs)
         self._note_work(func, args, kwargs or {}, out)
         return out

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bench.store import ranges
 from bench.store.json_store import JsonStore, Provenance
 
 SCHEMA_VERSION = 1
@@ -86,7 +87,8 @@ def _check(study: Study) -> None:
 
 def _name(study: Study) -> str:
     """Off the CPU the device is in the name."""
-    name = study.workload if study.device == "cpu" else f"{study.workload}-{study.device}"
+    workload = ranges.folder_of(study.workload)
+    name = workload if study.device == "cpu" else f"{workload}-{study.device}"
     return f"{study.machine_id}/{name}.json"
 
 

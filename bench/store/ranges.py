@@ -14,6 +14,7 @@ import msgspec
 
 LARGEST = 2**63 - 1
 """No count, size or seed is beyond what PyTorch and pandas can hold."""
+_LONGEST = 100
 MOST_REASON = 10_000
 _NAMES = frozenset({"machine_id", "workload", "strategy", "cell_id", "device", "model"})
 """They become parts of files' names."""
@@ -39,6 +40,11 @@ class Spacing(msgspec.Struct, frozen=True):
     """Parameters of a strategy that reports calculate with."""
 
     k: int | msgspec.UnsetType = msgspec.UNSET
+
+
+def folder_of(workload: str) -> str:
+    """A workload's name as one part of a path; those of this package stay as they are."""
+    return re.sub(r"[^\w.+=,-]+", "-", workload)[-_LONGEST:].strip("-.") or "-"
 
 
 def check(value: msgspec.Struct) -> None:
@@ -82,11 +88,19 @@ def _problem(name: str, value: Any) -> str:
 
 
 def _text_problem(name: str, value: str) -> str:
-    if name in _NAMES and (_NAME.fullmatch(value) is None or (name != "model" and "/" in value)):
+    if name in _NAMES and (
+        _NAME.fullmatch(value) is None or ("/" in value and not _may_have_slashes(name, value))
+    ):
         return "a name that a file can have"
     if name == "reason" and len(value) > MOST_REASON:
         return f"at most {MOST_REASON} characters"
     return ""
+
+
+def _may_have_slashes(name: str, value: str) -> bool:
+    """Of models from elsewhere, which are paths or have owners; `folder_of` makes a file's name."""
+    source = name == "workload" and ":" in value and ".." not in value.split("/")
+    return source or name == "model"
 
 
 def _check_read(field: str, values: Mapping[str, Any], kind: type[msgspec.Struct]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from bench.store.json_store import Fields, JsonStore, Provenance
 from bench.store.parts import Part, Status, merged
+from bench.store.ranges import folder_of
 
 SCHEMA_VERSION = 2
 
@@ -43,6 +44,7 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     notes: list[str] = msgspec.field(default_factory=list)
     # What the strategy is.
     exact: bool
+    peer: str | None = None
     plan: str | None = None
     storage: str | None = None
     attention_kernel: str | None = None
@@ -130,7 +132,8 @@ class Record(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def _name(record: Record) -> str:
-    return f"{record.machine_id}/{record.workload}/{record.strategy}-{record.cell_id}.json"
+    folder = folder_of(record.workload)
+    return f"{record.machine_id}/{folder}/{record.strategy}-{record.cell_id}.json"
 
 
 def _name_the_tier(fields: Fields) -> Fields:

@@ -23,7 +23,7 @@ from bench.cells.cell import Cell
 from bench.cells.training import TrainingStep
 from bench.measure import gradients, memory
 from bench.measure.time import Switch, interleave
-from bench.run import planning
+from bench.run import culprit, planning
 from bench.run.blank import device_name
 from bench.run.block_times import ROUNDS as PROFILE_ROUNDS
 from bench.store.budgets import SCHEMA_VERSION, BlockTimes, Budget, Contender, Study, encode
@@ -42,7 +42,9 @@ AGAIN = "none again"
 
 def work(payload: bytes) -> bytes:
     """The study of a cell, both as JSON."""
-    return encode(study(msgspec.json.decode(payload, type=Cell)))
+    cell = msgspec.json.decode(payload, type=Cell)
+    with culprit.named(cell):
+        return encode(study(cell))
 
 
 def study(cell: Cell) -> Study:

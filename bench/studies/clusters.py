@@ -87,7 +87,7 @@ def _key_of(cell: Cell) -> Key:
 
 def cell_of(workload: str, options: dict[str, Any], ranks: int, spec: str, device: str) -> Cell:
     """A cluster's cell, each rank with the workload's own batch."""
-    own = workloads.get(workload, **options).batch
+    own = workloads.get(workload, **options).options()["batch"]
     return checked(
         Cell(
             workload=workload,

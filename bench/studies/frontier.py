@@ -9,13 +9,41 @@ import msgspec
 
 import strategies
 from bench.cells.cell import Cell, checked
-from bench.run import planning, sweep
+from bench.run import culprit, executor, planning, sweep
+from bench.run.endings import Ending
 from strategies import Unsupported
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.registry import classes
 from strategies.contract.strategy import Strategy
 from strategies.schedules.interpreter import predict
 from strategies.schedules.plan import plain
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What is planned."""
+
+    base: Cell
+    count: int
+
+
+def planned(base: Cell, count: int, timeout_s: float) -> list[Cell]:
+    """`cells_of`, in a process of its own.
+
+    Raises:
+        ValueError: the user's model is at fault, or the process ended in another way.
+    """
+    question = msgspec.json.encode(Question(base, count))
+    answer = executor.in_process(work, question, timeout_s)
+    if isinstance(answer, Ending):
+        raise ValueError(f"planning ended in {answer.status}: {answer.reason}")  # noqa: TRY004
+    return msgspec.json.decode(answer, type=list[Cell])
+
+
+def work(payload: bytes) -> bytes:
+    """The cells that a question asks for, both as JSON."""
+    question = msgspec.json.decode(payload, type=Question)
+    with culprit.named(question.base):
+        return msgspec.json.encode(cells_of(question.base, question.count))
 
 
 def cells_of(base: Cell, count: int) -> list[Cell]:

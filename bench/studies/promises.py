@@ -174,7 +174,10 @@ def _most_allocated(resident_bytes: int, device: torch.device) -> Iterator[list[
         peak_bytes.append(resident_bytes + trace.working_bytes("begin", "end"))
         return
     memory = torch.accelerator.memory
+    memory.empty_cache()
+    torch.accelerator.synchronize()
     memory.reset_peak_memory_stats()
+    before_bytes = memory.memory_allocated()  # libraries' workspaces are no part of a budget
     yield peak_bytes
     torch.accelerator.synchronize()
-    peak_bytes.append(memory.max_memory_allocated())
+    peak_bytes.append(resident_bytes + memory.max_memory_allocated() - before_bytes)

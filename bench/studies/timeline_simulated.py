@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from bench.cells.cell import Cell
 from bench.devices import accelerators
-from bench.simulate.free_blocks import GRANULE_BYTES, round_up
+from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.peak import peak_event
 from bench.simulate.record import fit_in
+from bench.simulate.resized import rounded
 from bench.simulate.run import trace_cell
-from bench.simulate.trace import Event, Trace
 from bench.store.parts import merged
 from bench.store.timeline import Timeline
 from bench.studies.timeline_parts import (
@@ -52,21 +50,3 @@ def profile_simulated(cell: Cell) -> Profile:
     workspaces = simulation.trace.workspaces(device)
     fit = fit_in(simulation.trace, device.memory_bytes, workspaces)
     return Profile(timeline, facts | merged(fit))
-
-
-def rounded(trace: Trace, granule_bytes: int) -> Trace:
-    """The trace with every storage rounded up to a multiple of ``granule_bytes``."""
-
-    def rounded_event(event: Event) -> Event:
-        size_bytes = round_up(abs(event.delta_bytes), granule_bytes)
-        delta_bytes = size_bytes if event.delta_bytes > 0 else -size_bytes
-        return dataclasses.replace(event, delta_bytes=delta_bytes)
-
-    return dataclasses.replace(
-        trace,
-        lives=[
-            dataclasses.replace(life, size_bytes=round_up(life.size_bytes, granule_bytes))
-            for life in trace.lives
-        ],
-        events=[rounded_event(event) for event in trace.events],
-    )

@@ -2,22 +2,26 @@
 
 On a CPU the same operators are simulated and run: tensor bytes must agree to the byte, and the
 allocator's peak, which includes kernels' scratch memory, must be close. On an accelerator the
-simulation of its kernels is compared with the allocator's own statistics.
+simulation of its kernels, served by the modelled allocator, is compared with the allocator's own
+statistics: whole blocks, scratch memory and libraries' workspaces included.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import time
 from collections.abc import Iterator
-from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 import strategies
+from bench import devices
+from bench.cells import machine
 from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
+from bench.run import culprit
 from bench.run.sweep import every_spec
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
@@ -25,35 +29,11 @@ from bench.simulate.run import Simulation, parts_of, trace_cell, warm_optimizer
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import trace
 from bench.simulate.tracer import Tracer
+from bench.store.validations import SCHEMA_VERSION, Row, Validation
 from strategies.profiling.quiet import silenced
 
 # Small enough to run everywhere, and between them: dropout, batch norm, GQA, convolutions.
 WORKLOADS = ("mlp-chain", "gpt-mini", "gpt-mini-dropout", "llama-mini", "vit-mini", "resnet-mini")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One cell, simulated and real, in bytes.
-
-    Attributes:
-        tensor_peak_error: simulated minus real, at the level of tensors; ``None`` where real
-            tensors were not step_trace.
-        after_forward_error: the same when forward is done.
-        allocator_peak_bytes: what the device's allocator says.
-        allocator_error: simulated peak minus the allocator's, relative to the allocator's.
-        scratch: operator at the allocator's peak, whose scratch memory tensors do not show.
-    """
-
-    workload: str
-    strategy: str
-    simulated_peak_bytes: int
-    simulated_after_forward_bytes: int
-    tensor_peak_error: int | None
-    after_forward_error: int | None
-    allocator_peak_bytes: int
-    allocator_error: float
-    reserved_error: float | None
-    scratch: str | None
 
 
 def planned_specs() -> list[str]:
@@ -65,20 +45,38 @@ def planned_specs() -> list[str]:
     return [spec for spec, s in by_spec.items() if not s.needs_profile and not s.compiled]
 
 
-def rows(device: str, workloads: tuple[str, ...] = WORKLOADS) -> Iterator[Row]:
-    """Every strategy on every workload that it supports.
+def study(base: Cell) -> Validation:
+    """Every strategy on a workload, of those that it supports.
 
     Args:
-        device: real; ``cpu``, ``cuda`` …
-        workloads: by name.
+        base: checked, on a real device; its strategy is of no interest.
+
+    Raises:
+        ValueError: a user's model is at fault; names the line.
     """
-    for workload in workloads:
-        for spec in planned_specs():
-            cell = checked(Cell(workload=workload, spec=spec, device=device, rounds=0))
-            try:
+    started = time.perf_counter()
+    empty = Validation(
+        **machine.provenance(SCHEMA_VERSION, base.seed),
+        workload=base.workload,
+        workload_options=base.options,
+        precision=base.precision,
+        device=base.device,
+        device_name=devices.describe(torch.device(base.device)),
+    )
+    found = list(rows(base))
+    duration_s = round(time.perf_counter() - started, 3)
+    return msgspec.structs.replace(empty, rows=found, duration_s=duration_s)
+
+
+def rows(base: Cell) -> Iterator[Row]:
+    """See `study`."""
+    for spec in planned_specs():
+        cell = checked(msgspec.structs.replace(base, spec=spec))
+        try:
+            with culprit.named(cell):
                 yield compare(cell)
-            except strategies.Unsupported:
-                continue
+        except strategies.Unsupported:
+            continue
 
 
 def compare(cell: Cell) -> Row:
@@ -114,45 +112,38 @@ def _allocated(step: TrainingStep) -> memory.Memory:
     if step.device.type == "cpu":
         with silenced():
             return memory.measure_cpu(step.forward, backward)
-    return memory.measure_accelerator(step.forward, backward, step.drop_gradients)
+    memory.warm_accelerator(step.forward, backward, step.drop_gradients)
+    return memory.measure_accelerator(step.forward, backward)
 
 
 def _row(cell: Cell, simulated: Simulation, real: Trace | None, usage: memory.Memory) -> Row:
     granule = 1 if real else GRANULE_BYTES
     step_trace = simulated.trace
-    modelled_bytes = replay((event.life, event.delta_bytes) for event in step_trace.events)
-    peak_bytes = peak_of(step_trace, granule)
-    # What was there before is the same on both sides; the device's allocator rounds it up, too.
-    allocator_peak_bytes = step_trace.resident_bytes(granule) + usage.peak_bytes
-    reserved = usage.reserved_bytes
+    workspaces = [] if real else _workspaces(step_trace)
+    changes = ((event.life, event.delta_bytes) for event in step_trace.events)
+    modelled = replay(changes, workspaces=workspaces)
+    blocks_bytes = modelled.allocated_bytes - sum(workspaces)
     return Row(
-        workload=cell.workload,
         strategy=cell.spec,
-        simulated_peak_bytes=peak_bytes,
+        simulated_peak_bytes=peak_of(step_trace) if real else blocks_bytes,
+        real_tensor_peak_bytes=peak_of(real) if real else None,
         simulated_after_forward_bytes=step_trace.after_forward_bytes(granule),
-        tensor_peak_error=peak_bytes - peak_of(real) if real else None,
-        after_forward_error=(
-            step_trace.after_forward_bytes() - real.after_forward_bytes() if real else None
-        ),
-        allocator_peak_bytes=allocator_peak_bytes,
-        allocator_error=peak_bytes / allocator_peak_bytes - 1,
-        reserved_error=modelled_bytes / reserved - 1 if reserved else None,
+        real_after_forward_bytes=real.after_forward_bytes() if real else None,
+        # What was there before is the same on both sides; the device's allocator rounds it up, too.
+        allocator_peak_bytes=step_trace.resident_bytes(granule) + usage.peak_bytes,
+        simulated_reserved_bytes=modelled.reserved_bytes,
+        allocator_reserved_bytes=usage.reserved_bytes,
         scratch=usage.peak_operator,
     )
 
 
-def peak_of(trace: Trace, round_to: int = 1) -> int:
-    """Most bytes alive at once."""
-    return max(trace.alive_bytes(round_to))
+def _workspaces(trace: Trace) -> list[int]:
+    """What matrix libraries keep on this machine's accelerator."""
+    if not torch.cuda.is_available():
+        return []
+    return trace.workspaces_of(torch.cuda.get_device_capability())
 
 
-def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
-    """For printing; relative errors in per cent."""
-    table = []
-    for row in rows:
-        line = dataclasses.asdict(row)
-        line["allocator_error"] = f"{100 * row.allocator_error:+.2f} %"
-        reserved = row.reserved_error
-        line["reserved_error"] = "" if reserved is None else f"{100 * reserved:+.2f} %"
-        table.append(line)
-    return table
+def peak_of(trace: Trace) -> int:
+    """Most bytes of tensors alive at once."""
+    return max(trace.alive_bytes())

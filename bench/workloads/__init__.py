@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+from bench.workloads import live, sources
 from bench.workloads.base import Workload
 
 __all__ = ["Workload", "available", "get"]
@@ -21,11 +22,15 @@ def available() -> tuple[str, ...]:
 
 
 def get(name: str, /, **options: Any) -> Workload:
-    """The workload of that name, with some options changed.
+    """The workload of that name, with some options changed; see `bench.workloads.sources`, too.
 
     Raises:
         ValueError: no such workload, no such option, or an impossible value.
     """
+    if (asked := live.known(name)) is not None:
+        return asked.with_options(**options)
+    if sources.is_source(name):
+        return sources.get(name, options)
     workload = _registry().get(name)
     if workload is None:
         raise ValueError(_unknown(name))
@@ -35,6 +40,8 @@ def get(name: str, /, **options: Any) -> Workload:
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, available(), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    if name.endswith(".py"):
+        hint = f" Of a file, name the function, too: {name}:build."
     return f"no workload {name!r}.{hint} There are {', '.join(available())}"
 
 

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 Attention = Literal["math", "flash"]
 Scale = Literal["quick", "real", "large"]
-Batch = tuple[Tensor, ...]
+Batch: TypeAlias = Any
+"""Tensors in whatever the loss takes: a tuple of them for all workloads of this package; a tensor,
+a list or a mapping for models of others. ``torch.utils._pytree`` walks through all of these."""
 
 _TEXT_SIZES = ("kv_heads", "ffn", "vocab", "positions")
 _IMAGE_SIZES = ("image", "patch", "classes")
 SIZES = ("layers", "seq", "batch", "dim", "heads", *_TEXT_SIZES, *_IMAGE_SIZES)
+FIXED = frozenset({"name", "summary", "scale", "seed"})
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
+
+
+class Code(NamedTuple):
+    """Code and facts outside this project that decide what a workload is.
+
+    Attributes:
+        modules: dotted names of the files to begin with.
+        folders: top-level modules and packages that are followed, and where they lie.
+        facts: anything else, such as a library's version.
+    """
+
+    modules: tuple[str, ...] = ()
+    folders: tuple[tuple[str, Path], ...] = ()
+    facts: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,15 +44,11 @@ class Workload(abc.ABC):
     "The same" holds bit for bit with one release of Python (whose own source text is the data)
     and of PyTorch, on one kind of CPU.
 
-    Fields are the shape; `with_options` makes a variant. ``blocks`` is the dotted path (or paths,
-    comma separated) of the chain's containers in the model.
+    Fields are the shape; `with_options` makes a variant.
 
     Attributes:
         name: What a user types.
         summary: One line for a list.
-        layers: Number of blocks in the chain.
-        batch: Examples per step.
-        dim: Width of the stream between blocks, in features.
         seed: Of the initial weights and of the data.
         scale: ``quick`` takes about a second or less per step on a CPU, ``real`` is a published
             model that a CPU still runs, ``large`` needs simulation or an accelerator.
@@ -42,13 +56,13 @@ class Workload(abc.ABC):
 
     name: str
     summary: str
-    layers: int
-    batch: int
-    dim: int
     seed: int = 0
     scale: Scale = "quick"
 
-    blocks: ClassVar[str]
+    @property
+    @abc.abstractmethod
+    def blocks(self) -> str:
+        """Dotted path (or paths, comma separated) of the chain's containers; empty: to be found."""
 
     def __post_init__(self) -> None:
         """Check every field, so that no impossible workload exists."""
@@ -63,6 +77,10 @@ class Workload(abc.ABC):
     @abc.abstractmethod
     def make_batch(self) -> Batch:
         """The input tensors (CPU), the same for the same fields."""
+
+    def code(self) -> Code:
+        """What decides the workload, besides its fields and the files of its class."""
+        return Code()
 
     @abc.abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -97,12 +115,27 @@ class Workload(abc.ABC):
 
     def option_names(self) -> tuple[str, ...]:
         """Fields that a user may set."""
-        fixed = {"name", "summary", "scale"}
-        return tuple(f.name for f in dataclasses.fields(self) if f.name not in fixed)
+        own = [f.name for f in dataclasses.fields(self) if f.name not in FIXED]
+        return (*own, "seed")
 
     def options(self) -> dict[str, Any]:
         """The fields' values, for the record."""
         return {name: getattr(self, name) for name in self.option_names()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SizedWorkload(Workload):
+    """A workload of this package.
+
+    Attributes:
+        layers: Number of blocks in the chain.
+        batch: Examples per step.
+        dim: Width of the stream between blocks, in features.
+    """
+
+    layers: int
+    batch: int
+    dim: int
 
 
 def _check_type(key: str, value: Any, current: Any) -> None:

@@ -59,9 +59,18 @@ class Gpt(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids int64 ``[B, T]`` to logits ``[B, T, vocab]``."""
-        x = self.drop(self.wte(ids) + self.wpe.weight[: ids.shape[1]])
+        x = self.enter(ids)
         for block in self.h:
             x = block(x)
+        return self.leave(x)
+
+    def enter(self, ids: Tensor) -> Tensor:
+        """Token ids int64 ``[B, T]`` to what the first block takes, ``[B, T, dim]``."""
+        x: Tensor = self.drop(self.wte(ids) + self.wpe.weight[: ids.shape[1]])
+        return x
+
+    def leave(self, x: Tensor) -> Tensor:
+        """What the last block gives to logits ``[B, T, vocab]``."""
         x = self.ln_f(x)
         logits: Tensor = self.lm_head(x) if self.lm_head else F.linear(x, self.wte.weight)
         return logits

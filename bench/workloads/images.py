@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.workloads import text
-from bench.workloads.base import Batch, Workload
+from bench.workloads.base import Batch, SizedWorkload
 
 CHANNELS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageWorkload(Workload):
+class ImageWorkload(SizedWorkload):
     """An image classifier.
 
     Attributes:

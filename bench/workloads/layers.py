@@ -53,14 +53,22 @@ def _math(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tens
     return weights @ v
 
 
+TILED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+"""Kernels that keep no matrix of scores; CUDA's flash takes half precision alone, in fp32 the other
+runs."""
+
+
 def _flash(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    if dropout > 0 and q.device.type == "cpu":
+    try:
+        with sdpa_kernel(TILED):
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+    except RuntimeError as error:
+        if not dropout or q.device.type != "cpu":
+            raise
         raise RuntimeError(
             f"PyTorch's flash attention for CPU has no dropout (asked for {dropout}); "
             "use attention='math', dropout=0 or a GPU"
-        )
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+        ) from error
 
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, bool, float], Tensor]] = {

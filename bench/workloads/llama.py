@@ -154,11 +154,26 @@ class Llama(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids int64 ``[B, T]`` to logits ``[B, T, vocab]``."""
-        x = self.embed(ids)
-        # Once a forward, not a buffer: a model built on meta would lose a buffer's values.
-        rope = rope_tables(ids.shape[1], self.head_dim, self.theta, like=x)
+        x = self.enter(ids)
+        rope = self.rope(ids.shape[1], x)
         for layer in self.layers:
             x = layer(x, rope=rope)
+        return self.leave(x)
+
+    def enter(self, ids: Tensor) -> Tensor:
+        """Token ids int64 ``[B, T]`` to what the first block takes, ``[B, T, dim]``."""
+        x: Tensor = self.embed(ids)
+        return x
+
+    def rope(self, seq: int, like: Tensor) -> Rope:
+        """What every block takes besides, made once a forward (`rope_tables`).
+
+        It is no buffer: a model built on meta would lose a buffer's values.
+        """
+        return rope_tables(seq, self.head_dim, self.theta, like=like)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """What the last block gives to logits ``[B, T, vocab]``."""
         logits: Tensor = self.lm_head(self.norm(x))
         return logits
 

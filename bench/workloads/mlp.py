@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.workloads import text
-from bench.workloads.base import Batch, Workload
+from bench.workloads.base import Batch, SizedWorkload, Workload
 
 
 class ReluLinear(nn.Module):
@@ -50,7 +50,7 @@ class Chain(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MlpChain(Workload):
+class MlpChain(SizedWorkload):
     """A chain with the cost model of the papers: unit time and unit memory per layer.
 
     In float32 the blocks save exactly ``layers × batch × dim × 4`` bytes for backward. The stem

@@ -9,11 +9,12 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.workloads.base import Attention, Batch, Workload
+from bench.workloads.base import Attention, Batch, SizedWorkload
 
 BYTE_VALUES = 256
 _STRIDE = 1_000_003  # a prime, so that successive seeds start far apart whatever the corpus size
@@ -63,12 +64,12 @@ def floats(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _uint8(count: int, seed: int) -> Tensor:
-    # From a list: torch.frombuffer ignores FakeTensorMode, and mixing the two is an error.
-    return torch.tensor(list(window(count, seed)), dtype=torch.uint8, device="cpu")
+    # A copy: torch.frombuffer ignores FakeTensorMode, and mixing the two is an error.
+    return torch.tensor(np.frombuffer(window(count, seed), dtype=np.uint8), device="cpu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextWorkload(Workload):
+class TextWorkload(SizedWorkload):
     """A language model that predicts the next byte.
 
     Attributes:

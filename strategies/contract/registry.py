@@ -1,4 +1,4 @@
-"""Finds strategies: the files of the folder `strategies`, and entry points of distributions."""
+"""Finds strategies: the files of `strategies` and of `strategies/peers`, and entry points."""
 
 from __future__ import annotations
 
@@ -8,28 +8,44 @@ import dataclasses
 import difflib
 import functools
 import importlib
-import importlib.metadata
 import inspect
 import pkgutil
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from strategies.contract import foreign
+from strategies.contract.peer import Peer
 from strategies.contract.strategy import Strategy
 
-ENTRY_POINTS = "ckpt_bench.strategies"
+OWN, PEERS = "strategies", "strategies.peers"
 _LARGEST = 2**63 - 1
 
 
 @functools.cache
 def classes() -> Mapping[str, type[Strategy]]:
-    """Every strategy by name, in alphabetical order; looked for once in a process.
+    """Every strategy of this project by name, in alphabetical order; looked for once in a process.
 
     Raises:
         RuntimeError: two of them have the same name.
     """
+    return _by_name(_defined_in(OWN))
+
+
+@functools.cache
+def peers() -> Mapping[str, type[Peer]]:
+    """Other people's implementations, which nothing tries unless it is asked to.
+
+    Raises:
+        RuntimeError: one of them has a name that is taken.
+    """
+    by_name = _by_name([*classes().values(), *_defined_in(PEERS)])
+    return types.MappingProxyType({n: c for n, c in by_name.items() if issubclass(c, Peer)})
+
+
+def _by_name(found: Iterable[type[Strategy]]) -> Mapping[str, type[Strategy]]:
     by_name: dict[str, type[Strategy]] = {}
-    for cls in [*_own(), *_foreign()]:
+    for cls in found:
         name = cls.name()
         other = by_name.setdefault(name, cls)
         if other is not cls:
@@ -39,10 +55,11 @@ def classes() -> Mapping[str, type[Strategy]]:
     return types.MappingProxyType(dict(sorted(by_name.items())))
 
 
-def _own() -> list[type[Strategy]]:
+def _defined_in(package: str) -> list[type[Strategy]]:
+    """The strategies of a package's files, folders aside."""
     own = []
-    folder = importlib.import_module("strategies").__path__  # which imports this module
-    files = (info for info in pkgutil.iter_modules(folder, "strategies.") if not info.ispkg)
+    folder = importlib.import_module(package).__path__  # of `OWN`, which imports this module
+    files = (info for info in pkgutil.iter_modules(folder, f"{package}.") if not info.ispkg)
     for info in files:
         module = importlib.import_module(info.name)
         own += [v for v in vars(module).values() if _is_strategy_of(v, info.name)]
@@ -54,19 +71,46 @@ def _is_strategy_of(value: object, module: str) -> bool:
     return is_class and value.__module__ == module and not inspect.isabstract(value)
 
 
-def _foreign() -> list[type[Strategy]]:
-    foreign = []
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        cls = entry.load()
-        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
-            raise TypeError(f"entry point {entry.name!r} ({entry.value}) is not a Strategy class")
-        foreign.append(cls)
-    return foreign
-
-
 def available() -> tuple[str, ...]:
-    """Names of all strategies."""
-    return tuple(classes())
+    """Names of all strategies, those of other distributions too; none of these is loaded.
+
+    Raises:
+        ValueError: see `foreign.declared`.
+    """
+    return tuple(sorted({*classes(), *foreign.declared(_taken())}))
+
+
+def declared() -> Mapping[str, str]:
+    """Strategies of other distributions, by name: whose they are. None is loaded.
+
+    Raises:
+        ValueError: see `foreign.declared`.
+    """
+    entries = foreign.declared(_taken())
+    return {name: foreign.origin(entry) for name, entry in sorted(entries.items())}
+
+
+def _taken() -> Mapping[str, type[Strategy]]:
+    return {**classes(), **peers()}
+
+
+def find(name: str) -> type[Strategy]:
+    """The class of that name: our own, a peer's, or another distribution's, which is loaded.
+
+    Raises:
+        ValueError: there is none, or it cannot be loaded; says what there is.
+    """
+    if name in classes():
+        return classes()[name]
+    if name in peers():
+        return peers()[name]
+    entries = foreign.declared(_taken())
+    if name in entries:
+        return foreign.load(entries[name])
+    known = [*available(), *peers()]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise ValueError(f"unknown strategy {name!r}{hint}; there are {', '.join(known)}")
 
 
 def get(spec: str | Strategy, **params: Any) -> Strategy:
@@ -82,12 +126,7 @@ def get(spec: str | Strategy, **params: Any) -> Strategy:
     if isinstance(spec, Strategy):
         return _make(type(spec), {**spec.params(), **params}) if params else spec
     name, parameters = _parse(spec)
-    strategies = classes()
-    if name not in strategies:
-        close = difflib.get_close_matches(name, strategies, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown strategy {name!r}{hint}; there are {', '.join(strategies)}")
-    return _make(strategies[name], {**parameters, **params})
+    return _make(find(name), {**parameters, **params})
 
 
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from strategies.contract.strategy import Planned
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling import trial
-from strategies.profiling.step import ExampleStep
+from strategies.profiling.step import ExampleStep, Step
 from strategies.schedules import budget as budgets
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL
@@ -28,7 +28,7 @@ NUMBERS_BYTES = 64
 Compile = bool | Mapping[str, Any]
 
 
-def settled(prepared: Prepared, step: ExampleStep, compile_blocks: Compile = False) -> Prepared:
+def settled(prepared: Prepared, step: Step, compile_blocks: Compile = False) -> Prepared:
     """The plan that is fastest on the example, if its peak is within the budget there.
 
     Nothing is measured of fake tensors, of a step that does not fit without checkpoints, of one
@@ -47,7 +47,8 @@ def settled(prepared: Prepared, step: ExampleStep, compile_blocks: Compile = Fal
     fake = any(isinstance(parameter, FakeTensor) for parameter in prepared.model.parameters())
     if not candidates or not isinstance(strategy, Budgeted) or profile is None:
         return prepared
-    if fake or profile.faked or step.release_gradients:  # which an unreleased step does not show
+    released = isinstance(step, ExampleStep) and step.release_gradients
+    if fake or profile.faked or released:  # which an unreleased step does not show
         return prepared
     settling = _Settling(prepared, strategy, profile, step, compile_blocks)
     chosen, note = settling.fastest(candidates)
@@ -60,7 +61,7 @@ class _Settling:
     prepared: Prepared
     strategy: Budgeted
     profile: ChainProfile
-    step: ExampleStep
+    step: Step
     compile_blocks: Compile
 
     @property

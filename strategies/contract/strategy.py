@@ -85,13 +85,20 @@ class Strategy(Described):
     """It asks what the blocks cost: `strategies.apply` must be given an example or a profile."""
     compiled: ClassVar[bool] = False
     """It hands forward to a compiler, which keeps and recomputes operators instead of blocks: no
-    plan is printed or predicted, no block is entered one by one, running statistics are close
-    instead of equal, and the first step takes the time of compiling."""
+    block is entered one by one, running statistics are close instead of equal, and the first step
+    takes the time of compiling."""
+    opaque: ClassVar[bool] = False
+    """What is kept is decided elsewhere than in a plan: none is printed or predicted."""
 
     @property
     def exact(self) -> bool:
         """Gradients are promised bitwise equal to those of ``none``."""
         return True
+
+    @property
+    def peer(self) -> str | None:
+        """Whose implementation it is, with its version; ``None``: our own."""
+        return None
 
     @property
     def counted(self) -> bool:

@@ -55,11 +55,13 @@ class Backend:
         fraction: of what the compiler would save by itself.
         name: of the backend that compiles under it.
         asker: who asks for it, for the refusal.
+        solver: of the knapsack.
     """
 
     fraction: float
     name: str
     asker: str
+    solver: str = "dp"
 
     def __call__(self, graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         """Compile ``graph``; the cut is made here, also of a backward that is lowered later."""
@@ -69,6 +71,7 @@ class Backend:
 
         budget = {
             "activation_memory_budget": self.fraction,
+            "activation_memory_budget_solver": self.solver,
             "joint_custom_pass": self.checked,
             "enable_autograd_cache": False,  # a graph from the disk would not be checked
         }

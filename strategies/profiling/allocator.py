@@ -1,4 +1,4 @@
-"""What the CPU's allocator gave out, kernels' scratch memory included, between named moments."""
+"""What an allocator gave out, kernels' scratch memory included, between named moments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import itertools
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from strategies.profiling.quiet import silenced
@@ -16,14 +17,22 @@ from strategies.profiling.quiet import silenced
 _PREFIX = "ckpt-bench: "
 
 
+SEEN = ("cpu", "cuda")
+"""Kinds of device whose allocators tell the profiler."""
+
+
 class AllocatorTrace:
-    """Allocator events of the CPU, as the profiler saw them.
+    """Allocator events of a device, as the profiler saw them; by default of the CPU.
 
     A tensor of the operators' own is in the ledger too; a kernel's scratch memory, taken and
-    returned inside one call, is here alone.
+    returned inside one call, is here alone. An allocator of CUDA counts whole blocks.
+
+    Args:
+        kind: of the device, one of `SEEN`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "cpu") -> None:
+        self.kind = getattr(torch._C._autograd.DeviceType, kind.upper())
         self.stack = contextlib.ExitStack()
         self.profiler: profile | None = None
         self.times_ns: list[int] = []
@@ -54,12 +63,18 @@ class AllocatorTrace:
         self.profiler = None
         self.stack.__exit__(kind, error, traceback)
         kineto: Any = profiler.profiler.kineto_results
-        entries = [(e.start_ns(), e.name(), e.nbytes()) for e in kineto.events()]
-        events = sorted((at, size) for at, name, size in entries if name == "[memory]")
+        events = sorted(
+            (event.start_ns(), event.nbytes())
+            for event in kineto.events()
+            if event.name() == "[memory]" and event.device_type() == self.kind
+        )
         self.times_ns = [at for at, _ in events]
         self.alive = [0, *itertools.accumulate(size for _, size in events)]
-        marks = [(at, name) for at, name, _ in entries if name.startswith(_PREFIX)]
-        self.moments_ns = {name.removeprefix(_PREFIX): at for at, name in marks}
+        self.moments_ns = {
+            event.name().removeprefix(_PREFIX): event.start_ns()
+            for event in kineto.events()
+            if event.name().startswith(_PREFIX)
+        }
 
     def working_bytes(self, begin: str, end: str) -> int:
         """Most given out between two moments, above what was given out at the first."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from strategies.execution.dispatch import in_recompute
 from strategies.execution.tensors import dense_parts, tensors_in
 from strategies.profiling.flops import FlopCounter
-from strategies.profiling.rates import Rates
+from strategies.profiling.rates import Rates, Scratch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,13 @@ class Ledger(FlopCounter):
     Attributes:
         alive: bytes held after each birth or death, in order.
         marks: moments named by `mark`.
+        scratch: of kernels that only are simulated; default: what ``rates`` say.
     """
 
-    def __init__(self, rates: Rates | None = None) -> None:
+    def __init__(self, rates: Rates | None = None, scratch: Scratch | None = None) -> None:
         super().__init__()
         self.rates = rates
+        self.scratch = scratch or (rates.scratch if rates else None)
         self.time_ps = self.recompute_ps = 0
         self.alive_bytes = 0
         self.alive: list[int] = []
@@ -104,7 +106,16 @@ class Ledger(FlopCounter):
         for tensor in tensors_in(out):
             for part in dense_parts(tensor):
                 self._birth(part)
+        if self.scratch is not None:
+            self._lend(self.scratch(func, args, kwargs or {}))
         return out
+
+    def _lend(self, sizes_bytes: Sequence[int]) -> None:
+        """What a kernel takes and returns, beside its outputs."""
+        for number, size_bytes in enumerate(sizes_bytes):
+            self.born(-1 - number, size_bytes)
+        for number, size_bytes in enumerate(sizes_bytes):
+            self.died(-1 - number, size_bytes)
 
     def _spend(self, time_ps: int) -> None:
         self.time_ps += time_ps

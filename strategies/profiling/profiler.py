@@ -21,6 +21,7 @@ from strategies.execution import layout
 from strategies.execution.chain import Chain
 from strategies.execution.undo import installed
 from strategies.profiling import update_room
+from strategies.profiling.allocator import SEEN
 from strategies.profiling.balance import balanced
 from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
@@ -65,8 +66,8 @@ def profile_chain(
             block can run in left out.
         assigned: further op policies, by block; each mapping is watched in one go.
         operators: list each block's operators, too.
-        scratch: on a real CPU, working bytes include the scratch memory of kernels, as its
-            allocator saw them; elsewhere they are tensors alone.
+        scratch: working bytes include the scratch memory of kernels, as the allocator of a real
+            device saw them (`allocator.SEEN`); of fake tensors, what the rates say of it.
         compiled: modes of blocks that are compiled by themselves, on a real CPU. Blocks that were
             compiled before run as they are, in no other mode.
 
@@ -74,7 +75,7 @@ def profile_chain(
         Unsupported: a block runs more than once, or out of order, in one forward.
     """
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
-    how = How(rates, scratch and _is_real_cpu(step))
+    how = How(rates, _seen(step) if scratch else None)
     before = any(map(is_compiled, chain.blocks))
     policies = ((), ()) if before else (modes, assigned)
     with eagerly(chain.blocks), installed(lambda: update_room.install(step)):
@@ -82,6 +83,8 @@ def profile_chain(
         with installed(lambda: alike.install(chain, whole=True)):
             passed = watch_lives(step, chain)
         alike = alike.without(passed.beside)
+        if how.scratch not in (None, "cpu"):
+            _warm_up(step)
         passes = _Passes(step, chain, alike, how)
         profile = passes.profile(policies, passed, operators=operators and not before)
     return with_compiled(profile, step, chain, alike, compiled)
@@ -189,9 +192,17 @@ def _cost(
     return dataclasses.replace(cost, operators=operators)
 
 
-def _is_real_cpu(step: Step) -> bool:
+def _seen(step: Step) -> str | None:
+    """The kind of device, if it is real and its allocator can be watched."""
     fake = any(isinstance(tensor, FakeTensor) for tensor in step.resident_tensors())
-    return step.device.type == "cpu" and not fake
+    return step.device.type if step.device.type in SEEN and not fake else None
+
+
+def _warm_up(step: Step) -> None:
+    """Libraries take their workspaces at their first use, and keep them: they are no scratch."""
+    step.drop_gradients()
+    step.backward(step.forward())
+    step.drop_gradients()
 
 
 def _block_cost(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+
+Scratch = Callable[[Any, Sequence[Any], Mapping[str, Any]], Sequence[int]]
+"""Of an operator and its arguments: bytes of each block that its kernel takes besides outputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +22,7 @@ class Rates:
         launch_s: fixed cost of an operator.
         link_bytes_per_s: between the device and the tier where boundaries rest, each way.
         link_tier: that tier: ``host``, or ``disk`` from a CPU.
+        scratch: of its kernels, where tensors are fake and no allocator shows it.
     """
 
     flops_per_s: float
@@ -24,6 +30,7 @@ class Rates:
     launch_s: float = 0.0
     link_bytes_per_s: float = 25e9
     link_tier: str = "host"
+    scratch: Scratch | None = None
 
     def operator_s(self, flops: int, moved_bytes: int) -> float:
         """Seconds of one operator: its launch, then the slower of arithmetic and traffic."""

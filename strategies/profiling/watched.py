@@ -86,7 +86,7 @@ def watch_step(
         step: its gradients are dropped, before and after.
         chain: the blocks whose beginnings and ends are marked.
         ledger: that watches, and is read afterwards.
-        trace: of a real CPU's allocator.
+        trace: of a real device's allocator.
     """
     step.drop_gradients()
     seen: set[str] = set()
@@ -136,10 +136,15 @@ def _run(step: Step, chain: Chain, mark: Callable[[str], None]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """What to watch a step with."""
+    """What to watch a step with.
+
+    Attributes:
+        rates: that times are taken from.
+        scratch: the kind of device whose allocator shows scratch memory, if any does.
+    """
 
     rates: Rates
-    scratch: bool
+    scratch: str | None
 
     def watch(self, step: Step, chain: Chain) -> Watched:
         """One step."""
@@ -147,4 +152,4 @@ class How:
 
     def trace(self) -> AllocatorTrace | None:
         """What sees scratch memory, where anything does."""
-        return AllocatorTrace() if self.scratch else None
+        return AllocatorTrace(self.scratch) if self.scratch else None

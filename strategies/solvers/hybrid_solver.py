@@ -71,8 +71,12 @@ class Solver:
             modes[begin] = self.inside.mode_name(begin, choice.mode)
             return begin
         plane, last = self.inside.table.shape[0] - 1, choice.end - 1
-        own = slots - int(self.inside.inside_less(last, self.count))
+        own = self._inside(last, slots)
         return tuple(self.inside.nodes(plane, begin, last, own, modes))
+
+    def _inside(self, last: int, slots: int) -> int:
+        """Room inside a group that ends at ``last``; no more than the table knows of."""
+        return min(slots - int(self.inside.inside_less(last, self.count)), self.inside.slots)
 
     def _choices(self, road: int, held: int, begin: int, slots: int) -> Iterator[Choice]:
         """All choices that fit, as the table makes them, with their rest.
@@ -100,10 +104,10 @@ class Solver:
         plane = self.inside.table.shape[0] - 1
         for last in range(begin, n.reach[begin] + 1):
             need = max(need, n.unsaved_first[last] if last == begin else n.unsaved_next[last])
-            own = int(self.inside.inside_less(last, self.count))
-            if slots < own:
+            own = self._inside(last, slots)
+            if own < 0:
                 continue
-            repeated_s = float(self.inside.table[plane, n.rows[begin, last], slots - own])
+            repeated_s = float(self.inside.table[plane, n.rows[begin, last], own])
             cost_s = self.compiled.share.py_func(self.task, road) * repeated_s
             stays = Choice(cost_s, road, 0, last + 1, int(n.group_taken[last]))
             if slots >= max(need + leaving, stays.taken):

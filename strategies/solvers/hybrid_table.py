@@ -106,7 +106,8 @@ def _group(row: Any, within: Any, rest: Any, fits: Any, costs: Any) -> None:
     need, own, taken = fits
     for slots in range(max(0, need, own, taken), row.shape[0]):
         left = min(slots - taken, row.shape[0] - 1)
-        row[slots] = min(row[slots], rest[left] + costs[0] * within[slots - own] + costs[1])
+        inside = within[min(slots - own, within.shape[0] - 1)]  # there may be more room than any
+        row[slots] = min(row[slots], rest[left] + costs[0] * inside + costs[1])
 
 
 @numba.njit(cache=True)

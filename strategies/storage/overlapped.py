@@ -6,8 +6,7 @@ chain's forward ends; there compute waits for the transfer. In backward, when a 
 the one that left before it is called for, and is alive from then on. So what is alive depends on
 the order of blocks alone, never on how fast the link is.
 
-On a CPU transfers run on a thread; on an accelerator, on a stream of their own. The latter is
-written to the documented semantics of streams and events, and has not run on an accelerator yet.
+On a CPU transfers run on a thread; on an accelerator, on a stream of their own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,9 @@
+document.documentElement.classList.add("scripts");
+startTheme();
+all("table").forEach(sortable);
+startVerdicts();
+startPlane();
+startTimelines();
+startStudies();
+startLinks(startFilters());
+startDrawing();

@@ -1,0 +1,73 @@
+"""How a step's storages grow with a size, told from steps of three small ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from math import prod
+
+from bench.simulate.resized import resized
+from bench.simulate.trace import Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """Steps that differ in nothing but how large their storages are.
+
+    Attributes:
+        traces: by size.
+    """
+
+    traces: Mapping[int, Trace]
+
+    @classmethod
+    def of(cls, traces: Mapping[int, Trace]) -> Growth | None:
+        """``None`` if the steps are not the same births and deaths."""
+        kinds = {_births_and_deaths(trace) for trace in traces.values()}
+        return cls(traces) if len(kinds) == 1 else None
+
+    def at(self, size: int) -> Trace:
+        """The step at another size, every storage on the polynomial through those known.
+
+        Exact where storages are products of the size and numbers that do not depend on it, to a
+        power below the number of traces.
+        """
+        weights, first = self._weights(size), next(iter(self.traces.values()))
+        whole = functools.cache(functools.partial(_whole, weights))  # many storages are alike
+        sizes = [whole(known) for known in self._known]
+        numbers = {id(life): number for number, life in enumerate(first.lives)}
+        return resized(first, lambda life: sizes[numbers[id(life)]])
+
+    def those(self, fitting: Callable[[Trace], bool]) -> Callable[[int], bool]:
+        """Sizes whose step, by what is known, is one of those."""
+        return lambda size: fitting(self.at(size))
+
+    @functools.cached_property
+    def _known(self) -> list[tuple[int, ...]]:
+        """Of each storage, its bytes at every size."""
+        lives = zip(*(trace.lives for trace in self.traces.values()), strict=True)
+        return [tuple(life.size_bytes for life in same) for same in lives]
+
+    def _weights(self, size: int) -> list[Fraction]:
+        """Of each trace, by Lagrange."""
+        known = list(self.traces)
+        return [
+            prod(
+                (Fraction(size - other, one - other) for other in known if other != one),
+                start=Fraction(1),
+            )
+            for one in known
+        ]
+
+
+def _whole(weights: Sequence[Fraction], sizes: Sequence[int]) -> int:
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    total = sum((weight * size for weight, size in zip(weights, sizes, strict=True)), Fraction(0))
+    return max(0, round(total))
+
+
+def _births_and_deaths(trace: Trace) -> tuple[tuple[int, bool, str], ...]:
+    return tuple((event.life, event.delta_bytes > 0, event.operator) for event in trace.events)

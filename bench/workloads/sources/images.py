@@ -1,0 +1,121 @@
+"""``timm:vit_base_patch16_224`` and ``torchvision:resnet50``: image models of two libraries."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.workloads import text
+from bench.workloads.base import Batch, Code
+from bench.workloads.images import CHANNELS
+from bench.workloads.sources import calls
+from bench.workloads.sources.source import SourceWorkload
+
+SIDE = 224
+_SIDE_IN_NAME = re.compile(r"_(\d{3})(?=\.|$)")
+_LABELS = 256
+"""Bytes of text, which are classes of any model with as many."""
+
+
+def _timm(library: Any, name: str) -> Any:
+    return library.create_model(name, pretrained=False)
+
+
+def _torchvision(library: Any, name: str) -> Any:
+    return library.models.get_model(name, weights=None)
+
+
+MAKERS: dict[str, Callable[[Any, str], Any]] = {"timm": _timm, "torchvision": _torchvision}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImagesWorkload(SourceWorkload):
+    """A classifier of images with random weights; cross-entropy of its logits.
+
+    Attributes:
+        batch: Examples per step.
+        image: Side of the images, in pixels.
+    """
+
+    batch: int = 2
+    image: int = SIDE
+
+    @property
+    def library(self) -> str:
+        """Where the model is from."""
+        return self.name.partition(":")[0]
+
+    def make_model(self) -> nn.Module:
+        """By the library's own function.
+
+        Raises:
+            InputError: the library cannot be imported, or has no such model.
+        """
+        name = self.name.partition(":")[2]
+        try:
+            model = MAKERS[self.library](importlib.import_module(self.library), name)
+        except Exception as error:
+            raise self.blame(error, None) from error
+        assert isinstance(model, nn.Module)
+        return model
+
+    def default_batch(self) -> Batch:
+        """Images float32 ``[batch, 3, image, image]`` in −1 to 1, and classes int64 ``[batch]``."""
+        images = text.floats((self.batch, CHANNELS, self.image, self.image), self.seed)
+        return images, text.labels(self.batch, _LABELS, self.seed + 1)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy, in nats; of an output that is no logits, a mean of squares."""
+        if self.criterion or self.inputs:
+            return super().loss(model, batch)
+        images, classes = batch
+        output = model(images)
+        is_logits = isinstance(output, Tensor) and output.dim() == 2
+        loss = F.cross_entropy(output, classes) if is_logits else calls.default_loss(output)
+        return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
+
+    def arguments(self) -> Mapping[str, Any]:
+        """Sizes, too."""
+        return {"batch": self.batch, "image": self.image, **super().arguments()}
+
+    def asked(self) -> Mapping[str, Any]:
+        """Sizes of the batch that are not the usual ones, where a function makes it."""
+        return {**self.unusual(named(self.name), "batch", "image"), **super().asked()}
+
+    def code(self) -> Code:
+        """The library's version decides, too."""
+        code = super().code()
+        return code._replace(facts=f"{code.facts} {self.library} {_version(self.library)}")
+
+
+def named(name: str) -> ImagesWorkload:
+    """The workload of a library's model.
+
+    Raises:
+        ValueError: the library is not installed.
+    """
+    library, _, model = name.partition(":")
+    if importlib.util.find_spec(library) is None:
+        raise ValueError(f"{name} needs {library}, which is not installed: pip install {library}")
+    side = _SIDE_IN_NAME.search(model)
+    return ImagesWorkload(
+        name=name,
+        summary=f"{model} of {library}",
+        scale="real",
+        image=int(side.group(1)) if side else SIDE,
+    )
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:  # on the path of imports all the same
+        return "of no known version"

@@ -1,0 +1,112 @@
+"""The largest size that fits: what tracing every size would say, from few traces."""
+
+import dataclasses
+import functools
+
+import msgspec
+import pytest
+from effort import few
+from simulated import cell, simulation
+
+from bench.devices import accelerators
+from bench.simulate import fit
+from bench.simulate.free_blocks import GRANULE_BYTES
+from bench.simulate.grown import Growth
+from bench.simulate.run import trace_cell
+
+DEVICE = "sim:custom(memory_gb=0.25, workspace_mib=0)"
+
+
+@pytest.mark.parametrize("expected", [0, 1, 2, 7, 8, 9, 20, 100])
+@pytest.mark.parametrize("largest", [0, 1, 2, 7, 8, 20])
+def test_the_search_ends_at_the_largest_wherever_it_begins(expected, largest):
+    asked = []
+
+    def fits(size):
+        asked.append(size)
+        return size <= largest
+
+    assert fit.around(expected, fits, 20) == largest
+    assert set(asked) <= set(range(1, 21))
+    if expected == largest < 20 and largest:
+        assert sorted(asked) == [largest, largest + 1]
+
+
+@functools.cache
+def traced(batch, seq):
+    return simulation("gpt-mini", "every_layer", batch=batch, seq=seq, optimizer="adamw").trace
+
+
+@pytest.mark.parametrize(
+    ("known", "other"),
+    few([([(2, 32), (3, 32)], (5, 32)), ([(2, 32), (2, 48), (2, 64)], (2, 96))]),
+)
+def test_growth_tells_every_storage_to_the_byte(known, other):
+    axis = 0 if known[0][1] == known[1][1] else 1
+    growth = Growth.of({sizes[axis]: traced(*sizes) for sizes in known})
+    grown, true = growth.at(other[axis]), traced(*other)
+    assert grown.events == true.events
+    assert [life.size_bytes for life in grown.lives] == [life.size_bytes for life in true.lives]
+
+
+def test_steps_that_differ_in_kind_have_no_growth():
+    other = simulation("gpt-mini", "none", batch=3, seq=32, optimizer="adamw").trace
+    assert Growth.of({2: traced(2, 32), 3: other}) is None
+
+
+def bounds(given, axis, value):
+    """Whether a size fits, and the next, each traced."""
+    device = accelerators.get(given.device)
+    probes = [fit.sized(given, axis, size) for size in (value, value + fit.STEP[axis])]
+    traces = [trace_cell(probe).trace for probe in probes]
+    return [fit.missing_bytes(t, device.memory_bytes, t.workspaces(device)) == 0 for t in traces]
+
+
+@pytest.mark.parametrize(("spec", "axis"), few([("none", "batch"), ("every_layer", "seq")]))
+def test_the_largest_fits_and_the_next_does_not(spec, axis, monkeypatch):
+    given = cell("gpt-mini", spec, device=DEVICE, optimizer="adamw", layers=2)
+    probes = []
+
+    def counted(probe):
+        probes.append(probe.make_workload().options()[axis])
+        return trace_cell(probe)
+
+    monkeypatch.setattr(fit, "trace_cell", counted)
+    found = fit.largest(given, axis).options[axis]
+    assert len(probes) <= fit.MOST_SAMPLES + 1
+    assert found > max(probes[: fit.SAMPLES])
+    assert bounds(given, axis, found) == [True, False]
+
+
+@pytest.mark.long
+def test_room_is_of_the_peak():
+    given = cell("gpt-mini", device=DEVICE, layers=2)
+    wanted = trace_cell(fit.sized(given, "batch", 5)).trace
+    room_bytes = max(wanted.alive_bytes(GRANULE_BYTES))
+    assert fit.largest(given, "batch", room_bytes).options["batch"] == 5
+    assert fit.largest(given, "batch", room_bytes - 1).options["batch"] == 4
+
+
+@pytest.mark.long
+def test_nothing_fits():
+    tiny = msgspec.structs.replace(cell("gpt-mini"), device=DEVICE.replace("0.25", "0.0001"))
+    assert fit.largest(tiny, "batch") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "axis", "says"),
+    [
+        ({"device": "cpu"}, "batch", "simulated devices only"),
+        ({"workload": "mlp-chain", "options": {}}, "seq", "has no option 'seq'"),
+    ],
+)
+def test_bad_questions_are_refused(changes, axis, says):
+    with pytest.raises(ValueError, match=says):
+        fit.largest(msgspec.structs.replace(cell("gpt-mini"), **changes), axis)
+
+
+def test_no_size_is_below_zero():
+    trace = traced(2, 32)
+    small = [dataclasses.replace(life, size_bytes=1) for life in trace.lives]
+    grown = Growth({1: trace, 2: dataclasses.replace(trace, lives=small)}).at(10)
+    assert {life.size_bytes for life in grown.lives} == {0}
