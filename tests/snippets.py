@@ -144,7 +144,7 @@ def problem_of(words, group, sessions):
         named = [word for word in words[1 : [*words, "--"].index("--")] if word[0] != "-"]
         unknown = set(named) - sessions
         return f"no session {unknown}" if unknown else None
-    known = words[:3] == ["python", "-m", "pip"] or words[0] in ("pytest", ".ci/run")
+    known = words[:3] == ["python", "-m", "pip"] or words[0] in ("pytest", "torchrun", ".ci/run")
     return None if known else "an unknown program"
 
 
@@ -153,9 +153,9 @@ def _problem_of_bench(words, group):
     if command is None:
         return f"no command {words[0]}"
     flags = {flag for option in command.params for flag in option.opts}
-    needed = {option.opts[0] for option in command.params if option.required}
     given = {word.partition("=")[0] for word in words if word.startswith("--")}
-    missing = {flag for flag in needed if flag.startswith("--")} - given
+    needed = [option.opts for option in command.params if option.required]
+    missing = {o[0] for o in needed if o[0].startswith("--") and not given.intersection(o)}
     if given - flags or missing:
         return f"no flag {given - flags}" if given - flags else f"needs {missing}"
     return _problem_of_strategies(words)

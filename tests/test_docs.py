@@ -15,7 +15,7 @@ from snippets import PAGES, ROOT, SNIPPETS, TEXTS, run
 
 from bench.__main__ import app
 
-LANGUAGES = {"python", "sh", "toml"}
+LANGUAGES = {"python", "sh", "text", "toml"}
 MARKED = [pytest.param(one, marks=pytest.mark.long) if one.long else one for one in SNIPPETS]
 PYTHON = [one for one in MARKED if getattr(one, "language", "python") == "python"]
 SHELL = [one for one in SNIPPETS if one.language == "sh"]

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import torch
-from torch import nn
 
 import strategies
 from bench.cells.cell import Cell
@@ -31,6 +30,7 @@ from bench.measure.reference import MEASURED
 from bench.run import rounds
 from bench.run.blank import blank
 from bench.run.predicted import predicted
+from bench.run.refusals import build, refuse
 from bench.run.verdict import verdict
 from bench.store.parts import (
     Decision,
@@ -85,9 +85,9 @@ def _bench_of(cell: Cell) -> _Bench:
     """The reference first, then the strategy, on a model of its own."""
     torch.set_num_threads(cell.threads)
     strategy = cell.make_strategy()
-    _refuse(cell, strategy)
-    seen = reference.observe(_build(cell), cell.seed, exact=strategy.exact)
-    step = _build(cell)
+    refuse(cell, strategy)
+    seen = reference.observe(build(cell), cell.seed, exact=strategy.exact)
+    step = build(cell)
     generators.seed_all(cell.seed)
     # Who times the strategy times what its user gets: what was the fastest on the example.
     settle = functools.partial(settled, step=step) if cell.rounds else None
@@ -96,35 +96,6 @@ def _bench_of(cell: Cell) -> _Bench:
             step.model, cell.spec, step=step, blocks=step.workload.blocks, settle=settle
         )
     return _Bench(cell, step, prepared, Gate(seen, step, _promise_of(prepared)))
-
-
-def _refuse(cell: Cell, strategy: strategies.Strategy) -> None:
-    """What cannot run needs no reference. The model that the strategy sees here is not used again.
-
-    Raises:
-        strategies.Unsupported: it says that it cannot.
-    """
-    model, device = _build(cell).model, torch.device(cell.device)
-    reason = strategy.unsupported(model, device) or _incomparable(cell, strategy, model)
-    if reason:
-        raise strategies.Unsupported(f"{strategy.spec()}: {reason}")
-
-
-def _incomparable(cell: Cell, strategy: strategies.Strategy, model: nn.Module) -> str | None:
-    """Another kernel of attention drops other elements, and nothing says that it is right."""
-    dropout = getattr(cell.make_workload(), "dropout", 0.0)
-    if not dropout or strategy.attention_kernel(model) is None:
-        return None
-    return (
-        f"under another kernel of attention the dropout of {dropout:g} drops other elements, and"
-        " no gradient can be compared; set the workload's dropout=0"
-    )
-
-
-def _build(cell: Cell, **options: str) -> TrainingStep:
-    workload = cell.make_workload().with_options(**options)
-    device = torch.device(cell.device)
-    return TrainingStep.build(workload, device, cell.precision, cell.optimizer)
 
 
 def _promise_of(prepared: strategies.Prepared) -> Promise:
@@ -317,4 +288,4 @@ class _Bench:
     def _reference_step(self) -> TrainingStep:
         if getattr(self.step.workload, "attention", "math") == "math":
             return self.step
-        return _build(self.cell, attention="math")
+        return build(self.cell, attention="math")
