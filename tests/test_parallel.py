@@ -17,6 +17,8 @@ from bench.ranks.tensor_plans import interleaved, restored
         ("fsdp2(reshard=false)", 2, Parallel(data="fsdp2", replicas=2, reshard=False)),
         ("fsdp2+tp=2", 4, Parallel(data="fsdp2", replicas=2, tensor=2)),
         ("sp", 2, Parallel(tensor=2, sequence=True)),
+        ("fsdp2(mixed=true)", 2, Parallel(data="fsdp2", replicas=2, mixed=True)),
+        ("megatron(sequence=true)", 2, Parallel(tensor=2, sequence=True, megatron=True)),
         ("fsdp2=2 + pp(microbatches=4)", 4,
          Parallel(data="fsdp2", replicas=2, pipeline=2, microbatches=4)),
     ],
@@ -29,7 +31,7 @@ def test_text_is_a_mesh_of_all_ranks(text, ranks, wanted):
 @pytest.mark.parametrize(
     ("text", "ranks", "problem"),
     [
-        ("zero3", 2, "--set-parallel takes ddp, fsdp2, tp, sp, pp, joined by"),
+        ("zero3", 2, "--set-parallel takes ddp, fsdp2, tp, sp, megatron, pp, joined by"),
         ("", 2, "not ''"),
         ("tp=2", 4, "does not divide 4 ranks"),
         ("tp=0", 4, "does not divide 4 ranks"),

@@ -56,6 +56,12 @@ def test_who_made_the_others_end(endings, wanted):
         assert culprit(order).rank == wanted
 
 
+@pytest.mark.parametrize("parallel", ["fsdp2(mixed=true)", "megatron"])
+def test_what_is_simulated_alone_is_refused(parallel):
+    with pytest.raises(ValueError, match="simulated alone"):
+        cell(parallel, "none")
+
+
 def test_two_ranks_share_gpt_mini(tmp_path):
     """FSDP2: half of the parameters each, the gradient of one process, nothing gathered more."""
     work = cell("fsdp2", "every_layer")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.report.claims import LEDGER
+from bench.report.claims import FSDP, LEDGER
 from bench.report.unjudged import UNJUDGED
 
 CHAPTER = Path(__file__).parent.parent.parent / "shared" / "textbook.md"
-JUDGED = {claim.source: claim.id for claim in LEDGER}
+JUDGED = {statement.source: statement.id for statement in (*LEDGER, FSDP)}
 QUOTES = [*JUDGED, *UNJUDGED]
 
 

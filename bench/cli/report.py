@@ -80,6 +80,7 @@ def report(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Write one HTML page of everything that is stored: tables, charts, claims, environments."""
+    from bench.report import stored
     from bench.report.page.page import render
 
     if not results.is_dir():
