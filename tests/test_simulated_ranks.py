@@ -19,7 +19,7 @@ from bench.devices import accelerators
 from bench.ranks.parallel import Parallel, parse
 from bench.ranks.simulated import checked as parallel_of
 from bench.ranks.simulated import trace_rank
-from bench.ranks.simulated_plan import best_plan, on_ranks
+from bench.ranks.simulated_plan import best_plan, on_ranks, smallest_cluster
 from bench.ranks.simulated_record import simulate
 from bench.ranks.simulated_streams import parts
 from bench.ranks.simulated_time import collective_s, rank_time
@@ -256,6 +256,17 @@ def test_a_plan_is_made_for_what_sharding_leaves():
     assert found.step_s > found.none_step_s
     with pytest.raises(ValueError, match="no plan fits"):
         best_plan(one, budgeted("optimal", "1GB"), 2**20)
+
+
+@pytest.mark.long
+def test_the_smallest_cluster_holds_the_model_and_half_of_it_does_not():
+    one = cell("every_layer", batch=1, dim=256)
+    fits_of = {count: simulate(on_ranks(one, count)) for count in (2, 4, 8)}
+    two, four, eight = (record.steady_reserved_bytes for record in fits_of.values())
+    assert two > four > eight
+    assert smallest_cluster(one, four) == 4
+    with pytest.raises(ValueError, match="does not fit 1024 ranks"):
+        smallest_cluster(one, 2**20)
 
 
 @pytest.mark.parametrize(

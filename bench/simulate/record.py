@@ -76,7 +76,8 @@ def fit_in(
     held_bytes = (grown if expandable else free).reserved_bytes
     status: Status = "ok"
     reason = None
-    lacking_bytes = missing_bytes(recorded, memory_bytes, workspaces, expandable=expandable)
+    left_bytes = memory_bytes - taken_bytes
+    lacking_bytes = missing_bytes(recorded, left_bytes, workspaces, expandable=expandable)
     if lacking_bytes:
         status = "oom"
         reason = (
@@ -85,7 +86,7 @@ def fit_in(
         )
     else:
         held_bytes = steady(
-            recorded, memory_bytes - taken_bytes, workspaces=workspaces, expandable=expandable
+            recorded, left_bytes, workspaces=workspaces, expandable=expandable
         ).reserved_bytes
     return Fit(
         status=status,
