@@ -128,6 +128,13 @@ def bench(session):
 
 
 @nox.session(default=False)
+def sweep(session):
+    """Measure a suite in jobs: -- --executor slurm --device cuda --gres gpu:1; or local."""
+    install(session, "slurm")
+    session.run("python", "-m", "bench", "sweep", *session.posargs)
+
+
+@nox.session(default=False)
 def validate(session):
     """Simulate and run the same cells side by side, on the device that is here."""
     install(session)

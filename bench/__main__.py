@@ -32,6 +32,7 @@ from bench.cli import (
     published,
     report,
     solvers,
+    sweep,
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -39,7 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": listing.list_,
     "run": measure.run,
     "advise": advise.advise,
-    "sweep": measure.sweep,
+    "sweep": sweep.sweep,
     "validate": measure.validate,
     "tables": report.tables,
     "claims": report.claims,
