@@ -7,10 +7,13 @@ records, and a receipt that says where they are; both are JSON, written atomical
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +31,8 @@ from bench.sweeps.division import Part, divided
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
+
+_GRACE_S = 600.0  # more than Slurm lets pass between SIGTERM and SIGKILL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +71,8 @@ class Job:
             signed.append(records.path_of(record, results).relative_to(results).as_posix())
             write_atomically(Path(self.receipt), msgspec.json.encode(signed))
 
-        with lock.held(alone=self.part == Part.timed):
+        grace_s = 0.0 if self.parent else _GRACE_S
+        with _ending_quietly(grace_s), lock.held(alone=self.part == Part.timed):
             sweep.run(self.cells(), results, sign, timeout_s=self.timeout_s, measure=executor.run)
 
     def checkpoint(self) -> DelayedSubmission:
@@ -84,6 +90,24 @@ class Job:
         """The records that there are, below the results; of a job called again, again."""
         path = Path(self.receipt)
         return msgspec.json.decode(path.read_bytes(), type=list[str]) if path.exists() else []
+
+
+@contextlib.contextmanager
+def _ending_quietly(grace_s: float) -> Iterator[None]:
+    """At SIGTERM, store nothing more: who ends this job has signalled its cells, too.
+
+    A cell that dies of it is no crash. Slurm puts back what it preempts, if that is still there.
+    """
+
+    def end(_signal: int, _frame: object) -> None:
+        time.sleep(grace_s)
+        raise SystemExit(1)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end_with(parent: int) -> None:

@@ -139,7 +139,7 @@ def run(plan: Plan, cells: Sequence[Cell], progress: sweep.Report) -> list[Recor
     folder = _folder(plan)
     try:
         for parts in plan.phases():
-            submitted = _submitted(plan, parts, cells, folder)
+            submitted = submit(plan, parts, cells, folder)
             _wait(submitted, news, _LOOK_S[plan.cluster])
             ended += submitted
         lost = [one for one in ended if news.missing(one)]
@@ -165,7 +165,7 @@ def _clear(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def _submitted(
+def submit(
     plan: Plan, parts: Sequence[Part], cells: Sequence[Cell], folder: Path
 ) -> list[Submitted]:
     """All jobs of some parts, or none."""
