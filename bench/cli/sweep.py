@@ -18,7 +18,7 @@ from bench.store.json_store import RESULTS, check_writable
 from bench.store.records import Record
 
 if TYPE_CHECKING:
-    from bench.sweeps.submission import Plan
+    from bench.sweeps.submission import Cluster, Plan
 
 
 class Executor(enum.StrEnum):
@@ -66,11 +66,12 @@ def sweep(  # noqa: PLR0917 - one parameter a flag
         records = _here(suite, device, timeout, results)
     else:
         from bench.sweeps.resources import Resources
-        from bench.sweeps.submission import Plan
+        from bench.sweeps.submission import Cluster, Plan
 
         more = {k: str(v) for k, v in flags.pairs(sbatch, "--sbatch").items()}
         resources = Resources(minutes, memory_gb, cores, gres, more)
-        plan = Plan(suite, device, results, executor.value, jobs, timeout, resources)
+        cluster: Cluster = "slurm" if executor is Executor.slurm else "local"
+        plan = Plan(suite, device, results, cluster, jobs, timeout, resources)
         records = _in_jobs(plan)
     regenerate.regenerate(results, regenerate.readme_of(results))
     timed = [record for record in records if record.step_s]
