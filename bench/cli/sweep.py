@@ -18,7 +18,7 @@ from bench.store.json_store import RESULTS, check_writable
 from bench.store.records import Record
 
 if TYPE_CHECKING:
-    from bench.sweeps.submission import Cluster, Plan
+    from bench.sweeps.submission import Plan
 
 
 class Executor(enum.StrEnum):

@@ -32,6 +32,7 @@ from bench.sweeps.division import Part, divided
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
+_LOOK_S = 0.2
 _GRACE_S = 600.0  # more than Slurm lets pass between SIGTERM and SIGKILL
 
 
@@ -114,11 +115,10 @@ def _end_with(parent: int) -> None:
     """Kill this process when another one is gone: nobody waits for it any more."""
 
     def watch() -> None:
-        try:
-            psutil.Process(parent).wait()
-        except psutil.NoSuchProcess:
-            pass
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(parent)
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(_LOOK_S)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
