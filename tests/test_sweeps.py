@@ -34,7 +34,7 @@ def cells(*specs, **fields):
 # How a suite is divided.
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 3, 50])
+@pytest.mark.parametrize("jobs", [1, 3, 10**15])
 @pytest.mark.parametrize("suite", ["quick", "smoke", "simulated"])
 def test_every_cell_is_in_one_job(suite, jobs):
     whole = sweep.cells_of(suite, "cpu")

@@ -38,7 +38,7 @@ def divided(cells: Sequence[Cell], part: Part, jobs: int) -> list[list[Cell]]:
         if part_of(cell) is part:
             table = (cell.workload, cell.precision, cell.optimizer)
             groups.setdefault(table if part is Part.timed else place, []).append(cell)
-    shares: list[list[Cell]] = [[] for _ in range(jobs)]
+    shares: list[list[Cell]] = [[] for _ in range(min(jobs, len(groups)))]
     for group in sorted(groups.values(), key=len, reverse=True):
         min(shares, key=len).extend(group)
     return [share for share in shares if share]
