@@ -22,6 +22,7 @@ from bench.cli import (
     frontier,
     listing,
     measure,
+    merge,
     models,
     numbers,
     pays,
@@ -32,6 +33,7 @@ from bench.cli import (
     published,
     report,
     solvers,
+    sweep,
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -39,7 +41,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": listing.list_,
     "run": measure.run,
     "advise": advise.advise,
-    "sweep": measure.sweep,
+    "sweep": sweep.sweep,
+    "merge": merge.merge,
     "validate": measure.validate,
     "tables": report.tables,
     "claims": report.claims,
