@@ -14,7 +14,7 @@ nox.options.sessions = ["lint", "types", "tests"]  # what answers soonest comes 
 
 CONSTRAINTS = Path("constraints.txt")
 REQUIREMENTS = Path("requirements.txt")
-HASHED = ("test", "transformers", "train", "lint", "coverage")
+HASHED = ("test", "transformers", "train", "slurm", "lint", "coverage")
 # All that tables, figures and comparisons are made with: they read records, and need no torch. An
 # environment without it shows that they do not.
 REPORT = (
@@ -85,7 +85,7 @@ def chosen(session, libraries):
 @nox.session
 def tests(session):
     """Run the tests; arguments go to pytest: -- --long."""
-    install(session, "test", "transformers", "train")
+    install(session, "test", "transformers", "train", "slurm")
     session.run("python", "tests/warm.py", env=ONE_THREAD)
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
@@ -124,6 +124,13 @@ def compat(session, torch):
 def bench(session):
     """Measure a suite (quick, if none is named), write and print the tables: -- --suite full."""
     install(session)
+    session.run("python", "-m", "bench", "sweep", *session.posargs)
+
+
+@nox.session(default=False)
+def sweep(session):
+    """Measure a suite in jobs: -- --executor slurm --device cuda --gres gpu:1; or local."""
+    install(session, "slurm")
     session.run("python", "-m", "bench", "sweep", *session.posargs)
 
 
@@ -185,7 +192,7 @@ def report(session):
 @nox.session(default=False)
 def coverage(session):
     """Count the lines and branches that the tests run, the long ones too; an hour."""
-    install(session, "coverage", "docs", "test", "transformers", "train")
+    install(session, "coverage", "docs", "test", "transformers", "train", "slurm")
     tests = session.posargs or [*PARALLEL, "--long"]
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *tests, env=ONE_THREAD)

@@ -23,6 +23,7 @@ from bench.cli import (
     frontier,
     listing,
     measure,
+    merge,
     models,
     numbers,
     pays,
@@ -33,6 +34,7 @@ from bench.cli import (
     published,
     report,
     solvers,
+    sweep,
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -40,7 +42,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": listing.list_,
     "run": measure.run,
     "advise": advise.advise,
-    "sweep": measure.sweep,
+    "sweep": sweep.sweep,
+    "merge": merge.merge,
     "validate": measure.validate,
     "tables": report.tables,
     "claims": report.claims,

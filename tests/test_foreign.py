@@ -73,6 +73,7 @@ def test_no_sweep_tries_it_unasked(installed):
     assert MODULE not in sys.modules
 
 
+@pytest.mark.long
 def test_a_cell_of_it_is_measured_in_its_own_process(installed):
     installed()
     sizes = ("--layers=2", "--dim=16", "--seq=8", "--batch=2", "--option=heads=2", "--no-time")

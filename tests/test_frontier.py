@@ -18,6 +18,7 @@ from bench.report import frontier as report
 from bench.run import planning, sweep
 from bench.studies import frontier
 from strategies.contract.budgeted import Budgeted
+from strategies.contract.registry import classes, find
 from strategies.schedules.interpreter import predict
 from strategies.schedules.plan import plain
 
@@ -64,8 +65,12 @@ def test_every_strategy_is_there_and_budgeted_ones_at_even_budgets(device):
     assert middle == low + (high - low) // 2
 
 
-def test_strategies_that_others_add_are_picked_up(tmp_path):
+def test_a_new_strategy_is_picked_up_and_another_distributions_is_not(tmp_path, monkeypatch):
+    """Code of others runs when it is named; here theirs stand for new files of ours."""
     with planted.found_in(tmp_path):
+        assert not {"thrifty", "unplannable"} & {cls.name() for cls in frontier.budgeted()}
+        added = {name: find(name) for name in ("thrifty", "unplannable", "renamed")}
+        monkeypatch.setattr(frontier, "classes", lambda: {**classes(), **added})
         found = specs("cpu")
         names = {cls.name() for cls in frontier.budgeted()}
         assert {"optimal", "thrifty", "unplannable"} <= names

@@ -1,5 +1,6 @@
 """The textbook's own code and its advice: each judge confirms and refutes, as records decide."""
 
+import msgspec
 import pytest
 from test_report_factory import gpt_options, make
 
@@ -189,6 +190,13 @@ def test_the_size_where_it_starts_to_pay_is_named_with_what_it_costs():
     assert "without checkpoints has 700,000,000" in found
     assert "the smallest that fits with them alone 1,400,000,000" in found
     assert f"{percent(0.4)} of the peak away for {percent(0.25)} more time" in found
+
+
+def test_a_codec_needs_a_gradient_with_values():
+    """A simulated one has none."""
+    records = halved(0.5, strategy="compressed", codec="fp16")
+    simulated = [msgspec.structs.replace(one, grad_max_rel_err=None) for one in records]
+    assert CLAIMS["compression-fp16"].check(build(simulated)).verdict == "unmeasured"
 
 
 def test_what_fits_nowhere_pays_nowhere():

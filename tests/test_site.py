@@ -154,7 +154,7 @@ def test_every_command_and_flag_is_described():
     for name, command in typer.main.get_command(app).commands.items():
         section = text.split(f"## `python -m bench {name}`\n")[1].split("\n## ")[0]
         for option in command.params:
-            assert re.search(rf"[` ]{option.opts[0]}[`, ]", section), (name, option.opts)
+            assert re.search(rf"[` ]{option.opts[0]}[`, .]", section), (name, option.opts)
 
 
 # Pictures.

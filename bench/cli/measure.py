@@ -1,4 +1,4 @@
-"""``run``, ``sweep`` and ``validate``: commands that measure."""
+"""``run`` and ``validate``: commands that measure."""
 
 from __future__ import annotations
 
@@ -113,36 +113,6 @@ def complain(records: Sequence[Record]) -> None:
 
     for sentence in trust.unreached(frame.rows(frame.build(records))):
         typer.echo(sentence, err=True)
-
-
-def sweep(
-    suite: Annotated[
-        str,
-        typer.Option(
-            "--suite", "--profile", help="smoke, quick, standard, full, simulated or peers."
-        ),
-    ] = "quick",
-    device: Annotated[str, typer.Option(help="See `list devices`; default: the accelerator.")] = "",
-    timeout: flags.Timeout = 600.0,
-    results: ResultsOption = RESULTS,
-) -> None:
-    """Measure a whole suite, write tables and figures, print the table.
-
-    Interrupted, it resumes where it stopped. The README's table is written where it belongs, to
-    the results that are kept with it.
-    """
-    from bench import devices
-    from bench.report import regenerate
-    from bench.run import sweep
-
-    cells = sweep.cells_of(suite, device or devices.default())
-    check_writable(results)
-    with reporter(len(cells)) as progress:
-        records = sweep.run(cells, results, progress, timeout_s=timeout)
-    regenerate.regenerate(results, regenerate.readme_of(results))
-    timed = [record for record in records if record.step_s]
-    show(timed or records, RunFormat.auto)
-    finish(records)
 
 
 @flags.with_setup

@@ -1,0 +1,1 @@
+"""A suite as jobs: on this machine or on Slurm's, and results of several machines merged."""
