@@ -90,6 +90,7 @@ def gpt2(attention):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:transformers")
+@pytest.mark.long
 def test_flash_attention():
     tokens = torch.arange(512).remainder(19).view(4, 128)
     given = {"example": {"input_ids": tokens, "labels": tokens}}
