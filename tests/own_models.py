@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 BLOCKS = """
@@ -214,3 +215,14 @@ def flags_of(own: Own, folder: Path) -> list[str]:
         else:
             flags += ["--option", f"{option}={text}"]
     return flags
+
+
+def importable(folder, monkeypatch):
+    """The files, and imports from their folder; afterwards nobody has imported them."""
+    write(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]

@@ -3,7 +3,6 @@ is wrong with it in one sentence."""
 
 import json
 import os
-import sys
 
 import command
 import own_models
@@ -28,13 +27,7 @@ with pathlib.Path(__file__).with_suffix(".pids").open("a") as stream:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where the models' files lie; a package there can be imported."""
-    own_models.write(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    yield from own_models.importable(tmp_path, monkeypatch)
 
 
 def bench(name, *arguments, own="a file with a function", folder):

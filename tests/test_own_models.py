@@ -32,13 +32,7 @@ def some(wanted):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where the models' files lie; a package there can be imported."""
-    own_models.write(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    yield from own_models.importable(tmp_path, monkeypatch)
 
 
 def cell_of(name, folder, spec="every_layer", device="cpu", **fields):

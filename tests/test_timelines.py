@@ -46,6 +46,11 @@ def test_settings_have_names_of_their_own():
     assert len({store.path_of(changed(**other)) for other in others}) == len(others)
 
 
+def test_a_source_with_slashes_is_one_folder():
+    path = store.path_of(changed(workload="hf:meta-llama/Llama-3.1-8B"))
+    assert path.parent.name == "hf-meta-llama-Llama-3.1-8B"
+
+
 @pytest.mark.parametrize("device", ["cpu", "sim:h100-80gb"])
 def test_what_is_kept_are_moments_of_the_step_with_their_bytes(device):
     one = cell("mlp-chain", "every_layer", device=device)

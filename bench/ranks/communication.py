@@ -44,7 +44,7 @@ class Communication(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator and count it, if it is a collective."""
-        if any(issubclass(kind, DTensor) for kind in types):
+        if is_sharded(types):
             return NotImplemented  # it comes again in parts, collectives among them
         out = func(*args, **(kwargs or {}))
         kind = kind_of(func)
@@ -52,6 +52,11 @@ class Communication(TorchDispatchMode):
             self.calls[kind] += 1
             self.message_bytes[kind] += max(_bytes(value) for value in (*args, out))
         return out
+
+
+def is_sharded(types: Sequence[type]) -> bool:
+    """Whether an operator is of tensors that several ranks hold: each rank's own part follows."""
+    return any(issubclass(kind, DTensor) for kind in types)
 
 
 def kind_of(func: Any) -> str | None:
@@ -77,6 +82,6 @@ class LocalFlops(FlopCounter):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator and add its FLOPs."""
-        if any(issubclass(kind, DTensor) for kind in types):
+        if is_sharded(types):
             return NotImplemented
         return super().__torch_dispatch__(func, types, args, kwargs)

@@ -11,8 +11,7 @@ from bench.cells.cell import Cell
 from bench.cells.training import TrainingStep, cast, make_model, make_optimizer
 from bench.ranks.parallel import Parallel
 from bench.ranks.parallelise import parallelise
-from bench.simulate.rates import rates_of
-from bench.simulate.run import warm_optimizer
+from bench.simulate.run import make_ready, warm_optimizer
 from bench.simulate.traced_step import held
 from bench.workloads.base import Workload
 
@@ -76,9 +75,5 @@ def fake_step(
         batch = tuple(cast(mode.from_tensor(tensor), cell.precision) for tensor in real)
         kind = RankStep if parallel.tensor == 1 or parallel.megatron else TrainingStep
         step = kind(workload, model, batch, CPU, cell.precision, cell.optimizer)
-        step.rates = rates_of(cell) if cell.simulated else None
-        if as_cuda and step.update_rule is not None:
-            for group in step.update_rule.param_groups:
-                group["foreach"] = True
-        warm_optimizer(step)
+        make_ready(step, cell, as_cuda=as_cuda)
     return step

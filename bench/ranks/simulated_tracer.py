@@ -14,11 +14,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
 
-from bench.ranks.communication import kind_of
+from bench.ranks.communication import is_sharded, kind_of
 from bench.simulate.tracer import Tracer
 from strategies.profiling.rates import Scratch
 
@@ -88,7 +87,7 @@ class RankTracer(Tracer):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """As `Tracer`; a sharded tensor's own operators are seen, not the sharded tensor."""
-        if any(issubclass(kind, DTensor) for kind in types):
+        if is_sharded(types):
             return NotImplemented
         self._views = func.is_view
         out = super().__torch_dispatch__(func, types, args, kwargs)

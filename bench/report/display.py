@@ -9,6 +9,7 @@ import dataclasses
 import html
 import re
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from bench.report.frame import Row
 from bench.report.rounding import steady
@@ -136,6 +137,33 @@ def where(rows: Sequence[Row]) -> str:
     devices = sorted({device(row) for row in rows})
     versions = sorted({str(row["torch_version"]) for row in rows})
     return f"{', '.join(devices)}; torch {', '.join(versions)}; {dates(rows)}"
+
+
+class Placed(Protocol):
+    """A study of a real device."""
+
+    @property
+    def device(self) -> str: ...  # noqa: D102 - as of its kind
+    @property
+    def device_name(self) -> str: ...  # noqa: D102
+    @property
+    def torch_version(self) -> str: ...  # noqa: D102
+    @property
+    def started_at_utc(self) -> str: ...  # noqa: D102
+
+
+def places(studies: Iterable[Placed]) -> list[Row]:
+    """Studies of real devices, for `where`."""
+    return [
+        {
+            "device": study.device,
+            "device_name": study.device_name,
+            "modelled": False,
+            "torch_version": study.torch_version,
+            "started_at_utc": study.started_at_utc,
+        }
+        for study in studies
+    ]
 
 
 def device(row: Row) -> str:

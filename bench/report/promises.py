@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from bench.report import canvas, display, separated
 from bench.report.display import cell, megabytes, percent, times
-from bench.report.frame import Row
 from bench.report.rounding import steady
 from bench.report.tables import plain
 from bench.store.promises import Loop, Promise, Study
@@ -56,7 +55,10 @@ def kept(promise: Promise) -> bool:
 def markdown(studies: Sequence[Study]) -> str:
     """A summary, the table, and what came to nothing."""
     lines = [_cells(study, loop) for study in studies for loop in study.loops]
-    parts = ["# Promised budgets, kept or not\n", cell(display.where(rows(studies))) + "\n"]
+    parts = [
+        "# Promised budgets, kept or not\n",
+        cell(display.where(display.places(studies))) + "\n",
+    ]
     parts += [NOTES, summary(studies) + "\n", display.table(HEADER, lines, right=len(HEADER) - 4)]
     problems = [f"- {cell(s.model)}: {cell(s.problem)}" for s in studies if s.problem]
     if problems:
@@ -72,20 +74,6 @@ def summary(studies: Sequence[Study]) -> str:
     more = f", by {percent(worst, 2)} at most" if broken else ""
     count = len(promises) - len(broken)
     return f"{count} of {len(promises)} budgets were kept; {len(broken)} were exceeded{more}."
-
-
-def rows(studies: Sequence[Study]) -> list[Row]:
-    """Where and when, as the rest of the report describes it."""
-    return [
-        {
-            "device": study.device,
-            "device_name": study.device_name,
-            "modelled": False,
-            "torch_version": study.torch_version,
-            "started_at_utc": study.started_at_utc,
-        }
-        for study in studies
-    ]
 
 
 def _cells(study: Study, loop: Loop) -> list[str]:
@@ -173,6 +161,8 @@ def figure(studies: Sequence[Study]) -> Figure:
     axes.set_ylabel("Measured peak, % of the budget")
     axes.grid(axis="y", **canvas.GRID)
     axes.legend(frameon=False, loc="lower right", ncols=3, fontsize=8)
-    facts = f"{display.where(rows(studies))}\nauto; adamw, {studies[0].updates} updates; fp32"
+    facts = (
+        f"{display.where(display.places(studies))}\nauto; adamw, {studies[0].updates} updates; fp32"
+    )
     canvas.heading(figure, "Budgets promised to a training loop", [facts])
     return figure

@@ -9,7 +9,6 @@ import pandas as pd
 
 from bench.report import display, separated
 from bench.report.display import cell, megabytes, percent
-from bench.report.frame import Row as Where
 from bench.store.validations import Row, Validation
 
 HEADER = (
@@ -47,7 +46,10 @@ def differs(row: Row) -> bool:
 def markdown(validations: Sequence[Validation]) -> str:
     """The table."""
     lines = [_cells(one) for one in validations if one.rows]
-    parts = ["# The simulation beside real devices\n", cell(display.where(places(validations)))]
+    parts = [
+        "# The simulation beside real devices\n",
+        cell(display.where(display.places(validations))),
+    ]
     parts += ["", NOTES, display.table(HEADER, lines, right=len(HEADER) - 3)]
     return "\n".join(parts)
 
@@ -66,20 +68,6 @@ def sentence(validations: Sequence[Validation]) -> str:
             f" {percent(statistics.median(map(abs, errors)), 2)}, worst {percent(worst, 2)}"
         )
     return f"The simulation beside real devices: {'; '.join(sentences)}."
-
-
-def places(validations: Sequence[Validation]) -> list[Where]:
-    """Where and when, as the rest of the report describes it."""
-    return [
-        {
-            "device": one.device,
-            "device_name": one.device_name,
-            "modelled": False,
-            "torch_version": one.torch_version,
-            "started_at_utc": one.started_at_utc,
-        }
-        for one in validations
-    ]
 
 
 def _cells(one: Validation) -> list[str]:

@@ -12,7 +12,7 @@ from bench.measure.memory import resident_peak_bytes
 from bench.simulate.allocator import OutOfMemoryError
 from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.peak import describe_peak
-from bench.simulate.replay import steady
+from bench.simulate.replay import Usage, steady
 from bench.simulate.run import Simulation, residents, trace_cell
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import held
@@ -77,17 +77,17 @@ def fit_in(
     status: Status = "ok"
     reason = None
     left_bytes = memory_bytes - taken_bytes
-    lacking_bytes = missing_bytes(recorded, left_bytes, workspaces, expandable=expandable)
-    if lacking_bytes:
+    try:
+        held_bytes = steady(
+            recorded, left_bytes, workspaces=workspaces, expandable=expandable
+        ).reserved_bytes
+    except OutOfMemoryError as error:
+        lacking_bytes = _lacking_bytes(free, left_bytes, error)
         status = "oom"
         reason = (
             f"needs {(memory_bytes + lacking_bytes) / 1e9:.2f} GB of {memory_bytes / 1e9:.2f} GB:"
             f" {lacking_bytes / 1e9:.3g} GB missing"
         )
-    else:
-        held_bytes = steady(
-            recorded, left_bytes, workspaces=workspaces, expandable=expandable
-        ).reserved_bytes
     return Fit(
         status=status,
         reason=reason,
@@ -107,9 +107,13 @@ def missing_bytes(
     try:
         steady(recorded, memory_bytes, workspaces=workspaces, expandable=expandable)
     except OutOfMemoryError as error:
-        free = steady(recorded, workspaces=workspaces)
-        return max(free.allocated_bytes - memory_bytes, error.missing_bytes)
+        return _lacking_bytes(steady(recorded, workspaces=workspaces), memory_bytes, error)
     return 0
+
+
+def _lacking_bytes(free: Usage, memory_bytes: int, error: OutOfMemoryError) -> int:
+    """Of a loop that does not fit: what it needs without a limit, or could not be given."""
+    return max(free.allocated_bytes - memory_bytes, error.missing_bytes)
 
 
 def _decision(simulation: Simulation) -> Decision:

@@ -76,12 +76,17 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
         step = TrainingStep(
             workload, model, batch, torch.device("cpu"), cell.precision, cell.optimizer
         )
-        step.rates = rates_of(cell) if cell.simulated else None
-        if as_cuda and step.update_rule is not None:
-            for group in step.update_rule.param_groups:
-                group["foreach"] = True
-        warm_optimizer(step)
+        make_ready(step, cell, as_cuda=as_cuda)
     return step
+
+
+def make_ready(step: TrainingStep, cell: Cell, *, as_cuda: bool) -> None:
+    """A fake step knows its device's rates; its optimizer has state, and the device's form."""
+    step.rates = rates_of(cell) if cell.simulated else None
+    if as_cuda and step.update_rule is not None:
+        for group in step.update_rule.param_groups:
+            group["foreach"] = True
+    warm_optimizer(step)
 
 
 def _fake_model(workload: Workload, precision: str, mode: FakeTensorMode) -> nn.Module:

@@ -126,7 +126,7 @@ class JsonStore(Generic[Kind]):
         fields = msgspec.json.decode(data)
         given = fields.pop(CHECKSUM, None)
         value = msgspec.convert(self._migrated(fields, version), self.kind)
-        if given is not None and given != _checksum(fields):
+        if given is not None and given != digest(fields):
             raise ValueError("its checksum is that of other values")
         return value
 
@@ -176,11 +176,12 @@ def _sealed(value: msgspec.Struct) -> bytes:
     """A value as JSON, its checksum as the last key."""
     text = msgspec.json.encode(value)
     fields = msgspec.json.decode(text)
-    return text[:-1] + f',"{CHECKSUM}":"{_checksum(fields)}"}}'.encode()
+    return text[:-1] + f',"{CHECKSUM}":"{digest(fields)}"}}'.encode()
 
 
-def _checksum(fields: Fields) -> str:
-    return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
+def digest(values: Any) -> str:
+    """Of plain values, whatever the order of keys: SHA-256 of their compact JSON."""
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
 
 
 def check_writable(results: Path) -> None:

@@ -6,14 +6,14 @@ Imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 
-from bench.store.json_store import JsonStore, Provenance
+from bench.store.json_store import JsonStore, Provenance, digest
+from bench.store.ranges import folder_of
 
 SCHEMA_VERSION = 1
 FOLDER = "timelines"
@@ -81,9 +81,9 @@ def _check(study: Study) -> None:
 def _name(study: Study) -> str:
     """What was run, as far as it can be read; a digest tells settings apart."""
     setting = (study.workload_options, study.spec, study.device, study.precision, study.optimizer)
-    digest = hashlib.sha256(msgspec.json.encode(setting, order="sorted")).hexdigest()[:8]
     readable = re.sub(r"[^\w.]+", "-", f"{study.spec}-{study.device}")[:80].strip("-.")
-    return f"{study.machine_id}/{study.workload}/{readable}-{digest}.json"
+    folder = folder_of(study.workload)
+    return f"{study.machine_id}/{folder}/{readable}-{digest(setting)[:8]}.json"
 
 
 STORE = JsonStore(

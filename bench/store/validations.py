@@ -5,12 +5,11 @@ Raw bytes; errors are derived by `bench.report.validations`. Imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import msgspec
 
-from bench.store.json_store import JsonStore, Provenance
+from bench.store.json_store import JsonStore, Provenance, digest
 from bench.store.ranges import folder_of
 
 SCHEMA_VERSION = 1
@@ -83,12 +82,8 @@ class Validation(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def _name(one: Validation) -> str:
     precision = "" if one.precision == "fp32" else f"-{one.precision}"
-    options = f"-{_digest(one.workload_options)}" if one.workload_options else ""
+    options = f"-{digest(one.workload_options)[:8]}" if one.workload_options else ""
     return f"{one.machine_id}/{folder_of(one.workload)}{options}{precision}-{one.device}.json"
-
-
-def _digest(options: dict[str, Any]) -> str:
-    return hashlib.sha256(msgspec.json.encode(options, order="sorted")).hexdigest()[:8]
 
 
 STORE = JsonStore(
