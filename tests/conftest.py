@@ -21,14 +21,11 @@ from strategies.profiling.allocator import give_back
 settings.register_profile("short", deadline=None, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=100)
 
-MOST_BYTES = 1_400_000_000
-"""That any process of a short run may have resident at once, if nothing else is said.
-
-In a new environment, where nothing is compiled yet, it is up to 180 MB more than in later runs.
-"""
+MOST_BYTES = 1_200_000_000
+"""That any process of a short run may have resident at once, if nothing else is said."""
 GROWTH_BYTES = 8_000_000
-"""Of one test, after which garbage is collected: few objects of Python can hold much of C++, of
-traces above all, and Python collects by number."""
+"""Of one test, or of several small ones, after which garbage is collected: few objects of Python
+can hold much of C++, of traces above all, and Python collects by number."""
 _PEAK = "peak"
 
 
@@ -70,6 +67,7 @@ class Memory:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.process = config, psutil.Process()
+        self.kept_bytes = 0  # what stayed the last time that garbage was collected
         self.most: dict[str, Any] = {"bytes": 0, "test": "collection", "child_bytes": 0}
         self.workers: dict[str, dict[str, Any]] = {}
         bound_bytes = math.inf if config.getoption("--long") else MOST_BYTES
@@ -77,13 +75,13 @@ class Memory:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
-        before_bytes = self.process.memory_info().rss
         answer = yield
         if nextitem is None or nextitem.path != item.path:
             freeze()  # what a file leaves, modules that it was the first to import above all
-        if self.process.memory_info().rss - before_bytes > GROWTH_BYTES:
+        if self.process.memory_info().rss - self.kept_bytes > GROWTH_BYTES:
             gc.collect()
             give_back()
+            self.kept_bytes = self.process.memory_info().rss
         now_bytes = resident_bytes(resource.RUSAGE_SELF)
         if now_bytes > self.most["bytes"]:
             self.most |= {"bytes": now_bytes, "test": item.nodeid}
