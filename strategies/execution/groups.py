@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from strategies.execution.checkpoint import boundary_of
@@ -126,7 +127,7 @@ class RootForward(StandIn):
             scope.reset()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@_disable_dynamo  # as torch.compiler.disable, which would import the compiler here and now
 def refuse_compilation() -> None:
     """Called where a compiler traces the model; runs, and raises, when the compiled model runs.
 

@@ -14,16 +14,10 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 import strategies
 from bench.workloads.errors import InputError
 
-_VALUE_NEEDED = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-)
 _BENCH = Path(__file__).parents[2]
 _OURS = (_BENCH, Path(strategies.__file__).parent)
 _TORCH = Path(torch.__file__).parent
@@ -53,7 +47,11 @@ def sentence(error: BaseException, otherwise: str, roots: Iterable[Path] = ()) -
 
 def needs_value(error: BaseException) -> bool:
     """Whether a simulated tensor, which has no values, was asked for one."""
-    return isinstance(error, _VALUE_NEEDED) or (
+    # It loads sympy, which takes as long as all the rest.
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # noqa: PLC0415
+
+    kinds = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
+    return isinstance(error, kinds) or (
         isinstance(error, RuntimeError) and ".numpy()" in str(error)
     )
 
