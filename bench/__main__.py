@@ -25,6 +25,7 @@ from bench.cli import (
     measure,
     merge,
     models,
+    names,
     numbers,
     pays,
     peers,
@@ -76,6 +77,7 @@ def main() -> None:
     try:
         if sys.argv[1:2] and sys.argv[1] in COMMANDS:
             numbers.check(COMMANDS[sys.argv[1]], sys.argv[2:])
+            names.check(sys.argv[2:])
         code = app(standalone_mode=False, prog_name="python -m bench")
     except (ValueError, OSError, msgspec.MsgspecError) as error:
         sys.exit(_complain(str(error)))

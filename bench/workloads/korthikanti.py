@@ -10,10 +10,10 @@ from bench.workloads.base import Workload
 from bench.workloads.gpt import GptWorkload
 
 
-def _model(size: str, *, layers: int, dim: int, heads: int, batch: int) -> GptWorkload:
+def _model(*, name: str, layers: int, dim: int, heads: int, batch: int) -> GptWorkload:
     return GptWorkload(
-        name=f"korthikanti-{size}",
-        summary=f"GPT {size.upper()} with dropout, as in arXiv 2205.05198",
+        name=name,
+        summary=f"GPT {name.partition('-')[2].upper()} with dropout, as in arXiv 2205.05198",
         scale="large",
         layers=layers,
         dim=dim,
@@ -27,8 +27,8 @@ def _model(size: str, *, layers: int, dim: int, heads: int, batch: int) -> GptWo
 
 
 WORKLOADS: tuple[Workload, ...] = (
-    _model("22b", layers=48, dim=6144, heads=64, batch=4),
-    _model("175b", layers=96, dim=12288, heads=96, batch=1),
-    _model("530b", layers=105, dim=20480, heads=128, batch=1),
-    _model("1t", layers=128, dim=25600, heads=160, batch=1),
+    _model(name="korthikanti-22b", layers=48, dim=6144, heads=64, batch=4),
+    _model(name="korthikanti-175b", layers=96, dim=12288, heads=96, batch=1),
+    _model(name="korthikanti-530b", layers=105, dim=20480, heads=128, batch=1),
+    _model(name="korthikanti-1t", layers=128, dim=25600, heads=160, batch=1),
 )
