@@ -21,7 +21,7 @@ from bench.store import records
 from strategies import Unsupported
 
 # What two runs of one cell need not agree on.
-UNSTEADY = {"started_at_utc", "duration_s", "resident_peak_bytes", "commit", "dirty"}
+UNSTEADY = {"started_at_utc", "duration_s", "resident_peak_bytes", "commit", "dirty", "checksum"}
 
 
 @pytest.fixture

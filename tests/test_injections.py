@@ -47,8 +47,7 @@ def steady(folder):
     found = {}
     for path in stored(folder):
         fields = json.loads(path.read_bytes())
-        drop = {*UNSTEADY, "checksum"}
-        found[path.name] = {name: v for name, v in fields.items() if name not in drop}
+        found[path.name] = {name: v for name, v in fields.items() if name not in UNSTEADY}
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import Shared
 
 
 def block(number, gradient_bytes, recomputed, **mode):
@@ -201,3 +202,14 @@ def test_every_plan_ends_with_the_same_gradients(plan):
     """The head's backward begins with the same bytes alive, so nothing is lost or freed twice."""
     result = predicted(plan, head_backward_working_bytes=10_000)
     assert result.peak_bytes == RESIDENT + 7 + (3 + 11 + 12 + 13) + 10 + 10_000
+
+
+@pytest.mark.parametrize("resting", [[0, 0, 0], [3, 3, 3]])
+def test_what_the_model_keeps_of_a_boundary_that_rests_elsewhere_is_the_original(resting):
+    """The copy that comes back is another tensor, and the group that it is for frees it alone."""
+    shape = {"number": 0, "size_bytes": 20, "boundary": 1, "born": 0, "until": 1}
+    kept = Shared(**shape, saved_by=(), read_by=(), between=(1,))
+    alone = predicted("[0] [1] [2]", resting)
+    besides = predicted("[0] [1] [2]", resting, shared=(kept,))
+    assert besides.after_forward_bytes == alone.after_forward_bytes + 20
+    assert besides.peak_bytes == alone.peak_bytes + 20

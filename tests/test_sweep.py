@@ -23,7 +23,7 @@ from bench.store import records
 
 ROOT = Path(bench.__file__).resolve().parent.parent
 # What two runs of one cell need not agree on.
-UNSTEADY = {"started_at_utc", "duration_s", "resident_peak_bytes", "commit", "dirty"}
+UNSTEADY = {"started_at_utc", "duration_s", "resident_peak_bytes", "commit", "dirty", "checksum"}
 
 
 class Measure:

@@ -7,20 +7,21 @@ import torch
 from bench.cells.cell import Cell
 from bench.cells.training import PURE
 from bench.devices import accelerators
-from bench.devices.efficiencies import fraction
+from bench.devices.efficiencies import class_of, fraction
 from bench.simulate import scratch
 from strategies.profiling.rates import Rates
 
 
 def rates_of(cell: Cell) -> Rates:
-    """The catalogue's rates for the cell's precision, as far as kernels reach them."""
+    """The catalogue's rates for the cell's precision, and how far kernels reach them."""
     device = accelerators.get(cell.device)
     low = PURE.get(cell.precision) or (torch.bfloat16 if "bf16" in cell.precision else None)
     dtype = str(low or torch.float32).removeprefix("torch.")
     return Rates(
-        flops_per_s=device.flops_per_s(dtype) * fraction(device, "product"),
-        bytes_per_s=device.memory_bandwidth_bytes_per_s * fraction(device, "pointwise"),
+        flops_per_s=device.flops_per_s(dtype),
+        bytes_per_s=device.memory_bandwidth_bytes_per_s,
         launch_s=device.launch_overhead_s,
         link_bytes_per_s=device.link_bandwidth_bytes_per_s,
         scratch=scratch.on(device),
+        reach=lambda name: fraction(device, class_of(name)),
     )

@@ -101,7 +101,8 @@ class Ledger(FlopCounter):
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if self.rates is not None:
             moved_bytes = traffic_bytes(func, (args, kwargs), out)
-            operator_s = self.rates.operator_s(self.flops - before, moved_bytes)
+            name = func.name().removeprefix("aten::")
+            operator_s = self.rates.operator_s(name, self.flops - before, moved_bytes)
             self._spend(round(operator_s * 1e12) if moved_bytes else 0)
         for tensor in tensors_in(out):
             for part in dense_parts(tensor):

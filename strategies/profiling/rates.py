@@ -23,6 +23,8 @@ class Rates:
         link_bytes_per_s: between the device and the tier where boundaries rest, each way.
         link_tier: that tier: ``host``, or ``disk`` from a CPU.
         scratch: of its kernels, where tensors are fake and no allocator shows it.
+        reach: of an operator, as PyTorch names it without ``aten::``: what part of the two rates
+            its kernel reaches; all of them, if nothing is known.
     """
 
     flops_per_s: float
@@ -31,10 +33,13 @@ class Rates:
     link_bytes_per_s: float = 25e9
     link_tier: str = "host"
     scratch: Scratch | None = None
+    reach: Callable[[str], float] | None = None
 
-    def operator_s(self, flops: int, moved_bytes: int) -> float:
+    def operator_s(self, name: str, flops: int, moved_bytes: int) -> float:
         """Seconds of one operator: its launch, then the slower of arithmetic and traffic."""
-        return self.launch_s + max(flops / self.flops_per_s, moved_bytes / self.bytes_per_s)
+        part = self.reach(name) if self.reach else 1.0
+        slower_s = max(flops / self.flops_per_s, moved_bytes / self.bytes_per_s)
+        return self.launch_s + slower_s / part
 
 
 # Round figures of a kind of device, good for weighing one recomputation against another. Whoever

@@ -21,6 +21,7 @@ class Machine:
         self.link = Link(profile, schedule.offloaded)
         self.sharing, self.is_forward = Sharing(profile, self.hold, self.drop), True
         self.holders = [0] * len(self.sharing.sizes)
+        self.copied: int | None = None  # the boundary of whose copy `holders` counts the holders
 
     def mode(self, index: int) -> Mode:
         """How a block runs that runs so that its backward can follow."""
@@ -216,9 +217,12 @@ class Machine:
         """Recompute from a copy of the boundary: whoever holds the original holds it besides."""
         begin = first(group)
         others, self.holders[begin] = self.holders[begin], 1
+        self.copied = begin
         self.recompute(group)
+        self.copied = None
         self.drop(begin)
         self.holders[begin] = others
+        self.sharing.pass_back(begin)  # what the model saved there is the original
 
     def recompute(self, group: tuple[Node, ...]) -> None:
         """Run a group again, keeping what its plan keeps, then unwind it."""
@@ -277,7 +281,8 @@ class Machine:
         self.link.compute(profile.blocks[index].backward_s)
         self.alive_bytes += profile.blocks[index].gradient_bytes
         self.alive_bytes += profile.boundary_bytes(index) - profile.boundary_bytes(index + 1)
-        self.sharing.pass_back(index)
+        if index != self.copied:
+            self.sharing.pass_back(index)
 
 
 def groups_in(node: Node) -> int:
