@@ -24,8 +24,9 @@ from bench.advise.advice import Advice
 from bench.advise.candidates import NONE, fastest, line
 from bench.advise.findings import Findings, Question
 from bench.advise.measured import measured
-from bench.advise.remedies import BLOCK, CHUNKS, LEAST, Base
+from bench.advise.remedies import CHUNKS, Base
 from bench.advise.workbench import Workbench, peak_bytes_of
+from bench.cells.optimizers import BLOCK, LEAST
 from bench.cells.training import TrainingStep
 from bench.measure.digests import digests
 from bench.run import server

@@ -8,6 +8,7 @@ import dataclasses
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,10 +84,24 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
 def make_ready(step: TrainingStep, cell: Cell, *, as_cuda: bool) -> None:
     """A fake step knows its device's rates; its optimizer has state, and the device's form."""
     step.rates = rates_of(cell) if cell.simulated else None
+    if step.scaler is not None:
+        step.scaler = _FiniteScaler(step.device.type)
     if as_cuda and step.update_rule is not None:
         for group in step.update_rule.param_groups:
-            group["foreach"] = True
+            if "foreach" in group and not group["fused"]:
+                group["foreach"] = True
     warm_optimizer(step)
+
+
+class _FiniteScaler(torch.amp.GradScaler):
+    """Of fake gradients: whether they are finite cannot be asked, and so they are."""
+
+    def _maybe_opt_step(
+        self, optimizer: torch.optim.Optimizer, optimizer_state: Any, *args: Any, **kwargs: Any
+    ) -> float | None:
+        del optimizer_state
+        updated: float | None = optimizer.step(*args, **kwargs)
+        return updated
 
 
 def _fake_model(workload: Workload, precision: str, mode: FakeTensorMode) -> nn.Module:
@@ -109,6 +124,8 @@ def warm_optimizer(step: TrainingStep) -> None:
     for parameter in step.model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
+    if step.scaler is not None:
+        step.scaler.scale(torch.zeros((), device=step.device))  # makes its scale
     step.update()
     step.drop_gradients()
 
@@ -204,9 +221,15 @@ def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
     return {
         "parameters": list(map(held, (*step.model.parameters(), *step.model.buffers()))),
         "batch": step.batch_tensors(),
-        # Of the optimizer, not its step counters: they are scalars on the host.
-        "optimizer state": [held(tensor) for tensor in step.optimizer_tensors() if tensor.dim()],
+        "optimizer state": [held(tensor) for tensor in _updating(step)],
     }
+
+
+def _updating(step: TrainingStep) -> list[Tensor]:
+    """What updates parameters. Step counters are scalars on the host, but of fused optimizers."""
+    rule, tensors = step.update_rule, step.optimizer_tensors()
+    fused = rule is not None and any(group.get("fused") for group in rule.param_groups)
+    return [tensor for tensor in tensors if fused or tensor.dim()] + step.scaler_tensors()
 
 
 def user_line(error: BaseException) -> str:
