@@ -53,11 +53,12 @@ class EightBit(torch.optim.Optimizer):
     Args:
         parameters: which.
         moments: for each parameter.
+        block: values that share a scale; 2,048 before bitsandbytes 0.44.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], moments: int) -> None:
+    def __init__(self, parameters: Iterable[Tensor], moments: int, block: int = BLOCK) -> None:
         super().__init__(parameters, {"lr": RATE})
-        self.moments = moments
+        self.moments, self.block = moments, block
         self._tables: list[Tensor] = []
 
     @torch.no_grad()
@@ -78,7 +79,7 @@ class EightBit(torch.optim.Optimizer):
             return {f"moment{n}": torch.zeros_like(parameter, dtype=torch.float32) for n in numbers}
         if not self._tables:
             self._tables = [parameter.new_zeros(_LEVELS, dtype=torch.float32) for _ in numbers]
-        blocks = -(-count // BLOCK)
+        blocks = -(-count // self.block)
         return {
             **{f"moment{n}": torch.zeros_like(parameter, dtype=torch.uint8) for n in numbers},
             **{f"scales{n}": parameter.new_zeros(blocks, dtype=torch.float32) for n in numbers},

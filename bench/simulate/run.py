@@ -8,7 +8,6 @@ import dataclasses
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from bench.simulate import scratch, semantics
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.rates import rates_of
 from bench.simulate.roofline import attained, step_time
+from bench.simulate.scaler import FiniteScaler
 from bench.simulate.storage import simulated
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import Parts, held, trace
@@ -85,23 +85,12 @@ def make_ready(step: TrainingStep, cell: Cell, *, as_cuda: bool) -> None:
     """A fake step knows its device's rates; its optimizer has state, and the device's form."""
     step.rates = rates_of(cell) if cell.simulated else None
     if step.scaler is not None:
-        step.scaler = _FiniteScaler(step.device.type)
+        step.scaler = FiniteScaler(step.device.type)
     if as_cuda and step.update_rule is not None:
         for group in step.update_rule.param_groups:
             if "foreach" in group and not group["fused"]:
                 group["foreach"] = True
     warm_optimizer(step)
-
-
-class _FiniteScaler(torch.amp.GradScaler):
-    """Of fake gradients: whether they are finite cannot be asked, and so they are."""
-
-    def _maybe_opt_step(
-        self, optimizer: torch.optim.Optimizer, optimizer_state: Any, *args: Any, **kwargs: Any
-    ) -> float | None:
-        del optimizer_state
-        updated: float | None = optimizer.step(*args, **kwargs)
-        return updated
 
 
 def _fake_model(workload: Workload, precision: str, mode: FakeTensorMode) -> nn.Module:
