@@ -31,11 +31,11 @@ from bench.cells.training import TrainingStep
 from bench.measure.digests import digests
 from bench.run import server
 from bench.run.blank import blank
-from bench.simulate.free_blocks import GRANULE_BYTES, round_up
 from bench.simulate.run import parts_of, trace_cell, warm_optimizer
 from bench.simulate.traced_step import trace
 from bench.simulate.tracer import Tracer
 from bench.workloads import live
+from strategies.profiling.free_blocks import GRANULE_BYTES, round_up
 
 ROOM = 0.75  # of what the step needs as it is: some strategies fit, not all
 SETTING = {"optimizer": "adamw", "seq": 128, "batch": 8, "layers": 2}

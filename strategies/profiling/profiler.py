@@ -23,6 +23,7 @@ from strategies.execution.undo import installed
 from strategies.profiling import update_room
 from strategies.profiling.allocator import SEEN
 from strategies.profiling.balance import balanced
+from strategies.profiling.caching_allocator import surplus_bytes
 from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
     fixed_s,
@@ -87,6 +88,8 @@ def profile_chain(
             _warm_up(step)
         passes = _Passes(step, chain, alike, how)
         profile = passes.profile(policies, passed, operators=operators and not before)
+    if how.scratch == "cuda":
+        profile = _with_blocks(profile, step)
     return with_compiled(profile, step, chain, alike, compiled)
 
 
@@ -196,6 +199,14 @@ def _seen(step: Step) -> str | None:
     """The kind of device, if it is real and its allocator can be watched."""
     fake = any(isinstance(tensor, FakeTensor) for tensor in step.resident_tensors())
     return step.device.type if step.device.type in SEEN and not fake else None
+
+
+def _with_blocks(profile: ChainProfile, step: Step) -> ChainProfile:
+    """When all gradients are there, whole blocks of the caching allocator count for most."""
+    learning = (p for p in step.model.parameters() if p.requires_grad)
+    surplus = surplus_bytes((), [p.numel() * p.element_size() for p in learning])
+    update_bytes = profile.update_working_bytes + surplus
+    return dataclasses.replace(profile, update_working_bytes=update_bytes)
 
 
 def _warm_up(step: Step) -> None:
