@@ -59,7 +59,8 @@ class _SizesLedger(Ledger):
     def sizes_at_peak(self) -> Counter[int]:
         """How many storages of which size."""
         sizes: Counter[int] = Counter()
-        for delta_bytes in self.changes_bytes[: self.alive.index(self.peak_bytes()) + 1]:
+        peak = max(range(len(self.alive)), key=self.alive.__getitem__, default=-1)
+        for delta_bytes in self.changes_bytes[: peak + 1]:
             sizes[abs(delta_bytes)] += 1 if delta_bytes > 0 else -1
         return sizes
 
