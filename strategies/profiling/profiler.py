@@ -36,7 +36,7 @@ from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Saved, watch_saved
 from strategies.profiling.scout import Alike, scout
-from strategies.profiling.step import Step
+from strategies.profiling.step import Step, run_once
 from strategies.profiling.watched import How, Watched, after
 from strategies.profiling.watched_modes import ModesWatched, mode_of, watch_modes
 from strategies.schedules.modes import BlockOperators, Mode
@@ -85,7 +85,8 @@ def profile_chain(
             passed = watch_lives(step, chain)
         alike = alike.without(passed.beside)
         if how.scratch not in (None, "cpu"):
-            _warm_up(step)
+            run_once(step)  # what libraries keep from then on is no scratch
+            step.drop_gradients()
         passes = _Passes(step, chain, alike, how)
         profile = passes.profile(policies, passed, operators=operators and not before)
     if how.scratch == "cuda":
@@ -207,13 +208,6 @@ def _with_blocks(profile: ChainProfile, step: Step) -> ChainProfile:
     surplus = surplus_bytes((), [p.numel() * p.element_size() for p in learning])
     update_bytes = profile.update_working_bytes + surplus
     return dataclasses.replace(profile, update_working_bytes=update_bytes)
-
-
-def _warm_up(step: Step) -> None:
-    """Libraries take their workspaces at their first use, and keep them: they are no scratch."""
-    step.drop_gradients()
-    step.backward(step.forward())
-    step.drop_gradients()
 
 
 def _block_cost(
