@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.cells.optimizers import EightBit
+from bench.published.softmax import keeping_input
 from bench.published.subject import Mark, Options, Subject
 from bench.simulate.scaler import FiniteScaler
 
@@ -28,7 +29,7 @@ def training(
     ``zero_grad`` (``before`` forward, ``between`` forward and backward, ``after`` the step, or
     ``never``: gradients add up), ``set_to_none`` (true), ``holds`` (true: outputs and loss live
     until the next ones replace them), ``autocast`` (a dtype's name), ``clips`` (the norm of the
-    gradients is clipped).
+    gradients is clipped), ``softmax_keeps_input`` (as before PyTorch 1.11).
 
     Args:
         model: what is trained.
@@ -44,13 +45,13 @@ def training(
     state = _states(update)
     held: dict[str, Any] = {}
     zero_grad = loop.get("zero_grad", "before")
+    softmax = keeping_input if loop.get("softmax_keeps_input") else contextlib.nullcontext
 
     def clear(moment: str) -> None:
         if moment == zero_grad:
             model.zero_grad(set_to_none=loop.get("set_to_none", True))
 
-    def step(mark: Mark) -> None:
-        clear("before")
+    def differentiate(mark: Mark) -> None:
         with autocast(loop.get("autocast")):
             outputs, loss = run()
         if loop.get("holds"):
@@ -59,6 +60,11 @@ def training(
         clear("between")
         scaler.scale(loss).backward()
         mark("backward")
+
+    def step(mark: Mark) -> None:
+        clear("before")
+        with softmax():
+            differentiate(mark)
         if loop.get("clips"):
             if update is not None:
                 scaler.unscale_(update)
