@@ -11,7 +11,7 @@ from torch import Tensor, nn
 MOMENTS = {"sgd": 1, "adamw": 2}
 """That each kind keeps of a parameter."""
 FUSED, EIGHT_BIT = "-fused", "-8bit"
-OPTIMIZERS = ("none", *(f"{kind}{form}" for kind in MOMENTS for form in ("", FUSED, EIGHT_BIT)))
+OPTIMIZERS = ("none", *(f"{kind}{form}" for form in ("", FUSED, EIGHT_BIT) for kind in MOMENTS))
 RATE = 1e-6
 """Too small to disturb what is measured."""
 BLOCK, LEAST = 256, 4096
