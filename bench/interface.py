@@ -58,7 +58,7 @@ def run(
         rounds: timed rounds; 0 measures no time.
         loss: of a module's output.
         blocks: of a module.
-        optimizer: ``none``, ``sgd``, ``adamw``.
+        optimizer: see `bench.cells.optimizers.OPTIMIZERS`.
         precision: see `bench.cells.training.PRECISIONS`.
         seed: of the step's random numbers.
         timeout_s: for each strategy, where it has a process of its own.
@@ -122,7 +122,7 @@ def timeline(
         device: ``cpu`` or a modelled one.
         loss: of a module's output.
         blocks: of a module.
-        optimizer: ``none``, ``sgd``, ``adamw``.
+        optimizer: see `bench.cells.optimizers.OPTIMIZERS`.
         precision: see `bench.cells.training.PRECISIONS`.
         options: of a workload.
 

@@ -24,17 +24,18 @@ from bench.advise.advice import Advice
 from bench.advise.candidates import NONE, fastest, line
 from bench.advise.findings import Findings, Question
 from bench.advise.measured import measured
-from bench.advise.remedies import BLOCK, CHUNKS, LEAST, Base
+from bench.advise.remedies import CHUNKS, Base
 from bench.advise.workbench import Workbench, peak_bytes_of
+from bench.cells.optimizers import BLOCK, LEAST
 from bench.cells.training import TrainingStep
 from bench.measure.digests import digests
 from bench.run import server
 from bench.run.blank import blank
-from bench.simulate.free_blocks import GRANULE_BYTES, round_up
 from bench.simulate.run import parts_of, trace_cell, warm_optimizer
 from bench.simulate.traced_step import trace
 from bench.simulate.tracer import Tracer
 from bench.workloads import live
+from strategies.profiling.free_blocks import GRANULE_BYTES, round_up
 
 ROOM = 0.75  # of what the step needs as it is: some strategies fit, not all
 SETTING = {"optimizer": "adamw", "seq": 128, "batch": 8, "layers": 2}

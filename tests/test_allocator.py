@@ -8,8 +8,8 @@ from effort import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.simulate.allocator import CachingAllocator, OutOfMemoryError
 from bench.simulate.replay import replay
+from strategies.profiling.caching_allocator import CachingAllocator, OutOfMemoryError
 
 MIB = 2**20
 

@@ -42,7 +42,22 @@ def test_checking_writes_everything_out():
         ({"spec": "none(k=4)"}, "strategy 'none' has no parameter 'k'"),
         ({"device": "tpu"}, "no device 'tpu'; it has cpu"),
         ({"precision": "fp8"}, "precision must be one of fp32, .*, not 'fp8'"),
-        ({"optimizer": "lion"}, "optimizer must be one of none, sgd, adamw, not 'lion'"),
+        ({"optimizer": "lion"}, "optimizer must be one of none, sgd, .*, not 'lion'"),
+        ({"optimizer": "adamw-8bit"}, "the memory is modelled, not the values: its device must be"),
+        ({"precision": "bf16-master"}, "keeps fp32 weights for an optimizer: name one"),
+        (
+            {"precision": "fp16-master", "optimizer": "sgd", "ranks": 2, "parallel": "fsdp2"},
+            "fp16-master is of one rank; fsdp2",
+        ),
+        (
+            {
+                "precision": "fp16-gradscaler",
+                "device": "sim:l4-24gb",
+                "ranks": 2,
+                "parallel": "ddp",
+            },
+            "fp16-gradscaler is of one rank; fsdp2",
+        ),
         ({"precision": "fp16-gradscaler"}, "needs an accelerator; on cpu use fp32 or bf16"),
         ({"interval_width": 0.0, "rounds": 2}, "above 0 % and at most 100 % wide, not 0 %"),
         ({"interval_width": 0.1, "rounds": 0}, "where no rounds are timed"),

@@ -10,9 +10,9 @@ from simulated import cell, simulation
 
 from bench.devices import accelerators
 from bench.simulate import fit
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.grown import Growth
 from bench.simulate.run import trace_cell
+from strategies.profiling.free_blocks import GRANULE_BYTES
 
 DEVICE = "sim:custom(memory_gb=0.25, workspace_mib=0)"
 

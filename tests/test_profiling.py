@@ -18,7 +18,6 @@ from bench.cells.training import TrainingStep
 from bench.devices import accelerators
 from bench.measure import memory
 from bench.report import display, timeline
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.run import parts_of, trace_cell
 from bench.simulate.trace import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, RECOMPUTE
 from bench.simulate.traced_step import trace
@@ -26,6 +25,7 @@ from bench.store.timeline import Total
 from bench.studies import timeline_parts, timeline_real
 from bench.studies.timeline import profile_cell
 from bench.studies.timeline_simulated import rounded
+from strategies.profiling.free_blocks import GRANULE_BYTES
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.quiet import silenced
 

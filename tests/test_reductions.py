@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from bench.devices import accelerators, multiprocessors
 from bench.devices.multiprocessors import Multiprocessors
 from bench.simulate import scratch
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.reductions import scratch_bytes
+from strategies.profiling.free_blocks import GRANULE_BYTES
 from strategies.profiling.ledger import Ledger
 
 H200 = Multiprocessors(132, 2048)

@@ -30,11 +30,11 @@ from bench import workloads
 from bench.devices import accelerators
 from bench.run import executor, worker
 from bench.simulate.errors import NeedsValueError
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.record import fit_in
 from bench.simulate.replay import replay, steady
 from bench.simulate.run import trace_cell
 from bench.simulate.trace import BACKWARD, FORWARD, Event, Life, Trace
+from strategies.profiling.free_blocks import GRANULE_BYTES
 from strategies.storage import Disk
 
 LAYERS = TINY["gpt-mini"]["layers"]

@@ -5,7 +5,8 @@ import tiny
 import torch
 
 from bench import workloads
-from bench.cells.training import TrainingStep, make_model, make_optimizer
+from bench.cells.optimizers import make_optimizer
+from bench.cells.training import TrainingStep, make_model
 from strategies.profiling.ledger import unique_bytes
 
 

@@ -23,12 +23,12 @@ from bench.cells.training import TrainingStep
 from bench.measure import memory
 from bench.report import validations as report
 from bench.simulate import semantics
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
 from bench.store import validations
 from bench.store.validations import Row
 from bench.studies import validation
 from bench.studies.validation import compare, planned_specs
+from strategies.profiling.free_blocks import GRANULE_BYTES
 from strategies.profiling.quiet import silenced
 
 # Large enough that kernels' scratch memory is little beside the tensors.

@@ -73,7 +73,7 @@ def advise(
             needs as it is.
         loss: of a module's output; default: its ``.loss``, or else a mean of squares.
         blocks: dotted paths of a module's containers of blocks, if they are not to be found.
-        optimizer: ``none``, ``sgd``, ``adamw``.
+        optimizer: see `bench.cells.optimizers.OPTIMIZERS`.
         precision: see `bench.cells.training.PRECISIONS`.
         strategies: to try, besides a plan within the room.
         rounds: timed rounds of each candidate on a device that is here; 0: none.

@@ -20,7 +20,7 @@ class Setting:
         product: the device as its maker calls it.
         modelled: whether it was not there.
         precision: see `bench.cells.training.PRECISIONS`.
-        optimizer: see `bench.cells.training.OPTIMIZERS`.
+        optimizer: see `bench.cells.optimizers.OPTIMIZERS`.
         room_bytes: that the step may take.
         room: what that is: the device's memory, or a budget.
         torch_version: with which all was found out.

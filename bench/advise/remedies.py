@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.advise.facts import Remedy
 from bench.advise.workbench import Workbench, peak_bytes_of
+from bench.cells.optimizers import BLOCK, EIGHT_BIT, LEAST, eight_bit_bytes
 from bench.cells.training import PURE
 from bench.report.display import sized
 from bench.simulate.peak import peak_event
@@ -30,9 +31,6 @@ WORTH = 0.01
 """Of the peak: what saves less is said not to help."""
 CHUNKS = 8
 RANKS = (2, 4, 8)
-BLOCK, LEAST = 256, 4096
-"""Of torchao's and bitsandbytes' 8-bit optimizers: values that share one fp32 scale, and the least
-values of a tensor that is kept in 8 bits."""
 LOSS, SOFTMAX = "logits and loss", "_log_softmax"
 FUSED, ALREADY = "scaled_dot_product", "attention is fused already"
 SHARDED = ("parameters", "gradients", "optimizer state")
@@ -128,6 +126,8 @@ def _released(base: Base) -> Remedy:
     step = base.bench.step
     if step.update_rule is None:
         return _cannot(name, "it needs an optimizer, and none is named")
+    if step.scaler is not None or step.masters is not None:
+        return _cannot(name, f"{step.precision} needs all gradients together")
     with _releasing(step.update_rule):
         trace = base.bench.simulate(base.spec).trace
     return base.remedy(name, "each parameter is updated in backward, and its gradient freed", trace)
@@ -173,9 +173,12 @@ def _is_of_the_update(life: Life) -> bool:
 
 def _eight_bits(base: Base) -> Remedy:
     name = "8-bit optimizer"
-    states = [tensor for tensor in base.bench.step.optimizer_tensors() if tensor.dim()]
+    step = base.bench.step
+    states = [tensor for tensor in step.optimizer_tensors() if tensor.dim()]
     if not states:
         return _cannot(name, "there is no state of an optimizer")
+    if step.optimizer.endswith(EIGHT_BIT) or step.masters is not None:
+        return _cannot(name, f"the optimizer is {step.optimizer} with {step.precision}")
     values = {state.numel() * state.element_size(): state.numel() for state in states}
 
     def size_bytes(life: Life) -> int:
@@ -188,7 +191,7 @@ def _eight_bits(base: Base) -> Remedy:
 
 def _eight_bit_bytes(life: Life, values: Mapping[int, int]) -> int:
     count = values.get(life.size_bytes, 0)
-    return life.size_bytes if count < LEAST else count + 4 * -(-count // BLOCK)
+    return life.size_bytes if count < LEAST else eight_bit_bytes(count)
 
 
 def _in_half(base: Base) -> Iterator[Remedy]:

@@ -15,12 +15,12 @@ from bench.cells.training import TrainingStep
 from bench.devices import accelerators
 from bench.devices.accelerators import Accelerator
 from bench.simulate import semantics
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.record import fit_in, missing_bytes
 from bench.simulate.run import Simulation, fake_step, trace_step, valueless
 from bench.simulate.trace import Trace
 from bench.store.parts import Fit
 from strategies.contract.budgeted import Budgeted
+from strategies.profiling.free_blocks import GRANULE_BYTES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

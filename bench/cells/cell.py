@@ -13,7 +13,8 @@ import torch
 import strategies
 from bench import devices, workloads
 from bench.cells import ROUNDS, machine, sources
-from bench.cells.training import OPTIMIZERS, PRECISIONS
+from bench.cells.optimizers import EIGHT_BIT, OPTIMIZERS
+from bench.cells.training import MASTERED, PRECISIONS, SCALED
 from bench.devices import accelerators
 from bench.workloads.base import Workload
 
@@ -30,7 +31,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         spec: the strategy's specification.
         device: ``cpu``, ``cuda`` …
         precision: see `bench.cells.training.PRECISIONS`.
-        optimizer: see `bench.cells.training.OPTIMIZERS`.
+        optimizer: see `bench.cells.optimizers.OPTIMIZERS`.
         rounds: timed rounds; 0 measures no time. An odd number is raised by one, so that of the two
             contenders each comes first equally often.
         warmup: untimed rounds before.
@@ -126,6 +127,7 @@ def checked(cell: Cell) -> Cell:
     spec = cell.make_strategy().spec()
     _check("precision", cell.precision, PRECISIONS)
     _check("optimizer", cell.optimizer, OPTIMIZERS)
+    _check_update(cell)
     device = _checked_device(cell)
     for name in ("rounds", "warmup", "threads"):
         if getattr(cell, name) < 0:
@@ -148,15 +150,25 @@ def checked(cell: Cell) -> Cell:
 def _checked_device(cell: Cell) -> str:
     """The device's name in full."""
     if cell.simulated:
-        if cell.precision == "fp16-gradscaler":
-            raise ValueError(
-                "a simulated gradient has no values to scale; use precision fp16 or bf16-autocast"
-            )
         return accelerators.get(cell.device).spec_text
     device = devices.get(cell.device)
     if cell.precision == "fp16-gradscaler" and device.type == "cpu":
         raise ValueError("fp16-gradscaler needs an accelerator; on cpu use fp32 or bf16-autocast")
     return cell.device
+
+
+def _check_update(cell: Cell) -> None:
+    """Whether there is such a step of optimizer and precision."""
+    if cell.precision in MASTERED and cell.optimizer == "none":
+        raise ValueError(f"{cell.precision} keeps fp32 weights for an optimizer: name one")
+    if cell.optimizer.endswith(EIGHT_BIT) and not cell.simulated:
+        raise ValueError(
+            f"of {cell.optimizer} the memory is modelled, not the values: its device must be"
+            f" {SIMULATED}NAME"
+        )
+    scaled = cell.precision in SCALED and cell.simulated
+    if cell.parallel and (cell.precision in MASTERED or scaled):
+        raise ValueError(f"{cell.precision} is of one rank; fsdp2(mixed=true) keeps fp32 weights")
 
 
 def _check_memory_limit(cell: Cell) -> None:

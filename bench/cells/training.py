@@ -6,22 +6,24 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from bench.cells.masters import Masters
+from bench.cells.optimizers import make_optimizer
 from bench.workloads.base import Batch, Workload
 from strategies.profiling.rates import Rates
 
-Precision = Literal["fp32", "bf16", "fp16", "bf16-autocast", "fp16-gradscaler"]
-Optimizer = Literal["none", "sgd", "adamw"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
-# Weights and activations all in one dtype, and casts of operators' inputs.
-PURE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Weights and activations all in one dtype; with fp32 weights for the optimizer; and casts of
+# operators' inputs.
+MASTERED = {"bf16-master": torch.bfloat16, "fp16-master": torch.float16}
+PURE = {"bf16": torch.bfloat16, "fp16": torch.float16, **MASTERED}
 AUTOCAST = {"bf16-autocast": torch.bfloat16, "fp16-gradscaler": torch.float16}
-OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+PRECISIONS: tuple[str, ...] = ("fp32", *PURE, *AUTOCAST)
+# By what a gradient scaler multiplies at first: PyTorch's own figure overflows a loss in fp16.
+SCALED = {"fp16-gradscaler": 2.0**16, "fp16-master": 2.0**10}
 
 
 @dataclasses.dataclass
@@ -46,9 +48,11 @@ class TrainingStep:
     loss: Tensor | None = dataclasses.field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        fp16 = self.precision == "fp16-gradscaler"
-        self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
-        self.update_rule = make_optimizer(self.optimizer, self.model)
+        mastered = self.precision in MASTERED and self.optimizer != "none"
+        self.masters = Masters(self.model.parameters()) if mastered else None
+        self.update_rule = make_optimizer(self.optimizer, self.masters or self.model)
+        scale = SCALED.get(self.precision) if mastered or self.precision in AUTOCAST else None
+        self.scaler = torch.amp.GradScaler(self.device.type, scale) if scale else None
 
     @classmethod
     def build(
@@ -82,11 +86,15 @@ class TrainingStep:
         """The optimizer's step, if there is one."""
         if self.update_rule is None:
             return
+        if self.masters is not None:
+            self.masters.take_gradients()
         if self.scaler is None:
             self.update_rule.step()
         else:
             self.scaler.step(self.update_rule)
             self.scaler.update()
+        if self.masters is not None:
+            self.masters.give_weights()
 
     def drop_gradients(self) -> None:
         """Every ``.grad`` to ``None``."""
@@ -109,6 +117,7 @@ class TrainingStep:
             *model.buffers(),
             *self.batch_tensors(),
             *self.optimizer_tensors(),
+            *self.scaler_tensors(),
         ]
 
     def batch_tensors(self) -> list[Tensor]:
@@ -116,11 +125,18 @@ class TrainingStep:
         return [leaf for leaf in tree_leaves(self.batch) if isinstance(leaf, Tensor)]
 
     def optimizer_tensors(self) -> list[Tensor]:
-        """The optimizer's state."""
+        """The optimizer's state, and the fp32 weights that it updates instead of the model's."""
         if self.update_rule is None:
             return []
-        states = self.update_rule.state.values()
-        return [v for state in states for v in state.values() if isinstance(v, Tensor)]
+        masters = self.masters.parameters() if self.masters is not None else ()
+        values = [v for state in self.update_rule.state.values() for v in state.values()]
+        return [*masters, *(value for value in values if isinstance(value, Tensor))]
+
+    def scaler_tensors(self) -> list[Tensor]:
+        """The gradient scaler's scale, and its count of steps."""
+        scaler = self.scaler
+        values = (scaler._scale, scaler._growth_tracker) if scaler is not None else ()
+        return [value for value in values if value is not None]
 
 
 @contextlib.contextmanager
@@ -133,7 +149,8 @@ def unmoved(step: TrainingStep) -> Iterator[None]:
     if rule is None:
         yield
         return
-    before = [(parameter, parameter.detach().clone()) for parameter in step.model.parameters()]
+    learnt = [*step.model.parameters(), *(step.masters.parameters() if step.masters else ())]
+    before = [(parameter, parameter.detach().clone()) for parameter in learnt]
     state = copy.deepcopy(rule.state_dict())
     scale = scaler.state_dict() if scaler else {}
     yield
@@ -164,12 +181,3 @@ def cast(tensor: Tensor, precision: str) -> Tensor:
     """A batch tensor in the precision of the weights; token numbers stay what they are."""
     dtype = PURE.get(precision)
     return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-
-
-def make_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer | None:
-    """A stock optimizer with a learning rate too small to disturb what is measured."""
-    if name == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
-    if name == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=1e-6)
-    return None

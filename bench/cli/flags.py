@@ -200,11 +200,15 @@ class Setup:
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of numbers: fp32, bf16, fp16, bf16-autocast, fp16-gradscaler; and, once more if "
-            "need be, of timed steps: 2% for rounds until the interval is no wider than that."
+            help="Of numbers: fp32, bf16, fp16, bf16-autocast, fp16-gradscaler, bf16-master and"
+            " fp16-master (fp32 weights for the optimizer); and, once more if need be, of timed"
+            " steps: 2% for rounds until the interval is no wider than that."
         ),
     ] = None
-    optimizer: Annotated[str, typer.Option(help="none, sgd, adamw.")] = "none"
+    optimizer: Annotated[
+        str,
+        typer.Option(help="none, sgd, adamw; -fused at the end: in one kernel; -8bit: simulated."),
+    ] = "none"
     seed: Annotated[int, typer.Option(help="Of the step's random numbers.")] = 0
     custom: Annotated[
         list[str] | None, typer.Option("--sim", help="Of --device sim:custom: memory_gb=48.")

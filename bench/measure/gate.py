@@ -137,10 +137,14 @@ class Gate:
         self.loss = None
 
     def scale_again(self) -> None:
-        """What a gradient scaler's update has divided: by a power of two, and so to the bit."""
-        if self.step.update_rule is None or self._scale == 1.0:
+        """What a gradient scaler's update has divided: by a power of two, and so to the bit.
+
+        Of fp32 weights it has divided gradients of their own.
+        """
+        step = self.step
+        if step.update_rule is None or step.masters is not None or self._scale == 1.0:
             return
-        for parameter in self.step.model.parameters():
+        for parameter in step.model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(self._scale)
 

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from bench.published.subject import BEGIN, Recording
-from bench.simulate.allocator import CachingAllocator
 from bench.simulate.replay import Served
+from strategies.profiling.caching_allocator import CachingAllocator
 
 
 @dataclasses.dataclass(frozen=True)

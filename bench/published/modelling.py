@@ -20,9 +20,9 @@ from bench.published.subject import Builder, Recording, record
 from bench.published.toys import TOYS
 from bench.published.vision import VISION
 from bench.simulate import scratch
-from bench.simulate.allocator import OutOfMemoryError
 from bench.simulate.fit import bisect
 from bench.store.published import UNITS, Configuration, Point, Search, error_of
+from strategies.profiling.caching_allocator import OutOfMemoryError
 
 SUBJECTS: dict[str, Builder] = {**OPERATORS, **HEADS, **TOYS, **LANGUAGE, **VISION}
 CELLS = {"layer": kept_by_a_layer, "offloaded": freed_by_offload, "rank": reserved_by_a_rank}

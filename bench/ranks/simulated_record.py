@@ -14,12 +14,12 @@ from bench.ranks.simulated import RankSimulation, trace_rank
 from bench.ranks.simulated_streams import DEFAULT, parts, taken_bytes
 from bench.ranks.simulated_time import RankTime, interconnect_of, rank_time
 from bench.run.blank import blank
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.record import fit_in, parts_of
 from bench.simulate.roofline import attained
 from bench.store.parts import Exchange, Fit, ModelledExchange, ModelledTimes, Part
 from bench.store.records import Record
 from strategies import Unsupported
+from strategies.profiling.free_blocks import GRANULE_BYTES
 
 
 def simulate(cell: Cell) -> Record:

@@ -8,7 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh
 
 from bench.cells.cell import Cell
-from bench.cells.training import TrainingStep, cast, make_model, make_optimizer
+from bench.cells.optimizers import make_optimizer
+from bench.cells.training import TrainingStep, cast, make_model
 from bench.ranks.parallel import Parallel
 from bench.ranks.parallelise import parallelise
 from bench.simulate.run import make_ready, warm_optimizer
@@ -27,7 +28,7 @@ class RankStep(TrainingStep):
 
     def __post_init__(self) -> None:
         self.own = [nn.Parameter(held(parameter)) for parameter in self.model.parameters()]
-        self.scaler = None
+        self.scaler = self.masters = None
         self.update_rule = make_optimizer(self.optimizer, nn.ParameterList(self.own))
 
     def update(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -33,13 +33,23 @@ from bench.store import models as model_studies
 from bench.store import peers as peer_runs
 from bench.store import promises as promise_studies
 from bench.store import published as published_points
+from bench.store import records as cell_records
 from bench.store import solvers as solver_records
 from bench.store import timelines as timeline_studies
 from bench.store import validations as device_validations
-from bench.store.records import Record, decode, read_all
-from bench.store.records import paths as record_paths
+from bench.store.json_store import JsonStore
+from bench.store.records import Record
 
-Read = TypeVar("Read")
+_STORE, _WITHIN = "store", "within"
+
+
+def _here(results: Path) -> Path:
+    return results
+
+
+def _of(store: JsonStore[Any], within: Callable[[Path], Path] = _here) -> Any:
+    """A field that is read from a store, in a folder within the results."""
+    return dataclasses.field(default=(), metadata={_STORE: store, _WITHIN: within})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,19 +72,19 @@ class Stored:
         pays: records of steps with checkpoints and without, model by model.
     """
 
-    records: Sequence[Record]
-    budgets: Sequence[studies.Study] = ()
-    solvers: Sequence[solver_records.Study] = ()
-    models: Sequence[model_studies.Study] = ()
-    promises: Sequence[promise_studies.Study] = ()
-    coverage: Sequence[coverage_studies.Study] = ()
-    published: Sequence[published_points.Point] = ()
-    clusters: Sequence[cluster_studies.Study] = ()
-    validations: Sequence[device_validations.Validation] = ()
-    timelines: Sequence[timeline_studies.Study] = ()
-    peers: Sequence[Record] = ()
-    timed: Sequence[peer_runs.Run] = ()
-    pays: Sequence[Record] = ()
+    records: Sequence[Record] = _of(cell_records.STORE)
+    budgets: Sequence[studies.Study] = _of(studies.STORE)
+    solvers: Sequence[solver_records.Study] = _of(solver_records.STORE)
+    models: Sequence[model_studies.Study] = _of(model_studies.STORE)
+    promises: Sequence[promise_studies.Study] = _of(promise_studies.STORE)
+    coverage: Sequence[coverage_studies.Study] = _of(coverage_studies.STORE)
+    published: Sequence[published_points.Point] = _of(published_points.STORE)
+    clusters: Sequence[cluster_studies.Study] = _of(cluster_studies.STORE)
+    validations: Sequence[device_validations.Validation] = _of(device_validations.STORE)
+    timelines: Sequence[timeline_studies.Study] = _of(timeline_studies.STORE)
+    peers: Sequence[Record] = _of(cell_records.STORE, peer_runs.within)
+    timed: Sequence[peer_runs.Run] = _of(peer_runs.STORE, peer_runs.within)
+    pays: Sequence[Record] = _of(cell_records.STORE, pays.within)
 
     def empty(self) -> bool:
         """Whether nothing is stored."""
@@ -135,48 +145,29 @@ def _claimed(frame: pd.DataFrame, ranks: Sequence[cluster_studies.Study]) -> dic
 
 def read(results: Path) -> Stored:
     """What is stored; files that cannot be read are set aside."""
-    return Stored(
-        list(read_all(results)),
-        list(studies.read_all(results)),
-        list(solver_records.read_all(results)),
-        list(model_studies.read_all(results)),
-        list(promise_studies.read_all(results)),
-        list(coverage_studies.read_all(results)),
-        list(published_points.read_all(results)),
-        list(cluster_studies.read_all(results)),
-        list(device_validations.read_all(results)),
-        list(timeline_studies.read_all(results)),
-        list(read_all(peer_runs.within(results))),
-        list(peer_runs.read_all(peer_runs.within(results))),
-        list(read_all(pays.within(results))),
-    )
+    return _filled(results, lambda store, folder: list(store.read_all(folder)))
 
 
 def read_strictly(results: Path, bad: list[str]) -> Stored:
     """The same; a check must not rename what it checks. What cannot be read goes to ``bad``."""
-    return Stored(
-        _strictly(sorted((results / "raw").rglob("*.json")), decode, bad),
-        _strictly(studies.paths(results), studies.decode, bad),
-        _strictly(solver_records.paths(results), solver_records.decode, bad),
-        _strictly(model_studies.paths(results), model_studies.decode, bad),
-        _strictly(promise_studies.paths(results), promise_studies.decode, bad),
-        _strictly(coverage_studies.paths(results), coverage_studies.decode, bad),
-        _strictly(published_points.paths(results), published_points.decode, bad),
-        _strictly(cluster_studies.paths(results), cluster_studies.decode, bad),
-        _strictly(device_validations.paths(results), device_validations.decode, bad),
-        _strictly(timeline_studies.paths(results), timeline_studies.decode, bad),
-        _strictly(record_paths(peer_runs.within(results)), decode, bad),
-        _strictly(peer_runs.paths(peer_runs.within(results)), peer_runs.decode, bad),
-        _strictly(record_paths(pays.within(results)), decode, bad),
-    )
+    return _filled(results, lambda store, folder: _strictly(store, folder, bad))
 
 
-def _strictly(paths: Sequence[Path], read: Callable[[bytes], Read], bad: list[str]) -> list[Read]:
+def _filled(results: Path, values_of: Callable[[JsonStore[Any], Path], list[Any]]) -> Stored:
+    """Each field with what is in its store, by the folder that the store is in."""
+    values = {
+        field.name: values_of(field.metadata[_STORE], field.metadata[_WITHIN](results))
+        for field in dataclasses.fields(Stored)
+    }
+    return Stored(**values)
+
+
+def _strictly(store: JsonStore[Any], folder: Path, bad: list[str]) -> list[Any]:
     """What files hold; those that cannot be read go to ``bad``, a sentence each."""
     values = []
-    for path in paths:
+    for path in store.paths(folder):
         try:
-            values.append(read(path.read_bytes()))
+            values.append(store.decode(path.read_bytes()))
         except ValueError as error:
             bad.append(f"{path}: {error}")
     return values

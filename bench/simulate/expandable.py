@@ -12,12 +12,19 @@ segment grows at its end instead. What is held is the same, to a page.
 
 from __future__ import annotations
 
-from bench.simulate.allocator import (
+from strategies.profiling.caching_allocator import (
     LARGE_SEGMENT_BYTES,
     SMALL_SEGMENT_BYTES,
     CachingAllocator,
 )
-from bench.simulate.free_blocks import GRANULE_BYTES, SMALL_BYTES, Block, Pool, round_up, split
+from strategies.profiling.free_blocks import (
+    GRANULE_BYTES,
+    SMALL_BYTES,
+    Block,
+    Pool,
+    round_up,
+    split,
+)
 
 _SPACE_BYTES = 2**50
 """Address space of a segment: more than any device has."""

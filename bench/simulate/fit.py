@@ -16,11 +16,11 @@ import msgspec
 
 from bench.cells.cell import Cell
 from bench.devices import accelerators
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.grown import Growth
 from bench.simulate.record import missing_bytes
 from bench.simulate.run import trace_cell
 from bench.simulate.trace import Trace
+from strategies.profiling.free_blocks import GRANULE_BYTES
 
 Axis = Literal["batch", "seq"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bench.cells.cell import Cell
-from bench.cells.training import PURE
+from bench.cells.training import AUTOCAST, PURE
 from bench.devices import accelerators
 from bench.devices.efficiencies import class_of, fraction
 from bench.simulate import scratch
@@ -15,7 +15,7 @@ from strategies.profiling.rates import Rates
 def rates_of(cell: Cell) -> Rates:
     """The catalogue's rates for the cell's precision, and how far kernels reach them."""
     device = accelerators.get(cell.device)
-    low = PURE.get(cell.precision) or (torch.bfloat16 if "bf16" in cell.precision else None)
+    low = PURE.get(cell.precision) or AUTOCAST.get(cell.precision)
     dtype = str(low or torch.float32).removeprefix("torch.")
     return Rates(
         flops_per_s=device.flops_per_s(dtype),

@@ -9,8 +9,6 @@ import msgspec
 from bench.cells.cell import Cell
 from bench.devices import accelerators
 from bench.measure.memory import resident_peak_bytes
-from bench.simulate.allocator import OutOfMemoryError
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.peak import describe_peak
 from bench.simulate.replay import Usage, steady
 from bench.simulate.run import Simulation, residents, trace_cell
@@ -26,6 +24,8 @@ from bench.store.parts import (
     Status,
     StepFlops,
 )
+from strategies.profiling.caching_allocator import OutOfMemoryError
+from strategies.profiling.free_blocks import GRANULE_BYTES
 from strategies.profiling.ledger import unique_bytes
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from bench.simulate.allocator import CachingAllocator
 from bench.simulate.expandable import ExpandableAllocator
 from bench.simulate.trace import Trace
+from strategies.profiling.caching_allocator import CachingAllocator
 
 Change = tuple[int, int]
 """A storage and how many bytes it adds: positive when it is born, negative when it dies."""

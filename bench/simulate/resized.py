@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from bench.simulate.free_blocks import round_up
 from bench.simulate.trace import Event, Life, Trace
+from strategies.profiling.free_blocks import round_up
 
 
 def resized(trace: Trace, size_bytes_of: Callable[[Life], int]) -> Trace:

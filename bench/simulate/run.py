@@ -22,6 +22,7 @@ from bench.simulate import scratch, semantics
 from bench.simulate.errors import NeedsValueError
 from bench.simulate.rates import rates_of
 from bench.simulate.roofline import attained, step_time
+from bench.simulate.scaler import FiniteScaler
 from bench.simulate.storage import simulated
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import Parts, held, trace
@@ -83,9 +84,12 @@ def fake_step(cell: Cell, mode: FakeTensorMode, *, as_cuda: bool = True) -> Trai
 def make_ready(step: TrainingStep, cell: Cell, *, as_cuda: bool) -> None:
     """A fake step knows its device's rates; its optimizer has state, and the device's form."""
     step.rates = rates_of(cell) if cell.simulated else None
+    if step.scaler is not None:
+        step.scaler = FiniteScaler(step.device.type)
     if as_cuda and step.update_rule is not None:
         for group in step.update_rule.param_groups:
-            group["foreach"] = True
+            if "foreach" in group and not group["fused"]:
+                group["foreach"] = True
     warm_optimizer(step)
 
 
@@ -109,6 +113,8 @@ def warm_optimizer(step: TrainingStep) -> None:
     for parameter in step.model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
+    if step.scaler is not None:
+        step.scaler.scale(torch.zeros((), device=step.device))  # makes its scale
     step.update()
     step.drop_gradients()
 
@@ -204,9 +210,15 @@ def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
     return {
         "parameters": list(map(held, (*step.model.parameters(), *step.model.buffers()))),
         "batch": step.batch_tensors(),
-        # Of the optimizer, not its step counters: they are scalars on the host.
-        "optimizer state": [held(tensor) for tensor in step.optimizer_tensors() if tensor.dim()],
+        "optimizer state": [held(tensor) for tensor in _updating(step)],
     }
+
+
+def _updating(step: TrainingStep) -> list[Tensor]:
+    """What updates parameters. Step counters are scalars on the host, but of fused optimizers."""
+    rule, tensors = step.update_rule, step.optimizer_tensors()
+    fused = rule is not None and any(group.get("fused") for group in rule.param_groups)
+    return [tensor for tensor in tensors if fused or tensor.dim()] + step.scaler_tensors()
 
 
 def user_line(error: BaseException) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from bench.devices.accelerators import Accelerator
 from bench.devices.workspaces import bytes_of_handle, bytes_per_handle
-from bench.simulate.free_blocks import round_up
 from bench.simulate.roofline import Operator, Transfer
+from strategies.profiling.free_blocks import round_up
 
 # Drawn from the bottom up in this order.
 CATEGORIES = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bench.cells.cell import Cell
 from bench.devices import accelerators
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.peak import peak_event
 from bench.simulate.record import fit_in
 from bench.simulate.resized import rounded
@@ -20,6 +19,7 @@ from bench.studies.timeline_parts import (
     residents,
     series_of,
 )
+from strategies.profiling.free_blocks import GRANULE_BYTES
 
 
 def profile_simulated(cell: Cell) -> Profile:

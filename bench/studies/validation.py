@@ -23,13 +23,13 @@ from bench.cells.training import TrainingStep
 from bench.measure import memory
 from bench.run import culprit
 from bench.run.sweep import every_spec
-from bench.simulate.free_blocks import GRANULE_BYTES
 from bench.simulate.replay import replay
 from bench.simulate.run import Simulation, parts_of, trace_cell, warm_optimizer
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import trace
 from bench.simulate.tracer import Tracer
 from bench.store.validations import SCHEMA_VERSION, Row, Validation
+from strategies.profiling.free_blocks import GRANULE_BYTES
 from strategies.profiling.quiet import silenced
 
 # Small enough to run everywhere, and between them: dropout, batch norm, GQA, convolutions.

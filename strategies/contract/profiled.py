@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -90,7 +91,8 @@ def _updated(chain: Chain, step: ExampleStep) -> Chain:
     """
     if chain.profile is None or step.optimizer is None:
         return chain
-    update = _tried(update_cost, step.optimizer)
+    cost = functools.partial(update_cost, blocks=step.device.type == "cuda")
+    update = _tried(cost, step.optimizer)
     resident_bytes = chain.profile.resident_bytes + update.missing_bytes
     profile = dataclasses.replace(
         chain.profile,

@@ -23,6 +23,7 @@ from strategies.execution.undo import installed
 from strategies.profiling import update_room
 from strategies.profiling.allocator import SEEN
 from strategies.profiling.balance import balanced
+from strategies.profiling.caching_allocator import surplus_bytes
 from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
     fixed_s,
@@ -35,7 +36,7 @@ from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Saved, watch_saved
 from strategies.profiling.scout import Alike, scout
-from strategies.profiling.step import Step
+from strategies.profiling.step import Step, run_once
 from strategies.profiling.watched import How, Watched, after
 from strategies.profiling.watched_modes import ModesWatched, mode_of, watch_modes
 from strategies.schedules.modes import BlockOperators, Mode
@@ -84,9 +85,12 @@ def profile_chain(
             passed = watch_lives(step, chain)
         alike = alike.without(passed.beside)
         if how.scratch not in (None, "cpu"):
-            _warm_up(step)
+            run_once(step)  # what libraries keep from then on is no scratch
+            step.drop_gradients()
         passes = _Passes(step, chain, alike, how)
         profile = passes.profile(policies, passed, operators=operators and not before)
+    if how.scratch == "cuda":
+        profile = _with_blocks(profile, step)
     return with_compiled(profile, step, chain, alike, compiled)
 
 
@@ -198,11 +202,12 @@ def _seen(step: Step) -> str | None:
     return step.device.type if step.device.type in SEEN and not fake else None
 
 
-def _warm_up(step: Step) -> None:
-    """Libraries take their workspaces at their first use, and keep them: they are no scratch."""
-    step.drop_gradients()
-    step.backward(step.forward())
-    step.drop_gradients()
+def _with_blocks(profile: ChainProfile, step: Step) -> ChainProfile:
+    """When all gradients are there, whole blocks of the caching allocator count for most."""
+    learning = (p for p in step.model.parameters() if p.requires_grad)
+    surplus = surplus_bytes((), [p.numel() * p.element_size() for p in learning])
+    update_bytes = profile.update_working_bytes + surplus
+    return dataclasses.replace(profile, update_working_bytes=update_bytes)
 
 
 def _block_cost(

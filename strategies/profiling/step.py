@@ -156,6 +156,16 @@ class ExampleStep:
         return dataclasses.replace(self, model=model, example=example, output=[])
 
 
+def run_once(step: Step) -> None:
+    """Forward and backward, from no gradients.
+
+    Afterwards libraries have the workspaces that they take at their first use and keep, and the
+    loop holds an output.
+    """
+    step.drop_gradients()
+    step.backward(step.forward())
+
+
 def default_loss(output: Any) -> Tensor:
     """``output.loss`` if there is one, or else the sum of every floating-point tensor.
 

@@ -11,7 +11,7 @@ import torch
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace, give_back
 from strategies.profiling.block_times import now_s
-from strategies.profiling.step import Step, preserved
+from strategies.profiling.step import Step, preserved, run_once
 from strategies.schedules.profile import ChainProfile
 
 Install = Callable[[], Iterable[Undo]]
@@ -32,17 +32,12 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
     """
     with preserved(step.model):
         if not getattr(step, "output", None):
-            _run(step)  # after it the loop holds an output, and kernels have their workspaces
+            run_once(step)
         step.drop_gradients()
         gc.collect()
         give_back()
         peak, end = _cpu(step) if step.device.type == "cpu" else _accelerator(step)
     return profile.resident_bytes + max(peak, end + profile.update_working_bytes)
-
-
-def _run(step: Step) -> None:
-    step.drop_gradients()
-    step.backward(step.forward())
 
 
 def _cpu(step: Step) -> tuple[int, int]:
@@ -79,7 +74,7 @@ def seconds(step: Step, contenders: Sequence[Install], rounds: int = ROUNDS) -> 
     give_back()
     with preserved(step.model):
         with installed(contenders[0]):
-            _run(step)
+            run_once(step)
         for number in range(rounds):
             order = list(enumerate(contenders))
             for index, install in reversed(order) if number % 2 else order:

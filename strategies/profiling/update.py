@@ -6,7 +6,8 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from strategies.execution.trial import update_alone
+from strategies.profiling.caching_allocator import surplus_bytes
 from strategies.profiling.kinds import form_of
 from strategies.profiling.ledger import Ledger, unique_bytes
 
@@ -35,6 +37,32 @@ class UpdateCost:
 
     missing_bytes: int
     working_bytes: int
+
+
+class _SizesLedger(Ledger):
+    """Remembers every storage's size, to tell which there were when most was alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes_bytes: list[int] = []
+
+    def born(self, key: int, size_bytes: int) -> None:
+        """A storage exists from now on."""
+        super().born(key, size_bytes)
+        self.changes_bytes.append(size_bytes)
+
+    def died(self, key: int, size_bytes: int) -> None:
+        """A storage is gone."""
+        super().died(key, size_bytes)
+        self.changes_bytes.append(-size_bytes)
+
+    def sizes_at_peak(self) -> Counter[int]:
+        """How many storages of which size."""
+        sizes: Counter[int] = Counter()
+        peak = max(range(len(self.alive)), key=self.alive.__getitem__, default=-1)
+        for delta_bytes in self.changes_bytes[: peak + 1]:
+            sizes[abs(delta_bytes)] += 1 if delta_bytes > 0 else -1
+        return sizes
 
 
 class _Numbers(TorchDispatchMode):
@@ -58,11 +86,13 @@ def _number(tensor: Tensor) -> float | int | bool:
     return _STEPS_SO_FAR if tensor.is_floating_point() else int(_STEPS_SO_FAR)
 
 
-def update_cost(optimizer: torch.optim.Optimizer) -> UpdateCost:
+def update_cost(optimizer: torch.optim.Optimizer, *, blocks: bool = False) -> UpdateCost:
     """What an update of all parameters costs once the optimizer's state exists.
 
     Args:
         optimizer: whose update needs no closure; it is left as it is.
+        blocks: count what whole blocks of CUDA's caching allocator take above the tensors in them,
+            too: of the whole state with what is missing, of gradients with what the update needs.
 
     Raises:
         Exception: whatever the optimizer raises that cannot run on fake tensors.
@@ -70,10 +100,23 @@ def update_cost(optimizer: torch.optim.Optimizer) -> UpdateCost:
     before_bytes = unique_bytes(_state(optimizer))
     with _faked(optimizer) as twin:
         parameters = [p for group in twin.param_groups for p in group["params"]]
-        _working_bytes(twin, parameters, twin.step)  # makes the state
-        after_bytes = unique_bytes(_state(twin))
-        working_bytes = _working_bytes(twin, parameters, twin.step)
-    return UpdateCost(max(0, after_bytes - before_bytes), working_bytes)
+        _watched(twin, parameters, twin.step)  # makes the state
+        after_bytes, state = unique_bytes(_state(twin)), _sizes(_state(twin))
+        ledger, working_bytes = _watched(twin, parameters, twin.step)
+        renewed = ledger.sizes_at_peak() - _sizes(parameters) - state
+    missing_bytes = max(0, after_bytes - before_bytes)
+    if not blocks:
+        return UpdateCost(missing_bytes, working_bytes)
+    kept = list(state.elements())
+    of_state, of_all = surplus_bytes(kept), surplus_bytes(kept, list(renewed.elements()))
+    return UpdateCost(missing_bytes + of_state, working_bytes + max(0, of_all - of_state))
+
+
+def _sizes(tensors: Iterable[Tensor]) -> Counter[int]:
+    """How many of which size in bytes."""
+    ledger = _SizesLedger()
+    ledger.adopt(tensors)
+    return ledger.sizes_at_peak()
 
 
 def update_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
@@ -103,8 +146,8 @@ def update_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
 
 def _alone_bytes(twin: torch.optim.Optimizer, group: int, parameter: Tensor) -> int:
     update = functools.partial(update_alone, twin, group, parameter)
-    _working_bytes(twin, [parameter], update)  # makes the state
-    return _working_bytes(twin, [parameter], update)
+    _watched(twin, [parameter], update)  # makes the state
+    return _watched(twin, [parameter], update)[1]
 
 
 @contextlib.contextmanager
@@ -133,16 +176,16 @@ def _choose_kernels(optimizer: torch.optim.Optimizer, twin: torch.optim.Optimize
             )
 
 
-def _working_bytes(
+def _watched(
     optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], update: Callable[[], Any]
-) -> int:
-    """Run an update of some parameters; most bytes alive meanwhile above those before."""
+) -> tuple[_SizesLedger, int]:
+    """Run an update of some parameters; its ledger, and the most that it needed above the start."""
     for parameter in parameters:
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)
-    ledger = Ledger()
+    ledger = _SizesLedger()
     gradients = [p.grad for p in parameters if p.grad is not None]
     start_bytes = ledger.adopt([*parameters, *gradients, *_state(optimizer)])
     with ledger:
         update()
-    return ledger.peak_bytes() - start_bytes
+    return ledger, ledger.peak_bytes() - start_bytes

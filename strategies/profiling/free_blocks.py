@@ -1,6 +1,6 @@
 """Blocks of memory and the pools of those that are free, as PyTorch's caching allocator keeps them.
 
-Part of `bench.simulate.allocator`, whose rules these follow: best fit, split, merge.
+Part of `strategies.profiling.caching_allocator`, whose rules these follow: best fit, split, merge.
 """
 
 from __future__ import annotations
