@@ -218,7 +218,9 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
         ``None`` if nothing was found that fits.
     """
     solution = _solved(profile, budget_bytes, slots)
-    return solution or leanest.within(profile, _leanest(profile), budget_bytes)
+    if solution or not fixed_terms_fit(profile, budget_bytes):
+        return solution
+    return leanest.within(profile, _leanest(profile), budget_bytes)
 
 
 def _solved(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution | None:

@@ -13,6 +13,7 @@ again with less room.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -44,7 +45,9 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
         gap: see `GAP`.
     """
     solution = _solved(profile, budget_bytes, gap)
-    return solution or leanest.within(profile, _leanest(profile), budget_bytes)
+    if solution or not optimal.fixed_terms_fit(profile, budget_bytes):
+        return solution
+    return leanest.within(profile, _leanest(profile), budget_bytes)
 
 
 def _solved(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solution | None:
@@ -70,9 +73,12 @@ def smallest_bytes(profile: ChainProfile) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _leanest(profile: ChainProfile) -> Schedule:
+    """What is kept inside a block is alive longer, so that nothing is: whole blocks, or none."""
     count = len(profile.blocks)
     simple = (Schedule(plans.plain(count)), Schedule(plans.uniform(count, 1)))
-    return leanest.search(profile, simple, functools.partial(_solved, profile))
+    blocks = tuple(dataclasses.replace(block, operators=None) for block in profile.blocks)
+    bare = dataclasses.replace(profile, blocks=blocks)
+    return leanest.search(profile, simple, functools.partial(_solved, bare))
 
 
 class _Programme:
