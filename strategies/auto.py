@@ -19,7 +19,6 @@ from strategies.schedules.solution import Solution
 from strategies.selective_ops import SelectiveOps
 from strategies.storage import Storage
 
-
 WORTH = 0.01
 """Of a step: for less, a link that others use too is left alone."""
 MOST_BLOCKS = 64

@@ -322,6 +322,7 @@ def test_a_simulated_step_of_auto_with_boundaries_away_is_the_predicted_one():
     assert "bytes cross the link both ways taken together" in " ".join(prepared.notes)
     states = dataclasses.replace(prepared.chain.profile, group_bytes=0)
     prediction = predict(states, prepared.schedule)
-    assert max(made.trace.alive_bytes()) == prediction.peak_bytes
+    assert max(made.trace.alive_bytes()) <= prediction.peak_bytes
+    assert made.trace.after_forward_bytes() == prediction.after_forward_bytes
     step_s = made.step_s(accelerators.get("sim:h100-80gb"))
     assert step_s == pytest.approx(prediction.step_s, rel=1e-6)
