@@ -8,25 +8,35 @@ from typing import ClassVar
 
 from strategies.contract.strategy import Planned
 from strategies.execution.chain import Chain
+from strategies.hybrid import Hybrid, traffic
 from strategies.optimal import Optimal
+from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import Compilation
 from strategies.schedules.profile import ChainProfile
-from strategies.schedules.schedule import ALL
+from strategies.schedules.schedule import ALL, HOST
 from strategies.schedules.solution import Solution
 from strategies.selective_ops import SelectiveOps
+from strategies.storage import Storage
+
+WORTH = 0.01
+"""Of a step: for less, a link that others use too is left alone."""
+MOST_BLOCKS = 64
+"""Of a chain whose boundaries are tried one by one; with more, that takes minutes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto(Optimal):
     """The fastest schedule known to fit: ``strategies.apply(model, "auto", budget="8GB", …)``.
 
-    The best of three: `Optimal` without op policies and with them, which groups blocks, and
-    `SelectiveOps`, which chooses inside them. What an op policy costs beside the operators that run
-    again, no profile knows; so where an example runs on a real device, a step of each is timed,
-    interleaved, and its peak is measured: a plan that breaks the budget gives way to a tighter one.
-    Where blocks run faster compiled (``compile=True``), the compiler alone chooses inside them, or
-    nothing is compiled, whichever is the faster.
+    The best of four: `Optimal` without op policies and with them, which groups blocks,
+    `SelectiveOps`, which chooses inside them, and `Hybrid`, which sends boundaries to the host
+    (never to a disk, unasked) beside compute, if a hundredth of a step can be gained by it. What
+    op policies and transfers cost beside what the profile counts, it does not know; so where an
+    example runs on a real device, a step of each is timed, interleaved, and its peak is measured: a
+    plan that breaks the budget gives way to a tighter one. Where blocks run faster compiled
+    (``compile=True``), the compiler alone chooses inside them, or nothing is compiled, whichever is
+    the faster.
 
     Attributes:
         verify: measure; without it, the profile alone decides, and its prediction is the promise.
@@ -53,8 +63,18 @@ class Auto(Optimal):
         ]
         if not _is_faster_compiled(profile):
             answers.append(SelectiveOps(budget=self.budget).solution(profile, budget_bytes))
+            answers.append(_beside_compute(profile, budget_bytes, answers))
         distinct = {answer.schedule: answer for answer in reversed(answers) if answer is not None}
         return list(reversed(distinct.values()))
+
+    def storage(self) -> Storage:
+        """Of the boundaries that a schedule sends away, if it does."""
+        return Hybrid(budget=self.budget).storage()
+
+    def remarks(self, answer: Answer) -> Sequence[str]:
+        """Further, what crosses the link."""
+        crossing = (traffic(answer.profile, answer.prediction),)
+        return (*super().remarks(answer), *crossing * bool(answer.schedule.offloaded))
 
     def candidates(self, chain: Chain) -> Sequence[Planned]:
         """Each of them, if they are to be measured."""
@@ -76,6 +96,18 @@ class Auto(Optimal):
     def grid(cls) -> Sequence[Auto]:
         """One budget."""
         return (cls(),)
+
+
+def _beside_compute(
+    profile: ChainProfile, budget_bytes: int, others: Sequence[Solution | None]
+) -> Solution | None:
+    """The schedule of `Hybrid`, where it may pay; see `WORTH` and `MOST_BLOCKS`."""
+    times_s = [predict(profile, other.schedule).step_s for other in others if other is not None]
+    to_gain_s = min(times_s, default=0.0) - profile.plain_step_s
+    is_long = len(profile.blocks) > MOST_BLOCKS
+    if profile.link_tier != HOST or is_long or to_gain_s <= WORTH * profile.plain_step_s:
+        return None
+    return Hybrid().solution(profile, budget_bytes)
 
 
 def _without_policies(profile: ChainProfile) -> ChainProfile:

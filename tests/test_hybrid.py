@@ -290,3 +290,39 @@ def test_a_simulated_step_is_the_predicted_one(share):
         assert made.prepared.schedule.offloaded
     step_s = made.step_s(accelerators.get("sim:h100-80gb"))
     assert step_s == pytest.approx(prediction.step_s, rel=1e-6)
+
+
+# Among the choices of `auto`.
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_auto_sends_away_what_makes_a_step_faster_but_never_to_a_disk(seed):
+    profile = dataclasses.replace(linked(seed, 5, FAST), link_tier="host")
+    low, high = optimal.smallest_bytes(profile), predict(profile, plans.plain(5)).peak_bytes
+    auto = strategies.get("auto")
+    for budget_bytes in planning.budgets_between(low, high, 4):
+        both = [solver.solve(profile, budget_bytes) for solver in (optimal, hybrid)]
+        least_s, alone_s = (
+            min(predict(profile, one.schedule).step_s for one in some) for some in (both, both[:1])
+        )
+        chosen = auto.solution(profile, budget_bytes)
+        assert predict(profile, chosen.schedule).peak_bytes <= budget_bytes
+        worth = least_s if alone_s > 1.01 * profile.plain_step_s else alone_s
+        assert predict(profile, chosen.schedule).step_s == worth
+        to_disk = dataclasses.replace(profile, link_tier="disk")
+        assert predict(to_disk, auto.solution(to_disk, budget_bytes).schedule).step_s == alone_s
+
+
+@pytest.mark.long
+def test_a_simulated_step_of_auto_with_boundaries_away_is_the_predicted_one():
+    spec = {"workload": "mlp-chain", "device": "sim:h100-80gb", "rounds": 0}
+    made = trace_cell(checked(Cell(spec="auto(budget='50%')", **spec)))
+    prepared = made.prepared
+    assert prepared.schedule.offloaded
+    assert "bytes cross the link both ways taken together" in " ".join(prepared.notes)
+    states = dataclasses.replace(prepared.chain.profile, group_bytes=0)
+    prediction = predict(states, prepared.schedule)
+    assert max(made.trace.alive_bytes()) <= prediction.peak_bytes
+    assert made.trace.after_forward_bytes() == prediction.after_forward_bytes
+    step_s = made.step_s(accelerators.get("sim:h100-80gb"))
+    assert step_s == pytest.approx(prediction.step_s, rel=1e-6)

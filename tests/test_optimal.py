@@ -3,6 +3,7 @@
 import dataclasses
 import random
 
+import numpy as np
 import pytest
 from effort import examples
 from hypothesis import example, given
@@ -14,7 +15,7 @@ from strategies.schedules import plan as plans
 from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import Schedule
-from strategies.solvers import optimal, optimal_table
+from strategies.solvers import optimal, optimal_numbers, optimal_table
 from strategies.solvers.optimal_numbers import slot_bytes_for
 from strategies.solvers.optimal_stretches import stretches_of
 
@@ -151,13 +152,22 @@ def test_what_no_plan_changes_must_fit(what):
     assert 10_000 < optimal.smallest_bytes(profile) < 10_400
 
 
-def test_the_table_reads_nothing_beyond_its_arrays(monkeypatch):
-    """Compiled, it would read whatever lies there; interpreted, it raises."""
-    compiled = {name: f for name, f in vars(optimal_table).items() if hasattr(f, "py_func")}
-    assert "fill" in compiled
-    for name, function in compiled.items():
-        monkeypatch.setattr(optimal_table, name, function.py_func)
-    assert optimal.solve.__wrapped__(random_profile(1, 4, 2), 10_000, 50).schedule
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.long)])
+def test_the_compiled_table_is_the_plain_one(dtype):
+    """Of boundaries that grow and shrink, so that a block may free more than it takes."""
+    for seed in range(3):
+        profile = random_profile(seed, 6, 2)
+        numbers = optimal_numbers.numbers_of(profile, 50)
+        tables = [np.zeros((2, len(numbers.firsts), 201), dtype) for _ in "ab"]
+        optimal_table.fill(tables[0], numbers)
+        optimal_table.compiled()(tables[1], numbers)
+        assert np.isfinite(tables[0]).any()
+        assert np.array_equal(*tables)
+
+
+def test_a_short_chain_needs_no_compiler():
+    assert optimal_table.filling(optimal_table.PLAIN_WORK) is optimal_table.fill
+    assert optimal_table.filling(optimal_table.PLAIN_WORK + 1) is optimal_table.compiled()
 
 
 def test_long_chains_count_memory_more_coarsely():

@@ -8,9 +8,13 @@ import pytest
 import tiny
 import torch
 from effort import few
+from nested import random_profile
 
+import strategies
+from bench.cli import plan as plan_command
 from bench.run import planning
 from bench.simulate.run import trace_cell
+from strategies.optimal import Optimal
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.solvers import optimal
@@ -49,6 +53,27 @@ def test_times_are_measured_where_the_device_is(device, times):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert (facts["times"], facts["step_ratio"], facts["plan"]) == (times, 1, "0 1 2 3")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neighbours_are_those_among_all_budgets(seed, monkeypatch):
+    """Of 41 plans, with fewer than half of them worked out."""
+    profile = random_profile(seed, 6, 2)
+    most_bytes = predict(profile, plans.plain(6)).peak_bytes
+    budget_bytes = (optimal.smallest_bytes(profile) + most_bytes) // 2
+    strategy = strategies.get("optimal", budget=str(budget_bytes))
+    here = strategy.answers(profile)[0]
+    every = plan_command._Frontier(profile, strategy)
+    known = [point for point in map(every.at, range(len(every.budgets))) if point]
+    asked = []
+    solution = Optimal.solution
+    monkeypatch.setattr(Optimal, "solution", lambda *call: asked.append(call) or solution(*call))
+    found = plan_command.neighbours(here, strategy)
+    cheaper = [p for p in known if p["step_s"] < here.prediction.step_s]
+    smaller = [p for p in known if p["predicted_peak_bytes"] < here.prediction.peak_bytes]
+    assert found["next_cheaper"] == min(cheaper, key=lambda p: p["predicted_peak_bytes"])
+    assert found["next_smaller"] == max(smaller, key=lambda p: p["predicted_peak_bytes"])
+    assert len(asked) < len(every.budgets) / 2
 
 
 @pytest.mark.long

@@ -19,7 +19,8 @@ from nested import random_profile
 
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
-from strategies.solvers import hybrid, optimal
+from strategies.solvers import hybrid, optimal, optimal_table
+from strategies.solvers.optimal_numbers import numbers_of
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = 4
@@ -42,6 +43,8 @@ def profiles():
 
 def solve():
     for profile in profiles():
+        numbers = numbers_of(profile, 1)
+        optimal_table.compiled()(optimal_table.empty(2, len(numbers.firsts), 1), numbers)
         peak_bytes = predict(profile, plans.plain(BLOCKS)).peak_bytes
         for solver in (optimal, hybrid):
             solver.solve(profile, peak_bytes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from strategies.schedules.profile import ChainProfile
 
 STEPS = 40  # budgets between the smallest and none that are looked at for neighbours
-FEW_STEPS = 12  # the same where one budget takes long
+_ROUNDING = 1e-9  # of sums of times, in another order
 
 
 @flags.with_setup
@@ -114,48 +116,80 @@ def facts_of(answer: Answer) -> dict[str, Any]:
 
 def neighbours(answer: Answer, strategy: Budgeted) -> dict[str, Any]:
     """The next plan that is cheaper, and the next that is smaller."""
-    here = answer.prediction
-    frontier = _frontier(answer.profile, strategy)
-    others = sorted(frontier, key=lambda item: item["predicted_peak_bytes"])
-    slack_s = 1e-9 * here.step_s
-    cheaper = [o for o in others if o["step_s"] < here.step_s - slack_s]
-    smaller = [o for o in others if o["predicted_peak_bytes"] < here.peak_bytes]
-    return {
-        "next_cheaper": cheaper[0] if cheaper else None,
-        "next_smaller": smaller[-1] if smaller else None,
-    }
+    frontier, here = _Frontier(answer.profile, strategy), answer.prediction
+    cheaper = frontier.cheaper(answer.budget_bytes, here.step_s * (1 - _ROUNDING))
+    return {"next_cheaper": cheaper, "next_smaller": frontier.smaller(here.peak_bytes)}
 
 
-def _frontier(profile: ChainProfile, strategy: Budgeted) -> Iterator[dict[str, Any]]:
-    """The best plans at evenly spaced budgets, from the smallest that fits to that of none."""
-    from bench.run.planning import budgets_between
-    from strategies.schedules import plan as plans
-    from strategies.schedules.interpreter import predict
+class _Frontier:
+    """The best plans at evenly spaced budgets, from the smallest that fits to that of none.
 
-    low = strategy.smallest_bytes(profile)
-    high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
-    quick, steps = _quicker(profile, strategy)
-    for budget_bytes in budgets_between(low, high, steps + 1):
-        solution = quick.solution(profile, budget_bytes)
-        if solution is not None:
-            predicted = predict(profile, solution.schedule)
-            yield {
-                "plan": solution.schedule.render(),
-                "predicted_peak_bytes": predicted.peak_bytes,
-                "step_s": predicted.step_s,
-                "step_ratio": predicted.step_s / profile.plain_step_s,
-            }
+    A plan is found when it is asked for: with more room, none is slower, so that few are.
+    """
+
+    def __init__(self, profile: ChainProfile, strategy: Budgeted) -> None:
+        from bench.run.planning import budgets_between
+        from strategies.schedules import plan as plans
+        from strategies.schedules.interpreter import predict
+
+        low_bytes = strategy.smallest_bytes(profile)
+        high_bytes = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
+        self.profile, self.strategy = profile, _quicker(profile, strategy)
+        self.budgets = budgets_between(low_bytes, high_bytes, STEPS + 1)
+        self.at = functools.cache(self._at)
+
+    def cheaper(self, above_bytes: int, below_s: float) -> dict[str, Any] | None:
+        """The smallest for a budget above one, that takes less than so long."""
+
+        def is_cheaper(index: int) -> bool:
+            plan = self.at(index)
+            return plan is not None and plan["step_s"] < below_s
+
+        first = bisect.bisect_right(self.budgets, above_bytes)
+        return next(map(self.at, _from_first(range(first, len(self.budgets)), is_cheaper)), None)
+
+    def smaller(self, below_bytes: int) -> dict[str, Any] | None:
+        """The largest that peaks below so much."""
+        places = range(bisect.bisect_left(self.budgets, below_bytes))
+        plans = filter(None, map(self.at, reversed(places)))
+        return next((plan for plan in plans if plan["predicted_peak_bytes"] < below_bytes), None)
+
+    def _at(self, index: int) -> dict[str, Any] | None:
+        from strategies.schedules.interpreter import predict
+
+        solution = self.strategy.solution(self.profile, self.budgets[index])
+        if solution is None:
+            return None
+        predicted = predict(self.profile, solution.schedule)
+        return {
+            "plan": solution.schedule.render(),
+            "predicted_peak_bytes": predicted.peak_bytes,
+            "step_s": predicted.step_s,
+            "step_ratio": predicted.step_s / self.profile.plain_step_s,
+        }
 
 
-def _quicker(profile: ChainProfile, strategy: Budgeted) -> tuple[Budgeted, int]:
-    """`optimal` with coarser memory, or another as it is; and how many budgets to try."""
+def _from_first(places: range, holds: Callable[[int], bool]) -> range:
+    """From the first place on at which something holds, as it does at all that follow.
+
+    Mostly it holds soon: asked in steps that double, then between the last two.
+    """
+    done = width = 0
+    while done < len(places) and not holds(places[min(done + width, len(places) - 1)]):
+        done, width = done + width + 1, 2 * width + 1
+    rest = places[done : done + width]
+    return places[done + bisect.bisect(rest, False, key=holds) :]
+
+
+def _quicker(profile: ChainProfile, strategy: Budgeted) -> Budgeted:
+    """`optimal` with coarser memory, or another as it is."""
     from strategies.optimal import Optimal
     from strategies.solvers import optimal
 
     if not isinstance(strategy, Optimal):
-        return strategy, FEW_STEPS
+        return strategy
     slots = strategy.slots or min(500, optimal.slots_for(profile))
-    return dataclasses.replace(strategy, slots=slots), STEPS
+    return dataclasses.replace(strategy, slots=slots)
 
 
 def sentences(facts: dict[str, Any]) -> Iterator[str]:

@@ -89,7 +89,7 @@ def warm_up() -> None:
     numbers = optimal_numbers.numbers_of(profile, 2**20)
     table = optimal_table.empty(1, len(numbers.firsts), 1)
     for dtype in ("float64", "float32"):  # of short and of long chains
-        optimal_table.fill(table.astype(dtype), numbers)
+        optimal_table.compiled()(table.astype(dtype), numbers)
     _solve(Case("milp", 1), profile, 2**30)
 
 

@@ -20,6 +20,8 @@ from strategies.schedules import budget as budgets
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL
 
+CONTENDERS = 2
+"""That are timed beside the simplest plan."""
 ATTEMPTS = 4
 """To find a plan whose measured peak is within the budget."""
 NUMBERS_BYTES = 64
@@ -81,18 +83,15 @@ class _Settling:
 
     def fastest(self, candidates: Sequence[Planned]) -> tuple[Planned, Sequence[str]]:
         """As measured: the simplest, unless one that should be faster by the profile is."""
-        simplest, fastest = candidates[0], min(candidates, key=_predicted_s)
-        if _predicted_s(fastest) >= _predicted_s(simplest):
-            return simplest, ()  # what is not in the profile is on the side of the simplest
-        both = (simplest, fastest)
-        times = trial.seconds(self.step, [self._install(planned) for planned in both])
-        chosen = trial.fastest(times)
-        ratio = sum(times[1 - chosen]) / sum(times[chosen])
-        other = "in which no operators are chosen" if chosen else "of chosen operators"
-        note = (
-            f"timed on the example, in {len(times[0])} rounds: the plan {other} takes {ratio:.2f} ×"
-        )
-        return both[chosen], (note,)
+        simplest, *others = candidates  # what is not in the profile is on the side of the simplest
+        limit_s = _predicted_s(simplest)
+        faster = sorted((one for one in others if _predicted_s(one) < limit_s), key=_predicted_s)
+        if not faster:
+            return simplest, ()
+        contenders = (simplest, *faster[:CONTENDERS])
+        times = trial.seconds(self.step, [self._install(planned) for planned in contenders])
+        chosen = contenders[trial.fastest(times)]
+        return chosen, (_timed(contenders, times, chosen),)
 
     def _install(self, planned: Planned) -> trial.Install:
         return functools.partial(self.under(planned).install, self.compile_blocks)
@@ -124,7 +123,7 @@ class _Settling:
         except Unsupported as error:
             budget_bytes = budgets.resolve(self.strategy.budget, self.profile)
             raise self._refusal(budget_bytes, peak_bytes) from error
-        alike = [one for one in candidates if _is_plain(one) is _is_plain(planned)]
+        alike = [one for one in candidates if _description(one) == _description(planned)]
         return next(iter([*alike, *candidates]))
 
     def _refusal(self, budget_bytes: int, peak_bytes: int) -> Unsupported:
@@ -133,6 +132,23 @@ class _Settling:
             f" measured, of a budget of {budget_bytes:,}, and no tighter plan was found; give"
             f" {peak_bytes - budget_bytes:,} bytes more, or a smaller batch"
         )
+
+
+def _timed(contenders: Sequence[Planned], times: Sequence[Sequence[float]], chosen: Planned) -> str:
+    """What all but the one that is taken take, beside it."""
+    base_s = sum(times[contenders.index(chosen)])
+    others = " and ".join(
+        f"the plan {_description(one)} takes {sum(its) / base_s:.2f} ×"
+        for one, its in zip(contenders, times, strict=True)
+        if one is not chosen
+    )
+    return f"timed on the example, in {len(times[0])} rounds: {others}"
+
+
+def _description(planned: Planned) -> str:
+    if planned.schedule.offloaded:
+        return "that sends boundaries away"
+    return "in which no operators are chosen" if _is_plain(planned) else "of chosen operators"
 
 
 def _predicted_s(planned: Planned) -> float:

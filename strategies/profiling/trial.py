@@ -11,7 +11,7 @@ import torch
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace, give_back
 from strategies.profiling.block_times import now_s
-from strategies.profiling.step import Step, preserved, run_once
+from strategies.profiling.step import ExampleStep, Step, preserved, run_once
 from strategies.schedules.profile import ChainProfile
 
 Install = Callable[[], Iterable[Undo]]
@@ -43,6 +43,8 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
 def _cpu(step: Step) -> tuple[int, int]:
     """Most allocated, and what is at the end, above what was before."""
     with AllocatorTrace() as trace:
+        if isinstance(step, ExampleStep):
+            step.renew_output()  # what was there before the trace is let go unseen
         trace.mark("begin")
         step.backward(step.forward())
         trace.mark("end")

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from strategies.solvers.optimal_table import inside_less
+from strategies.solvers import optimal_table
+
+_inside_less = numba.njit(optimal_table.inside_less)
 
 
 class Task(NamedTuple):
@@ -89,7 +91,7 @@ def _groups(table: Any, task: Any, road: int, held: int, begin: int) -> None:
         working = numbers.unsaved_first[last] if last == begin else numbers.unsaved_next[last]
         need, taken = max(need, working), numbers.group_taken[last]
         within = task.inside[task.inside.shape[0] - 1, numbers.rows[begin, last]]
-        own = inside_less(numbers, last, count)
+        own = _inside_less(numbers, last, count)
         fits, costs = (need + leaving, own, taken), (share(task, road), 0.0)
         _group(row, within, table[road, 0, last + 1], fits, costs)
         if road <= count and held == 0 and task.roads.may_leave[begin]:

@@ -37,7 +37,7 @@ from strategies.schedules.plan import Plan
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
-from strategies.solvers import leanest, recursive
+from strategies.solvers import leanest, optimal_table, recursive
 from strategies.solvers.optimal_numbers import numbers_of, slot_bytes_for
 from strategies.solvers.optimal_stretches import stretches_of
 
@@ -79,8 +79,6 @@ class Solver:
     """The table for one profile and budget, and schedules read from it."""
 
     def __init__(self, profile: ChainProfile, budget_bytes: int, slots: int) -> None:
-        from strategies.solvers import optimal_table  # noqa: PLC0415 - compiles
-
         self.profile = profile
         count = len(profile.blocks)
         total_bytes = max(1, budget_bytes - profile.resident_bytes - profile.head_saved_bytes)
@@ -93,7 +91,7 @@ class Solver:
         planes = 1 if keeps and profile.tail_keeps_input else 2
         self.held = int(profile.head_keeps_output) * (planes - 1)
         self.table = optimal_table.empty(planes, len(self.numbers.firsts), self.slots)
-        optimal_table.fill(self.table, self.numbers)
+        optimal_table.filling(stretches_of(profile).work)(self.table, self.numbers)
         self.top = self.table[self.held, self.numbers.rows[0, count]]
 
     def bound_s(self) -> float:
@@ -220,7 +218,9 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
         ``None`` if nothing was found that fits.
     """
     solution = _solved(profile, budget_bytes, slots)
-    return solution or leanest.within(profile, _leanest(profile), budget_bytes)
+    if solution or not fixed_terms_fit(profile, budget_bytes):
+        return solution
+    return leanest.within(profile, _leanest(profile), budget_bytes)
 
 
 def _solved(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution | None:
