@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from bench.cells.cell import Cell
 from bench.ranks.parallel import parse
-from bench.ranks.simulated_step import real_step
+from bench.ranks.simulated_step import planned, real_step
 from bench.ranks.simulated_tracer import RankTracer
 from bench.simulate.run import trace_step
 
@@ -50,7 +50,9 @@ def main(rank, ranks, meeting, out, text):
         tracers.append(RankTracer(*given))
         return tracers[-1]
 
-    found = trace_step(cell.make_strategy(), step, as_cuda=False, make_tracer=make_tracer)
+    found = trace_step(
+        cell.make_strategy(), step, as_cuda=False, planned=planned(step), make_tracer=make_tracer
+    )
     step.drop_gradients()
     loss = float(step.forward().detach())
     facts = {**bytes_of(found.trace, tracers[0].collectives), "loss": loss}

@@ -98,7 +98,9 @@ def parallelise(
     if parallel.data == "fsdp2":
         _shard(model, mesh["dp"], parallel, workload.blocks)
     elif parallel.data == "ddp":
-        model = DistributedDataParallel(inner, process_group=mesh["dp"].get_group())
+        group = mesh["dp"].get_group()
+        # All ranks begin with the same weights; on fake tensors there is nothing to compare.
+        model = DistributedDataParallel(inner, process_group=group, init_sync=False)
     return Split(model, inner, workload.blocks, fused, parallel.tensor, first_block)
 
 

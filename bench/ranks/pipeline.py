@@ -120,9 +120,14 @@ def profiled_step(step: TrainingStep, split: Split, parts: int) -> Step:
         return ExampleStep(split.inner, example, optimizer=step.update_rule, keep_output=False)
     if split.inner is split.model:
         return step
-    inner = dataclasses.replace(step, model=split.inner, optimizer="none")
-    inner.update_rule = step.update_rule
-    return inner
+    return around(step, split.inner)
+
+
+def around(step: TrainingStep, inner: nn.Module) -> TrainingStep:
+    """A step of the model that another one stands around, with the same optimizer."""
+    planned = dataclasses.replace(step, model=inner, optimizer="none")
+    planned.update_rule = step.update_rule
+    return planned
 
 
 def _stream(workload: Any, count: int, step: TrainingStep) -> Tensor:

@@ -17,7 +17,7 @@ from bench.cells.cell import Cell
 from bench.ranks import simulated_group as group
 from bench.ranks.divisible import problem
 from bench.ranks.parallel import Parallel, parse
-from bench.ranks.simulated_step import fake_step
+from bench.ranks.simulated_step import fake_step, planned
 from bench.ranks.simulated_tracer import Collective, RankTracer
 from bench.simulate.run import Simulation, trace_step
 from bench.workloads.base import Workload
@@ -74,7 +74,11 @@ def trace_rank(
         step = fake_step(cell, chosen, parallel, mesh, mode, as_cuda=as_cuda)
         with mode:
             simulation = trace_step(
-                strategy or cell.make_strategy(), step, as_cuda=as_cuda, make_tracer=make_tracer
+                strategy or cell.make_strategy(),
+                step,
+                as_cuda=as_cuda,
+                planned=planned(step),
+                make_tracer=make_tracer,
             )
     [tracer] = tracers
     return RankSimulation(simulation, tracer.collectives, tracer.unpacked, tracer.streams, parallel)
@@ -87,8 +91,10 @@ def checked(cell: Cell) -> Parallel:
         ValueError: it cannot be shared so, or that is not simulated.
     """
     parallel = parse(cell.parallel, cell.ranks)
-    if parallel.data == "ddp" or parallel.pipeline > 1:
-        raise ValueError(f"simulated ranks share by fsdp2, tp, sp, megatron; not {cell.parallel}")
+    if parallel.pipeline > 1:
+        raise ValueError(
+            f"simulated ranks share by ddp, fsdp2, tp, sp, megatron; not {cell.parallel}"
+        )
     workload = cell.make_workload()
     if "dropout" in workload.option_names():  # of random numbers only the bytes are simulated
         workload = workload.with_options(dropout=0.0)

@@ -6,11 +6,15 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.parallel import DistributedDataParallel
 
 from bench.cells.cell import Cell
 from bench.cells.training import TrainingStep, cast, make_model, make_optimizer
+from bench.ranks import buckets
 from bench.ranks.parallel import Parallel
 from bench.ranks.parallelise import parallelise
+from bench.ranks.pipeline import around
+from bench.simulate import semantics
 from bench.simulate.run import make_ready, warm_optimizer
 from bench.simulate.traced_step import held
 from bench.workloads.base import Workload
@@ -47,7 +51,14 @@ def real_step(cell: Cell, parallel: Parallel, mesh: DeviceMesh) -> TrainingStep:
     cast_batch = tuple(cast(tensor, cell.precision) for tensor in batch)
     step = TrainingStep(workload, model, cast_batch, CPU, cell.precision, cell.optimizer)
     warm_optimizer(step)
+    step.beside[buckets.CATEGORY] = buckets.of(step)
     return step
+
+
+def planned(step: TrainingStep) -> TrainingStep:
+    """What plans are made on: the model inside DistributedDataParallel."""
+    inner = step.model.module if isinstance(step.model, DistributedDataParallel) else step.model
+    return step if inner is step.model else around(step, inner)
 
 
 def fake_step(
@@ -65,6 +76,27 @@ def fake_step(
     cut there; only then it gets its fake tensors.
     """
     real = parallel.share(workload.make_batch(), mesh)
+    model = _fake_model(cell, workload, parallel, mesh, mode)
+    with mode, semantics.cuda() if as_cuda else semantics.cpu():
+        batch = tuple(cast(mode.from_tensor(tensor), cell.precision) for tensor in real)
+        own = parallel.data == "fsdp2" or parallel.megatron
+        kind = RankStep if own and (parallel.tensor == 1 or parallel.megatron) else TrainingStep
+        step = kind(workload, model, batch, CPU, cell.precision, cell.optimizer)
+        make_ready(step, cell, as_cuda=as_cuda)
+        step.beside[buckets.CATEGORY] = buckets.of(step)
+    return step
+
+
+def _fake_model(
+    cell: Cell, workload: Workload, parallel: Parallel, mesh: DeviceMesh, mode: FakeTensorMode
+) -> nn.Module:
+    """A rank's part of the model."""
+    if parallel.data == "ddp":
+        with mode:
+            whole = make_model(workload, cell.precision)
+            model = parallelise(whole, mesh, parallel, workload).model
+            buckets.answer(model)
+        return model
     with torch.device("meta"):
         whole = make_model(workload, cell.precision)
         model = parallelise(whole, mesh, parallel, workload).model
@@ -72,8 +104,4 @@ def fake_step(
         mode.allow_non_fake_inputs = True
         model.to_empty(device=CPU)
         mode.allow_non_fake_inputs = False
-        batch = tuple(cast(mode.from_tensor(tensor), cell.precision) for tensor in real)
-        kind = RankStep if parallel.tensor == 1 or parallel.megatron else TrainingStep
-        step = kind(workload, model, batch, CPU, cell.precision, cell.optimizer)
-        make_ready(step, cell, as_cuda=as_cuda)
-    return step
+    return model

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
 
+from bench.ranks import buckets
 from bench.ranks.communication import is_sharded, kind_of
 from bench.simulate.tracer import Tracer
 from strategies.profiling.rates import Scratch
 
-GATHERED, BUCKETS = "gathered parameters", "gradient buckets"
+GATHERED, BUCKETS = "gathered parameters", buckets.CATEGORY
 MARKS = {
     "fsdp::all_gather_copy_in": GATHERED,
     "fsdp::split_with_sizes_copy": GATHERED,
@@ -41,7 +42,8 @@ class Collective:
         position: how many operators were issued before.
         whole_bytes: of all that is gathered, or of what each rank gives to a sum.
         ranks: of the group.
-        of_parameters: by FSDP2, which overlaps it; otherwise operators wait for it.
+        of_parameters: by FSDP2 or of a bucket of gradients, which overlaps; otherwise operators
+            wait for it.
         recompute: repeated for a recomputation.
     """
 
@@ -105,7 +107,8 @@ class RankTracer(Tracer):
             super()._note_work(func, args, kwargs, out)
         elif kind is not None:
             self.collectives.append(self._collective(kind, args, out))
-            if self.collectives[-1].of_parameters:
+            # Buckets of DistributedDataParallel, which come as a list, are the default stream's.
+            if self.collectives[-1].of_parameters and isinstance(args[0], Tensor):
                 self.streams[self.current[_key(args[0])]] = self.collectives[-1].kind
 
     def _collective(self, kind: str, args: tuple[Any, ...], out: Any) -> Collective:
@@ -119,6 +122,14 @@ class RankTracer(Tracer):
             of_parameters=any(marked),
             recompute=_in_recompute(),
         )
+
+    def adopt_as(self, category: str, tensors: Iterable[Tensor]) -> None:
+        """As `Tracer`; buckets are marked, so that what is said of them is of parameters."""
+        tensors = list(tensors)
+        super().adopt_as(category, tensors)
+        if category == BUCKETS:
+            self._marks |= {_key(tensor): BUCKETS for tensor in tensors}
+            self.marked |= {self.current[_key(tensor)]: BUCKETS for tensor in tensors}
 
     # What FSDP2 does to memory.
 

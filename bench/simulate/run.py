@@ -157,6 +157,7 @@ def trace_step(
     chain: strategies.Chain | None = None,
     as_cuda: bool = True,
     kernels: Scratch | None = None,
+    planned: TrainingStep | None = None,
     make_tracer: Callable[[nn.Module, Sequence[nn.Module], Scratch | None], Tracer] = Tracer,
 ) -> Simulation:
     """Trace a step under a strategy; its gradients are there afterwards.
@@ -167,15 +168,17 @@ def trace_step(
         chain: of its model, with what the strategy needs to know; default: found out.
         as_cuda: see `trace_cell`.
         kernels: their scratch memory; default: what the step's rates say of it.
+        planned: what plans are made on, where an engine stands around the model; default: the step.
         make_tracer: of the model, its blocks and ``kernels``.
 
     Raises:
         Unsupported: the strategy cannot run on this model.
     """
-    model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
+    planned = planned or step
+    model, device = planned.model, torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
         prepared = strategies.prepare(
-            model, strategy, step=step, blocks=step.workload.blocks, chain=chain, device=device
+            model, strategy, step=planned, blocks=step.workload.blocks, chain=chain, device=device
         )
     if kernels is None and as_cuda and step.rates is not None:
         kernels = step.rates.scratch
@@ -206,6 +209,7 @@ def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
         "batch": step.batch_tensors(),
         # Of the optimizer, not its step counters: they are scalars on the host.
         "optimizer state": [held(tensor) for tensor in step.optimizer_tensors() if tensor.dim()],
+        **step.beside,
     }
 
 
