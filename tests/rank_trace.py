@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from bench.cells.cell import Cell
 from bench.ranks.parallel import parse
-from bench.ranks.simulated_step import planned, real_step
+from bench.ranks.pipeline import profiled_step
+from bench.ranks.simulated_step import real_step
 from bench.ranks.simulated_tracer import RankTracer
 from bench.simulate.run import trace_step
 
@@ -51,7 +52,11 @@ def main(rank, ranks, meeting, out, text):
         return tracers[-1]
 
     found = trace_step(
-        cell.make_strategy(), step, as_cuda=False, planned=planned(step), make_tracer=make_tracer
+        cell.make_strategy(),
+        step,
+        as_cuda=False,
+        planned=profiled_step(step),
+        make_tracer=make_tracer,
     )
     step.drop_gradients()
     loss = float(step.forward().detach())

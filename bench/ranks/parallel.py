@@ -32,6 +32,8 @@ class Parallel:
         pipeline: ranks that have blocks of their own.
         microbatches: parts of a rank's batch that go through a pipeline one after the other; 0:
             as many as it has stages.
+        gpipe: whether all go forward before the first goes backward; otherwise each goes backward
+            as soon as it can (1F1B).
     """
 
     data: Data = "none"
@@ -43,6 +45,7 @@ class Parallel:
     megatron: bool = False
     pipeline: int = 1
     microbatches: int = 0
+    gpipe: bool = False
 
     @property
     def dimensions(self) -> dict[str, int]:
@@ -96,9 +99,9 @@ _TERMS = {
     "tp": _Term("tensor", {}, {}),
     "sp": _Term("tensor", {"sequence": True}, {}),
     "megatron": _Term("tensor", {"megatron": True}, {"sequence": bool}),
-    "pp": _Term("pipeline", {}, {"microbatches": int}),
+    "pp": _Term("pipeline", {}, {"microbatches": int, "gpipe": bool}),
 }
-_TEXT = re.compile(r"(?P<name>[a-z]+2?)(\((?P<option>\w+)=(?P<value>\w+)\))?(=(?P<size>[0-9]+))?")
+_TEXT = re.compile(r"(?P<name>[a-z]+2?)(\((?P<options>\w+=\w+(,\w+=\w+)*)\))?(=(?P<size>[0-9]+))?")
 
 
 def parse(text: str, ranks: int) -> Parallel:
@@ -127,12 +130,16 @@ def _parsed(part: str) -> tuple[_Term, dict[str, Any], int | None]:
             f" fsdp2(reshard=false)+tp=2; not {part!r}"
         )
     size = int(match["size"][:9]) if match["size"] else None
-    return term, _option(term, part, match["option"], match["value"]), size
+    fields: dict[str, Any] = {}
+    for option in filter(None, (match["options"] or "").split(",")):
+        name, _, value = option.partition("=")
+        if name in fields:
+            raise ValueError(f"{part!r} gives {name} twice")
+        fields |= _option(term, part, name, value)
+    return term, fields, size
 
 
-def _option(term: _Term, part: str, name: str | None, text: str) -> dict[str, Any]:
-    if name is None:
-        return {}
+def _option(term: _Term, part: str, name: str, text: str) -> dict[str, Any]:
     kind = term.options.get(name)
     value = json.loads(text) if re.fullmatch(r"true|false|[1-9][0-9]{0,8}", text) else None
     if kind is None or type(value) is not kind:

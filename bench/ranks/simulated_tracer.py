@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 
 from bench.ranks import buckets
 from bench.ranks.communication import is_sharded, kind_of
+from bench.simulate.trace import BACKWARD, FORWARD, RECOMPUTE
 from bench.simulate.tracer import Tracer
+from strategies.execution.dispatch import in_recompute
 from strategies.profiling.rates import Scratch
 
 GATHERED, BUCKETS = "gathered parameters", buckets.CATEGORY
@@ -130,6 +132,12 @@ class RankTracer(Tracer):
         if category == BUCKETS:
             self._marks |= {_key(tensor): BUCKETS for tensor in tensors}
             self.marked |= {self.current[_key(tensor)]: BUCKETS for tensor in tensors}
+
+    def phase(self) -> str:
+        """As `Tracer`; in a pipeline backward begins before all of forward is over."""
+        known = super().phase()
+        backward = known == FORWARD and torch._C._current_graph_task_id() != -1
+        return (RECOMPUTE if in_recompute() else BACKWARD) if backward else known
 
     # What FSDP2 does to memory.
 

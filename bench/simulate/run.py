@@ -31,6 +31,7 @@ from bench.workloads.sources import SourceWorkload, blame
 from strategies import profiling
 from strategies.execution.undo import installed
 from strategies.profiling.rates import Scratch
+from strategies.profiling.step import Step
 
 
 @dataclasses.dataclass
@@ -157,7 +158,7 @@ def trace_step(
     chain: strategies.Chain | None = None,
     as_cuda: bool = True,
     kernels: Scratch | None = None,
-    planned: TrainingStep | None = None,
+    planned: Step | None = None,
     make_tracer: Callable[[nn.Module, Sequence[nn.Module], Scratch | None], Tracer] = Tracer,
 ) -> Simulation:
     """Trace a step under a strategy; its gradients are there afterwards.
@@ -174,7 +175,7 @@ def trace_step(
     Raises:
         Unsupported: the strategy cannot run on this model.
     """
-    planned = planned or step
+    planned = step if planned is None else planned
     model, device = planned.model, torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
         prepared = strategies.prepare(
