@@ -19,6 +19,7 @@ from bench.ranks.tensor_plans import interleaved, restored
         ("sp", 2, Parallel(tensor=2, sequence=True)),
         ("fsdp2(mixed=true)", 2, Parallel(data="fsdp2", replicas=2, mixed=True)),
         ("megatron(sequence=true)", 2, Parallel(tensor=2, sequence=True, megatron=True)),
+        ("pp(gpipe=true,microbatches=3)", 2, Parallel(pipeline=2, microbatches=3, gpipe=True)),
         ("fsdp2=2 + pp(microbatches=4)", 4,
          Parallel(data="fsdp2", replicas=2, pipeline=2, microbatches=4)),
     ],
@@ -40,6 +41,7 @@ def test_text_is_a_mesh_of_all_ranks(text, ranks, wanted):
         ("tp=2+sp=2", 4, "divides tensor twice"),
         ("fsdp2(reshard=2)", 2, "in brackets may stand reshard=true or false"),
         ("ddp(reshard=true)", 2, "in brackets may stand nothing"),
+        ("pp(gpipe=true,gpipe=false)", 2, "gives gpipe twice"),
         ("pp(microbatches=0)", 2, "in brackets may stand microbatches=2"),
     ],
 )

@@ -16,9 +16,8 @@ from bench.advise.shared_advice import SharedAdvice
 from bench.advise.shared_facts import RankCandidate, Smaller
 from bench.cells.cell import Cell
 from bench.devices import accelerators
-from bench.ranks.simulated import RankSimulation, trace_rank
 from bench.ranks.simulated_plan import LEANEST, on_ranks, smallest_cluster
-from bench.ranks.simulated_record import exchange_of, fit_of, time_of
+from bench.ranks.simulated_record import exchange_of, largest
 from bench.ranks.simulated_time import interconnect_of
 from bench.simulate.peak import peak_event
 from strategies import Unsupported
@@ -98,15 +97,14 @@ class Rank:
             Unsupported: the strategy cannot run on this model.
         """
         cell = msgspec.structs.replace(self.cell, spec=spec)
-        rank = trace_rank(cell)
-        device = accelerators.get(cell.device)
-        fit = fit_of(rank, dataclasses.replace(device, memory_bytes=self.room_bytes))
-        times, recorded = time_of(rank, device), rank.simulation.trace
+        device = dataclasses.replace(accelerators.get(cell.device), memory_bytes=self.room_bytes)
+        rank, fit, times = largest(cell, device)
+        recorded = rank.simulation.trace
         plain_s = plain.step_s if plain and plain.step_s else times.step_s
         return RankCandidate(
             spec=spec,
-            status="mismatch" if rank.simulation.missing else fit.status,
-            reason=_lost(rank) or fit.reason,
+            status=fit.status,
+            reason=fit.reason,
             plan=rank.simulation.prepared.schedule.render(),
             peak_allocated_bytes=fit.peak_allocated_bytes,
             peak_reserved_bytes=fit.peak_reserved_bytes,
@@ -135,11 +133,6 @@ class Rank:
             budget_bytes -= max(1, (candidate.peak_reserved_bytes or 0) - self.room_bytes)
         assert candidate is not None
         return candidate
-
-
-def _lost(rank: RankSimulation) -> str | None:
-    lost = rank.simulation.missing
-    return f"no gradient for {', '.join(lost)}" if lost else None
 
 
 def _unsupported(spec: str, error: Unsupported) -> RankCandidate:

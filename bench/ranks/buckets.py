@@ -38,17 +38,19 @@ def of(step: TrainingStep) -> list[Tensor]:
         with told:
             step.backward(step.forward())
         step.drop_gradients()
-        with _Counts():
+        with _Counts():  # type: ignore[no-untyped-call]
             step.model.reducer._rebuild_buckets()
     return seen.tensors
 
 
 def answer(model: DistributedDataParallel) -> None:
     """Let the reduction of fake buckets end, which in a group that is not there has no result."""
-    dist._register_comm_hook(model.reducer, model.process_group, _reduced)
+    dist._register_comm_hook(  # type: ignore[attr-defined]
+        model.reducer, model.process_group, _reduced
+    )
 
 
-def _reduced(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _reduced(group: dist.ProcessGroup, bucket: Any) -> torch.futures.Future[Tensor]:
     dist.all_reduce(bucket.buffer(), group=group)
     answered: torch.futures.Future[Tensor] = torch.futures.Future()
     answered.set_result(bucket.buffer())
