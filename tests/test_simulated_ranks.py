@@ -94,6 +94,9 @@ def plain(facts):
         ("none", 2, "megatron", "gpt-mini"),
         ("every_layer", 2, "megatron(sequence=true)", "gpt-mini"),
         ("sqrt", 4, "fsdp2+megatron(sequence=true)=2", "gpt-mini"),
+        ("none", 2, "cp", "gpt-mini"),
+        ("every_layer", 4, "cp", "llama-mini"),
+        ("sqrt", 4, "fsdp2+cp=2", "llama-mini"),
     ],
 )
 def test_simulated_bytes_are_those_of_real_ranks(spec, ranks, parallel, workload, tmp_path):

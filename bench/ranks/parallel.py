@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.utils._python_dispatch import _disable_current_modes
+
+from bench.ranks import context
 
 Data = Literal["none", "ddp", "fsdp2"]
 
@@ -26,6 +29,7 @@ class Parallel:
             gathered again for backward.
         mixed: under fsdp2, whether parameters are gathered in bf16 and gradients summed in fp32,
             while weights rest as they are.
+        context: ranks that share each sequence of a batch.
         tensor: ranks that share each block's matrices (tensor parallel).
         sequence: whether those ranks share the sequence between matrices, too.
         megatron: whether they do so as Megatron-LM does, not by DTensor.
@@ -40,6 +44,7 @@ class Parallel:
     replicas: int = 1
     reshard: bool = True
     mixed: bool = False
+    context: int = 1
     tensor: int = 1
     sequence: bool = False
     megatron: bool = False
@@ -50,7 +55,7 @@ class Parallel:
     @property
     def dimensions(self) -> dict[str, int]:
         """The mesh, outermost dimension first: those ranks are farthest apart."""
-        sizes = {"pp": self.pipeline, "dp": self.replicas, "tp": self.tensor}
+        sizes = {"pp": self.pipeline, "dp": self.replicas, "cp": self.context, "tp": self.tensor}
         return {name: size for name, size in sizes.items() if size > 1 or name == "dp"}
 
     @property
@@ -75,7 +80,18 @@ class Parallel:
     def share(self, batch: tuple[torch.Tensor, ...], mesh: DeviceMesh) -> tuple[torch.Tensor, ...]:
         """A rank's own examples of the global batch: memory of their own, equal parts."""
         place = mesh["dp"].get_local_rank()
-        return tuple(t.chunk(self.replicas)[place].clone() for t in batch)
+        own = [t.chunk(self.replicas)[place] for t in batch]
+        if self.context == 1:
+            return tuple(t.clone() for t in own)
+        part = mesh["cp"].get_local_rank()
+        return tuple(context.shared(t, part, self.context) for t in own)
+
+    def data_mesh(self, mesh: DeviceMesh) -> DeviceMesh:
+        """Of the ranks that have other tokens, whose gradients are summed."""
+        if self.context == 1:
+            return mesh["dp"]
+        with _disable_current_modes():  # a mesh is real, where tensors are fake, too
+            return mesh["dp", "cp"]._flatten("data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +112,7 @@ class _Term:
 _TERMS = {
     "ddp": _Term("replicas", {"data": "ddp"}, {}),
     "fsdp2": _Term("replicas", {"data": "fsdp2"}, {"reshard": bool, "mixed": bool}),
+    "cp": _Term("context", {}, {}),
     "tp": _Term("tensor", {}, {}),
     "sp": _Term("tensor", {"sequence": True}, {}),
     "megatron": _Term("tensor", {"megatron": True}, {"sequence": bool}),
@@ -118,7 +135,10 @@ def parse(text: str, ranks: int) -> Parallel:
             raise ValueError(f"--set-parallel {text!r} divides {term.size} twice")
         sizes[term.size] = size
         fields |= {**term.fields, **more}
-    return Parallel(**(fields | _sized(sizes, ranks, text)))
+    found = Parallel(**(fields | _sized(sizes, ranks, text)))
+    if found.context > 1 and found.data == "none":  # somebody must sum its ranks' gradients
+        return dataclasses.replace(found, data="ddp")
+    return found
 
 
 def _parsed(part: str) -> tuple[_Term, dict[str, Any], int | None]:

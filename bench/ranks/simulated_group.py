@@ -25,7 +25,7 @@ def simulated(parallel: Parallel, stage: int = 0) -> Iterator[DeviceMesh]:
     """
     if dist.is_initialized():
         raise ValueError("this process is a rank already; it cannot simulate others")
-    rank = stage * parallel.replicas * parallel.tensor
+    rank = stage * parallel.replicas * parallel.context * parallel.tensor
     dist.init_process_group("fake", rank=rank, world_size=parallel.ranks, store=FakeStore())
     try:
         yield parallel.mesh("cpu")

@@ -78,7 +78,7 @@ def _rate(one: Collective, parallel: Parallel, links: Interconnect) -> float:
 
 def _rate_of_stages(parallel: Parallel, links: Interconnect) -> float:
     """Bytes a second from a stage to the next, whose ranks are the farthest apart."""
-    inside = parallel.replicas * parallel.tensor < links.devices_per_node
+    inside = parallel.replicas * parallel.context * parallel.tensor < links.devices_per_node
     return links.peer_bytes_per_s if inside else links.network_bytes_per_s
 
 
