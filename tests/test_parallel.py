@@ -83,7 +83,7 @@ def test_ranks_hold_a_part_of_the_front_and_one_of_the_back():
 
 def test_a_sequence_is_not_split_beside_matrices():
     workload = workloads.get("gpt-mini")
-    found = divisible.problem(parse("cp=2+tp=2", 4), workload)
+    found = divisible.problem(parse("cp=2+pp=2", 4), workload)
     assert found == "cp is joined with fsdp2 or ddp alone"
 
 
