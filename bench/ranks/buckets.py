@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -43,8 +43,9 @@ def of(step: TrainingStep) -> list[Tensor]:
     return seen.tensors
 
 
-def answer(model: DistributedDataParallel) -> None:
+def answer(model: nn.Module) -> None:
     """Let the reduction of fake buckets end, which in a group that is not there has no result."""
+    assert isinstance(model, DistributedDataParallel)
     dist._register_comm_hook(  # type: ignore[attr-defined]
         model.reducer, model.process_group, _reduced
     )

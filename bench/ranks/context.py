@@ -103,10 +103,11 @@ class _Ring(torch.autograd.Function):
         )
         ctx.group = group
         ctx.save_for_backward(q, k, v, out, logsumexp)
-        return out
+        attended: Tensor = out
+        return attended
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, logsumexp = ctx.saved_tensors
         gradients = _ring()._templated_ring_attention_backward(
             ctx.group,

@@ -51,7 +51,7 @@ class PipelinedStep(TrainingStep):
 
     def micro_batch(self) -> Tensor:
         """What the stage is called with: a part of the batch, or what the one before hands on."""
-        part = self.batch[0].chunk(self.parts)[0]
+        part: Tensor = self.batch[0].chunk(self.parts)[0]
         if self.stage.is_first:
             return part
         return self.stream()
