@@ -35,6 +35,9 @@ UNPACKED = "fsdp::split_with_sizes_copy"
 """Parameters are there from here on."""
 
 
+WRAPPED = "_c10d_functional::_wrap_tensor_autograd"
+
+
 @dataclasses.dataclass(frozen=True)
 class Collective:
     """One call.
@@ -93,7 +96,7 @@ class RankTracer(Tracer):
         """As `Tracer`; a sharded tensor's own operators are seen, not the sharded tensor."""
         if is_sharded(types):
             return NotImplemented
-        self._views = func.is_view
+        self._views = func.is_view or func._schema.name == WRAPPED
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func.namespace == "fsdp":
             self._mark((args, kwargs, out))
@@ -150,9 +153,10 @@ class RankTracer(Tracer):
                     self.marked[self.current[key]] = self._marks[key]
 
     def born(self, key: int, size_bytes: int) -> None:
-        """Open a life; not of memory that a view is the first to tell of.
+        """Open a life; not of memory that a view or a wrapper is the first to tell of.
 
-        That is what gloo copies a gradient to before it reduces it; NCCL does not.
+        That is what gloo copies a gradient to before it reduces it; NCCL does not. A wrapper stands
+        for a tensor that a collective has still to fill, and has no memory.
         """
         if self._views:
             return
