@@ -14,7 +14,6 @@ from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
 from bench.ranks.simulated_plan import on_ranks
 from bench.ranks.simulated_record import simulate
-from bench.store.records import Record
 
 SIZES = {"layers": 6, "dim": 128, "heads": 2, "seq": 256, "batch": 1}
 MEMORY_BYTES = accelerators.get("h100-80gb").memory_bytes
@@ -104,10 +103,9 @@ def test_the_command_runs_what_was_promised():
     words = shlex.split(advice.command)
     done = command.run(*words[3:], "--format", "json")
     assert done.returncode == 0, done.stderr
-    [record] = msgspec.json.decode(done.stdout, type=list[Record])
-    chosen = advice.strategy
-    assert record.peak_allocated_bytes == chosen.peak_allocated_bytes
-    assert (record.plan, record.ranks, record.parallel) == (chosen.plan, 4, "fsdp2")
+    record, chosen = json.loads(done.stdout), advice.strategy
+    assert record["peak_allocated_bytes"] == chosen.peak_allocated_bytes
+    assert (record["plan"], record["ranks"], record["parallel"]) == (chosen.plan, 4, "fsdp2")
 
 
 @pytest.mark.long
