@@ -174,7 +174,9 @@ def command(cell: Cell, spec: str) -> str:
         "set-parallel": cell.parallel,
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-    for name, value in cell.options.items():  # those that are not the workload's own
+    # Those that are not the workload's own; and the batch, or each rank would have that.
+    options = {**cell.options, "batch": cell.make_workload().options()["batch"]}
+    for name, value in options.items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         words += ["--option", f"{name}={text}"]
     return shlex.join(["python", "-m", "bench", "run", *words])
