@@ -113,10 +113,9 @@ def test_a_fault_while_records_of_ranks_are_written(name, tmp_path):
         if path.is_dir():
             path.chmod(0o755)
     if process.exitcode:
-        cut = "half written" in name
         for left in folder.rglob("*.tmp"):
             left.unlink()  # of a process that was killed: has no record's name
-        promise(folder, int(cut and bool(files(folder))))
+        promise(folder, 0)  # not all are there, so none is read
     else:
         assert stored.existing(work(), folder) is not None
 
