@@ -39,6 +39,17 @@ REPORTED_GIB = {
     "t4-16gb": 14.56,
     "p100-16gb": 15.90,
 }
+# NVLink's or Infinity Fabric's two directions together in GB/s for one device, then adapters of a
+# node of eight and what each of them carries in Gb/s.
+INTERCONNECTS = {
+    "v100-16gb": (6 * 50, 4, 100),
+    "a100-40gb": (12 * 50, 8, 200),
+    "a100-80gb": (12 * 50, 8, 200),
+    "h100-80gb": (18 * 50, 8, 400),
+    "h200-141gb": (18 * 50, 8, 400),
+    "b200": (14_400 / 8, 8, 400),
+    "mi300x-192gb": (7 * 128, 8, 400),
+}
 
 
 def test_catalogue_is_the_list():
@@ -56,6 +67,7 @@ def test_figures_are_the_datasheets(name):
         2 * found.link_bandwidth_bytes_per_s / 1e9,
     )
     assert found.launch_overhead_s == 4e-6
+    assert "PCIe Gen" in found.link_source
     assert "https://" in found.source
 
 
@@ -64,6 +76,28 @@ def test_memory_is_what_a_process_may_allocate(name):
     found = accelerators.get(name)
     assert found.memory_bytes / 2**30 == pytest.approx(REPORTED_GIB[name], abs=0.005)
     assert found.memory_bytes < found.datasheet_memory_bytes
+
+
+@pytest.mark.parametrize("name", DATASHEETS)
+def test_links_between_devices_are_what_their_sources_print(name):
+    found = accelerators.get(name).interconnect
+    assert (found is None) == (name not in INTERCONNECTS)
+    if found:
+        both_gb_s, adapters, gbit_s = INTERCONNECTS[name]
+        assert 2 * found.peer_bytes_per_s / 1e9 == both_gb_s
+        assert 8 * found.network_bytes_per_s / 1e9 == adapters * gbit_s / found.devices_per_node
+
+
+def test_every_rate_of_a_link_has_a_source():
+    """An address for each: none is `unverified` today, which the schema would take."""
+    known = accelerators.catalogue().values()
+    fields = {field.name for field in dataclasses.fields(accelerators.Interconnect)}
+    rates = {name for name in fields if name.endswith("_bytes_per_s")}
+    assert {name.replace("_bytes_per_s", "_source") for name in rates} <= fields
+    sources = [one.link_source for one in known]
+    for one in filter(None, (device.interconnect for device in known)):
+        sources += [one.peer_source, one.network_source]
+    assert all("https://" in source for source in sources)
 
 
 def row(**changes):
@@ -90,6 +124,8 @@ def test_reads_what_it_wrote():
         ({"fp32_flops_per_s": None}, "Expected `float`"),
         ({"launch_overhead_s": -1e-6}, ">= 0"),
         ({"source": ""}, "length >= 1"),
+        ({"link_source": "from memory"}, "matching regex"),
+        ({"interconnect": {"peer_bytes_per_s": 1.0}}, "missing required field"),
     ],
 )
 def test_refuses_a_malformed_row(changes, match):

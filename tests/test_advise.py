@@ -277,7 +277,7 @@ def test_formats_hold_the_line_and_escape_what_is_hostile():
 def test_text_keeps_to_its_width_but_for_the_line(width):
     question, found = asked()
     advice = advice_of(found, question)
-    lines = formats.text(advice, width).splitlines()
+    lines = formats.text(advice.page(), width).splitlines()
     assert all(len(one) <= width or one == advice.line for one in lines)
 
 

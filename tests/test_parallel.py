@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench import workloads
-from bench.ranks import divisible
+from bench.ranks import context, divisible
 from bench.ranks.parallel import Parallel, parse
 from bench.ranks.tensor_plans import interleaved, restored
 
@@ -19,6 +19,9 @@ from bench.ranks.tensor_plans import interleaved, restored
         ("sp", 2, Parallel(tensor=2, sequence=True)),
         ("fsdp2(mixed=true)", 2, Parallel(data="fsdp2", replicas=2, mixed=True)),
         ("megatron(sequence=true)", 2, Parallel(tensor=2, sequence=True, megatron=True)),
+        ("cp", 2, Parallel(data="ddp", context=2)),
+        ("fsdp2+cp=2", 4, Parallel(data="fsdp2", replicas=2, context=2)),
+        ("pp(gpipe=true,microbatches=3)", 2, Parallel(pipeline=2, microbatches=3, gpipe=True)),
         ("fsdp2=2 + pp(microbatches=4)", 4,
          Parallel(data="fsdp2", replicas=2, pipeline=2, microbatches=4)),
     ],
@@ -31,7 +34,7 @@ def test_text_is_a_mesh_of_all_ranks(text, ranks, wanted):
 @pytest.mark.parametrize(
     ("text", "ranks", "problem"),
     [
-        ("zero3", 2, "--set-parallel takes ddp, fsdp2, tp, sp, megatron, pp, joined by"),
+        ("zero3", 2, "--set-parallel takes ddp, fsdp2, cp, tp, sp, megatron, pp, joined by"),
         ("", 2, "not ''"),
         ("tp=2", 4, "does not divide 4 ranks"),
         ("tp=0", 4, "does not divide 4 ranks"),
@@ -40,6 +43,7 @@ def test_text_is_a_mesh_of_all_ranks(text, ranks, wanted):
         ("tp=2+sp=2", 4, "divides tensor twice"),
         ("fsdp2(reshard=2)", 2, "in brackets may stand reshard=true or false"),
         ("ddp(reshard=true)", 2, "in brackets may stand nothing"),
+        ("pp(gpipe=true,gpipe=false)", 2, "gives gpipe twice"),
         ("pp(microbatches=0)", 2, "in brackets may stand microbatches=2"),
     ],
 )
@@ -58,6 +62,9 @@ def test_text_that_says_nothing_is_refused_in_a_sentence(text, ranks, problem):
         ("gpt-mini", {"layers": 3}, "pp", "2 stages do not divide 3 blocks"),
         ("gpt-mini", {"tied": True}, "pp", "set tied to false"),
         ("gpt-mini", {"seq": 31}, "sp", "2 ranks do not divide a sequence of 31"),
+        ("gpt-mini", {"seq": 6}, "cp", "does not go into 4 equal parts, two for a rank"),
+        ("mlp-chain", {}, "cp", "how to divide the blocks of a "),
+        ("gpt-mini", {"seq": 8}, "cp", None),
         ("gpt-mini", {}, "fsdp2", None),
         ("mlp-chain", {}, "ddp", None),
     ],
@@ -65,6 +72,19 @@ def test_text_that_says_nothing_is_refused_in_a_sentence(text, ranks, problem):
 def test_what_cannot_be_divided_says_why(workload, options, text, problem):
     found = divisible.problem(parse(text, 2), workloads.get(workload, **options))
     assert (found is None) if problem is None else (problem in found)
+
+
+def test_ranks_hold_a_part_of_the_front_and_one_of_the_back():
+    whole = torch.arange(16).view(2, 8)
+    parts = [context.shared(whole, rank, 2) for rank in range(2)]
+    assert [part[0].tolist() for part in parts] == [[0, 1, 6, 7], [2, 3, 4, 5]]
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts)
+
+
+def test_a_sequence_is_not_split_beside_matrices():
+    workload = workloads.get("gpt-mini")
+    found = divisible.problem(parse("cp=2+pp=2", 4), workload)
+    assert found == "cp is joined with fsdp2 or ddp alone"
 
 
 def test_ranks_of_a_fused_matrix_hold_a_part_of_each():

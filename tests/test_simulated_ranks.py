@@ -20,9 +20,9 @@ from bench.ranks.parallel import Parallel, parse
 from bench.ranks.simulated import checked as parallel_of
 from bench.ranks.simulated import trace_rank
 from bench.ranks.simulated_plan import best_plan, on_ranks, smallest_cluster
-from bench.ranks.simulated_record import simulate
+from bench.ranks.simulated_record import fit_of, simulate, time_of
 from bench.ranks.simulated_streams import parts
-from bench.ranks.simulated_time import collective_s, rank_time
+from bench.ranks.simulated_time import RankTime, collective_s, pipelined, rank_time
 from bench.ranks.simulated_tracer import Collective, RankTracer
 from bench.run.planning import budgeted
 from bench.simulate.roofline import Operator
@@ -94,6 +94,9 @@ def plain(facts):
         ("none", 2, "megatron", "gpt-mini"),
         ("every_layer", 2, "megatron(sequence=true)", "gpt-mini"),
         ("sqrt", 4, "fsdp2+megatron(sequence=true)=2", "gpt-mini"),
+        ("none", 2, "cp", "gpt-mini"),
+        ("every_layer", 4, "cp", "llama-mini"),
+        ("sqrt", 4, "fsdp2+cp=2", "llama-mini"),
     ],
 )
 def test_simulated_bytes_are_those_of_real_ranks(spec, ranks, parallel, workload, tmp_path):
@@ -105,6 +108,44 @@ def test_simulated_bytes_are_those_of_real_ranks(spec, ranks, parallel, workload
     assert first == plain(bytes_of(found.simulation.trace, found.collectives))
     same_batch = others[: parse(parallel, ranks).tensor - 1]
     assert [other["loss"] for other in same_batch] == pytest.approx([loss] * len(same_batch))
+
+
+BUCKETED = {"layers": 3, "dim": 256}
+"""Large enough for two buckets of DistributedDataParallel."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spec", ["none", "sqrt"])
+def test_simulated_buckets_are_those_of_real_ranks(spec, tmp_path):
+    one = cell(spec, 2, "ddp", **BUCKETED)
+    found = trace_rank(one, as_cuda=False)
+    first, _ = real(one, tmp_path)
+    del first["loss"]
+    assert first == plain(bytes_of(found.simulation.trace, found.collectives))
+    assert [kind for kind, *_ in first["collectives"]] == ["all_reduce", "all_reduce"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("spec", "ranks", "parallel", "workload"),
+    [
+        ("none", 2, "pp", "gpt-mini"),
+        ("every_layer", 2, "pp(microbatches=4,gpipe=true)", "gpt-mini"),
+        ("sqrt", 2, "pp(microbatches=4)", "llama-mini"),
+        ("every_layer", 4, "pp", "gpt-mini"),
+        ("every_layer", 4, "fsdp2=2+pp=2", "gpt-mini"),
+    ],
+)
+def test_every_simulated_stage_has_the_bytes_of_a_real_one(
+    spec, ranks, parallel, workload, tmp_path
+):
+    one, way = cell(spec, ranks, parallel, workload, layers=4), parse(parallel, ranks)
+    found = real(one, tmp_path)
+    for stage in range(way.pipeline):
+        rank = trace_rank(one, as_cuda=False, stage=stage)
+        recorded = found[stage * way.replicas]
+        del recorded["loss"]
+        assert plain(bytes_of(rank.simulation.trace, rank.collectives)) == recorded
 
 
 @pytest.mark.long
@@ -141,6 +182,59 @@ def test_a_rank_holds_its_share_and_gathers_one_block_after_the_other():
 
 def parts_of(found):
     return parts(found.simulation.trace, found.streams)
+
+
+def test_buckets_hold_every_gradient_once_more():
+    """Two of them, made in the order of backward, and summed while backward goes on."""
+    found = trace_rank(cell("none", 2, "ddp", **BUCKETED))
+    shape = workloads.get("gpt-mini", **{**TINY, **BUCKETED})
+    whole_bytes = 4 * sum(p.numel() for p in shape.build().parameters())
+    trace = found.simulation.trace
+    assert trace.by_category(trace.resident_events - 1)["gradient buckets"] == whole_bytes
+    assert [(one.kind, one.of_parameters) for one in found.collectives] == 2 * [
+        ("all_reduce", True)
+    ]
+    assert sum(one.whole_bytes for one in found.collectives) == whole_bytes
+    assert found.streams == {}
+    first, last = (trace.work[one.position - 1].phase for one in found.collectives)
+    assert first == last == BACKWARD
+
+
+def test_a_stage_holds_what_its_neighbours_send():
+    """The first of two: its embedding, half of the blocks, and a gradient for each micro-batch."""
+    found = trace_rank(cell("none", 2, "pp(microbatches=4)", layers=2))
+    trace = found.simulation.trace
+    resident = trace.by_category(trace.resident_events - 1)
+    boundary_bytes = 4 * TINY["seq"] * TINY["dim"]  # of one of the four examples
+    assert resident["pipeline buffers"] == 4 * boundary_bytes
+    kinds = [(one.kind, one.whole_bytes) for one in found.collectives]
+    assert sorted(kinds) == 4 * [("recv", boundary_bytes)] + 4 * [("send", boundary_bytes)]
+
+
+@pytest.mark.long
+def test_a_pipeline_is_as_large_as_its_largest_stage_and_waits_for_the_slowest():
+    one = cell("none", 2, "pp(microbatches=4)", layers=2)
+    stages = [trace_rank(one, stage=stage) for stage in range(2)]
+    times = [time_of(stage, H100) for stage in stages]
+    needs = [fit_of(stage, H100).steady_reserved_bytes for stage in stages]
+    record = simulate(one)
+    assert record.steady_reserved_bytes == max(needs)
+    assert any("of 2 stages number" in note for note in record.notes)
+    slowest = max(times, key=lambda stage: stage.step_s)
+    idle_s = (slowest.step_s - slowest.update_s) / 4
+    assert record.modelled_step_s == pytest.approx(slowest.step_s + idle_s)
+    assert record.modelled_exposed_s == pytest.approx(slowest.exposed_s + idle_s)
+
+
+@pytest.mark.long
+def test_gpipe_keeps_what_1f1b_gives_back():
+    """With eight micro-batches in two stages: all eight are alive at once, or two."""
+    peaks = {
+        way: max(trace_rank(cell("none", 2, way, batch=8, layers=2)).simulation.trace.alive_bytes())
+        for way in ("pp(microbatches=8)", "pp(microbatches=8,gpipe=true)")
+    }
+    ours, gpipe = peaks.values()
+    assert gpipe > 1.5 * ours
 
 
 def test_streams_of_their_own_hold_what_is_gathered_and_reduced():
@@ -223,6 +317,33 @@ def test_the_optimizer_waits_for_the_last_gradient():
     assert found.step_s == pytest.approx(6e-3)
 
 
+@pytest.mark.parametrize(("replicas", "rate"), [(4, 450e9), (8, 50e9)])
+def test_a_stage_sends_by_one_link(replicas, rate):
+    """Two stages of four ranks share a node; of eight they do not."""
+    sent = gathered(0, 10**9, 2, of_parameters=False, kind="recv")
+    way = Parallel(replicas=replicas, pipeline=2)
+    assert collective_s(sent, way, LINKS) == pytest.approx(10**9 / rate)
+
+
+def test_only_who_receives_waits():
+    sent, received = (
+        gathered(1, 450_000_000, 2, of_parameters=False, kind=kind) for kind in ("send", "recv")
+    )
+    way = Parallel(pipeline=2)
+    waits = [
+        rank_time([work(1e-3), work(1e-3)], [one], [], way, H100).exposed_s
+        for one in (sent, received)
+    ]
+    assert waits == pytest.approx([0, 1e-3])
+
+
+def test_a_pipeline_fills_and_drains():
+    """Four micro-batches in three stages: two of them are idle at first, and two at last."""
+    stages = [RankTime(8.0, 1.0, 1.0), RankTime(10.0, 1.0, 1.0, update_s=2.0)]
+    found = pipelined([*stages, stages[0]], 4)
+    assert (found.step_s, found.exposed_s) == (10.0 + 8.0 * 2 / 4, 1.0 + 4.0)
+
+
 def test_operators_wait_for_what_is_not_of_parameters():
     takes_bytes = round(4e-3 * 450e9 * 8 / 7)
     summed = [gathered(1, takes_bytes, of_parameters=False)]
@@ -272,7 +393,7 @@ def test_the_smallest_cluster_holds_the_model_and_half_of_it_does_not():
 @pytest.mark.parametrize(
     ("one", "sentence"),
     [
-        (cell(parallel="ddp"), "simulated ranks share by fsdp2"),
+        (cell(parallel="ddp+pp=2"), "simulated pipelines are joined with fsdp2 alone"),
         (cell(parallel="fsdp3"), "--set-parallel takes"),
         (cell(batch=3), "does not go into 4 equal parts"),
         (cell(ranks=2, parallel="sp", workload="llama-mini"), "no sequence of a model with RMS"),

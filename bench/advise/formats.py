@@ -7,8 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.advise.facts import Facts
-from bench.advise.words import Section, heading, sections
+from bench.advise.words import Page, Section
 from bench.report import display
 
 if TYPE_CHECKING:
@@ -19,19 +18,19 @@ KEPT_WHOLE = 14
 """Characters of a column that is never broken into lines."""
 
 
-def text(advice: Facts, width: int = WIDTH) -> str:
+def text(page: Page, width: int = WIDTH) -> str:
     """Plain text in lines of at most ``width`` characters."""
     from rich.console import Console  # noqa: PLC0415 - Markdown and HTML do without
 
     file = io.StringIO()
-    show(advice, Console(file=file, width=width, no_color=True, highlight=False))
+    show(page, Console(file=file, width=width, no_color=True, highlight=False))
     return file.getvalue().rstrip("\n")
 
 
-def show(advice: Facts, console: Console) -> None:
+def show(page: Page, console: Console) -> None:
     """In a terminal."""
-    console.print(heading(advice), style="bold", markup=False, highlight=False, emoji=False)
-    for section in sections(advice):
+    console.print(page.heading, style="bold", markup=False, highlight=False, emoji=False)
+    for section in page.sections:
         console.print()
         console.print(section.title, style="bold", markup=False, highlight=False, emoji=False)
         for sentence in section.sentences:
@@ -56,10 +55,10 @@ def _rich_table(section: Section) -> object:
     return table
 
 
-def markdown(advice: Facts) -> str:
+def markdown(page: Page) -> str:
     """Headings, sentences, tables, and code."""
-    parts = [f"# {display.cell(heading(advice))}"]
-    for section in sections(advice):
+    parts = [f"# {display.cell(page.heading)}"]
+    for section in page.sections:
         parts.append(f"## {section.title}")
         parts += [display.cell(sentence) for sentence in section.sentences]
         if section.rows:
@@ -70,10 +69,10 @@ def markdown(advice: Facts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def html(advice: Facts) -> str:
+def html(page: Page) -> str:
     """The same for a notebook; nothing that a name holds is markup."""
-    parts = [f"<h3>{escaping.escape(heading(advice))}</h3>"]
-    for section in sections(advice):
+    parts = [f"<h3>{escaping.escape(page.heading)}</h3>"]
+    for section in page.sections:
         parts.append(f"<h4>{escaping.escape(section.title)}</h4>")
         parts += [f"<p>{escaping.escape(sentence)}</p>" for sentence in section.sentences]
         if section.rows:

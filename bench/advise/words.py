@@ -34,17 +34,26 @@ class Section:
     code: str = ""
 
 
-def heading(advice: Facts) -> str:
-    """What the advice is for."""
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """All that is said.
+
+    Attributes:
+        heading: what the advice is for.
+        sections: in order.
+    """
+
+    heading: str
+    sections: Sequence[Section]
+
+
+def page(advice: Facts) -> Page:
+    """All that is said of one device."""
     setting = advice.setting
     modelled = "modelled " if setting.modelled else ""
-    return f"{setting.workload} on {modelled}{setting.device} ({setting.product})"
-
-
-def sections(advice: Facts) -> list[Section]:
-    """All that is said, in order."""
+    heading = f"{setting.workload} on {modelled}{setting.device} ({setting.product})"
     parts = [_fit(advice), _peak(advice), _strategies(advice), _sizes(advice), *_others(advice)]
-    return [part for part in parts if part.sentences or part.rows]
+    return Page(heading, [part for part in parts if part.sentences or part.rows])
 
 
 def _fit(advice: Facts) -> Section:
@@ -54,7 +63,7 @@ def _fit(advice: Facts) -> Section:
     needs = sized(plain.peak_allocated_bytes) if plain.peak_allocated_bytes else MISSING
     held = f", {sized(plain.peak_reserved_bytes)} held" if plain.peak_reserved_bytes else ""
     room = f"{sized(setting.room_bytes)} ({setting.room})"
-    why = "" if advice.fits or not plain.reason else f" {_capital(plain.reason)}."
+    why = "" if advice.fits or not plain.reason else f" {capital(plain.reason)}."
     return Section(
         "Does it fit?",
         (
@@ -64,14 +73,15 @@ def _fit(advice: Facts) -> Section:
     )
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """With a capital."""
     return text[:1].upper() + text[1:]
 
 
 def _peak(advice: Facts) -> Section:
     peak = advice.peak
     where = f"in {peak.phase} of {peak.module}, at {peak.operator or 'its beginning'}"
-    sentences = [f"The peak is {where}.", f"{_capital(peak.sentence)}."]
+    sentences = [f"The peak is {where}.", f"{capital(peak.sentence)}."]
     made = [
         f"{name} {sized(count)}"
         for name, count in list(peak.saved_by_operator.items())[:MOST_OPERATORS]
@@ -91,7 +101,11 @@ def _strategies(advice: Facts) -> Section:
     kind = "modelled" if advice.setting.modelled else "measured"
     header = ("Strategy", "Plan", "Peak", "× none", "Extra compute", f"Step, {kind}", "Fits")
     return Section(
-        "Which strategy?", (_verdict(advice, chosen), *_failures(advice)), header, rows, advice.line
+        "Which strategy?",
+        (_verdict(advice, chosen), *failures(advice.candidates)),
+        header,
+        rows,
+        advice.line,
     )
 
 
@@ -109,9 +123,9 @@ def _verdict(advice: Facts, chosen: Candidate | None) -> str:
     )
 
 
-def _failures(advice: Facts) -> Iterator[str]:
-    """Why others are not to be had; what only does not fit says so in its row."""
-    for one in advice.candidates:
+def failures(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Why some are not to be had; what only does not fit says so in its row."""
+    for one in candidates:
         if one.status not in {"ok", "oom"}:
             why = str(one.reason).removeprefix(f"{one.spec}: ")
             yield f"{one.spec}: {one.status}: {why}."

@@ -35,6 +35,7 @@ class TrainingStep:
 
     Attributes:
         rates: of a device that is only simulated; plans are made by them.
+        beside: tensors that an engine keeps between steps for itself, by category.
         loss: of the last whole step, apart from its graph.
     """
 
@@ -46,6 +47,7 @@ class TrainingStep:
     optimizer: str = "none"
     rates: Rates | None = None
     loss: Tensor | None = dataclasses.field(default=None, init=False)
+    beside: dict[str, list[Tensor]] = dataclasses.field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         mastered = self.precision in MASTERED and self.optimizer != "none"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import enum
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli import flags
+from bench.cli import flags, plan_ranks
 from bench.run import server
 
 if TYPE_CHECKING:
-    from bench.advise.advice import Advice
+    from bench.advise.printed import Printed
+    from bench.advise.shared_advice import SharedAdvice
+    from bench.cells.cell import Cell
 
 
 class AdviceFormat(enum.StrEnum):
@@ -48,6 +51,10 @@ def advise(  # noqa: PLR0917 - one parameter a flag
     no_sizes: Annotated[
         bool, typer.Option("--no-sizes", help="Do not search for the largest batch and sequence.")
     ] = False,
+    ranks: Annotated[
+        str, typer.Option(help="Of a simulated cluster: their number, or auto for the fewest.")
+    ] = "",
+    parallel: flags.ParallelOption = "fsdp2(mixed=true)",
     output: Annotated[
         AdviceFormat, typer.Option("--format", help="auto: text in a terminal, Markdown elsewhere.")
     ] = AdviceFormat.auto,
@@ -64,6 +71,9 @@ def advise(  # noqa: PLR0917 - one parameter a flag
     cell = setup.cell(workload, device or api.DEVICE, rounds=api.ROUNDS)
     if cell.interval_width is not None:
         raise ValueError("advice has a fixed number of rounds; see `run`")
+    if ranks:
+        _show(_shared(cell, ranks, parallel, budget or "", strategy or SPECS), output)
+        return
     advice = api.advise(
         cell.workload,
         device=cell.device,
@@ -78,7 +88,28 @@ def advise(  # noqa: PLR0917 - one parameter a flag
     _show(advice, output)
 
 
-def _show(advice: Advice, output: AdviceFormat) -> None:
+def _shared(
+    cell: Cell, ranks: str, parallel: str, budget: str, specs: Sequence[str]
+) -> SharedAdvice:
+    """Advice on a cluster.
+
+    Raises:
+        ValueError: bad input, or no cluster holds the model.
+    """
+    import msgspec
+
+    from bench.advise import shared
+    from bench.devices import accelerators
+
+    count = plan_ranks.counted(ranks)
+    plan_ranks.check_simulated(cell)
+    room_bytes = plan_ranks.rank_bytes(budget, accelerators.get(cell.device).memory_bytes)
+    room = f"a budget of {budget}" if budget else "the device's memory"
+    own = msgspec.structs.replace(cell, parallel=parallel, rounds=0)
+    return shared.advise(own, count, room_bytes, room, specs)
+
+
+def _show(advice: Printed, output: AdviceFormat) -> None:
     if output is AdviceFormat.auto:
         output = AdviceFormat.text if sys.stdout.isatty() else AdviceFormat.md
     if output is AdviceFormat.text:
@@ -86,7 +117,7 @@ def _show(advice: Advice, output: AdviceFormat) -> None:
 
         from bench.advise import formats
 
-        formats.show(advice, Console())
+        formats.show(advice.page(), Console())
         return
     printed = {
         AdviceFormat.md: advice.markdown,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import flags
 
 if TYPE_CHECKING:
+    from bench.cells.cell import Cell
     from bench.ranks.simulated_plan import RankPlan
 
 AUTO = "auto"
@@ -37,8 +38,7 @@ def facts_of(
     workload, device, strategy = names
     count = counted(ranks)
     own = setup.cell(workload, device, "none", rounds=0)
-    if not own.simulated:
-        raise ValueError(f"clusters are planned for simulated devices, not for {own.device}")
+    check_simulated(own)
     memory_bytes = rank_bytes(budget, accelerators.get(own.device).memory_bytes)
     planner = planning.budgeted(strategy, str(memory_bytes))
     shared = msgspec.structs.replace(own, parallel=parallel)
@@ -52,6 +52,16 @@ def facts_of(
         "smallest": ranks == AUTO,
         **described(found),
     }
+
+
+def check_simulated(cell: Cell) -> None:
+    """Refuse a cluster of devices that are here.
+
+    Raises:
+        ValueError: they are.
+    """
+    if not cell.simulated:
+        raise ValueError(f"clusters are planned for simulated devices, not for {cell.device}")
 
 
 def rank_bytes(budget: str, device_bytes: int) -> int:

@@ -10,6 +10,9 @@ Every figure is a peak of the datasheet in ``catalogue.json``, with its source. 
   does not use unless told to.
 - The host link is PCIe x16 in one direction, before protocol overhead: 16, 32 or 64 GB/s for
   generation 3, 4 or 5, half of the bidirectional figure that datasheets print.
+- Links between devices are what NVIDIA's DGX and AMD's eight-device platforms have, in one
+  direction: half of what is printed for NVLink and Infinity Fabric, and an eighth of a byte for
+  each bit of a network adapter. Each rate names its source; one that none was found for says so.
 - A kernel's launch takes 4 µs of the device's time, whatever the device. No datasheet says so;
   measurements of empty kernels give 2 to 5 µs.
 """
@@ -35,6 +38,7 @@ CONTEXT_BYTES = _GIB // 2
 """What the driver's context takes; see above."""
 _LIMIT = 1e15  # far above any device; keeps products finite
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
+_Source = Annotated[str, msgspec.Meta(pattern=r"https://|^unverified: .")]
 _Bytes = Annotated[int, msgspec.Meta(gt=0)]
 _Rate = Annotated[float, msgspec.Meta(gt=0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -46,15 +50,17 @@ class Interconnect:
 
     Attributes:
         peer_bytes_per_s: of one device to the others of its node, in one direction.
+        peer_source: of that: an address, or ``unverified:`` and what it was taken from.
         network_bytes_per_s: to other nodes, one device's share, in one direction.
+        network_source: of that, likewise.
         devices_per_node: that share a node.
-        source: of all three.
     """
 
     peer_bytes_per_s: _Rate
+    peer_source: _Source
     network_bytes_per_s: _Rate
+    network_source: _Source
     devices_per_node: _Bytes
-    source: _Name
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class Accelerator:
         fp32_flops_per_s: dense peak.
         memory_bandwidth_bytes_per_s: peak, reads and writes together.
         link_bandwidth_bytes_per_s: to or from the host, each direction on its own.
+        link_source: of that: an address, or ``unverified:`` and what it was taken from.
         interconnect: between devices; ``None``: none but the host's.
         launch_overhead_s: fixed cost of one operator.
         source: title and address of the datasheet.
@@ -93,6 +100,7 @@ class Accelerator:
     fp32_flops_per_s: _Rate
     memory_bandwidth_bytes_per_s: _Rate
     link_bandwidth_bytes_per_s: _Rate
+    link_source: _Source
     interconnect: Interconnect | None
     launch_overhead_s: _Seconds
     source: _Name
@@ -247,6 +255,7 @@ def custom(
         fp32_flops_per_s=fp32_tflops * 1e12,
         memory_bandwidth_bytes_per_s=bandwidth_gb_s * 1e9,
         link_bandwidth_bytes_per_s=link_gb_s * 1e9,
+        link_source="given by the user",
         interconnect=catalogue()["a100-80gb"].interconnect,
         launch_overhead_s=launch_us * 1e-6,
         source="given by the user",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch
+
+from bench.ranks import context
 from bench.ranks.parallel import Parallel
 from bench.ranks.tensor_plans import family_of
 from bench.workloads.base import SizedWorkload, Workload
@@ -29,7 +33,7 @@ def _problems(parallel: Parallel, workload: Workload) -> Iterator[str]:
         yield f"a batch of {workload.batch} does not go into {parts} equal parts"
     if options.get("dropout"):
         yield "several ranks draw other random numbers than one would; set dropout to 0"
-    if max(parallel.tensor, parallel.pipeline) > 1:
+    if max(parallel.tensor, parallel.pipeline, parallel.context) > 1:
         yield from _inside(parallel, workload)
 
 
@@ -50,5 +54,18 @@ def _inside(parallel: Parallel, workload: SizedWorkload) -> Iterator[str]:
         yield f"{parallel.pipeline} stages do not divide {workload.layers} blocks"
     if parallel.pipeline > 1 and options.get("tied"):
         yield "the first and the last stage would both own the tied embedding; set tied to false"
+    if parallel.context > 1:
+        yield from _along(parallel, options)
     if parallel.sequence and options["seq"] % parallel.tensor:
         yield f"{parallel.tensor} ranks do not divide a sequence of {options['seq']}"
+
+
+def _along(parallel: Parallel, options: dict[str, Any]) -> Iterator[str]:
+    """Of ranks that share sequences."""
+    if max(parallel.tensor, parallel.pipeline) > 1:
+        yield "cp is joined with fsdp2 or ddp alone"
+    if not context.available():
+        yield f"PyTorch {torch.__version__} has no ring of attention to build cp on"
+    if options["seq"] % (2 * parallel.context):
+        parts = 2 * parallel.context
+        yield f"a sequence of {options['seq']} does not go into {parts} equal parts, two for a rank"

@@ -50,6 +50,8 @@ def checked(cell: Cell) -> Cell:
     problem = divisible.problem(way, cell.make_workload()) or _device_problem(cell)
     if problem is None and (way.megatron or way.mixed):
         problem = "megatron and mixed=true are simulated alone: --device sim:h100-80gb"
+    if problem is None and way.context > 1 and cell.device != "cpu":
+        problem = f"cp goes round with the CPU's kernel alone, not on {cell.device}; or simulate it"
     if problem:
         raise ValueError(problem)
     return cell

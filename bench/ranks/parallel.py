@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.utils._python_dispatch import _disable_current_modes
+
+from bench.ranks import context
 
 Data = Literal["none", "ddp", "fsdp2"]
 
@@ -26,28 +29,33 @@ class Parallel:
             gathered again for backward.
         mixed: under fsdp2, whether parameters are gathered in bf16 and gradients summed in fp32,
             while weights rest as they are.
+        context: ranks that share each sequence of a batch.
         tensor: ranks that share each block's matrices (tensor parallel).
         sequence: whether those ranks share the sequence between matrices, too.
         megatron: whether they do so as Megatron-LM does, not by DTensor.
         pipeline: ranks that have blocks of their own.
         microbatches: parts of a rank's batch that go through a pipeline one after the other; 0:
             as many as it has stages.
+        gpipe: whether all go forward before the first goes backward; otherwise each goes backward
+            as soon as it can (1F1B).
     """
 
     data: Data = "none"
     replicas: int = 1
     reshard: bool = True
     mixed: bool = False
+    context: int = 1
     tensor: int = 1
     sequence: bool = False
     megatron: bool = False
     pipeline: int = 1
     microbatches: int = 0
+    gpipe: bool = False
 
     @property
     def dimensions(self) -> dict[str, int]:
         """The mesh, outermost dimension first: those ranks are farthest apart."""
-        sizes = {"pp": self.pipeline, "dp": self.replicas, "tp": self.tensor}
+        sizes = {"pp": self.pipeline, "dp": self.replicas, "cp": self.context, "tp": self.tensor}
         return {name: size for name, size in sizes.items() if size > 1 or name == "dp"}
 
     @property
@@ -72,7 +80,18 @@ class Parallel:
     def share(self, batch: tuple[torch.Tensor, ...], mesh: DeviceMesh) -> tuple[torch.Tensor, ...]:
         """A rank's own examples of the global batch: memory of their own, equal parts."""
         place = mesh["dp"].get_local_rank()
-        return tuple(t.chunk(self.replicas)[place].clone() for t in batch)
+        own = [t.chunk(self.replicas)[place] for t in batch]
+        if self.context == 1:
+            return tuple(t.clone() for t in own)
+        part = mesh["cp"].get_local_rank()
+        return tuple(context.shared(t, part, self.context) for t in own)
+
+    def data_mesh(self, mesh: DeviceMesh) -> DeviceMesh:
+        """Of the ranks that have other tokens, whose gradients are summed."""
+        if self.context == 1:
+            return mesh["dp"]
+        with _disable_current_modes():  # a mesh is real, where tensors are fake, too
+            return mesh["dp", "cp"]._flatten("data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +112,13 @@ class _Term:
 _TERMS = {
     "ddp": _Term("replicas", {"data": "ddp"}, {}),
     "fsdp2": _Term("replicas", {"data": "fsdp2"}, {"reshard": bool, "mixed": bool}),
+    "cp": _Term("context", {}, {}),
     "tp": _Term("tensor", {}, {}),
     "sp": _Term("tensor", {"sequence": True}, {}),
     "megatron": _Term("tensor", {"megatron": True}, {"sequence": bool}),
-    "pp": _Term("pipeline", {}, {"microbatches": int}),
+    "pp": _Term("pipeline", {}, {"microbatches": int, "gpipe": bool}),
 }
-_TEXT = re.compile(r"(?P<name>[a-z]+2?)(\((?P<option>\w+)=(?P<value>\w+)\))?(=(?P<size>[0-9]+))?")
+_TEXT = re.compile(r"(?P<name>[a-z]+2?)(\((?P<options>\w+=\w+(,\w+=\w+)*)\))?(=(?P<size>[0-9]+))?")
 
 
 def parse(text: str, ranks: int) -> Parallel:
@@ -115,7 +135,10 @@ def parse(text: str, ranks: int) -> Parallel:
             raise ValueError(f"--set-parallel {text!r} divides {term.size} twice")
         sizes[term.size] = size
         fields |= {**term.fields, **more}
-    return Parallel(**(fields | _sized(sizes, ranks, text)))
+    found = Parallel(**(fields | _sized(sizes, ranks, text)))
+    if found.context > 1 and found.data == "none":  # somebody must sum its ranks' gradients
+        return dataclasses.replace(found, data="ddp")
+    return found
 
 
 def _parsed(part: str) -> tuple[_Term, dict[str, Any], int | None]:
@@ -127,12 +150,16 @@ def _parsed(part: str) -> tuple[_Term, dict[str, Any], int | None]:
             f" fsdp2(reshard=false)+tp=2; not {part!r}"
         )
     size = int(match["size"][:9]) if match["size"] else None
-    return term, _option(term, part, match["option"], match["value"]), size
+    fields: dict[str, Any] = {}
+    for option in filter(None, (match["options"] or "").split(",")):
+        name, _, value = option.partition("=")
+        if name in fields:
+            raise ValueError(f"{part!r} gives {name} twice")
+        fields |= _option(term, part, name, value)
+    return term, fields, size
 
 
-def _option(term: _Term, part: str, name: str | None, text: str) -> dict[str, Any]:
-    if name is None:
-        return {}
+def _option(term: _Term, part: str, name: str, text: str) -> dict[str, Any]:
     kind = term.options.get(name)
     value = json.loads(text) if re.fullmatch(r"true|false|[1-9][0-9]{0,8}", text) else None
     if kind is None or type(value) is not kind:

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.ranks import megatron, tensor_plans
+from bench.ranks import context, megatron, tensor_plans
 from bench.ranks.parallel import Parallel
 from bench.ranks.stages import cut
 from bench.ranks.tensor_plans import family_of
@@ -94,11 +94,15 @@ def parallelise(
         megatron.split(own, mesh["tp"].get_group(), sequence=parallel.sequence)
     elif parallel.tensor > 1:
         fused = _split_matrices(model, mesh["tp"], parallel, workload)
+    if parallel.context > 1:
+        context.split(model, mesh["cp"].get_group())
     inner = model
     if parallel.data == "fsdp2":
-        _shard(model, mesh["dp"], parallel, workload.blocks)
+        _shard(model, parallel.data_mesh(mesh), parallel, workload.blocks)
     elif parallel.data == "ddp":
-        model = DistributedDataParallel(inner, process_group=mesh["dp"].get_group())
+        group = parallel.data_mesh(mesh).get_group()
+        # All ranks begin with the same weights; on fake tensors there is nothing to compare.
+        model = DistributedDataParallel(inner, process_group=group, init_sync=False)
     return Split(model, inner, workload.blocks, fused, parallel.tensor, first_block)
 
 

@@ -72,7 +72,7 @@ class Passes:
             raise strategies.Unsupported(
                 f"{self.cell.spec}: torch's compiler cannot partition matrices that ranks share"
             )
-        step = profiled_step(self.step, split, way.parts)
+        step = profiled_step(self.step)
         prepared = strategies.prepare(split.inner, self.cell.spec, step=step, blocks=split.blocks)
         schedule = Schedule.parse(_first_of_stage(prepared.schedule.render(), split.first_block))
         if schedule == prepared.schedule:

@@ -51,7 +51,9 @@ def _passes(task: Task, device: torch.device) -> Passes:
     split = parallelise(make_model(workload, cell.precision).to(device), mesh, way, workload)
     batch = way.share(tuple(cast(t, cell.precision) for t in workload.make_batch()), mesh)
     batch = tuple(t.to(device) for t in batch)
-    step = pipeline.step_of(cell, split, batch, device=device, parallel=way, mesh=mesh)
+    step = pipeline.step_of(
+        cell, workload, split.model, batch, device=device, parallel=way, mesh=mesh
+    )
     for _ in range(_WARMUP):
         observe(step, cell.seed)
     return Passes(cell, step, split, whole, observe(step, cell.seed))

@@ -17,6 +17,7 @@ from bench.cells.cell import Cell
 from bench.ranks import simulated_group as group
 from bench.ranks.divisible import problem
 from bench.ranks.parallel import Parallel, parse
+from bench.ranks.pipeline import profiled_step
 from bench.ranks.simulated_step import fake_step
 from bench.ranks.simulated_tracer import Collective, RankTracer
 from bench.simulate.run import Simulation, trace_step
@@ -48,14 +49,16 @@ def trace_rank(
     as_cuda: bool = True,
     workload: Workload | None = None,
     strategy: strategies.Strategy | None = None,
+    stage: int = 0,
 ) -> RankSimulation:
-    """Trace the first rank's step of ``cell`` on fake tensors.
+    """Trace the step of ``cell``'s first rank, or of a stage's first, on fake tensors.
 
     Args:
         cell: checked; its batch is that of all ranks.
         as_cuda: operators save what CUDA's kernels save; otherwise what this CPU's do.
         workload: instead of the one that the cell names.
         strategy: likewise.
+        stage: of a pipeline.
 
     Raises:
         Unsupported: the strategy cannot run on this workload.
@@ -69,12 +72,16 @@ def trace_rank(
         tracers.append(RankTracer(*given))  # type: ignore[arg-type]
         return tracers[0]
 
-    with group.simulated(parallel) as mesh:
+    with group.simulated(parallel, stage) as mesh:
         chosen = workload or cell.make_workload()
         step = fake_step(cell, chosen, parallel, mesh, mode, as_cuda=as_cuda)
         with mode:
             simulation = trace_step(
-                strategy or cell.make_strategy(), step, as_cuda=as_cuda, make_tracer=make_tracer
+                strategy or cell.make_strategy(),
+                step,
+                as_cuda=as_cuda,
+                planned=profiled_step(step),
+                make_tracer=make_tracer,
             )
     [tracer] = tracers
     return RankSimulation(simulation, tracer.collectives, tracer.unpacked, tracer.streams, parallel)
@@ -87,8 +94,8 @@ def checked(cell: Cell) -> Parallel:
         ValueError: it cannot be shared so, or that is not simulated.
     """
     parallel = parse(cell.parallel, cell.ranks)
-    if parallel.data == "ddp" or parallel.pipeline > 1:
-        raise ValueError(f"simulated ranks share by fsdp2, tp, sp, megatron; not {cell.parallel}")
+    if parallel.pipeline > 1 and (parallel.tensor > 1 or parallel.data == "ddp"):
+        raise ValueError(f"simulated pipelines are joined with fsdp2 alone, not {cell.parallel}")
     workload = cell.make_workload()
     if "dropout" in workload.option_names():  # of random numbers only the bytes are simulated
         workload = workload.with_options(dropout=0.0)

@@ -13,15 +13,20 @@ from bench.ranks.parallel import Parallel
 
 
 @contextlib.contextmanager
-def simulated(parallel: Parallel) -> Iterator[DeviceMesh]:
-    """The mesh as its first rank sees it: collectives return at once, values unset.
+def simulated(parallel: Parallel, stage: int = 0) -> Iterator[DeviceMesh]:
+    """The mesh as one rank sees it: collectives return at once, values unset.
+
+    Args:
+        parallel: how ranks share a step.
+        stage: of a pipeline; the first rank of those that have it.
 
     Raises:
         ValueError: this process is in a process group already.
     """
     if dist.is_initialized():
         raise ValueError("this process is a rank already; it cannot simulate others")
-    dist.init_process_group("fake", rank=0, world_size=parallel.ranks, store=FakeStore())
+    rank = stage * parallel.replicas * parallel.context * parallel.tensor
+    dist.init_process_group("fake", rank=rank, world_size=parallel.ranks, store=FakeStore())
     try:
         yield parallel.mesh("cpu")
     finally:

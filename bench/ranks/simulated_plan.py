@@ -90,8 +90,10 @@ def best_plan(cell: Cell, planner: Budgeted, memory_bytes: int) -> RankPlan:
         ValueError: nothing fits, or the ranks share more than parameters.
     """
     parallel = parse(cell.parallel, cell.ranks)
-    if parallel.tensor > 1:
-        raise ValueError(f"plans are made for ranks that share by fsdp2 alone, not {cell.parallel}")
+    if max(parallel.tensor, parallel.pipeline) > 1:
+        raise ValueError(
+            f"plans are made for ranks that share by fsdp2 or ddp alone, not {cell.parallel}"
+        )
     none = _tried(cell, "none", memory_bytes)
     if none.fit.status == "ok":
         return none
@@ -130,6 +132,8 @@ def smallest_cluster(cell: Cell, memory_bytes: int) -> int:
         ValueError: not even the largest holds it.
     """
     exponents = LARGEST.bit_length() - 1
+    if parse(cell.parallel, LARGEST).pipeline > 1:
+        raise ValueError("the smallest cluster is looked for without pipelines; name one's ranks")
 
     def fits(number: int) -> bool:
         """From the largest cluster down, so that what fits comes first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 
@@ -10,9 +11,9 @@ import msgspec
 from bench.cells.cell import Cell
 from bench.devices import accelerators
 from bench.devices.accelerators import Accelerator
-from bench.ranks.simulated import RankSimulation, trace_rank
+from bench.ranks.simulated import RankSimulation, checked, trace_rank
 from bench.ranks.simulated_streams import DEFAULT, parts, taken_bytes
-from bench.ranks.simulated_time import RankTime, interconnect_of, rank_time
+from bench.ranks.simulated_time import RankTime, interconnect_of, pipelined, rank_time
 from bench.run.blank import blank
 from bench.simulate.record import fit_in, parts_of
 from bench.simulate.roofline import attained
@@ -23,7 +24,7 @@ from strategies.profiling.free_blocks import GRANULE_BYTES
 
 
 def simulate(cell: Cell) -> Record:
-    """The record of the first of the cell's ranks, which stands for all.
+    """The record of the first of the cell's ranks, which stands for all; of stages, the largest.
 
     Raises:
         ValueError: the model cannot be shared so, or the catalogue knows no link between devices.
@@ -39,11 +40,7 @@ def simulate(cell: Cell) -> Record:
 def _parts(cell: Cell) -> list[Part]:
     device = accelerators.get(cell.device)
     interconnect_of(device)
-    rank = trace_rank(cell)
-    fit, times = fit_of(rank, device), time_of(rank, device)
-    if rank.simulation.missing:
-        reason = f"no gradient for {', '.join(rank.simulation.missing)}"
-        fit = msgspec.structs.replace(fit, status="mismatch", reason=reason)
+    rank, fit, times = largest(cell, device)
     return [
         fit,
         ModelledTimes(modelled_step_s=times.step_s),
@@ -53,6 +50,38 @@ def _parts(cell: Cell) -> list[Part]:
         exchange_of(rank),
         *parts_of(rank.simulation),
     ]
+
+
+def largest(cell: Cell, device: Accelerator) -> tuple[RankSimulation, Fit, RankTime]:
+    """The rank that reserves most, and the time of all: only stages of a pipeline differ.
+
+    Raises:
+        Unsupported: the strategy cannot run on this workload.
+        ValueError: see `simulate`.
+    """
+    parallel = checked(cell)
+    ranks = [trace_rank(cell, stage=stage) for stage in range(parallel.pipeline)]
+    fits = [_judged(rank, fit_of(rank, device)) for rank in ranks]
+    times = [time_of(rank, device) for rank in ranks]
+    most = max(range(len(ranks)), key=lambda stage: _need(fits[stage]))
+    if len(ranks) == 1:
+        return ranks[0], fits[0], times[0]
+    simulation = ranks[most].simulation
+    notes = [*simulation.prepared.notes, f"of {len(ranks)} stages number {most + 1} reserves most"]
+    simulation.prepared = dataclasses.replace(simulation.prepared, notes=notes)
+    return ranks[most], fits[most], pipelined(times, parallel.parts)
+
+
+def _need(fit: Fit) -> tuple[bool, int]:
+    """What is no answer comes first."""
+    return fit.status == "mismatch", fit.steady_reserved_bytes or 0
+
+
+def _judged(rank: RankSimulation, fit: Fit) -> Fit:
+    """With the parameters that got no gradient."""
+    missing = rank.simulation.missing
+    reason = f"no gradient for {', '.join(missing)}"
+    return msgspec.structs.replace(fit, status="mismatch", reason=reason) if missing else fit
 
 
 def fit_of(rank: RankSimulation, device: Accelerator) -> Fit:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
 
+from bench.ranks import buckets
 from bench.ranks.communication import is_sharded, kind_of
+from bench.simulate.trace import BACKWARD, FORWARD, RECOMPUTE
 from bench.simulate.tracer import Tracer
+from strategies.execution.dispatch import in_recompute
 from strategies.profiling.rates import Scratch
 
-GATHERED, BUCKETS = "gathered parameters", "gradient buckets"
+GATHERED, BUCKETS = "gathered parameters", buckets.CATEGORY
 MARKS = {
     "fsdp::all_gather_copy_in": GATHERED,
     "fsdp::split_with_sizes_copy": GATHERED,
@@ -30,6 +33,9 @@ MARKS = {
 """FSDP2's own operators, and what their operands are, sharded parameters aside."""
 UNPACKED = "fsdp::split_with_sizes_copy"
 """Parameters are there from here on."""
+
+
+WRAPPED = "_c10d_functional::_wrap_tensor_autograd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,8 @@ class Collective:
         position: how many operators were issued before.
         whole_bytes: of all that is gathered, or of what each rank gives to a sum.
         ranks: of the group.
-        of_parameters: by FSDP2, which overlaps it; otherwise operators wait for it.
+        of_parameters: by FSDP2 or of a bucket of gradients, which overlaps; otherwise operators
+            wait for it.
         recompute: repeated for a recomputation.
     """
 
@@ -89,7 +96,7 @@ class RankTracer(Tracer):
         """As `Tracer`; a sharded tensor's own operators are seen, not the sharded tensor."""
         if is_sharded(types):
             return NotImplemented
-        self._views = func.is_view
+        self._views = func.is_view or func._schema.name == WRAPPED
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func.namespace == "fsdp":
             self._mark((args, kwargs, out))
@@ -105,7 +112,8 @@ class RankTracer(Tracer):
             super()._note_work(func, args, kwargs, out)
         elif kind is not None:
             self.collectives.append(self._collective(kind, args, out))
-            if self.collectives[-1].of_parameters:
+            # Buckets of DistributedDataParallel, which come as a list, are the default stream's.
+            if self.collectives[-1].of_parameters and isinstance(args[0], Tensor):
                 self.streams[self.current[_key(args[0])]] = self.collectives[-1].kind
 
     def _collective(self, kind: str, args: tuple[Any, ...], out: Any) -> Collective:
@@ -120,6 +128,20 @@ class RankTracer(Tracer):
             recompute=_in_recompute(),
         )
 
+    def adopt_as(self, category: str, tensors: Iterable[Tensor]) -> None:
+        """As `Tracer`; buckets are marked, so that what is said of them is of parameters."""
+        tensors = list(tensors)
+        super().adopt_as(category, tensors)
+        if category == BUCKETS:
+            self._marks |= {_key(tensor): BUCKETS for tensor in tensors}
+            self.marked |= {self.current[_key(tensor)]: BUCKETS for tensor in tensors}
+
+    def phase(self) -> str:
+        """As `Tracer`; in a pipeline backward begins before all of forward is over."""
+        known = super().phase()
+        backward = known == FORWARD and torch._C._current_graph_task_id() != -1
+        return (RECOMPUTE if in_recompute() else BACKWARD) if backward else known
+
     # What FSDP2 does to memory.
 
     def _mark(self, values: Any) -> None:
@@ -131,9 +153,10 @@ class RankTracer(Tracer):
                     self.marked[self.current[key]] = self._marks[key]
 
     def born(self, key: int, size_bytes: int) -> None:
-        """Open a life; not of memory that a view is the first to tell of.
+        """Open a life; not of memory that a view or a wrapper is the first to tell of.
 
-        That is what gloo copies a gradient to before it reduces it; NCCL does not.
+        That is what gloo copies a gradient to before it reduces it; NCCL does not. A wrapper stands
+        for a tensor that a collective has still to fill, and has no memory.
         """
         if self._views:
             return

@@ -29,6 +29,7 @@ COLOURS = {
     "gradients": "#0072B2",
     "gathered parameters": "#999933",
     "gradient buckets": "#882255",
+    "pipeline buffers": "#661100",
     "batch": "#332288",
     "boundary activations": "#D55E00",
     "saved tensors": "#E69F00",

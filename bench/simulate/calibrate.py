@@ -59,6 +59,7 @@ def this_cpu() -> Accelerator:
         fp32_flops_per_s=flops_per_s,
         memory_bandwidth_bytes_per_s=bytes_per_s,
         link_bandwidth_bytes_per_s=bytes_per_s,
+        link_source="measured",
         interconnect=None,
         launch_overhead_s=launch_s,
         source="measured",

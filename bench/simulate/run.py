@@ -32,6 +32,7 @@ from bench.workloads.sources import SourceWorkload, blame
 from strategies import profiling
 from strategies.execution.undo import installed
 from strategies.profiling.rates import Scratch
+from strategies.profiling.step import Step
 
 
 @dataclasses.dataclass
@@ -163,6 +164,7 @@ def trace_step(
     chain: strategies.Chain | None = None,
     as_cuda: bool = True,
     kernels: Scratch | None = None,
+    planned: Step | None = None,
     make_tracer: Callable[[nn.Module, Sequence[nn.Module], Scratch | None], Tracer] = Tracer,
 ) -> Simulation:
     """Trace a step under a strategy; its gradients are there afterwards.
@@ -173,15 +175,17 @@ def trace_step(
         chain: of its model, with what the strategy needs to know; default: found out.
         as_cuda: see `trace_cell`.
         kernels: their scratch memory; default: what the step's rates say of it.
+        planned: what plans are made on, where an engine stands around the model; default: the step.
         make_tracer: of the model, its blocks and ``kernels``.
 
     Raises:
         Unsupported: the strategy cannot run on this model.
     """
-    model, device = step.model, torch.device("cuda" if as_cuda else "cpu")
+    planned = step if planned is None else planned
+    model, device = planned.model, torch.device("cuda" if as_cuda else "cpu")
     with semantics.cuda() if as_cuda else semantics.cpu():
         prepared = strategies.prepare(
-            model, strategy, step=step, blocks=step.workload.blocks, chain=chain, device=device
+            model, strategy, step=planned, blocks=step.workload.blocks, chain=chain, device=device
         )
     if kernels is None and as_cuda and step.rates is not None:
         kernels = step.rates.scratch
@@ -211,6 +215,7 @@ def residents(step: TrainingStep) -> dict[str, list[Tensor]]:
         "parameters": list(map(held, (*step.model.parameters(), *step.model.buffers()))),
         "batch": step.batch_tensors(),
         "optimizer state": [held(tensor) for tensor in _updating(step)],
+        **step.beside,
     }
 
 

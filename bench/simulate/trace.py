@@ -18,6 +18,7 @@ CATEGORIES = (
     "gradients",
     "gathered parameters",
     "gradient buckets",
+    "pipeline buffers",
     "batch",
     "boundary activations",
     "saved tensors",

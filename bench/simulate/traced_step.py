@@ -56,7 +56,7 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
         tracer.path.clear()
         tracer.updating = True
         parts.update()
-    _categorise(tracer, parts, forward_events)
+    _categorise(tracer, parts)
     tracer.current.clear()
     return Trace(
         lives=tracer.lives,
@@ -83,12 +83,11 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
+def _categorise(tracer: Tracer, parts: Parts) -> None:
     keys = {_storage_of(p.grad) for p in parts.parameters if p.grad is not None}
     gradients = {tracer.current[key] for key in keys}
-    states = {"parameters", "optimizer state", "batch"}
     for index, life in enumerate(tracer.lives):
-        if life.category in states:
+        if life.category in parts.resident:
             continue
         if index in gradients:
             life.category = "gradients"
@@ -101,7 +100,7 @@ def _categorise(tracer: Tracer, parts: Parts, forward_events: int) -> None:
         elif index in tracer.boundaries:
             life.category = "boundary activations"
         elif life.phase == FORWARD:
-            life.category = _of_forward(tracer, index, forward_events)
+            life.category = _of_forward(tracer, index)
         elif (life.phase, life.module) == (BACKWARD, TAIL):
             life.category = "logits and loss"  # their gradients
 
@@ -117,9 +116,9 @@ def held(tensor: Tensor) -> Tensor:
         return tensor if local is None else local()
 
 
-def _of_forward(tracer: Tracer, index: int, forward_events: int) -> str:
+def _of_forward(tracer: Tracer, index: int) -> str:
     life = tracer.lives[index]
     if tracer.tail_begins is not None and life.born >= tracer.tail_begins:
         return "logits and loss"
-    kept = life.died is None or life.died >= forward_events
+    kept = life.died is None or tracer.events[life.died].phase != FORWARD
     return "saved tensors" if kept else "temporaries"

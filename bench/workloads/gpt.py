@@ -66,8 +66,12 @@ class Gpt(nn.Module):
 
     def enter(self, ids: Tensor) -> Tensor:
         """Token ids int64 ``[B, T]`` to what the first block takes, ``[B, T, dim]``."""
-        x: Tensor = self.drop(self.wte(ids) + self.wpe.weight[: ids.shape[1]])
+        x: Tensor = self.drop(self.wte(ids) + self.positions(ids.shape[1]))
         return x
+
+    def positions(self, count: int) -> Tensor:
+        """What stands for the first positions, ``[count, dim]``."""
+        return self.wpe.weight[:count]
 
     def leave(self, x: Tensor) -> Tensor:
         """What the last block gives to logits ``[B, T, vocab]``."""
