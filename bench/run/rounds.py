@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Protocol
 
 import torch
 
@@ -14,6 +15,15 @@ from bench.report.stats import paired_ratio
 from bench.store.parts import StepTimes, Surroundings
 
 MOST_ROUNDS = 1000
+
+
+class Wanted(Protocol):
+    """How well a ratio of steps is to be known; `Cell` says so of a cell."""
+
+    @property
+    def interval_width(self) -> float | None: ...  # noqa: D102 - as of a cell
+    @property
+    def rounds_limit_s(self) -> float | None: ...  # noqa: D102
 
 
 def timed(
@@ -47,28 +57,28 @@ def timed(
     return times, watch.seen()
 
 
-def missing(cell: Cell, steps_s: list[float], none_s: list[float], took_s: float) -> int:
+def missing(wanted: Wanted, steps_s: list[float], none_s: list[float], took_s: float) -> int:
     """How many rounds should follow, an even number: 0 where it is enough, or cannot be.
 
     At most as many as there were: what the noise is like is not known better than that. An interval
     narrows with the root of the number of rounds.
 
     Args:
-        cell: says how narrow, and within which time.
+        wanted: says how narrow, and within which time.
         steps_s: of the strategy, in each round so far.
         none_s: of the reference.
         took_s: all those rounds.
     """
-    if cell.interval_width is None:
+    if wanted.interval_width is None:
         return 0
     count = len(steps_s)
     ratio = paired_ratio(steps_s, none_s)
     assert ratio is not None
-    needed = count * (ratio.width / cell.interval_width) ** 2
+    needed = count * (ratio.width / wanted.interval_width) ** 2
     if needed <= count:
         return 0
     allowed = MOST_ROUNDS - count
-    if cell.rounds_limit_s is not None:
-        allowed = min(allowed, int((cell.rounds_limit_s - took_s) * count / took_s))
-    wanted = min(needed - count, count)
-    return max(0, min(2 * math.ceil(wanted / 2), 2 * (allowed // 2)))
+    if wanted.rounds_limit_s is not None:
+        allowed = min(allowed, int((wanted.rounds_limit_s - took_s) * count / took_s))
+    more = min(needed - count, count)
+    return max(0, min(2 * math.ceil(more / 2), 2 * (allowed // 2)))
