@@ -6,7 +6,7 @@ import math
 import re
 
 from bench.report.bouts import Bout
-from bench.report.display import times
+from bench.report.display import code, times
 from bench.report.stats import Interval, paired_ratio
 from bench.store.contests import NONE, Contest, Entry
 
@@ -23,8 +23,8 @@ def cause(bout: Bout) -> str:
     ours, theirs = bout.ours, bout.theirs
     assert ours is not None
     assert theirs is not None
-    facts = [_more(bout, theirs), _said("auto", bout.contest, ours)]
-    facts.append(_said(bout.name, bout.contest, theirs))
+    facts = [_more(bout, theirs), _said("`auto`", bout.contest, ours)]
+    facts.append(_said(code(bout.name), bout.contest, theirs))
     return "; ".join(filter(None, (*facts, _blamed(bout, ours, theirs))))
 
 

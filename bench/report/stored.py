@@ -13,6 +13,7 @@ from bench.report import (
     budgets,
     claims,
     clusters,
+    contests,
     coverage,
     growth,
     modelled,
@@ -28,6 +29,7 @@ from bench.report import (
 from bench.report.frame import build
 from bench.store import budgets as studies
 from bench.store import clusters as cluster_studies
+from bench.store import contests as contest_studies
 from bench.store import coverage as coverage_studies
 from bench.store import models as model_studies
 from bench.store import peers as peer_runs
@@ -60,6 +62,7 @@ class Stored:
         peers: records of other people's implementations, and of ours beside them.
         timed: runs that time these side by side.
         pays: records of steps with checkpoints and without, model by model.
+        contests: of `auto` with every contender.
     """
 
     records: Sequence[Record]
@@ -75,6 +78,7 @@ class Stored:
     peers: Sequence[Record] = ()
     timed: Sequence[peer_runs.Run] = ()
     pays: Sequence[Record] = ()
+    contests: Sequence[contest_studies.Contest] = ()
 
     def empty(self) -> bool:
         """Whether nothing is stored."""
@@ -106,6 +110,7 @@ class Stored:
             ("budgets", budgets, self.budgets),
             ("models", models, self.models),
             ("promises", promises, self.promises),
+            ("contests", contests, self.contests),
             ("published", published, self.published),
             ("clusters", clusters, self.clusters),
             ("validations", validations, self.validations),
@@ -149,6 +154,7 @@ def read(results: Path) -> Stored:
         list(read_all(peer_runs.within(results))),
         list(peer_runs.read_all(peer_runs.within(results))),
         list(read_all(pays.within(results))),
+        list(contest_studies.read_all(results)),
     )
 
 
@@ -168,6 +174,7 @@ def read_strictly(results: Path, bad: list[str]) -> Stored:
         _strictly(record_paths(peer_runs.within(results)), decode, bad),
         _strictly(peer_runs.paths(peer_runs.within(results)), peer_runs.decode, bad),
         _strictly(record_paths(pays.within(results)), decode, bad),
+        _strictly(contest_studies.paths(results), contest_studies.decode, bad),
     )
 
 
