@@ -80,6 +80,9 @@ def contest(  # noqa: PLR0917 - one parameter a flag
 
     names = list(dict.fromkeys(only or (subjects.NAMES if every else MODELS)))
     _check(budgets, rounds, limit, fraction or [])
+    width = flags.part(precision)
+    if not 0 < width <= 1:
+        raise ValueError(f"--precision takes more than 0 % and at most 100 %, not {precision}")
     for name in names:
         subjects.library_of(name)
     place = device or devices.default()
@@ -93,7 +96,7 @@ def contest(  # noqa: PLR0917 - one parameter a flag
             compiled=compiled,
             fractions=tuple(dict.fromkeys(fraction or FRACTIONS)),
             rounds=rounds,
-            interval_width=flags.precisions([precision])[1],
+            interval_width=width,
             rounds_limit_s=limit,
         )
         for compiled in (False, True)

@@ -7,6 +7,7 @@ import re
 
 from bench.report.bouts import Bout
 from bench.report.display import code, times
+from bench.report.rounding import steady
 from bench.report.stats import Interval, paired_ratio
 from bench.store.contests import NONE, Contest, Entry
 
@@ -72,7 +73,7 @@ def _foreseen(bout: Bout, ours: Entry, theirs: Entry) -> bool:
     assert theirs.predicted_step_s is not None
     assert bout.ratio is not None
     low = bout.ratio.low or bout.ratio.estimate
-    return ours.predicted_step_s / theirs.predicted_step_s >= low
+    return steady(ours.predicted_step_s / theirs.predicted_step_s) >= low
 
 
 def _beyond(contest: Contest, entry: Entry) -> float | None:
