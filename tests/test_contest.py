@@ -59,6 +59,9 @@ ENTRIES = [
 ]
 
 
+LONGER = msgspec.structs.replace(ENTRIES[1], step_s=[1.0] * 9)
+
+
 def contender(spec, place=None, **fields):
     return store.Contender(spec=spec, entry=place, **fields)
 
@@ -140,6 +143,14 @@ def test_a_compiler_that_needs_more_counts_if_it_is_the_next():
     assert cause(above).startswith("it needs 1.20× the budget; ")
 
 
+def test_of_who_left_early_the_rounds_of_both_are_paired():
+    early = msgspec.structs.replace(ENTRIES[3], step_s=ENTRIES[3].step_s[:6])
+    held = contest_of(entries=[*ENTRIES[:3], early, *ENTRIES[4:]])
+    ratios = {bout.name: bout.ratio for bout in bouts(held)}
+    assert ratios["torch_checkpoint"].rounds == 6
+    assert ratios["optimal"].rounds == ROUNDS
+
+
 # Causes.
 
 
@@ -193,8 +204,9 @@ def test_what_is_stored_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"rounds": 6}, "has 6 timed rounds"),
-        ({"none_again_step_s": []}, "has 8 timed rounds"),
+        ({"rounds": 6}, "none is timed in all 6 rounds"),
+        ({"none_again_step_s": []}, "none is timed in all 8 rounds"),
+        ({"entries": [*ENTRIES, LONGER]}, "in more than 8 rounds"),
         ({"entries": []}, "has entries"),
         ({"ours": 6}, "has no entry"),
     ],
@@ -247,7 +259,9 @@ def test_the_table():
         f"`transformers_checkpoint` on {where}: Own is no model of transformers"
     ]
     assert lines_of(text, "Not held") == ["d: timeout: too long"]
-    assert lines_of(text, "How far equal ones are apart")[0].endswith("passed; 8 rounds")
+    assert lines_of(text, "How far equal ones are apart")[0].endswith(
+        "passed; 8 rounds, in which other processes took — of the processors"
+    )
     assert len(report.csv([contest_of()]).splitlines()) == 1 + len(OTHERS)
 
 

@@ -65,6 +65,12 @@ def entry_of(entries: Sequence[Entry], contender: Contender) -> Entry | None:
     return None if contender.entry is None else entries[contender.entry]
 
 
+def paired(steps_s: Sequence[float], others_s: Sequence[float]) -> Interval | None:
+    """The ratio in the rounds of both: a contender leaves when all is known of it."""
+    count = min(len(steps_s), len(others_s))
+    return paired_ratio(steps_s[:count], others_s[:count])
+
+
 def met(entries: Sequence[Entry], budget: Budget, *, compiled: bool) -> list[Contender]:
     """Those that `auto` meets within a budget, and whose steps are timed.
 
@@ -104,7 +110,7 @@ def _judged(contest: Contest, budget: Budget, other: Contender, *, meets: bool) 
     if not meets:
         return Bout(contest, budget, other, Outcome.over)
     entries = contest.entries
-    ratio = paired_ratio(entries[budget.ours.entry].step_s, entries[other.entry].step_s)
+    ratio = paired(entries[budget.ours.entry].step_s, entries[other.entry].step_s)
     return Bout(contest, budget, other, _outcome(ratio), ratio)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from bench.report.bouts import Bout
+from bench.report.bouts import Bout, paired
 from bench.report.display import code, times
 from bench.report.rounding import steady
-from bench.report.stats import Interval, paired_ratio
+from bench.report.stats import Interval
 from bench.store.contests import NONE, Contest, Entry
 
 _CHOSEN = re.compile(r"\d:(?!compiled|partitioned)")
@@ -43,7 +43,7 @@ def expected(contest: Contest, entry: Entry) -> float | None:
 
 def taken(contest: Contest, entry: Entry) -> Interval | None:
     """Measured step over that of `none`."""
-    return paired_ratio(entry.step_s, contest.entries[NONE].step_s)
+    return paired(entry.step_s, contest.entries[NONE].step_s)
 
 
 def _said(name: str, contest: Contest, entry: Entry) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from bench.report import causes, display, separated
-from bench.report.bouts import COMPARED, Bout, Outcome, bouts
+from bench.report.bouts import COMPARED, Bout, Outcome, bouts, paired
 from bench.report.display import MISSING, cell, code, percent, times
-from bench.report.stats import Interval, paired_ratio
+from bench.report.stats import Interval
 from bench.report.tables import plain
 from bench.store.contests import NONE, Budget, Contest, Entry
 
@@ -98,7 +98,7 @@ def _by_budget(contest: Contest) -> list[list[Bout]]:
 
 def _budget_cells(contest: Contest, budget: Budget) -> list[str]:
     ours = _ours(contest, budget)
-    step = paired_ratio(ours.step_s, contest.entries[NONE].step_s) if ours else None
+    step = paired(ours.step_s, contest.entries[NONE].step_s) if ours else None
     return [
         *_names(contest, budget),
         percent(ours.peak_allocated_bytes / budget.budget_bytes) if ours else MISSING,
@@ -217,14 +217,19 @@ def _first(reason: str) -> str:
 
 
 def _again(contest: Contest) -> str:
-    again = paired_ratio(contest.none_again_step_s, contest.entries[NONE].step_s)
+    again = paired(contest.none_again_step_s, contest.entries[NONE].step_s)
     assert again is not None
     passed = "passed" if again.holds(1) else "**failed**"
     text = f"{cell(name_of(contest))}: none against itself {_interval(again, 3)}: {passed}"
-    text += f"; {contest.rounds} rounds"
+    text += f"; {contest.rounds} rounds, {_busy(contest)}"
     if contest.compiled_again_count:
         text += f"; **{contest.compiled_again_count} graphs were compiled in timed rounds**"
     return text
+
+
+def _busy(contest: Contest) -> str:
+    share = percent(contest.other_cpu_share)
+    return f"in which other processes took {share} of the processors"
 
 
 def csv(contests: Sequence[Contest]) -> str:

@@ -85,9 +85,10 @@ def _check(contest: Contest) -> None:
         return
     if not contest.entries:
         raise ValueError("a contest without a problem has entries")
-    counts = {len(entry.step_s) for entry in contest.entries} - {0}
-    if counts | {len(contest.none_again_step_s)} != {contest.rounds}:
-        raise ValueError(f"every timed entry of a contest has {contest.rounds} timed rounds")
+    if {len(contest.entries[NONE].step_s), len(contest.none_again_step_s)} != {contest.rounds}:
+        raise ValueError(f"none is timed in all {contest.rounds} rounds of a contest")
+    if max(len(entry.step_s) for entry in contest.entries) > contest.rounds:
+        raise ValueError(f"an entry of a contest is timed in more than {contest.rounds} rounds")
     places = [c.entry for b in contest.budgets for c in (b.ours, *b.others) if c.entry is not None]
     if not set(places) <= set(range(len(contest.entries))):
         raise ValueError("a contender of a contest has no entry")

@@ -19,7 +19,8 @@ from bench import devices
 from bench.cells import machine, sources
 from bench.store.contests import SCHEMA_VERSION, Contest, encode
 from bench.studies import entrants, subjects
-from bench.studies.ring import UPDATES, WARMUP, CompiledRing, Question, Ring
+from bench.studies.corner import UPDATES
+from bench.studies.ring import WARMUP, CompiledRing, Question, Ring
 from strategies.execution.errors import Unsupported
 
 

@@ -7,15 +7,11 @@ differ) of all that are within a budget run interleaved.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
-import torch
-from torch import nn
 
 import strategies
 from bench.measure.surroundings import Watch
@@ -24,15 +20,13 @@ from bench.report import bouts
 from bench.run import planning, rounds
 from bench.store.contests import NONE, Budget, Contender, Entry
 from bench.studies import entrants, promises
+from bench.studies.corner import Corner
 from strategies.contract.settled import settled
 from strategies.execution.errors import Unsupported
-from strategies.profiling.step import preserved
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 
 BUDGETS = 3
-UPDATES = 2
-"""Of the loop whose peak is measured: in the second the optimizer's state is there."""
 WARMUP = 1
 FRACTIONS = (1.0, 0.5)
 CLOSE = 0.01
@@ -48,7 +42,8 @@ class Question(msgspec.Struct, frozen=True):
         compiled: `auto` with compiled blocks, against PyTorch's compiler under its own budgets.
         fractions: of that compiler.
         rounds: at least, an even number.
-        interval_width: more follow until no interval of `auto` against another is wider.
+        interval_width: more follow of whatever `auto` is not faster than by as much, until no
+            interval is wider.
         rounds_limit_s: seconds after which none follows.
     """
 
@@ -60,54 +55,16 @@ class Question(msgspec.Struct, frozen=True):
     fractions: tuple[float, ...] = FRACTIONS
     rounds: int = 6
     interval_width: float | None = 0.02
-    rounds_limit_s: float | None = 60.0
+    rounds_limit_s: float | None = 120.0
     seed: int = 0
 
 
-class _Corner:
-    """A model, and its training loop, that contenders are put on."""
-
-    def __init__(self, question: Question) -> None:
-        asked = promises.Question(question.model, question.device, seed=question.seed)
-        self.bench = promises.Bench(asked, accumulation=question.accumulation)
-        self.step = self.bench.step()
-
-    def peak_bytes(self, prepared: strategies.Prepared) -> int:
-        """Of the loop under a strategy; weights are then what they were."""
-        with _unmoved(self.step.model), prepared.apply():
-            if prepared.strategy.compiled or not prepared.strategy.exact:
-                self.run()  # what compiling itself takes is none of the loop's
-            return self.bench.peak_bytes(UPDATES)
-
-    def run(self) -> None:
-        """One step, from the gradients that the loop has there."""
-        self.step.backward(self.step.forward())
-
-    def switch(self, prepared: strategies.Prepared) -> Switch:
-        """The step under a strategy, to be timed."""
-
-        @contextlib.contextmanager
-        def switch() -> Iterator[Callable[[], None]]:
-            self.step.drop_gradients()
-            with prepared.apply():
-                yield self.run
-            self.bench.subject.model.zero_grad(set_to_none=True)
-
-        return switch
+def _corner(question: Question) -> Corner:
+    asked = promises.Question(question.model, question.device, seed=question.seed)
+    return Corner(asked, accumulation=question.accumulation)
 
 
-@contextlib.contextmanager
-def _unmoved(model: nn.Module) -> Iterator[None]:
-    """Afterwards weights, buffers and random states are what they were."""
-    weights = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
-    with preserved(model):
-        yield
-    with torch.no_grad():
-        for parameter, before in weights:
-            parameter.copy_(before)
-
-
-Entrant = tuple[_Corner, strategies.Prepared]
+Entrant = tuple[Corner, strategies.Prepared]
 
 
 class Ring:
@@ -119,7 +76,7 @@ class Ring:
 
     def __init__(self, question: Question) -> None:
         self.question = question
-        self.corner = _Corner(question)
+        self.corner = _corner(question)
         strategy = entrants.ours(1, compiled=question.compiled)
         self.chain = strategies.profiled(self.corner.step.model, strategy, self.corner.step)
         self.entrants: list[Entrant] = []
@@ -160,7 +117,7 @@ class Ring:
         """All but `auto`."""
         return [self.enter(one) for one in entrants.eager(self.chain, budget_bytes)]
 
-    def enter(self, strategy: strategies.Strategy, corner: _Corner | None = None) -> Contender:
+    def enter(self, strategy: strategies.Strategy, corner: Corner | None = None) -> Contender:
         """A contender, prepared and its peak measured, each once."""
         spec = strategy.spec()
         if spec not in self._known:
@@ -171,7 +128,7 @@ class Ring:
                 self._known[spec] = Contender(spec=spec, reason=reason)
         return self._known[spec]
 
-    def _entered(self, strategy: strategies.Strategy, corner: _Corner) -> Contender:
+    def _entered(self, strategy: strategies.Strategy, corner: Corner) -> Contender:
         chain = self.chain if corner is self.corner else None
         settle = functools.partial(settled, step=corner.step)
         prepared = strategies.prepare(corner.step.model, strategy, chain=chain, settle=settle)
@@ -184,7 +141,7 @@ class Ring:
         notes = list(prepared.notes)
         return Contender(spec=strategy.spec(), entry=self._places[plan], notes=notes)
 
-    def _entry(self, plan: str, corner: _Corner, prepared: strategies.Prepared) -> Entry:
+    def _entry(self, plan: str, corner: Corner, prepared: strategies.Prepared) -> Entry:
         peak_bytes = corner.peak_bytes(prepared)
         if prepared.strategy.opaque:
             return Entry(plan=plan, peak_allocated_bytes=peak_bytes)
@@ -208,7 +165,9 @@ class Ring:
         gc.collect()
         interleave(switches, WARMUP, device)
         graphs, watch = _graphs(), Watch()
-        seconds = self._seconds(switches, [(names[a], names[b]) for a, b in pairs])
+        asked = rounds.Asked({names[NONE], AGAIN}, [(names[a], names[b]) for a, b in pairs])
+        with planning.frozen():  # modules are no garbage, and collected before every step
+            seconds = rounds.contested(switches, asked, self.question, device)
         entries = [
             msgspec.structs.replace(entry, step_s=seconds.get(str(place), []))
             for place, entry in enumerate(self.entries)
@@ -230,22 +189,6 @@ class Ring:
             if budget.ours.entry is not None and other.entry is not None
         ]
 
-    def _seconds(
-        self, switches: dict[str, Switch], pairs: Sequence[tuple[str, str]]
-    ) -> dict[str, list[float]]:
-        """Raw seconds of each, in so many rounds as the widest interval asks for."""
-        seconds: dict[str, list[float]] = {name: [] for name in switches}
-        more, started = self.question.rounds, time.perf_counter()
-        with planning.frozen():  # modules are no garbage, and collected before every step
-            while more:
-                for name, steps in interleave(switches, more, self.corner.bench.device).items():
-                    seconds[name] += steps
-                took_s = time.perf_counter() - started
-                unlike = [(seconds[a], seconds[b]) for a, b in pairs if a != b]
-                wanted = (rounds.missing(self.question, *pair, took_s) for pair in unlike)
-                more = max(wanted, default=0)
-        return seconds
-
     def _switch(self, place: int) -> Switch:
         corner, prepared = self.entrants[place]
         return corner.switch(prepared)
@@ -260,7 +203,7 @@ class CompiledRing(Ring):
     def __init__(self, question: Question) -> None:
         super().__init__(question)
         specs = entrants.compilers(question.fractions)
-        self._others = [self.enter(one, _Corner(question)) for one in specs]
+        self._others = [self.enter(one, _corner(question)) for one in specs]
 
     def sizes(self, least_bytes: int, most_bytes: int) -> list[int]:
         """The budgets of promises, and what the compiler needs: there both need the same."""
