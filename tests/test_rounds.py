@@ -88,7 +88,8 @@ def test_whoever_is_beaten_leaves_and_the_others_go_on(monkeypatch):
     draws = np.random.default_rng(3)
 
     def interleave(playing, count, _):
-        return {name: steps[name] * np.exp(0.02 * draws.standard_normal(count)) for name in playing}
+        noise = {name: np.exp(0.02 * draws.standard_normal(count)) for name in playing}
+        return {name: (steps[name] * noise[name]).tolist() for name in playing}
 
     monkeypatch.setattr(rounds, "interleave", interleave)
     pairs = [("ours", "slow"), ("ours", "close"), ("ours", "ours")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -157,7 +158,8 @@ class Ring:
     def _timed(self, budgets: Sequence[Budget]) -> dict[str, object]:
         """Steps of all that meet `auto`, of it and of `none`, in the same rounds."""
         pairs = self._pairs(budgets)
-        places = sorted({NONE, *(place for pair in pairs for place in pair)})
+        ours = [budget.ours.entry for budget in budgets if budget.ours.entry is not None]
+        places = sorted({NONE, *ours, *(place for pair in pairs for place in pair)})
         names = {place: str(place) for place in places}
         switches = {names[place]: self._switch(place) for place in places}
         switches[AGAIN] = self._switch(NONE)
@@ -221,10 +223,9 @@ class CompiledRing(Ring):
 
 
 def _graphs() -> int:
-    """How many Dynamo has compiled in this process."""
-    from torch._dynamo.utils import counters  # noqa: PLC0415 - takes a second
-
-    return int(counters["stats"]["unique_graphs"])
+    """How many Dynamo has compiled in this process; to import it takes a second."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0
 
 
 def _sentence(error: Exception) -> str:
