@@ -34,7 +34,7 @@ def every_k(chain: strategies.Chain, budget_bytes: int) -> strategies.Strategy:
     profile = chain.profile
     assert profile is not None
     points = [strategies.get("every_k", k=k) for k in range(2, max(2, len(chain)) + 1)]
-    costs = [predict(profile, p.schedule(chain).split(chain.borders)) for p in points]
+    costs = [predict(profile, p.schedule(chain).split(profile.borders)) for p in points]
     within = [cost for cost in costs if cost.peak_bytes <= budget_bytes]
     best = min(within, key=lambda cost: cost.step_s, default=None) or min(
         costs, key=lambda cost: cost.peak_bytes

@@ -26,6 +26,7 @@ from strategies.contract.settled import settled
 from strategies.execution.errors import Unsupported
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import ChainProfile
 
 BUDGETS = 3
 WARMUP = 1
@@ -88,8 +89,7 @@ class Ring:
 
     def fields(self) -> dict[str, object]:
         """What was found, by the names that a stored contest has for it."""
-        profile = self.chain.profile
-        assert profile is not None
+        profile = self.profile
         none_bytes = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
         profiles = [profile, *([profile.eager] if profile.eager else [])]
         smallest = entrants.ours(1, compiled=self.question.compiled).smallest_bytes
@@ -101,6 +101,12 @@ class Ring:
             "budgets": budgets,
             **self._timed(budgets),
         }
+
+    @property
+    def profile(self) -> ChainProfile:
+        """What `auto` plans by."""
+        assert self.chain.profile is not None
+        return self.chain.profile
 
     def sizes(self, least_bytes: int, most_bytes: int) -> list[int]:
         """Some of the budgets of promises, from the smallest."""
@@ -133,27 +139,23 @@ class Ring:
         chain = self.chain if corner is self.corner else None
         settle = functools.partial(settled, step=corner.step)
         prepared = strategies.prepare(corner.step.model, strategy, chain=chain, settle=settle)
-        plan = strategy.spec() if strategy.opaque else prepared.schedule.render()
+        # Groups are cut where they run, too: what reads no earlier output begins a new one.
+        schedule = prepared.schedule.split(self.profile.borders)
+        plan = strategy.spec() if strategy.opaque else schedule.render()
         if plan not in self._places:
-            entry = self._entry(plan, corner, prepared)
+            predicted = prepared.prediction or predict(self.profile, schedule)
+            known = None if strategy.opaque else predicted
+            entry = Entry(
+                plan=plan,
+                peak_allocated_bytes=corner.peak_bytes(prepared),
+                predicted_peak_bytes=known and known.peak_bytes,
+                predicted_step_s=known and known.step_s,
+            )
             self._places[plan] = len(self.entries)
             self.entries.append(entry)
             self.entrants.append((corner, prepared))
         notes = list(prepared.notes)
         return Contender(spec=strategy.spec(), entry=self._places[plan], notes=notes)
-
-    def _entry(self, plan: str, corner: Corner, prepared: strategies.Prepared) -> Entry:
-        peak_bytes = corner.peak_bytes(prepared)
-        if prepared.strategy.opaque:
-            return Entry(plan=plan, peak_allocated_bytes=peak_bytes)
-        assert self.chain.profile is not None
-        predicted = prepared.prediction or predict(self.chain.profile, prepared.schedule)
-        return Entry(
-            plan=plan,
-            peak_allocated_bytes=peak_bytes,
-            predicted_peak_bytes=predicted.peak_bytes,
-            predicted_step_s=predicted.step_s,
-        )
 
     def _timed(self, budgets: Sequence[Budget]) -> dict[str, object]:
         """Steps of all that meet `auto`, of it and of `none`, in the same rounds."""
