@@ -403,6 +403,7 @@ def test_the_command_resumes(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_compiled_blocks_meet_the_compiler(layers):
     question = Question(
         layers, budgets=1, compiled=True, fractions=(0.5,), rounds=2, interval_width=None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import strategies
@@ -19,8 +18,7 @@ RULES = ("sqrt", "torch_checkpoint", "transformers_checkpoint", "torch_selective
 
 def ours(budget_bytes: int, *, compiled: bool) -> Budgeted:
     """`auto`, with compiled blocks or without."""
-    strategy = planning.budgeted(OURS, str(budget_bytes))
-    return dataclasses.replace(strategy, compile=True) if compiled else strategy
+    return planning.budgeted(f"{OURS}(compile=True)" if compiled else OURS, str(budget_bytes))
 
 
 def eager(chain: strategies.Chain, budget_bytes: int) -> list[strategies.Strategy]:

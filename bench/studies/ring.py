@@ -148,8 +148,8 @@ class Ring:
             entry = Entry(
                 plan=plan,
                 peak_allocated_bytes=corner.peak_bytes(prepared),
-                predicted_peak_bytes=known and known.peak_bytes,
-                predicted_step_s=known and known.step_s,
+                predicted_peak_bytes=known.peak_bytes if known else None,
+                predicted_step_s=known.step_s if known else None,
             )
             self._places[plan] = len(self.entries)
             self.entries.append(entry)
