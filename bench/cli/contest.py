@@ -23,7 +23,7 @@ MODELS = (
 )
 COMPILED = ("gpt-mini", "llama-mini", "U-Net")
 """A model is compiled for every fraction and solver, half a minute each."""
-LIMIT_S = 120.0
+LIMIT_S = 90.0
 TIMEOUT_S = 1800.0
 """For one model."""
 PRELOAD = ("bench.studies.contest",)

@@ -12,7 +12,7 @@ from bench.report.bouts import COMPARED, Bout, Outcome, bouts, paired
 from bench.report.display import MISSING, cell, code, percent, times
 from bench.report.stats import Interval
 from bench.report.tables import plain
-from bench.store.contests import NONE, Budget, Contest, Entry
+from bench.store.contests import NONE, Budget, Contender, Contest, Entry
 
 HEADER = ("Model", "Loop", "Budget × none", "Peak ÷ budget", "Step × none")
 COMPILED_HEADER = (
@@ -203,17 +203,15 @@ def _refusals(fought: Sequence[Bout]) -> Iterator[str]:
     models: dict[tuple[str, str], dict[str, None]] = {}
     for bout in fought:
         if bout.other.entry is None:
-            key = (bout.name, _first(bout.other.reason))
+            key = (bout.name, _first(bout.other))
             models.setdefault(key, {})[cell(name_of(bout.contest))] = None
     for (name, reason), where in sorted(models.items()):
         yield f"{code(name)} on {', '.join(where)}: {cell(reason)}"
 
 
-def _first(reason: str) -> str:
-    """The first line, without the specification, which holds the budget."""
-    line = next(iter(reason.splitlines()), "")
-    before, colon, after = line.partition("): ")
-    return after if colon and "(" in before else line
+def _first(other: Contender) -> str:
+    """The first line of its reason, without the specification, which holds the budget."""
+    return next(iter(other.reason.splitlines()), "").removeprefix(f"{other.spec}: ")
 
 
 def _again(contest: Contest) -> str:

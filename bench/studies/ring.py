@@ -57,7 +57,7 @@ class Question(msgspec.Struct, frozen=True):
     fractions: tuple[float, ...] = FRACTIONS
     rounds: int = 6
     interval_width: float | None = 0.02
-    rounds_limit_s: float | None = 120.0
+    rounds_limit_s: float | None = 90.0
     seed: int = 0
 
 
