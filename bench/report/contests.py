@@ -256,6 +256,6 @@ def _row(bout: Bout) -> dict[str, object]:
         "rounds": contest.rounds,
         "auto_plan": ours.plan if ours else None,
         "plan": theirs.plan if theirs else None,
-        "reason": bout.other.reason or None,
+        "reason": _first(bout.other) or None,
     }
     return {name: plain(value) for name, value in row.items()}
