@@ -14,6 +14,8 @@ from bench.store.contests import Contest
 
 ROOM = 0.7
 """Of a column, for all contenders side by side."""
+SPREAD = 0.07
+"""Of a column, for all budgets of a contender."""
 
 
 def figure(contests: Sequence[Contest]) -> Figure:
@@ -27,14 +29,28 @@ def figure(contests: Sequence[Contest]) -> Figure:
     for place, (name, look) in enumerate(display.looks(names).items()):
         own = [bout for bout in fought if strategy_of(bout) == name]
         shift = ROOM * (place / max(1, len(names)) - 0.5)
-        _dots(axes, own, [columns.index(name_of(b.contest)) + shift for b in own], look)
+        _dots(axes, own, [columns.index(name_of(b.contest)) + shift + _aside(b) for b in own], look)
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_ylim(*_limits([bout.ratio.estimate for bout in fought if bout.ratio]))
     axes.set_ylabel("auto's step ÷ the contender's")
     axes.grid(axis="y", **canvas.GRID)
-    axes.legend(frameon=False, ncols=4, fontsize=8)
+    axes.legend(frameon=False, ncols=4, fontsize=8, loc="upper right")
     facts = f"{display.where(display.places(held))}\nsame budget, same rounds; 95 % intervals"
     canvas.heading(figure, "auto against every contender", [facts])
     return figure
+
+
+def _limits(ratios: Sequence[float]) -> tuple[float, float]:
+    """All estimates, and room for the legend; a wide interval leaves the figure."""
+    least, most = min((1.0, *ratios)), max((1.0, *ratios))
+    return least - 0.1, most + 0.1 + 0.25 * (most - least)
+
+
+def _aside(bout: Bout) -> float:
+    """Smaller budgets stand to the left of larger ones."""
+    sizes = [budget.budget_bytes for budget in bout.contest.budgets]
+    part = sizes.index(bout.budget.budget_bytes) / len(sizes)
+    return SPREAD * (part - 0.5)
 
 
 def strategy_of(bout: Bout) -> str:
