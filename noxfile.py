@@ -176,6 +176,13 @@ def promises(session):
 
 
 @nox.session(default=False)
+def contest(session):
+    """Let `auto` meet every contender within the same budgets: -- --only t5 --budgets 10."""
+    install(session, "transformers")
+    session.run("python", "-m", "bench", "contest", *session.posargs)
+
+
+@nox.session(default=False)
 def tables(session):
     """Regenerate tables, figures and the README's table from results/raw: -- --check."""
     session.install("--no-compile", "-c", str(CONSTRAINTS), *REPORT)

@@ -14,6 +14,7 @@ from bench.measure import surroundings
 from bench.measure.surroundings import Reading, between
 from bench.report import ranks, tables, trust
 from bench.report.frame import build, groups
+from bench.report.stats import paired_ratio
 from bench.run import rounds
 from bench.run.rounds import missing
 from bench.simulate import calibrate
@@ -80,6 +81,27 @@ def test_rounds_are_timed_until_it_is_enough(monkeypatch):
     assert [len(times.step_s), len(times.none_step_s), len(times.warmup_step_s)] == [12, 12, 1]
     assert times.interval_width == 0.5
     assert seen.other_cpu_share is None or 0 <= seen.other_cpu_share <= 1
+
+
+def test_whoever_is_beaten_leaves_and_the_others_go_on(monkeypatch):
+    steps = {"none": 1.0, "ours": 1.0, "slow": 1.5, "close": 1.0}
+    draws = np.random.default_rng(3)
+
+    def interleave(playing, count, _):
+        noise = {name: np.exp(0.02 * draws.standard_normal(count)) for name in playing}
+        return {name: (steps[name] * noise[name]).tolist() for name in playing}
+
+    monkeypatch.setattr(rounds, "interleave", interleave)
+    pairs = [("ours", "slow"), ("ours", "close"), ("ours", "ours")]
+    asked = rounds.Asked({"none"}, pairs)
+    seconds = rounds.contested(dict.fromkeys(steps), asked, cell(rounds=8), CPU)
+    counts = {name: len(taken) for name, taken in seconds.items()}
+    assert counts["slow"] == 8
+    assert counts["close"] == counts["ours"] == counts["none"] > 8
+    assert counts["ours"] % 2 == 0
+    assert paired_ratio(seconds["ours"], seconds["close"]).width <= 0.02
+    fixed = rounds.contested(dict.fromkeys(steps), asked, cell(None, rounds=4), CPU)
+    assert {len(taken) for taken in fixed.values()} == {4}
 
 
 def test_a_record_has_the_wish_and_the_surroundings(monkeypatch):

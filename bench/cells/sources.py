@@ -37,12 +37,17 @@ Folders = tuple[tuple[str, Path], ...]
 def code_hash(strategy: Strategy, workload: Workload, entry: str = ENTRY) -> str:
     """Twelve hex digits over the code that decides a strategy's measurements on a workload."""
     pair = (get(REFERENCE), strategy)
-    own = [name for one in pair for name in _strategy_modules(one)]
-    modules = (entry, *_modules_of(type(workload)), *own)
-    folders = tuple(sorted({(name.partition(".")[0], _folder(name)) for name in modules}))
-    digest = _digest(tuple(sorted(set(modules))), folders)
+    own = [name for one in pair for name in modules_of(one)]
+    digest = hash_of([entry, *_modules_of(type(workload)), *own])
     code = workload.code()
     return digest if code == Code() else _with(digest, code)
+
+
+def hash_of(modules: Iterable[str]) -> str:
+    """Twelve hex digits over all that modules, which are loaded, come to."""
+    names = tuple(sorted(set(modules)))
+    folders = tuple(sorted({(name.partition(".")[0], _folder(name)) for name in names}))
+    return _digest(names, folders)
 
 
 def _with(digest: str, code: Code) -> str:
@@ -53,8 +58,9 @@ def _with(digest: str, code: Code) -> str:
     return whole.hexdigest()[:12]
 
 
-def _strategy_modules(strategy: Strategy) -> list[str]:
-    below = _strategy_modules(strategy.below()) if isinstance(strategy, Layered) else []
+def modules_of(strategy: Strategy) -> list[str]:
+    """Where a strategy, and what it is layered over, are defined."""
+    below = modules_of(strategy.below()) if isinstance(strategy, Layered) else []
     return [*_modules_of(type(strategy)), *below]
 
 

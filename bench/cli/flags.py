@@ -128,10 +128,15 @@ def precisions(texts: Sequence[str]) -> tuple[str, float | None]:
     for kind in (formats, widths):
         if len(kind) > 1:
             raise ValueError(f"--precision takes one of {', '.join(kind)}")
-    return (formats or ["fp32"])[0], _part(widths[0]) if widths else None
+    return (formats or ["fp32"])[0], part(widths[0]) if widths else None
 
 
-def _part(text: str) -> float:
+def part(text: str) -> float:
+    """``2%`` as 0.02.
+
+    Raises:
+        ValueError: no percentage.
+    """
     number = text.removesuffix("%").strip()
     if not re.fullmatch(r"[0-9]+(\.[0-9]*)?", number):
         raise ValueError(f"--precision takes a percentage such as 2%, not {text!r}")

@@ -22,11 +22,13 @@ from bench.report import (
 from bench.report import (
     clusters as cluster_report,
 )
+from bench.report.contest_figure import figure as contest_figure
 from bench.report.depth import by_chain, series
 from bench.report.display import Look
 from bench.report.frame import Row, groups
 from bench.report.pays import figure as pays_figure
 from bench.store import clusters as cluster_studies
+from bench.store import contests as contest_studies
 from bench.store import coverage as coverage_studies
 from bench.store import promises as promise_studies
 from bench.store import solvers as solver_records
@@ -45,6 +47,7 @@ def figures(
     points: Sequence[Point] = (),
     clusters: Sequence[cluster_studies.Study] = (),
     pays: Sequence[Record] = (),
+    contests: Sequence[contest_studies.Contest] = (),
 ) -> dict[str, bytes]:
     """Every figure by file name.
 
@@ -57,6 +60,7 @@ def figures(
         points: measurements that others published.
         clusters: of ranks.
         pays: of steps with checkpoints and without, model by model.
+        contests: of `auto` with every contender.
     """
     named = {name for study in studies for name in staircase.strategies_of(study)}
     look = display.looks({*map(str, frame["strategy"]), *named})
@@ -64,7 +68,8 @@ def figures(
     with canvas.style():
         drawn = (*_planes(frame), *_depths(frame, look), *_staircases(studies, look))
         studied = (*_solvers(timed), *_promises(kept), *_coverage(covered), *_published(points))
-        for name, figure in (*drawn, *studied, *_clusters(clusters), *_pays(pays)):
+        others = (*_clusters(clusters), *_pays(pays), *_contests(contests))
+        for name, figure in (*drawn, *studied, *others):
             files |= {f"{name}.{kind}": data for kind, data in canvas.render(figure).items()}
     return files
 
@@ -128,6 +133,11 @@ def _clusters(studies: Sequence[cluster_studies.Study]) -> Iterator[tuple[str, F
 def _pays(records: Sequence[Record]) -> Iterator[tuple[str, Figure]]:
     if records:
         yield "pays", pays_figure(records)
+
+
+def _contests(contests: Sequence[contest_studies.Contest]) -> Iterator[tuple[str, Figure]]:
+    if any(contest.entries for contest in contests):
+        yield "contests", contest_figure(contests)
 
 
 def _staircases(studies: Sequence[Study], look: Mapping[str, Look]) -> Iterator[tuple[str, Figure]]:

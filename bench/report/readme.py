@@ -18,6 +18,7 @@ LINKS = (
     ("every table", "tradeoff"),
     ("ten budgets against every rule", "budgets"),
     ("budgets promised to training loops", "promises"),
+    ("`auto` against every contender", "contests"),
     ("published GPU figures, modelled", "published"),
     ("the simulation beside real devices", "validations"),
     ("real architectures, to the bit", "models"),
@@ -34,7 +35,7 @@ LINKS = (
 STUDIES = frozenset(
     {
         *("budgets", "coverage", "models", "pays", "peers", "promises", "published", "solvers"),
-        "validations",
+        *("contests", "validations"),
     }
 )
 """Tables that are not made from records."""

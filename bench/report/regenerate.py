@@ -56,6 +56,7 @@ def render(stored: Stored, results: Path, readme: Path | None) -> dict[Path, byt
         points=stored.published,
         clusters=stored.clusters,
         pays=stored.pays,
+        contests=stored.contests,
     )
     files |= {results / FIGURES / name: data for name, data in images.items()}
     if readme is not None:

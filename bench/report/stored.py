@@ -13,6 +13,7 @@ from bench.report import (
     budgets,
     claims,
     clusters,
+    contests,
     coverage,
     growth,
     modelled,
@@ -28,6 +29,7 @@ from bench.report import (
 from bench.report.frame import build
 from bench.store import budgets as studies
 from bench.store import clusters as cluster_studies
+from bench.store import contests as contest_studies
 from bench.store import coverage as coverage_studies
 from bench.store import models as model_studies
 from bench.store import peers as peer_runs
@@ -70,6 +72,7 @@ class Stored:
         peers: records of other people's implementations, and of ours beside them.
         timed: runs that time these side by side.
         pays: records of steps with checkpoints and without, model by model.
+        contests: of `auto` with every contender.
     """
 
     records: Sequence[Record] = _of(cell_records.STORE)
@@ -85,6 +88,7 @@ class Stored:
     peers: Sequence[Record] = _of(cell_records.STORE, peer_runs.within)
     timed: Sequence[peer_runs.Run] = _of(peer_runs.STORE, peer_runs.within)
     pays: Sequence[Record] = _of(cell_records.STORE, pays.within)
+    contests: Sequence[contest_studies.Contest] = _of(contest_studies.STORE)
 
     def empty(self) -> bool:
         """Whether nothing is stored."""
@@ -116,6 +120,7 @@ class Stored:
             ("budgets", budgets, self.budgets),
             ("models", models, self.models),
             ("promises", promises, self.promises),
+            ("contests", contests, self.contests),
             ("published", published, self.published),
             ("clusters", clusters, self.clusters),
             ("validations", validations, self.validations),

@@ -65,7 +65,7 @@ def study(question: Question) -> Study:
     """
     started, empty = time.perf_counter(), blank(question)
     try:
-        loops = [_Bench(question, accumulation=kind).loop() for kind in (False, True)]
+        loops = [Bench(question, accumulation=kind).loop() for kind in (False, True)]
     except strategies.Unsupported as error:
         return msgspec.structs.replace(empty, problem=str(error))
     duration_s = round(time.perf_counter() - started, 3)
@@ -89,8 +89,12 @@ def blank(question: Question, problem: str = "") -> Study:
     )
 
 
-class _Bench:
-    """One model and one kind of loop."""
+class Bench:
+    """One model and one kind of loop.
+
+    Attributes:
+        subject: the model, what it is called with, and the loss; on its device.
+    """
 
     def __init__(self, question: Question, *, accumulation: bool) -> None:
         self.question, self.accumulation = question, accumulation
@@ -99,7 +103,7 @@ class _Bench:
 
     def loop(self) -> Loop:
         """Every budget, promised and measured."""
-        chain = strategies.profiled(self.subject.model, STRATEGY, self._step())
+        chain = strategies.profiled(self.subject.model, STRATEGY, self.step())
         profile = chain.profile
         assert profile is not None
         plain_bytes = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
@@ -112,7 +116,8 @@ class _Bench:
             promises=[self._promise(budget_bytes, chain) for budget_bytes in budgets],
         )
 
-    def _step(self) -> ExampleStep:
+    def step(self) -> ExampleStep:
+        """One step of the loop, as those who plan it see it."""
         model, optimizer = self.subject.model, self._optimizer()
         return ExampleStep(
             model, self.subject.batch, self.subject.loss, optimizer, self.accumulation
@@ -131,11 +136,11 @@ class _Bench:
                 budget_bytes=budget_bytes,
                 plan=applied.schedule.render(),
                 predicted_peak_bytes=answer.prediction.peak_bytes,
-                peak_allocated_bytes=self._peak_bytes(),
+                peak_allocated_bytes=self.peak_bytes(),
                 gap_fraction=answer.gap_fraction,
             )
 
-    def _peak_bytes(self) -> int:
+    def peak_bytes(self, updates: int = UPDATES) -> int:
         """Most allocated in so many updates from an optimizer without state, by the allocator."""
         model, batch = self.subject.model, self.subject.batch
         optimizer = self._optimizer()
@@ -144,13 +149,13 @@ class _Bench:
         resident = [*model.parameters(), *model.buffers(), *tensors_in(batch)]
         with _most_allocated(unique_bytes(resident), self.device) as peak_bytes:
             del resident
-            self._train(optimizer)
+            self._train(optimizer, updates)
         model.zero_grad(set_to_none=True)
         return peak_bytes[0]
 
-    def _train(self, optimizer: torch.optim.Optimizer) -> None:
+    def _train(self, optimizer: torch.optim.Optimizer, updates: int) -> None:
         """The loop, as people write it."""
-        for _ in range(UPDATES):
+        for _ in range(updates):
             for _ in range(BATCHES if self.accumulation else 1):
                 out = call(self.subject.model, self.subject.batch)
                 self.subject.loss(out).backward()

@@ -37,6 +37,7 @@ SECTIONS = {
 }
 """Tables below a chart, by name of their file."""
 MORE = {
+    "contests": "auto against every contender",
     "published": "Published GPU figures, modelled",
     "clusters": "FSDP alone, and with checkpointing",
     "models": "Real architectures, to the bit",

@@ -1,0 +1,79 @@
+"""Every bout of `auto` that was timed, in one figure: a column for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.report import canvas, display
+from bench.report.bouts import Bout, bouts
+from bench.report.contests import name_of
+from bench.store.contests import Contest
+
+ROOM = 0.7
+"""Of a column, for all contenders side by side."""
+SPREAD = 0.07
+"""Of a column, for all budgets of a contender."""
+
+
+def figure(contests: Sequence[Contest]) -> Figure:
+    """Ratios with their intervals; below 1 `auto` is faster."""
+    held = [contest for contest in contests if contest.entries]
+    figure, [axes] = canvas.new(9.5, 4.8)
+    axes.axhline(1, color="0.4", linewidth=1, zorder=1)
+    columns = list(dict.fromkeys(map(name_of, held)))
+    fought = [bout for contest in held for bout in bouts(contest) if bout.ratio is not None]
+    names = sorted({strategy_of(bout) for bout in fought})
+    for place, (name, look) in enumerate(display.looks(names).items()):
+        own = [bout for bout in fought if strategy_of(bout) == name]
+        shift = ROOM * (place / max(1, len(names)) - 0.5)
+        _dots(axes, own, [columns.index(name_of(b.contest)) + shift + _aside(b) for b in own], look)
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+    axes.set_ylim(*_limits([bout.ratio.estimate for bout in fought if bout.ratio]))
+    axes.set_ylabel("auto's step ÷ the contender's")
+    axes.grid(axis="y", **canvas.GRID)
+    axes.legend(frameon=False, ncols=4, fontsize=8, loc="upper right")
+    facts = f"{display.where(display.places(held))}\nsame budget, same rounds; 95 % intervals"
+    canvas.heading(figure, "auto against every contender", [facts])
+    return figure
+
+
+def _limits(ratios: Sequence[float]) -> tuple[float, float]:
+    """All estimates, and room for the legend; a wide interval leaves the figure."""
+    least, most = min((1.0, *ratios)), max((1.0, *ratios))
+    return least - 0.1, most + 0.1 + 0.25 * (most - least)
+
+
+def _aside(bout: Bout) -> float:
+    """Smaller budgets stand to the left of larger ones."""
+    sizes = [budget.budget_bytes for budget in bout.contest.budgets]
+    part = sizes.index(bout.budget.budget_bytes) / len(sizes)
+    return SPREAD * (part - 0.5)
+
+
+def strategy_of(bout: Bout) -> str:
+    """The other's strategy, whatever its parameters."""
+    return bout.other.spec.partition("(")[0]
+
+
+def _dots(axes: Axes, fought: Sequence[Bout], places: Sequence[float], look: display.Look) -> None:
+    ratios = [bout.ratio for bout in fought if bout.ratio is not None]
+    if not ratios:
+        return
+    middles = [ratio.estimate for ratio in ratios]
+    below = [r.estimate - (r.estimate if r.low is None else r.low) for r in ratios]
+    above = [(r.estimate if r.high is None else r.high) - r.estimate for r in ratios]
+    axes.errorbar(
+        places,
+        middles,
+        yerr=(below, above),
+        fmt=look.marker,
+        color=look.colour,
+        markersize=3.5,
+        elinewidth=0.8,
+        alpha=0.8,
+        label=strategy_of(fought[0]),
+        zorder=2,
+    )

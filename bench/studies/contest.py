@@ -1,0 +1,78 @@
+"""Is `auto` ever slower than anyone else within the same budget?
+
+Budgets are those of `bench.studies.promises`, some of the ten; who is there is in
+`bench.studies.entrants`. Runs in this process; `bench.run.executor` gives it one of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import time
+from importlib.util import find_spec
+
+import msgspec
+import torch
+
+import strategies
+from bench import devices
+from bench.cells import machine, sources
+from bench.store.contests import SCHEMA_VERSION, Contest, encode
+from bench.studies import entrants, subjects
+from bench.studies.corner import UPDATES
+from bench.studies.ring import WARMUP, CompiledRing, Question, Ring
+from strategies.execution.errors import Unsupported
+
+
+def work(payload: bytes) -> bytes:
+    """The contest that a question asks for, both as JSON."""
+    return encode(contest(msgspec.json.decode(payload, type=Question)))
+
+
+def contest(question: Question) -> Contest:
+    """Hold one contest; that the model cannot be planned for is an answer.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    started, empty = time.perf_counter(), blank(question)
+    try:
+        held = CompiledRing(question) if question.compiled else Ring(question)
+        fields = held.fields()
+    except Unsupported as error:
+        return msgspec.structs.replace(empty, problem=str(error))
+    duration_s = round(time.perf_counter() - started, 3)
+    return msgspec.structs.replace(empty, **fields, duration_s=duration_s)
+
+
+def blank(question: Question, problem: str = "") -> Contest:
+    """A contest of which nothing is known, but for what ended it."""
+    library = subjects.library_of(question.model)
+    version = importlib.metadata.version(library) if find_spec(library) else None
+    return Contest(
+        **machine.provenance(SCHEMA_VERSION, question.seed),
+        key=_key(question, version),
+        model=question.model,
+        library=library,
+        library_version=version,
+        device=question.device,
+        device_name=devices.describe(torch.device(question.device)),
+        compiled=question.compiled,
+        accumulation=question.accumulation,
+        optimizer="adamw",
+        problem=problem,
+        updates=UPDATES,
+        warmup=WARMUP,
+        interval_width=question.interval_width,
+        rounds_limit_s=question.rounds_limit_s,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _key(question: Question, version: str | None) -> str:
+    """Whatever decides the answer, in twelve hex digits: code and versions, too."""
+    present = [entrants.OURS, *entrants.WITH_BUDGET, "every_k", *entrants.RULES, "memory_budget"]
+    modules = [name for spec in present for name in sources.modules_of(strategies.get(spec))]
+    code = sources.hash_of([__name__, *modules])
+    facts = [code, str(torch.__version__), str(version), torch.get_num_threads()]
+    return hashlib.sha256(msgspec.json.encode([question, facts])).hexdigest()[:12]
