@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli import flags
+from bench.cli import flags, numbers
 from bench.cli.flags import Format
 from bench.cli.printing import print_studies
 from bench.store import contests
@@ -80,7 +80,7 @@ def contest(  # noqa: PLR0917 - one parameter a flag
 
     names = list(dict.fromkeys(only or (subjects.NAMES if every else MODELS)))
     _check(budgets, rounds, limit, fraction or [])
-    width = flags.part(precision)
+    width = numbers.part(precision)
     if not 0 < width <= 1:
         raise ValueError(f"--precision takes more than 0 % and at most 100 %, not {precision}")
     for name in names:

@@ -7,7 +7,6 @@ import enum
 import functools
 import inspect
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,32 +116,6 @@ def _literal(text: str) -> Any:
         return text.strip()
 
 
-def precisions(texts: Sequence[str]) -> tuple[str, float | None]:
-    """``["bf16", "2%"]`` as ``("bf16", 0.02)``: of numbers, and of the interval of a step ratio.
-
-    Raises:
-        ValueError: two of a kind, or a percentage that is no number.
-    """
-    formats = [text for text in texts if not text.endswith("%")]
-    widths = [text for text in texts if text.endswith("%")]
-    for kind in (formats, widths):
-        if len(kind) > 1:
-            raise ValueError(f"--precision takes one of {', '.join(kind)}")
-    return (formats or ["fp32"])[0], part(widths[0]) if widths else None
-
-
-def part(text: str) -> float:
-    """``2%`` as 0.02.
-
-    Raises:
-        ValueError: no percentage.
-    """
-    number = text.removesuffix("%").strip()
-    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?", number):
-        raise ValueError(f"--precision takes a percentage such as 2%, not {text!r}")
-    return float(number) / 100
-
-
 FUNCTIONS = {"inputs": "batch", "criterion": "loss"}
 """Options that name a function, and the flags that do."""
 
@@ -246,7 +219,7 @@ class Setup:
             flag = FUNCTIONS.get(name, name)
             raise ValueError(f"{name} is given twice: by --{flag} and by --option")
         options = {**(defaults or {}), **flags, **more}
-        number_format, width = precisions(self.precision or ())
+        number_format, width = numbers.precisions(self.precision or ())
         if width is None:
             fields.pop("rounds_limit_s", None)
         cell = Cell(

@@ -6,6 +6,7 @@ Python takes the digits of every script for digits, and integers of any length.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
@@ -34,6 +35,32 @@ def check_one(option: str, text: str) -> None:
     digits = text.strip().lstrip("+-")
     if len(text) > _MOST_DIGITS or (digits.isdecimal() and int(digits) > _LARGEST):
         raise ValueError(f"{option} must be within 64 bits, not {text[:_MOST_DIGITS]}")
+
+
+def precisions(texts: Sequence[str]) -> tuple[str, float | None]:
+    """``["bf16", "2%"]`` as ``("bf16", 0.02)``: of numbers, and of the interval of a step ratio.
+
+    Raises:
+        ValueError: two of a kind, or a percentage that is no number.
+    """
+    formats = [text for text in texts if not text.endswith("%")]
+    widths = [text for text in texts if text.endswith("%")]
+    for kind in (formats, widths):
+        if len(kind) > 1:
+            raise ValueError(f"--precision takes one of {', '.join(kind)}")
+    return (formats or ["fp32"])[0], part(widths[0]) if widths else None
+
+
+def part(text: str) -> float:
+    """``2%`` as 0.02.
+
+    Raises:
+        ValueError: no percentage.
+    """
+    number = text.removesuffix("%").strip()
+    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?", number):
+        raise ValueError(f"--precision takes a percentage such as 2%, not {text!r}")
+    return float(number) / 100
 
 
 def _options(command: Callable[..., None]) -> set[str]:
