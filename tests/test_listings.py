@@ -218,7 +218,10 @@ def test_the_table_and_the_figure_show_every_pair():
     size, length = drawn.axes
     points = [sum(len(c.get_offsets()) for c in panel.collections) for panel in (size, length)]
     assert points == [2 * (4 + 1), 2 * 4]
-    other = [msgspec.structs.replace(one, device="sim:l4-24gb") for one in records]
+    other = [
+        msgspec.structs.replace(one, device="sim:l4-24gb", cell_id=one.cell_id[::-1])
+        for one in records
+    ]
     drawn = pays.figure([*records, *other])  # a page's width: sizes above, lengths below
     assert [panel.get_subplotspec().colspan.start for panel in drawn.axes] == [0, 1, 0, 1]
     assert [panel.get_xlabel()[:6] for panel in drawn.axes] == 2 * ["Parame"] + 2 * ["Tokens"]
