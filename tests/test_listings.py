@@ -1,13 +1,18 @@
 """The textbook's own code and its advice: each judge confirms and refutes, as records decide."""
 
+import json
+import re
+
 import msgspec
 import pytest
+import stored_factory
 from test_report_factory import gpt_options, make
 
 from bench.report import pays
 from bench.report.claims import LEDGER
 from bench.report.display import percent
 from bench.report.frame import build
+from bench.report.page import page
 
 CLAIMS = {claim.id: claim for claim in LEDGER}
 BOUNDARIES = 8 * 4 * 256 * 256 * 4  # layers, batch, tokens, width, bytes
@@ -197,6 +202,16 @@ def test_a_codec_needs_a_gradient_with_values():
     records = halved(0.5, strategy="compressed", codec="fp16")
     simulated = [msgspec.structs.replace(one, grad_max_rel_err=None) for one in records]
     assert CLAIMS["compression-fp16"].check(build(simulated)).verdict == "unmeasured"
+
+
+def test_the_page_judges_by_all_that_tables_are_judged_by():
+    stored = stored_factory.stored(pays=list(grown(parameters=700_000_000)))
+    ledger = {one["id"]: one["verdict"] for one in json.loads(stored.tables()["claims.json"])}
+    text = page.render(stored).decode()
+    items = re.findall(r'<li data-verdict="(\w+)" id="claim-([\w-]+)"', text)
+    assert {name: verdict for verdict, name in items} == ledger
+    assert ledger["large-models"] != "unmeasured"
+    assert "<summary>Where checkpointing starts to pay</summary>" in text
 
 
 def test_what_fits_nowhere_pays_nowhere():
