@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 
 import msgspec
 import own_models
@@ -183,6 +184,41 @@ WRONG = {
         {"depth": 3},
         "option 'depth' is taken by none of build.. at .*wrong.py:9, batch.. at .*wrong.py:3$",
     ),
+    "a function that exits": (
+        "def build():\n    raise SystemExit('no licence')\n",
+        {},
+        "wrong.py:10: SystemExit: no licence$",
+    ),
+    "a forward that exits": (
+        f"{NET}    def forward(self, x):\n        raise SystemExit(3)\n",
+        {},
+        "wrong.py:16: SystemExit: 3$",
+    ),
+    "a model where a function is named": (
+        "build = nn.Linear(4, 4)\n",
+        {},
+        "wrong.py: build is a model; name a function that makes one$",
+    ),
+    "a model without values": (
+        "def build():\n    return nn.Linear(4, 4, device='meta')\n",
+        {},
+        "wrong.py:9: build.. gives a model on the meta device, where no weight has a value$",
+    ),
+    "a batch without values": (
+        f"{BLOCKS}\n\ndef shape():\n    return torch.ones(2, 4, device='meta')\n",
+        {"inputs": "shape"},
+        "wrong.py:12: the batch is on the meta device, where nothing has a value$",
+    ),
+    "a batch without tensors": (
+        f"{BLOCKS}\n\ndef empty():\n    return ()\n",
+        {"inputs": "empty"},
+        "wrong.py:12: the batch holds no tensor$",
+    ),
+    "a generator of batches": (
+        f"{BLOCKS}\n\ndef many():\n    yield batch()\n",
+        {"inputs": "many"},
+        "wrong.py:12: the batch must be a tensor, .*, not generator; give one of what it yields$",
+    ),
     "blocks that are not there": (
         "def build():\n    return nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))\n",
         {"blocks": "body"},
@@ -208,6 +244,38 @@ def wrong_cell(tmp_path, name, device):
     given = {k: f"{path}:{v}" if k in functions else v for k, v in options.items()}
     cell = Cell(workload=f"{path}:build", options=given, spec="every_layer", device=device)
     return checked(msgspec.structs.replace(cell, rounds=0)), says
+
+
+UNUSUAL = """
+import os
+import torch
+from torch import nn
+WEIGHT = torch.ones(4, 4, requires_grad=True)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    def forward(self, x):
+        print("forward")
+        os.chdir("/")
+        return self.body(x)
+def build():
+    return Net()
+def batch():
+    return torch.randn(2, 4) @ WEIGHT
+"""
+
+
+def test_what_a_model_does_to_its_process_is_its_own(tmp_path, capsys, monkeypatch):
+    """It prints, it changes directory, and its batch remembers how it was computed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unusual.py").write_text(UNUSUAL)
+    cell = checked(Cell(workload="unusual.py:build", spec="every_layer", rounds=0, threads=1))
+    record = records.decode(executor.measure_cell(msgspec.json.encode(cell)))
+    assert (record.status, record.grads_bitwise_equal) == ("ok", True)
+    said = capsys.readouterr()
+    assert (said.out, "forward\n" in said.err) == ("", True)
+    assert Path.cwd() == tmp_path
 
 
 @pytest.mark.parametrize("device", ["cpu", DEVICE])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -33,15 +33,25 @@ def checked_batch(value: Any, place: str) -> Batch:
     """What a user's function gives, if it is a batch.
 
     Raises:
-        InputError: it holds no tensors.
+        InputError: it is none, or holds no tensors, or such as have no values.
     """
     batch = dict(value) if isinstance(value, Mapping) else value
-    if isinstance(batch, (Tensor, tuple, list, dict)) and _tensors(batch):
-        return batch
-    raise InputError(
-        f"{place}: the batch must be a tensor, a tuple or list of them, or a mapping of arguments,"
-        f" not {type(value).__name__}"
-    )
+    if not isinstance(batch, (Tensor, tuple, list, dict)):
+        hint = "; give one of what it yields" if isinstance(value, Iterable) else ""
+        raise InputError(
+            f"{place}: the batch must be a tensor, a tuple or list of them, or a mapping of"
+            f" arguments, not {type(value).__name__}{hint}"
+        )
+    if not _tensors(batch):
+        raise InputError(f"{place}: the batch holds no tensor")
+    if any(map(is_meta, _tensors(batch))):
+        raise InputError(f"{place}: the batch is on the meta device, where nothing has a value")
+    return batch
+
+
+def is_meta(tensor: Tensor) -> bool:
+    """Whether it has a shape and no values."""
+    return tensor.device.type == "meta"
 
 
 def default_loss(output: Any) -> Tensor | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from bench.workloads.base import Batch
 from bench.workloads.errors import InputError
+from bench.workloads.sources import calls
 from bench.workloads.sources.references import Reference
 from bench.workloads.sources.source import SourceWorkload
 
@@ -41,14 +43,23 @@ class OwnWorkload(SourceWorkload):
         """What the function gives.
 
         Raises:
-            InputError: it raises, or gives something else.
+            InputError: it raises, or gives something else, or weights without values.
         """
         reference = self.reference
+        if isinstance(reference.load(), nn.Module):
+            what = "is a model; name a function that makes one"
+            raise InputError(f"{reference.path}: {reference.function} {what}")
         model = reference.call(self.arguments_of(reference))
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
             raise InputError(
                 f"{reference.place()}: {reference.function}() gives {kind}, not a torch.nn.Module"
+            )
+        wanted = torch.get_default_device().type == "meta"
+        if not wanted and any(map(calls.is_meta, model.parameters())):
+            raise InputError(
+                f"{reference.place()}: {reference.function}() gives a model on the meta device,"
+                " where no weight has a value"
             )
         return model
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import strategies
 from bench.workloads.base import Batch, Code, Workload
@@ -108,9 +109,10 @@ class SourceWorkload(Workload):
             return self.batch_of(Reference.parse(self.inputs))
 
     def batch_of(self, reference: Reference) -> Batch:
-        """What a user's function makes."""
+        """What a user's function makes, apart from the graph that it may have been computed by."""
         value = reference.call(self.arguments_of(reference))
-        return calls.checked_batch(value, reference.place())
+        batch = calls.checked_batch(value, reference.place())
+        return tree_map_only(Tensor, lambda t: t if t.is_leaf else t.detach(), batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The criterion's; the output's own without one, or else a mean of squares. A scalar."""
