@@ -194,6 +194,21 @@ WRONG = {
         {},
         "wrong.py:16: SystemExit: 3$",
     ),
+    "a frozen model of PyTorch's classes": (
+        f"{BLOCKS}.requires_grad_(False)\n",
+        {},
+        "wrong.py:9: the loss must be one number, not nothing: no .* depends on what is trained$",
+    ),
+    "lazy layers": (
+        "def build():\n    return nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(4))\n",
+        {},
+        "wrong.py:9: build.. gives a model of lazy layers; call it on a batch before it is return",
+    ),
+    "an error that a terminal would obey": (
+        "def build():\n    raise RuntimeError('\\x1b[31mred \\x07')\n",
+        {},
+        r"wrong.py:10: RuntimeError: \[31mred$",
+    ),
     "a model where a function is named": (
         "build = nn.Linear(4, 4)\n",
         {},
@@ -244,6 +259,15 @@ def wrong_cell(tmp_path, name, device):
     given = {k: f"{path}:{v}" if k in functions else v for k, v in options.items()}
     cell = Cell(workload=f"{path}:build", options=given, spec="every_layer", device=device)
     return checked(msgspec.structs.replace(cell, rounds=0)), says
+
+
+def test_a_model_is_built_for_each_measurement(tmp_path):
+    path = tmp_path / "one.py"
+    path.write_text(f"{HEAD}MODEL = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))\n")
+    path.write_text(f"{path.read_text()}def build():\n    return MODEL\n")
+    cell = checked(Cell(workload=f"{path}:build", spec="every_layer", rounds=0, threads=1))
+    with pytest.raises(InputError, match=r"one.py:10: build.. gives the same model once more, wh"):
+        executor.measure_cell(msgspec.json.encode(cell))
 
 
 UNUSUAL = """

@@ -89,7 +89,7 @@ def checked_loss(loss: Any, place: Callable[[], str]) -> Tensor:
 
 def _problem(loss: Any) -> str:
     if loss is None:
-        return "nothing: the output holds no floating-point tensor with a gradient"
+        return "nothing: no floating-point tensor of the output depends on what is trained"
     if not isinstance(loss, Tensor):
         return type(loss).__name__
     if loss.numel() != 1:
@@ -97,9 +97,9 @@ def _problem(loss: Any) -> str:
     return "" if loss.is_floating_point() else f"of {loss.dtype}"
 
 
-def place_of_forward(model: nn.Module) -> str:
-    """``file:line`` of the model's ``forward``."""
-    return blame.place_of(type(model).forward) or type(model).__name__
+def place_of_forward(model: nn.Module) -> str | None:
+    """``file:line`` of the model's ``forward``; ``None``: it is PyTorch's, or has no source."""
+    return blame.place_of(inspect.unwrap(type(model).forward))
 
 
 @dataclasses.dataclass(frozen=True)

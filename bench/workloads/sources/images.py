@@ -80,7 +80,7 @@ class ImagesWorkload(SourceWorkload):
         output = model(images)
         is_logits = isinstance(output, Tensor) and output.dim() == 2
         loss = F.cross_entropy(output, classes) if is_logits else calls.default_loss(output)
-        return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
+        return calls.checked_loss(loss, lambda: self.place(model))
 
     def arguments(self) -> Mapping[str, Any]:
         """Sizes, too."""

@@ -120,11 +120,19 @@ class SourceWorkload(Workload):
             if self.criterion:
                 return calls.criterion(self.criterion)(model, batch, self.arguments())
             loss = calls.default_loss(calls.call(model, batch))
-        return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
+        return calls.checked_loss(loss, lambda: self.place(model))
+
+    def origin(self) -> str:
+        """Who makes the model."""
+        return self.name
+
+    def place(self, model: nn.Module) -> str:
+        """``file:line`` of the model's ``forward``; who makes it, where PyTorch has that."""
+        return calls.place_of_forward(model) or self.origin()
 
     def blame(self, error: BaseException, model: nn.Module | None) -> InputError:
         """An error that the model has under no strategy, as a sentence that names the place."""
-        place = calls.place_of_forward(model) if model is not None else self.name
+        place = self.place(model) if model is not None else self.origin()
         return blame.sentence(error, place, [one.folder for one in self.references()])
 
     def code(self) -> Code:
