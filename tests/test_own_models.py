@@ -339,15 +339,18 @@ def test_an_option_is_one_value(folder):
 
 
 STAND_INS = {
-    "timm:own_tiny_128": "def create_model(name, pretrained):\n    return made(name)\n",
+    "timm:own_tiny_128": "def create_model(name, pretrained):\n    return made(name, pretrained)\n",
     "torchvision:own": "from types import SimpleNamespace\n"
-    "models = SimpleNamespace(get_model=lambda name, weights: made(name))\n",
+    "def get_model_builder(name):\n"
+    "    return lambda *, weights=None, weights_backbone=3: made(name, weights, weights_backbone)\n"
+    "models = SimpleNamespace(get_model_builder=get_model_builder)\n",
 }
 MADE = """
 from torch import nn
-def made(name):
+def made(name, *downloaded):
     if not name.startswith("own"):
         raise RuntimeError(f"Unknown model ({name})")
+    assert not any(downloaded)
     blocks = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)]
     return nn.Sequential(nn.Sequential(*blocks), nn.AdaptiveAvgPool2d(10), nn.Flatten())
 """

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +31,10 @@ def _timm(library: Any, name: str) -> Any:
 
 
 def _torchvision(library: Any, name: str) -> Any:
-    return library.models.get_model(name, weights=None)
+    """Without weights of its own, and without those of a backbone, which would be downloaded."""
+    builder = library.models.get_model_builder(name)
+    taken = inspect.signature(builder).parameters
+    return builder(**{one: None for one in ("weights", "weights_backbone") if one in taken})
 
 
 MAKERS: dict[str, Callable[[Any, str], Any]] = {"timm": _timm, "torchvision": _torchvision}
