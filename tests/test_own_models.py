@@ -380,3 +380,31 @@ def test_models_of_libraries_are_built_by_them(name, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=rf"{library}.py:\d+: RuntimeError: Unknown model"):
         executor.measure_cell(msgspec.json.encode(missing))
     monkeypatch.delitem(sys.modules, library)
+
+
+PARAMETERS = {
+    "timm:vit_base_patch16_224": 86_567_656,
+    "timm:convnext_tiny": 28_589_128,
+    "timm:mobilenetv3_large_100": 5_483_032,
+    "timm:mixer_b16_224": 59_880_472,
+    "torchvision:resnet50": 25_557_032,
+    "torchvision:swin_t": 28_288_354,
+    "torchvision:densenet121": 7_978_856,
+    "torchvision:deeplabv3_resnet50": 39_638_869,
+}
+"""Of models as published, the last without the head that only pretraining has."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_models_of_libraries_that_are_installed_are_simulated_whole(name):
+    library = name.partition(":")[0]
+    try:
+        importlib.import_module(library)
+    except (ImportError, RuntimeError) as error:  # a build for another torch registers in vain
+        pytest.skip(f"{library} does not load here ({error}): see nox -s images")
+    record = worker.measure(checked(Cell(workload=name, spec="sqrt", device=DEVICE, rounds=0)))
+    assert record.status == "ok", record.reason
+    assert record.parameter_bytes == 4 * PARAMETERS[name]
+    assert record.batch_bytes == 2 * (4 * 3 * 224 * 224 + 8)
+    assert len(record.plan.split()) > 4
