@@ -333,6 +333,21 @@ def test_a_model_that_is_not_there_is_refused_before_anything_runs(name, says, m
         workloads.get(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("timm:vit_base_patch16_384.augreg", 384),
+        ("timm:vit_base_patch16_clip_224.openai", 224),
+        ("timm:mobilenetv3_large_100", 224),
+        ("timm:regnetx_002", 224),
+        ("torchvision:resnet50", 224),
+    ],
+)
+def test_the_side_of_images_is_told_by_a_name(name, side, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    assert workloads.get(name).options()["image"] == side
+
+
 def test_an_option_is_one_value(folder):
     with pytest.raises(ValueError, match="option sizes must be one number, true, false or text"):
         workloads.get(f"{folder}/own.py:build", sizes=[1, 2])

@@ -22,6 +22,8 @@ from bench.workloads.sources.source import SourceWorkload
 
 SIDE = 224
 _SIDE_IN_NAME = re.compile(r"_(\d{3})(?=\.|$)")
+_LEAST_SIDE, _SIDE_STEP = 128, 16
+"""Of images that models are made for: what else a name ends in is something else."""
 _LABELS = 256
 """Bytes of text, which are classes of any model with as many."""
 
@@ -109,13 +111,16 @@ def named(name: str) -> ImagesWorkload:
     library, _, model = name.partition(":")
     if importlib.util.find_spec(library) is None:
         raise ValueError(f"{name} needs {library}, which is not installed: pip install {library}")
-    side = _SIDE_IN_NAME.search(model)
     return ImagesWorkload(
-        name=name,
-        summary=f"{model} of {library}",
-        scale="real",
-        image=int(side.group(1)) if side else SIDE,
+        name=name, summary=f"{model} of {library}", scale="real", image=_side(model)
     )
+
+
+def _side(model: str) -> int:
+    """Of the images that a model's name tells of: 100 in it is a width, in percent."""
+    told = _SIDE_IN_NAME.search(model)
+    side = int(told.group(1)) if told else SIDE
+    return side if side >= _LEAST_SIDE and side % _SIDE_STEP == 0 else SIDE
 
 
 def _version(library: str) -> str:
