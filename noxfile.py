@@ -155,7 +155,9 @@ def images(session):
 
     On a machine for CUDA: that torch is 5.5 GB.
     """
-    install(session, "images", constraints=constrained(session, NEWEST))
+    install(session, "images", "test", constraints=constrained(session, NEWEST))
+    own = ("--long", "tests/test_own_models.py", "-k", "libraries")
+    session.run("pytest", *own, env=ONE_THREAD)
     libraries = ("timm", "torchvision")
     session.run("python", "-m", "bench", "models", *chosen(session, libraries), env=ONE_THREAD)
 

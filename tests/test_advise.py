@@ -229,6 +229,19 @@ def test_shards_are_a_part_of_each_and_what_is_gathered():
     assert remedies._gathered_bytes(base) == 2 * root + 3 * block
 
 
+def test_a_model_that_needs_values_to_be_built_is_looked_at(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\ndef build():\n"
+        "    sizes = [int(one.item()) for one in torch.full((3,), 4)]\n"
+        "    return nn.Sequential(*(nn.Linear(size, size) for size in sizes))\n"
+        "def batch():\n    return torch.ones(2, 4)\n"
+    )
+    given = api.Cell(workload=f"{path}:build", spec=NONE, device="sim:h100-80gb", rounds=0)
+    simulation = Workbench(api.checked(given), 10**12).simulate(NONE)
+    assert simulation.trace.resident_bytes() == 4 * (3 * (4 * 4 + 4) + 2 * 4)
+
+
 def test_remedies_that_are_cells_are_what_run_says():
     _, found = asked()
     said = {one.name: one for one in found.remedies}

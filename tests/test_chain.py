@@ -381,3 +381,5 @@ def test_torchscript_is_left_out_with_a_note():
     strategies.undo(model)
     with pytest.raises(Unsupported, match=r"apply the strategy before torch\.jit\.script"):
         strategies.apply(model, "every_layer", blocks="two")
+    with pytest.raises(Unsupported, match="no chain of blocks found"):
+        strategies.apply(torch.jit.script(nn.Sequential(linear(), linear())), "every_layer")

@@ -10,7 +10,7 @@ from simulated import cell, simulation
 
 from bench.devices import accelerators
 from bench.simulate import fit
-from bench.simulate.grown import Growth
+from bench.simulate.grown import Growth, without_scratch
 from bench.simulate.run import trace_cell
 from strategies.profiling.free_blocks import GRANULE_BYTES
 
@@ -44,9 +44,11 @@ def traced(batch, seq):
 def test_growth_tells_every_storage_to_the_byte(known, other):
     axis = 0 if known[0][1] == known[1][1] else 1
     growth = Growth.of({sizes[axis]: traced(*sizes) for sizes in known})
-    grown, true = growth.at(other[axis]), traced(*other)
+    grown, true = growth.at(other[axis]), without_scratch(traced(*other))
     assert grown.events == true.events
     assert [life.size_bytes for life in grown.lives] == [life.size_bytes for life in true.lives]
+    assert growth.tells(other[axis], traced(*other))
+    assert not growth.tells(known[0][axis], traced(*other))
 
 
 def test_steps_that_differ_in_kind_have_no_growth():
@@ -76,6 +78,39 @@ def test_the_largest_fits_and_the_next_does_not(spec, axis, monkeypatch):
     assert len(probes) <= fit.MOST_SAMPLES + 1
     assert found > max(probes[: fit.SAMPLES])
     assert bounds(given, axis, found) == [True, False]
+
+
+def test_without_scratch_memory_a_step_is_what_its_tensors_take():
+    trace = traced(2, 32)
+    scratch = [number for number, life in enumerate(trace.lives) if life.is_scratch]
+    bare = without_scratch(trace)
+    assert len(bare.lives) == len(trace.lives) - len(scratch) < len(trace.lives)
+    assert len(bare.events) == len(trace.events) - 2 * len(scratch)
+    assert bare.after_forward_bytes() == trace.after_forward_bytes()
+    assert bare.alive_bytes()[-1] == trace.alive_bytes()[-1]
+    for event in bare.events:
+        assert abs(event.delta_bytes) == bare.lives[event.life].size_bytes
+    assert without_scratch(bare) is bare
+
+
+def test_scratch_memory_that_grows_by_steps_takes_no_trace_more(monkeypatch):
+    given = cell("gpt-mini", "none", device="sim:h100-80gb", optimizer="adamw", layers=2, seq=32)
+    traces = []
+
+    def counted(probe):
+        traces.append(trace_cell(probe).trace)
+        return dataclasses.make_dataclass("Traced", ["trace"])(traces[-1])
+
+    monkeypatch.setattr(fit, "trace_cell", counted)
+    room_bytes = 100_000_000
+    found = fit.largest(given, "batch", room_bytes).options["batch"]
+    assert len(traces) == fit.SAMPLES + 1
+    assert max(traces[-1].alive_bytes(GRANULE_BYTES)) <= room_bytes
+    growth = Growth.of(dict(zip((2, 3), traces, strict=False)))
+    assert max(growth.at(found + 1).alive_bytes(GRANULE_BYTES)) > room_bytes
+    sizes = [[life.size_bytes for life in one.lives if life.is_scratch] for one in traces]
+    linear = [b + (found - 3) * (b - a) for a, b in zip(*sizes[:2], strict=True)]
+    assert sizes[2] != linear  # so that, told with them, the step would not have been known
 
 
 @pytest.mark.long

@@ -1,13 +1,18 @@
 """The textbook's own code and its advice: each judge confirms and refutes, as records decide."""
 
+import json
+import re
+
 import msgspec
 import pytest
+import stored_factory
 from test_report_factory import gpt_options, make
 
 from bench.report import pays
 from bench.report.claims import LEDGER
 from bench.report.display import percent
 from bench.report.frame import build
+from bench.report.page import page
 
 CLAIMS = {claim.id: claim for claim in LEDGER}
 BOUNDARIES = 8 * 4 * 256 * 256 * 4  # layers, batch, tokens, width, bytes
@@ -199,6 +204,16 @@ def test_a_codec_needs_a_gradient_with_values():
     assert CLAIMS["compression-fp16"].check(build(simulated)).verdict == "unmeasured"
 
 
+def test_the_page_judges_by_all_that_tables_are_judged_by():
+    stored = stored_factory.stored(pays=list(grown(parameters=700_000_000)))
+    ledger = {one["id"]: one["verdict"] for one in json.loads(stored.tables()["claims.json"])}
+    text = page.render(stored).decode()
+    items = re.findall(r'<li data-verdict="(\w+)" id="claim-([\w-]+)"', text)
+    assert {name: verdict for verdict, name in items} == ledger
+    assert ledger["large-models"] != "unmeasured"
+    assert "<summary>Where checkpointing starts to pay</summary>" in text
+
+
 def test_what_fits_nowhere_pays_nowhere():
     [pair] = pays.pairs(build(list(steps(fit=(False, False)))))
     assert not pair.pays
@@ -218,3 +233,11 @@ def test_the_table_and_the_figure_show_every_pair():
     size, length = drawn.axes
     points = [sum(len(c.get_offsets()) for c in panel.collections) for panel in (size, length)]
     assert points == [2 * (4 + 1), 2 * 4]
+    other = [
+        msgspec.structs.replace(one, device="sim:l4-24gb", cell_id=one.cell_id[::-1])
+        for one in records
+    ]
+    drawn = pays.figure([*records, *other])  # a page's width: sizes above, lengths below
+    assert [panel.get_subplotspec().colspan.start for panel in drawn.axes] == [0, 1, 0, 1]
+    assert [panel.get_xlabel()[:6] for panel in drawn.axes] == 2 * ["Parame"] + 2 * ["Tokens"]
+    assert drawn.get_figwidth() < 10

@@ -12,7 +12,7 @@ from own_models import OWN
 
 from bench import workloads
 from bench.simulate import fit
-from bench.store import records
+from bench.store import records, validations
 from bench.workloads.sources import configurations
 
 CPU, SIMULATED = ("--device", "cpu"), ("--device", "sim:rtx4090-24gb")
@@ -102,7 +102,7 @@ COMMANDS = {
     "profile": ("profile", "--out", "{}/out", *CPU, *JSON),
     "profile, simulated": ("profile", "--out", "{}/out", *SIMULATED, *JSON),
     "profile --chain": ("profile", "--chain", *CPU, *JSON),
-    "validate": ("validate", *CPU, *JSON),
+    "validate": ("validate", "--results", "{}/results", *CPU, *JSON),
     "frontier": ("frontier", "--budgets", "1", "--out", "{}/out", *SIMULATED, *JSON),
 }
 
@@ -119,7 +119,9 @@ def test_every_command_takes_every_model(own, name, folder):
         assert {record.status for record in lines} == {"ok"}
         assert lines[0].parameter_bytes == OWN[own].parameter_bytes
     elif arguments[0] == "validate":
-        assert {row["tensor_peak_error"] for row in json.loads(done.stdout)} == {0}
+        study = validations.decode(done.stdout.encode())
+        assert study.rows
+        assert {row.tensor_peak_error for row in study.rows} == {0}
     elif arguments[0] == "plan":
         assert json.loads(done.stdout)["plan"] == " ".join(map(str, range(OWN[own].blocks)))
     else:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 
 import msgspec
 import own_models
@@ -183,6 +184,56 @@ WRONG = {
         {"depth": 3},
         "option 'depth' is taken by none of build.. at .*wrong.py:9, batch.. at .*wrong.py:3$",
     ),
+    "a function that exits": (
+        "def build():\n    raise SystemExit('no licence')\n",
+        {},
+        "wrong.py:10: SystemExit: no licence$",
+    ),
+    "a forward that exits": (
+        f"{NET}    def forward(self, x):\n        raise SystemExit(3)\n",
+        {},
+        "wrong.py:16: SystemExit: 3$",
+    ),
+    "a frozen model of PyTorch's classes": (
+        f"{BLOCKS}.requires_grad_(False)\n",
+        {},
+        "wrong.py:9: the loss must be one number, not nothing: no .* depends on what is trained$",
+    ),
+    "lazy layers": (
+        "def build():\n    return nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(4))\n",
+        {},
+        "wrong.py:9: build.. gives a model of lazy layers; call it on a batch before it is return",
+    ),
+    "an error that a terminal would obey": (
+        "def build():\n    raise RuntimeError('\\x1b[31mred \\x07')\n",
+        {},
+        r"wrong.py:10: RuntimeError: \[31mred$",
+    ),
+    "a model where a function is named": (
+        "build = nn.Linear(4, 4)\n",
+        {},
+        "wrong.py: build is a model; name a function that makes one$",
+    ),
+    "a model without values": (
+        "def build():\n    return nn.Linear(4, 4, device='meta')\n",
+        {},
+        "wrong.py:9: build.. gives a model on the meta device, where no weight has a value$",
+    ),
+    "a batch without values": (
+        f"{BLOCKS}\n\ndef shape():\n    return torch.ones(2, 4, device='meta')\n",
+        {"inputs": "shape"},
+        "wrong.py:12: the batch is on the meta device, where nothing has a value$",
+    ),
+    "a batch without tensors": (
+        f"{BLOCKS}\n\ndef empty():\n    return ()\n",
+        {"inputs": "empty"},
+        "wrong.py:12: the batch holds no tensor$",
+    ),
+    "a generator of batches": (
+        f"{BLOCKS}\n\ndef many():\n    yield batch()\n",
+        {"inputs": "many"},
+        "wrong.py:12: the batch must be a tensor, .*, not generator; give one of what it yields$",
+    ),
     "blocks that are not there": (
         "def build():\n    return nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))\n",
         {"blocks": "body"},
@@ -208,6 +259,47 @@ def wrong_cell(tmp_path, name, device):
     given = {k: f"{path}:{v}" if k in functions else v for k, v in options.items()}
     cell = Cell(workload=f"{path}:build", options=given, spec="every_layer", device=device)
     return checked(msgspec.structs.replace(cell, rounds=0)), says
+
+
+def test_a_model_is_built_for_each_measurement(tmp_path):
+    path = tmp_path / "one.py"
+    path.write_text(f"{HEAD}MODEL = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))\n")
+    path.write_text(f"{path.read_text()}def build():\n    return MODEL\n")
+    cell = checked(Cell(workload=f"{path}:build", spec="every_layer", rounds=0, threads=1))
+    with pytest.raises(InputError, match=r"one.py:10: build.. gives the same model once more, wh"):
+        executor.measure_cell(msgspec.json.encode(cell))
+
+
+UNUSUAL = """
+import os
+import torch
+from torch import nn
+WEIGHT = torch.ones(4, 4, requires_grad=True)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    def forward(self, x):
+        print("forward")
+        os.chdir("/")
+        return self.body(x)
+def build():
+    return Net()
+def batch():
+    return torch.randn(2, 4) @ WEIGHT
+"""
+
+
+def test_what_a_model_does_to_its_process_is_its_own(tmp_path, capsys, monkeypatch):
+    """It prints, it changes directory, and its batch remembers how it was computed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unusual.py").write_text(UNUSUAL)
+    cell = checked(Cell(workload="unusual.py:build", spec="every_layer", rounds=0, threads=1))
+    record = records.decode(executor.measure_cell(msgspec.json.encode(cell)))
+    assert (record.status, record.grads_bitwise_equal) == ("ok", True)
+    said = capsys.readouterr()
+    assert (said.out, "forward\n" in said.err) == ("", True)
+    assert Path.cwd() == tmp_path
 
 
 @pytest.mark.parametrize("device", ["cpu", DEVICE])
@@ -241,21 +333,39 @@ def test_a_model_that_is_not_there_is_refused_before_anything_runs(name, says, m
         workloads.get(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("timm:vit_base_patch16_384.augreg", 384),
+        ("timm:vit_base_patch16_clip_224.openai", 224),
+        ("timm:mobilenetv3_large_100", 224),
+        ("timm:regnetx_002", 224),
+        ("torchvision:resnet50", 224),
+    ],
+)
+def test_the_side_of_images_is_told_by_a_name(name, side, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    assert workloads.get(name).options()["image"] == side
+
+
 def test_an_option_is_one_value(folder):
     with pytest.raises(ValueError, match="option sizes must be one number, true, false or text"):
         workloads.get(f"{folder}/own.py:build", sizes=[1, 2])
 
 
 STAND_INS = {
-    "timm:own_tiny_128": "def create_model(name, pretrained):\n    return made(name)\n",
+    "timm:own_tiny_128": "def create_model(name, pretrained):\n    return made(name, pretrained)\n",
     "torchvision:own": "from types import SimpleNamespace\n"
-    "models = SimpleNamespace(get_model=lambda name, weights: made(name))\n",
+    "def get_model_builder(name):\n"
+    "    return lambda *, weights=None, weights_backbone=3: made(name, weights, weights_backbone)\n"
+    "models = SimpleNamespace(get_model_builder=get_model_builder)\n",
 }
 MADE = """
 from torch import nn
-def made(name):
+def made(name, *downloaded):
     if not name.startswith("own"):
         raise RuntimeError(f"Unknown model ({name})")
+    assert not any(downloaded)
     blocks = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)]
     return nn.Sequential(nn.Sequential(*blocks), nn.AdaptiveAvgPool2d(10), nn.Flatten())
 """
@@ -284,4 +394,32 @@ def test_models_of_libraries_are_built_by_them(name, tmp_path, monkeypatch):
     missing = checked(Cell(workload=f"{library}:missing", spec="none", rounds=0))
     with pytest.raises(InputError, match=rf"{library}.py:\d+: RuntimeError: Unknown model"):
         executor.measure_cell(msgspec.json.encode(missing))
-    monkeypatch.delitem(sys.modules, library)
+    del sys.modules[library]  # not by monkeypatch, which would put the stand-in back
+
+
+PARAMETERS = {
+    "timm:vit_base_patch16_224": 86_567_656,
+    "timm:convnext_tiny": 28_589_128,
+    "timm:mobilenetv3_large_100": 5_483_032,
+    "timm:mixer_b16_224": 59_880_472,
+    "torchvision:resnet50": 25_557_032,
+    "torchvision:swin_t": 28_288_354,
+    "torchvision:densenet121": 7_978_856,
+    "torchvision:deeplabv3_resnet50": 39_638_869,
+}
+"""Of models as published, the last without the head that only pretraining has."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_models_of_libraries_that_are_installed_are_simulated_whole(name):
+    library = name.partition(":")[0]
+    try:
+        importlib.import_module(library)
+    except (ImportError, RuntimeError) as error:  # a build for another torch registers in vain
+        pytest.skip(f"{library} does not load here ({error}): see nox -s images")
+    record = worker.measure(checked(Cell(workload=name, spec="sqrt", device=DEVICE, rounds=0)))
+    assert record.status == "ok", record.reason
+    assert record.parameter_bytes == 4 * PARAMETERS[name]
+    assert record.batch_bytes == 2 * (4 * 3 * 224 * 224 + 8)
+    assert len(record.plan.split()) > 4

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import strategies
+from strategies import Unsupported
 from strategies.execution.undo import installed
+from strategies.profiling import lives
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.profiler import profile_chain
 from strategies.profiling.scout import scout
@@ -230,3 +232,9 @@ def test_blocks_that_hooks_look_into_are_watched_one_by_one():
     step.forward()  # from now on the hooks are there
     hooked = strategies.find_chain(step.model)
     assert scout(step, hooked).watched == list(range(BLOCKS))
+
+
+def test_what_no_operator_was_seen_to_make_is_refused():
+    """As the outputs of blocks in a model that is compiled as a whole."""
+    with pytest.raises(Unsupported, match="apply the strategy first, and compile then"):
+        lives._Watcher(1).leave(0, torch.ones(2))

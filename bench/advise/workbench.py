@@ -65,11 +65,12 @@ class Workbench:
         """
         strategy = strategies.get(spec)
         chain = self._chain(type(strategy)) if isinstance(strategy, Budgeted) else None
+        step = self.step  # built outside of the mode: some models need values to be built
         with valueless(), self.mode:
             try:
-                return trace_step(strategy, self.step, chain=chain, as_cuda=self.as_cuda)
+                return trace_step(strategy, step, chain=chain, as_cuda=self.as_cuda)
             finally:
-                self.step.drop_gradients()
+                step.drop_gradients()
 
     @functools.cache  # noqa: B019 - as long as the workbench
     def _chain(self, kind: type[Budgeted]) -> strategies.Chain:

@@ -49,11 +49,11 @@ def render(figure: Figure) -> dict[str, bytes]:
     return images | {"svg": canonical(images["svg"].decode()).encode()}
 
 
-def new(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches, with axes in one row; it belongs to no window."""
+def new(width: float, height: float, columns: int = 1, lines: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches, with axes line by line; it belongs to no window."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+    return figure, list(figure.subplots(lines, columns, squeeze=False).flat)
 
 
 def head(figure: Figure, what: str, points: Sequence[Row], without: Sequence[str] = ()) -> None:

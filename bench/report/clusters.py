@@ -142,7 +142,14 @@ def figure(studies: Sequence[Study]) -> Figure:
 
 
 def _draw(axes: Axes, study: Study, spec: str) -> None:
-    axes.axhline(_gb(study.memory_bytes), color="0.4", linewidth=1, linestyle="--", zorder=1)
+    axes.axhline(
+        _gb(study.memory_bytes),
+        color="0.4",
+        linewidth=1,
+        linestyle="--",
+        zorder=1,
+        label="memory of the device",
+    )
     for index, (label, points) in enumerate(groups(study)):
         shown = [point for point in points if point.spec == spec]
         axes.plot(

@@ -7,7 +7,7 @@ without checkpoints, on a simulated device. It pays where a step does not fit wi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -57,6 +57,11 @@ class Pair:
     def parameters(self) -> int:
         """How many; they are in single precision."""
         return int(self.without["parameter_bytes"]) // PARAMETER_BYTES
+
+    @property
+    def on(self) -> str:
+        """The device."""
+        return str(self.without["device"])
 
     @property
     def tokens(self) -> int:
@@ -130,7 +135,7 @@ def by_length(frame: pd.DataFrame) -> Rows:
 def _by_device(found: Iterable[Pair]) -> Rows:
     by_device: Rows = {}
     for pair in found:
-        by_device.setdefault(str(pair.without["device"]), []).append(pair)
+        by_device.setdefault(pair.on, []).append(pair)
     return by_device
 
 
@@ -168,25 +173,31 @@ def counted(parameters: int) -> str:
 
 
 def figure(records: Sequence[Record]) -> Figure:
-    """Peak over size, and over length, on each device; hollow where the device cannot hold it."""
+    """Peak over size, below it over length, a device a column; hollow where it cannot hold it."""
     frame = build(records)
-    panels = [
-        (found, over, f"{label} ({device})")
-        for kind, over, label in (
-            (by_size(frame), "parameters", "Parameters"),
-            (by_length(frame), "tokens", "Tokens of one sequence"),
-        )
-        for device, found in kind.items()
-    ]
-    figure, axes = canvas.new(5.5 * len(panels), 5, columns=len(panels))
-    for panel, (found, over, label) in zip(axes, panels, strict=True):
-        _panel(panel, found, over, label)
-    facts = [display.where([pair.without for pair in pairs(frame)])]
-    canvas.heading(figure, "Where checkpointing starts to pay (hollow: does not fit)", facts)
+    sizes, lengths = by_size(frame), by_length(frame)
+    devices = list(dict.fromkeys((*sizes, *lengths)))
+    figure, axes = canvas.new(4.25 * len(devices), 6.8, columns=len(devices), lines=2)
+    for index, device in enumerate(devices):
+        upper, lower = axes[index], axes[index + len(devices)]
+        _panel(upper, sizes.get(device, ()), "parameters", _sizes)
+        _panel(lower, lengths.get(device, ()), "tokens", _lengths)
+    axes[0].legend(title="hollow: does not fit")
+    facts = [display.where([p.without for p in pairs(frame) if p.on == one]) for one in devices]
+    canvas.heading(figure, "Where checkpointing starts to pay", [canvas.wrap(f, 60) for f in facts])
     return figure
 
 
-def _panel(axes: Axes, found: Sequence[Pair], over: str, label: str) -> None:
+def _sizes(pair: Pair) -> str:
+    return f"Parameters, at {pair.without['workload_options']['batch']} × {pair.tokens:,} tokens"
+
+
+def _lengths(pair: Pair) -> str:
+    options = pair.without["workload_options"]
+    return f"Tokens of one sequence, at {options['layers']} layers × {options['dim']:,}"
+
+
+def _panel(axes: Axes, found: Sequence[Pair], over: str, label: Callable[[Pair], str]) -> None:
     places = [getattr(pair, over) for pair in found]
     kinds = {KEPT: [pair.without for pair in found], SPARED: [pair.with_ for pair in found]}
     for colour, (name, steps) in zip(display.COLOURS, kinds.items(), strict=False):
@@ -194,9 +205,11 @@ def _panel(axes: Axes, found: Sequence[Pair], over: str, label: str) -> None:
         axes.plot(places, peaks, color=colour, label=name, zorder=1)
         faces = [colour if fits(row) else "white" for row in steps]
         axes.scatter(places, peaks, s=40, c=faces, edgecolors=colour, zorder=2)
-    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="Peak, GB (10⁹ bytes)")
-    for axis, ticks, text in ((axes.xaxis, places[::2], counted), (axes.yaxis, GIGABYTES, str)):
+    same = ", ".join(dict.fromkeys(map(label, found)))
+    axes.set(xscale="log", yscale="log", xlabel=same, ylabel="Peak, GB (10⁹ bytes)")
+    axes.grid(visible=True, **canvas.GRID)
+    axes.set_axisbelow(True)
+    for axis, ticks, text in ((axes.xaxis, places[::-2], counted), (axes.yaxis, GIGABYTES, str)):
         axis.set_major_locator(FixedLocator(ticks))
         axis.set_major_formatter(FuncFormatter(lambda value, _, text=text: text(round(value))))
         axis.set_minor_locator(NullLocator())
-    axes.legend()

@@ -127,7 +127,7 @@ def _rows(study: Study) -> Iterator[dict[str, object]]:
             yield {name: plain(value) for name, value in row.items()}
 
 
-def _label(study: Study) -> str:
+def label(study: Study) -> str:
     """Of a column: off the CPU, the device too."""
     return study.model if study.device == "cpu" else f"{study.model} ({study.device})"
 
@@ -156,7 +156,7 @@ def figure(studies: Sequence[Study]) -> Figure:
             zorder=2,
         )
     axes.set_xticks(
-        range(len(studies)), [_label(study) for study in studies], rotation=35, ha="right"
+        range(len(studies)), [label(study) for study in studies], rotation=35, ha="right"
     )
     axes.set_ylabel("Measured peak, % of the budget")
     axes.grid(axis="y", **canvas.GRID)

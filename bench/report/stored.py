@@ -94,12 +94,15 @@ class Stored:
         """Whether nothing is stored."""
         return not any(getattr(self, field.name) for field in dataclasses.fields(self))
 
+    def judged(self) -> pd.DataFrame:
+        """What claims are judged by: every record, whatever table it is in."""
+        return build([*self.records, *self.peers, *self.pays])
+
     def tables(self) -> dict[str, str]:
         """Every table by file name; without a study, nothing is made of it."""
         texts = _texts(build(self.records)) if self.records else {}
         if self.records:
-            frame = build([*self.records, *self.peers, *self.pays])
-            texts |= _claimed(frame, self.clusters)
+            texts |= _claimed(self.judged(), self.clusters)
         for name, report, values in self._studies():
             if values:
                 texts |= {f"{name}.md": report.markdown(values), f"{name}.csv": report.csv(values)}

@@ -2,8 +2,9 @@
 
 Two small steps tell how every storage grows, and that says which size should be the largest. It is
 then traced: if every storage is as large as was told, so are those of the next size, which is too
-large. If not, there are three steps to tell it by; and if that does not do, sizes around it are
-traced until two neighbours are known.
+large. If not, there are three steps to tell it by; and if that does not do, or kernels' scratch
+memory, which is not told, is too much for it, sizes around it are traced until two neighbours are
+known.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def _most(
         expected = bisect(growth.those(fitting), limit)
         if expected == 0 or expected in known:
             break
-        if growth.at(expected).events == traced(expected).events:
-            return expected
+        if growth.tells(expected, traced(expected)) and fitting(traced(expected)):
+            return expected  # the next is too large even without kernels' scratch memory
         known.append(expected)
     return around(max(1, expected), lambda steps: fitting(traced(steps)), limit)
 

@@ -1,4 +1,8 @@
-"""How a step's storages grow with a size, told from steps of three small ones."""
+"""How a step's storages grow with a size, told from steps of three small ones.
+
+Kernels' scratch memory is left out: it grows by steps, as launches are split over a device. So what
+is told is the least that a step takes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class Growth:
     """Steps that differ in nothing but how large their storages are.
 
     Attributes:
-        traces: by size.
+        traces: by size, without scratch memory.
     """
 
     traces: Mapping[int, Trace]
@@ -25,8 +29,9 @@ class Growth:
     @classmethod
     def of(cls, traces: Mapping[int, Trace]) -> Growth | None:
         """``None`` if the steps are not the same births and deaths."""
-        kinds = {_births_and_deaths(trace) for trace in traces.values()}
-        return cls(traces) if len(kinds) == 1 else None
+        known = {size: without_scratch(trace) for size, trace in traces.items()}
+        kinds = {_births_and_deaths(trace) for trace in known.values()}
+        return cls(known) if len(kinds) == 1 else None
 
     def at(self, size: int) -> Trace:
         """The step at another size, every storage on the polynomial through those known.
@@ -39,6 +44,10 @@ class Growth:
         sizes = [whole(known) for known in self._known]
         numbers = {id(life): number for number, life in enumerate(first.lives)}
         return resized(first, lambda life: sizes[numbers[id(life)]])
+
+    def tells(self, size: int, trace: Trace) -> bool:
+        """Whether it is what that step turned out to be."""
+        return self.at(size).events == without_scratch(trace).events
 
     def those(self, fitting: Callable[[Trace], bool]) -> Callable[[int], bool]:
         """Sizes whose step, by what is known, is one of those."""
@@ -60,6 +69,25 @@ class Growth:
             )
             for one in known
         ]
+
+
+def without_scratch(trace: Trace) -> Trace:
+    """The same step, had its kernels no scratch memory."""
+    kept = [number for number, life in enumerate(trace.lives) if not life.is_scratch]
+    if len(kept) == len(trace.lives):
+        return trace
+    renumbered = {number: new for new, number in enumerate(kept)}
+    before = [event.life in renumbered for event in trace.events[: trace.forward_events]]
+    return dataclasses.replace(
+        trace,
+        lives=[trace.lives[number] for number in kept],
+        events=[
+            dataclasses.replace(event, life=renumbered[event.life])
+            for event in trace.events
+            if event.life in renumbered
+        ],
+        forward_events=sum(before),
+    )
 
 
 def _whole(weights: Sequence[Fraction], sizes: Sequence[int]) -> int:

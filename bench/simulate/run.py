@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 import strategies
@@ -95,14 +95,19 @@ def make_ready(step: TrainingStep, cell: Cell, *, as_cuda: bool) -> None:
 
 
 def _fake_model(workload: Workload, precision: str, mode: FakeTensorMode) -> nn.Module:
-    """Built of fake tensors; a model from elsewhere whose code cannot, of a real one."""
+    """Built of fake tensors; a model from elsewhere whose code cannot, of a real one.
+
+    So is one that was there before it was asked for.
+    """
     try:
         with mode:
-            return make_model(workload, precision)
+            model = make_model(workload, precision)
     except Exception:
         if not isinstance(workload, SourceWorkload):
             raise
-    model = make_model(workload, precision)
+        model = make_model(workload, precision)
+    if all(isinstance(tensor, FakeTensor) for tensor in map(held, model.parameters())):
+        return model
     with FakeCopyMode(mode):
         return copy.deepcopy(model)
 

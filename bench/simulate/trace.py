@@ -46,6 +46,7 @@ class Life:
         category: one of `CATEGORIES`.
         born: index of the event.
         died: index of the event; ``None`` while it lives.
+        is_scratch: a kernel took it and gave it back inside one call.
     """
 
     size_bytes: int
@@ -55,6 +56,7 @@ class Life:
     category: str = "temporaries"
     born: int = 0
     died: int | None = None
+    is_scratch: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

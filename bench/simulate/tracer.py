@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from bench.simulate.roofline import Operator, Transfer
 from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Event, Life
 from strategies.execution.dispatch import flops_of, in_recompute
-from strategies.profiling.ledger import Ledger, traffic_bytes
+from strategies.profiling.ledger import Ledger, is_scratch, traffic_bytes
 from strategies.profiling.rates import Scratch
 
 _DEVICE = torch.ops.prim.device.default
@@ -60,6 +60,7 @@ class Tracer(Ledger):
         self.current[key] = len(self.lives)
         born = len(self.events)
         life = Life(size_bytes, self.phase(), self.operator, self.module(), born=born)
+        life.is_scratch = is_scratch(key)
         self.lives.append(life)
         self._log(self.current[key], size_bytes)
 

@@ -74,9 +74,10 @@ def rows(base: Cell) -> Iterator[Row]:
         cell = checked(msgspec.structs.replace(base, spec=spec))
         try:
             with culprit.named(cell):
-                yield compare(cell)
+                row = compare(cell)
         except strategies.Unsupported:
             continue
+        yield row
 
 
 def compare(cell: Cell) -> Row:

@@ -67,8 +67,8 @@ def _is_in_place(module: nn.Module) -> bool:
 
 def children(container: nn.Module) -> list[nn.Module]:
     """The members; unlike ``.children()``, one that is there twice (ALBERT's), twice."""
-    members = map(container._modules.get, keys(container))
-    return [member for member in members if member is not None]
+    members = dict(container._modules.items())  # TorchScript's are no mapping
+    return [member for key in keys(container) if (member := members[key]) is not None]
 
 
 def is_filled(container: nn.Module) -> bool:

@@ -192,6 +192,11 @@ def only_makes_room(func: Any) -> bool:
     return str(func.name()).removeprefix("aten::").startswith(("empty", "new_empty"))
 
 
+def is_scratch(key: int) -> bool:
+    """Whether a storage of that key is a kernel's own, taken and returned inside one call."""
+    return key < 0
+
+
 def _death(reference: Callable[[], Ledger | None], key: int, size_bytes: int) -> None:
     ledger = reference()
     if ledger is not None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from strategies.execution.chain import Chain
+from strategies.execution.errors import Unsupported
 from strategies.execution.tensors import dense_parts, tensors_in
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.saved import hooks
@@ -143,7 +144,7 @@ class _Watcher(Ledger):
                 self._cross(life)
 
     def _arrive(self, index: int, boundary: Tensor) -> None:
-        life = next(self._lives([boundary]))
+        life = self._life(boundary)
         if index and not any(reference() is boundary for reference in self.returned):
             self.apart.add(index)
         if index and life is not self.output:
@@ -162,9 +163,19 @@ class _Watcher(Ledger):
         """A block ends; what it hands on may not be what the next one takes."""
         del index
         self.inside = False
-        self.output = next(self._lives([output]))
+        self.output = self._life(output)
         self._cross(self.output)
         self.is_over = self.position == self.count - 1
+
+    def _life(self, boundary: Tensor) -> _Life:
+        """Of what a block takes or returns."""
+        life = next(self._lives([boundary]), None)
+        if life is None:
+            raise Unsupported(
+                "no operator is seen to make what a block returns, as in a model that is compiled"
+                " as a whole; apply the strategy first, and compile then"
+            )
+        return life
 
     def _lives(self, tensors: Iterable[Tensor]) -> Iterator[_Life]:
         for part in (part for tensor in tensors for part in dense_parts(tensor)):

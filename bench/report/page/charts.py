@@ -82,7 +82,7 @@ def promise(studies: Sequence[promise_studies.Study]) -> list[Data]:
     """A point for each promised budget."""
     return [
         {
-            "model": study.model,
+            "model": promises.label(study),
             "loop": promises.LOOPS[loop.accumulation],
             "used": steady(promises.used(one)),
             "kept": promises.kept(one),

@@ -41,7 +41,9 @@ def sentence(error: BaseException, otherwise: str, roots: Iterable[Path] = ()) -
             f"{place}: the model needs the value of a tensor, and a simulated tensor"
             " has none; take .item() and branches on values out of the forward pass"
         )
-    text = " ".join(str(error).split("\n", maxsplit=1)[0].split()).rstrip(".")
+    first = str(error).split("\n", maxsplit=1)[0][: 2 * _MOST_CHARACTERS]
+    shown = "".join(c if c.isprintable() else " " for c in first)  # a terminal obeys the others
+    text = " ".join(shown.split()).rstrip(".")
     return InputError(f"{place}: {type(error).__name__}: {text[:_MOST_CHARACTERS]}".rstrip(": "))
 
 
@@ -57,13 +59,16 @@ def needs_value(error: BaseException) -> bool:
 
 
 def place_of(code: Any) -> str | None:
-    """``file:line`` of a function, a method or a class; ``None`` where there is no source."""
+    """``file:line`` of a function, a method or a class.
+
+    ``None`` where it is PyTorch's, or there is no source.
+    """
     try:
         file = inspect.getsourcefile(code)
         _, line = inspect.getsourcelines(code)
     except (TypeError, OSError):
         return None
-    return f"{file}:{line}"
+    return None if Path(str(file)).is_relative_to(_TORCH) else f"{file}:{line}"
 
 
 def _place(error: BaseException, roots: Sequence[Path]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -33,15 +33,25 @@ def checked_batch(value: Any, place: str) -> Batch:
     """What a user's function gives, if it is a batch.
 
     Raises:
-        InputError: it holds no tensors.
+        InputError: it is none, or holds no tensors, or such as have no values.
     """
     batch = dict(value) if isinstance(value, Mapping) else value
-    if isinstance(batch, (Tensor, tuple, list, dict)) and _tensors(batch):
-        return batch
-    raise InputError(
-        f"{place}: the batch must be a tensor, a tuple or list of them, or a mapping of arguments,"
-        f" not {type(value).__name__}"
-    )
+    if not isinstance(batch, (Tensor, tuple, list, dict)):
+        hint = "; give one of what it yields" if isinstance(value, Iterable) else ""
+        raise InputError(
+            f"{place}: the batch must be a tensor, a tuple or list of them, or a mapping of"
+            f" arguments, not {type(value).__name__}{hint}"
+        )
+    if not _tensors(batch):
+        raise InputError(f"{place}: the batch holds no tensor")
+    if any(map(is_meta, _tensors(batch))):
+        raise InputError(f"{place}: the batch is on the meta device, where nothing has a value")
+    return batch
+
+
+def is_meta(tensor: Tensor) -> bool:
+    """Whether it has a shape and no values."""
+    return tensor.device.type == "meta"
 
 
 def default_loss(output: Any) -> Tensor | None:
@@ -79,7 +89,7 @@ def checked_loss(loss: Any, place: Callable[[], str]) -> Tensor:
 
 def _problem(loss: Any) -> str:
     if loss is None:
-        return "nothing: the output holds no floating-point tensor with a gradient"
+        return "nothing: no floating-point tensor of the output depends on what is trained"
     if not isinstance(loss, Tensor):
         return type(loss).__name__
     if loss.numel() != 1:
@@ -87,9 +97,9 @@ def _problem(loss: Any) -> str:
     return "" if loss.is_floating_point() else f"of {loss.dtype}"
 
 
-def place_of_forward(model: nn.Module) -> str:
-    """``file:line`` of the model's ``forward``."""
-    return blame.place_of(type(model).forward) or type(model).__name__
+def place_of_forward(model: nn.Module) -> str | None:
+    """``file:line`` of the model's ``forward``; ``None``: it is PyTorch's, or has no source."""
+    return blame.place_of(inspect.unwrap(type(model).forward))
 
 
 @dataclasses.dataclass(frozen=True)

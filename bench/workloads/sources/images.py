@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from bench.workloads.sources.source import SourceWorkload
 
 SIDE = 224
 _SIDE_IN_NAME = re.compile(r"_(\d{3})(?=\.|$)")
+_LEAST_SIDE, _SIDE_STEP = 128, 16
+"""Of images that models are made for: what else a name ends in is something else."""
 _LABELS = 256
 """Bytes of text, which are classes of any model with as many."""
 
@@ -30,7 +33,10 @@ def _timm(library: Any, name: str) -> Any:
 
 
 def _torchvision(library: Any, name: str) -> Any:
-    return library.models.get_model(name, weights=None)
+    """Without weights of its own, and without those of a backbone, which would be downloaded."""
+    builder = library.models.get_model_builder(name)
+    taken = inspect.signature(builder).parameters
+    return builder(**{one: None for one in ("weights", "weights_backbone") if one in taken})
 
 
 MAKERS: dict[str, Callable[[Any, str], Any]] = {"timm": _timm, "torchvision": _torchvision}
@@ -80,7 +86,7 @@ class ImagesWorkload(SourceWorkload):
         output = model(images)
         is_logits = isinstance(output, Tensor) and output.dim() == 2
         loss = F.cross_entropy(output, classes) if is_logits else calls.default_loss(output)
-        return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
+        return calls.checked_loss(loss, lambda: self.place(model))
 
     def arguments(self) -> Mapping[str, Any]:
         """Sizes, too."""
@@ -105,13 +111,16 @@ def named(name: str) -> ImagesWorkload:
     library, _, model = name.partition(":")
     if importlib.util.find_spec(library) is None:
         raise ValueError(f"{name} needs {library}, which is not installed: pip install {library}")
-    side = _SIDE_IN_NAME.search(model)
     return ImagesWorkload(
-        name=name,
-        summary=f"{model} of {library}",
-        scale="real",
-        image=int(side.group(1)) if side else SIDE,
+        name=name, summary=f"{model} of {library}", scale="real", image=_side(model)
     )
+
+
+def _side(model: str) -> int:
+    """Of the images that a model's name tells of: 100 in it is a width, in percent."""
+    told = _SIDE_IN_NAME.search(model)
+    side = int(told.group(1)) if told else SIDE
+    return side if side >= _LEAST_SIDE and side % _SIDE_STEP == 0 else SIDE
 
 
 def _version(library: str) -> str:

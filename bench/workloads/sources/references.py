@@ -88,7 +88,7 @@ class Reference:
         with self.home():
             try:
                 return function(**arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise blame.sentence(error, self.place(), (self.folder,)) from error
 
     def load(self) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import strategies
 from bench.workloads.base import Batch, Code, Workload
@@ -108,9 +109,10 @@ class SourceWorkload(Workload):
             return self.batch_of(Reference.parse(self.inputs))
 
     def batch_of(self, reference: Reference) -> Batch:
-        """What a user's function makes."""
+        """What a user's function makes, apart from the graph that it may have been computed by."""
         value = reference.call(self.arguments_of(reference))
-        return calls.checked_batch(value, reference.place())
+        batch = calls.checked_batch(value, reference.place())
+        return tree_map_only(Tensor, lambda t: t if t.is_leaf else t.detach(), batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The criterion's; the output's own without one, or else a mean of squares. A scalar."""
@@ -118,11 +120,19 @@ class SourceWorkload(Workload):
             if self.criterion:
                 return calls.criterion(self.criterion)(model, batch, self.arguments())
             loss = calls.default_loss(calls.call(model, batch))
-        return calls.checked_loss(loss, lambda: calls.place_of_forward(model))
+        return calls.checked_loss(loss, lambda: self.place(model))
+
+    def origin(self) -> str:
+        """Who makes the model."""
+        return self.name
+
+    def place(self, model: nn.Module) -> str:
+        """``file:line`` of the model's ``forward``; who makes it, where PyTorch has that."""
+        return calls.place_of_forward(model) or self.origin()
 
     def blame(self, error: BaseException, model: nn.Module | None) -> InputError:
         """An error that the model has under no strategy, as a sentence that names the place."""
-        place = calls.place_of_forward(model) if model is not None else self.name
+        place = self.place(model) if model is not None else self.origin()
         return blame.sentence(error, place, [one.folder for one in self.references()])
 
     def code(self) -> Code:

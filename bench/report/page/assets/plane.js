@@ -66,7 +66,7 @@ function hoverOf(one) {
   return lines(one.label, described(one), one.plan && `plan ${one.plan}`, one.gradients && `gradients: ${one.gradients}`);
 }
 
-// One trace a family, so that the legend hides and shows it; the front lies below.
+// One trace a family, which its mark in the legend hides and shows; the front lies below.
 function makePlane() {
   const { points, front, exact_front: exact } = plane.shown;
   const families = [...new Set(points.map((one) => one.family))].sort();
@@ -78,9 +78,10 @@ function makePlane() {
   if (String(front) !== String(exact)) fronts.unshift(stairs(front, "Pareto front", "dot"));
   plane.traces = families.map((family) => points.filter((one) => one.family === family));
   const traces = families.map((family, index) => familyTrace(family, plane.traces[index]));
+  const marks = families.map(familyMark);
   const word = plane.shown.modelled ? "Modelled peak" : "Measured peak";
   return {
-    traces: [...traces, ...fronts],
+    traces: [...traces, ...marks, ...fronts],
     layout: {
       shapes: planeShapes(), annotations: frontNames(points, front),
       xaxis: { title: { text: `${word}, ${plane.words}` } },
@@ -89,11 +90,18 @@ function makePlane() {
   };
 }
 
+const tintOf = (family) => (family in data.colours ? legible(data.colours[family]) : colour("text"));
+
+// In the legend: a family's colour alone, for its points have several shapes.
+function familyMark(family) {
+  return { name: plain(family), legendgroup: family, mode: "markers", x: [null], y: [null], marker: { size: 11, color: tintOf(family) } };
+}
+
 function familyTrace(family, points) {
-  const tint = family in data.colours ? legible(data.colours[family]) : colour("text");
+  const tint = tintOf(family);
   const ends = (pick) => points.map((one) => (one.low === null ? 0 : pick(one)));
   return {
-    name: plain(family), mode: "markers", hovertemplate: "%{text}<extra></extra>", text: points.map(hoverOf),
+    name: plain(family), legendgroup: family, showlegend: false, mode: "markers", hovertemplate: "%{text}<extra></extra>", text: points.map(hoverOf),
     x: points.map((one) => one.peak_bytes / plane.unit), y: points.map((one) => one.ratio),
     error_y: { type: "data", symmetric: false, array: ends((one) => one.high - one.ratio), arrayminus: ends((one) => one.ratio - one.low), color: tint, thickness: 1, width: 2 },
     marker: { size: 11, color: tint, line: { color: tint, width: 1.5 }, symbol: points.map((one) => (one.exact ? "circle" : "diamond") + (one.unstable ? "-open" : "")) },

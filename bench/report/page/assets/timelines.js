@@ -39,7 +39,8 @@ function peakTable({ peak }) {
 function phaseKey(one) {
   const key = element("p", { class: "hint" }, "Strip above: ");
   for (const [name, tint] of new Map(one.phases.map((phase) => [phase.name, phase.colour]))) {
-    key.append(element("span", { style: `background: ${tint}; display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .8em` }), name);
+    const swatch = element("span", { style: `background: ${tint}; display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .8em` });
+    key.append(element("span", { style: "display: inline-block" }, swatch, name));
   }
   return key;
 }
