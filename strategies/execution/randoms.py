@@ -21,6 +21,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 Restore = Callable[[], object]
 _HEAD = object.__basicsize__
 _LAST_WORD = 4 * 623  # the position lies behind it
+_PYTHON = ctypes.c_uint64.from_address(id(random._inst) + _HEAD)
 
 
 class Drawn:
@@ -71,19 +72,19 @@ def _marks() -> tuple[int, int]:
     """A position and a word of Python's and of numpy's shared generator."""
     module = sys.modules.get("numpy.random.mtrand")
     if module is None:
-        return _word(id(random._inst) + _HEAD), 0
-    return _word(id(random._inst) + _HEAD), _word(_numpy_words(module._rand._bit_generator))
+        return _PYTHON.value, 0
+    return _PYTHON.value, _numpy_word(module._rand._bit_generator).value
 
 
-def _word(address: int) -> int:
-    return ctypes.c_uint64.from_address(address).value
+def _word(address: int) -> ctypes.c_uint64:
+    """The word there, read whenever its value is asked for."""
+    return ctypes.c_uint64.from_address(address)
 
 
 @functools.lru_cache(maxsize=1)
-def _numpy_words(bits: Any) -> int:
-    """The address of the last of a numpy generator's words; asking takes long."""
-    address: int = bits.ctypes.state_address
-    return address + _LAST_WORD
+def _numpy_word(bits: Any) -> ctypes.c_uint64:
+    """The last of a numpy generator's words; to ask for its address takes long."""
+    return _word(bits.ctypes.state_address + _LAST_WORD)
 
 
 def _states() -> tuple[Any, Any]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import operator
 import weakref
 from collections.abc import Sequence
 from typing import Any, Self
@@ -22,22 +24,22 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
+from strategies.execution.inventory import OWN, Inventory, Values
 from strategies.execution.met import Met
 from strategies.execution.places import (
     Make,
     Place,
-    Values,
     contents,
     dictionaries,
     filled,
-    names_of,
-    values_of,
+    has_state,
     written_to,
 )
 from strategies.execution.randoms import Shared, own_state
 from strategies.execution.stand_in import StandIn
 from strategies.execution.statistics import FrozenStatistics
 
+_VALUES = operator.methodcaller("values")
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
 _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
@@ -49,7 +51,8 @@ class BlockState:
 
     Attributes:
         root: the block.
-        places: where all of it is.
+        inventory: of where all of it is.
+        objects: which of its values are objects with attributes of their own.
         special: the places that hold what can change without being replaced.
         draws: whether the block may draw from the generators that all share.
         ran: whether the block ran at all.
@@ -62,11 +65,11 @@ class BlockState:
 
     def _forget(self) -> None:
         self.trees: list[Values] = []
-        self.places: list[Values] = []
-        self.names: list[tuple[str, ...]] = []
+        self.inventory = Inventory(())
+        self.objects: list[int] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
-        self.shape: tuple[Any, ...] = ()
+        self.shape: tuple[Any, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "draws": self.draws, "ran": self.ran}
@@ -75,27 +78,35 @@ class BlockState:
         vars(self).update(state)
         self._forget()
 
-    def _refresh(self) -> None:
-        """Look again where values are, if modules or values of other kinds came or went."""
-        if self.shape and self.shape == self._shape():
-            return
+    def _look(self) -> Sequence[Any]:
+        """What all of it is; where it is, if modules or values of other kinds came or went."""
+        values = self.inventory.look()
+        if values is not None and self.shape is not None and _same(self.shape, self._shape(values)):
+            return values
+        self._find()
+        values = self.inventory.look() or []
+        self.objects = [n for n, value in enumerate(values) if has_state(value)]
+        self.shape = self._shape(values)
+        return values
+
+    def _find(self) -> None:
         modules = list(self.root.modules())
         seen: dict[int, Place] = {}
         for module in modules:
             for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
         self.trees = [module._modules for module in modules]
-        self.places = [place.values for place in seen.values()]
-        self.places += [module._parameters for module in modules if module._parameters]
-        self.names = list(map(tuple, self.places))
+        places = [place.values for place in seen.values()]
+        own = [OWN if place.is_module else frozenset() for place in seen.values()]
+        places += [module._parameters for module in modules if module._parameters]
+        self.inventory = Inventory(places, itertools.chain(own, itertools.repeat(frozenset())))
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
-        self.shape = self._shape()
 
-    def _shape(self) -> tuple[Any, ...]:
-        """What shows that modules, or values of other kinds, came or went."""
-        kinds = tuple(map(type, values_of(self.places)))
-        return values_of(self.trees), names_of(self.places), kinds
+    def _shape(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """What shows that modules, objects, or values of other kinds came or went."""
+        tree = itertools.chain.from_iterable(map(_VALUES, self.trees))
+        return *tree, *map(type, values), *(values[number] for number in self.objects)
 
     def begin(self, leaves: Sequence[Any] = ()) -> Met:
         """The block's forward begins.
@@ -104,11 +115,11 @@ class BlockState:
             leaves: of the block's arguments, among which may be generators and objects.
         """
         self.ran = True
-        self._refresh()
-        met = Met(self.places, self.names, self.norms, leaves)
+        values = self._look()
+        met = Met(self.inventory, values, self.norms, leaves)
         met.shared = Shared(full=self.draws)
-        met.special = [Before(place) for place in self.special]
-        met.versions = list(map(written_to, leaves))
+        if self.special:
+            met.special = [Before(place) for place in self.special]
         return met
 
     def end(self, met: Met, leaves: Sequence[Any] = ()) -> None:
@@ -151,6 +162,10 @@ class BlockState:
         return shared if moved else None
 
 
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
 class Before:
     """What can change without being replaced, as it is when a forward begins."""
 
@@ -175,8 +190,8 @@ class Before:
         makers = {name: self._copy(name) for name, is_written in written.items() if is_written}
         makers |= filled(self.contents)
         if makers:
-            met.makers.append((self.place.values, makers))
-        met.generators += self.generators
+            met.makers = [*met.makers, (self.place.values, makers)]
+        met.generators = [*met.generators, *self.generators]
 
     def _is_written(self, name: str) -> bool:
         tensor, then = self.tensors[name], self.copies.get(name)
