@@ -9,8 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import (
+    _checkpoint_without_reentrant_generator,
+    checkpoint,
+    noop_context_fn,
+)
 
 from strategies.execution.contexts import Pair, Watched
 from strategies.execution.state import BlockState, WatchingStandIn
@@ -66,7 +71,9 @@ def recompute(
         leaves, spec = tree_flatten((args, kwargs))
         function = Call(function, spec, args, kwargs)
     contexts = Watched(state, leaves, more) if state else more or noop_context_fn
-    return checkpoint(function, *leaves, use_reentrant=False, context_fn=contexts)
+    if get_eval_frame_callback() is not None:  # it would compile what runs, and not what runs again
+        return checkpoint(function, *leaves, use_reentrant=False, context_fn=contexts)
+    return framed(function, leaves, contexts)
 
 
 def boundary_of(
@@ -77,6 +84,23 @@ def boundary_of(
         return tree_leaves(args[:1])
     declared = [name for name in inspect.signature(forward).parameters if name in kwargs]
     return tree_leaves(kwargs[next(iter([*declared, *kwargs]))])
+
+
+def framed(
+    function: Callable[..., Any], leaves: Sequence[Any], contexts: Callable[[], Pair]
+) -> Any:
+    """As PyTorch's ``checkpoint``, which first keeps compilers away."""
+    frame = _checkpoint_without_reentrant_generator(
+        function, True, contexts, "default", False, True, *leaves
+    )
+    next(frame)
+    try:
+        output = function(*leaves)
+    except BaseException as error:
+        frame.throw(error)
+        raise
+    next(frame, None)
+    return output
 
 
 class CheckpointedForward(WatchingStandIn):

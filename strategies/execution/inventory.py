@@ -31,9 +31,10 @@ class Inventory:
         self, places: Sequence[Values], without: Iterable[frozenset[str]] = repeat(frozenset())
     ) -> None:
         self.places = places
-        self.without = [left_out & place.keys() for left_out, place in zip(without, places, strict=False)]
+        left_out = zip(without, places, strict=False)
+        self.without = [names & place.keys() for names, place in left_out]
         pairs = zip(places, self.without, strict=True)
-        self.names = [tuple(n for n in place if n not in left_out) for place, left_out in pairs]
+        self.names = [tuple(name for name in place if name not in out) for place, out in pairs]
         self.sizes = list(map(len, places))
         self.pickers = [
             (_picker(names), place)

@@ -37,7 +37,7 @@ class Met:
         norms: whose statistics are frozen in a recompute.
         contents: containers among the attributes of arguments, until the forward is over.
         special: places that may change without being replaced, until then.
-        versions: how often each leaf of the arguments had been written to, until then.
+        versions: how often each leaf of the arguments had been written to.
         replaced: the places where the forward put something else, what they held, and the names.
     """
 
@@ -69,7 +69,7 @@ class Met:
 
     def complete(self) -> None:
         """Add the containers of the arguments' attributes that the forward filled or emptied."""
-        self.special, self.versions = (), []
+        self.special = ()
         for values, before in self.contents:
             if changed := filled(before):
                 self.makers = [*self.makers, (values, changed)]
@@ -82,6 +82,8 @@ class Met:
             Whether the forward replaced anything.
         """
         self.replaced = self.others()
+        if not self.replaced:
+            return False
         ends: dict[int, Tensor] = {}
         for _, held, names in self.replaced:
             for name in names:
@@ -93,7 +95,7 @@ class Met:
                 (inventory, [ends.get(id(value), value) for value in values])
                 for inventory, values in self.held
             ]
-        return bool(self.replaced)
+        return True
 
     def others(self) -> Others:
         """The places that hold something else by now, what they held, and the names."""

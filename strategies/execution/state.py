@@ -52,7 +52,7 @@ class BlockState:
     Attributes:
         root: the block.
         inventory: of where all of it is.
-        objects: which of its values are objects with attributes of their own.
+        objects: those of its values that have attributes of their own, and where they stand.
         special: the places that hold what can change without being replaced.
         draws: whether the block may draw from the generators that all share.
         ran: whether the block ran at all.
@@ -66,10 +66,10 @@ class BlockState:
     def _forget(self) -> None:
         self.trees: list[Values] = []
         self.inventory = Inventory(())
-        self.objects: list[int] = []
+        self.objects: list[tuple[int, Any]] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
-        self.shape: tuple[Any, ...] | None = None
+        self.shape: tuple[list[nn.Module | None], list[type]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "draws": self.draws, "ran": self.ran}
@@ -81,11 +81,11 @@ class BlockState:
     def _look(self) -> Sequence[Any]:
         """What all of it is; where it is, if modules or values of other kinds came or went."""
         values = self.inventory.look()
-        if values is not None and self.shape is not None and _same(self.shape, self._shape(values)):
+        if values is not None and self.shape == self._shape(values) and self._has_objects(values):
             return values
         self._find()
         values = self.inventory.look() or []
-        self.objects = [n for n, value in enumerate(values) if has_state(value)]
+        self.objects = [(n, value) for n, value in enumerate(values) if has_state(value)]
         self.shape = self._shape(values)
         return values
 
@@ -103,10 +103,14 @@ class BlockState:
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
 
-    def _shape(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """What shows that modules, objects, or values of other kinds came or went."""
-        tree = itertools.chain.from_iterable(map(_VALUES, self.trees))
-        return *tree, *map(type, values), *(values[number] for number in self.objects)
+    def _shape(self, values: Sequence[Any]) -> tuple[list[nn.Module | None], list[type]]:
+        """What shows that modules, or values of other kinds came or went."""
+        modules = itertools.chain.from_iterable(map(_VALUES, self.trees))
+        return list(modules), list(map(type, values))
+
+    def _has_objects(self, values: Sequence[Any]) -> bool:
+        """Whether the objects are the same; their attributes are looked at, too."""
+        return all(values[number] is value for number, value in self.objects)
 
     def begin(self, leaves: Sequence[Any] = ()) -> Met:
         """The block's forward begins.
@@ -129,7 +133,8 @@ class BlockState:
             Unsupported: it changed what cannot be put back.
         """
         now = list(map(written_to, leaves))
-        met.written = [n for n, version in enumerate(met.versions) if version != now[n]]
+        if now != met.versions:
+            met.written = [n for n, version in enumerate(met.versions) if version != now[n]]
         for each in met.special:
             each.complete(met)
         met.complete()
@@ -160,10 +165,6 @@ class BlockState:
         elif moved:
             _DRAWING[self.root] = True
         return shared if moved else None
-
-
-def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
 class Before:
