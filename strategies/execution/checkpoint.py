@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
-from torch.utils.checkpoint import (
-    _checkpoint_without_reentrant_generator,
-    checkpoint,
-    noop_context_fn,
-)
+from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from strategies.execution.contexts import Pair, Watched
+from strategies.execution.frames import framed
 from strategies.execution.state import BlockState, WatchingStandIn
+from strategies.execution.tensors import flat
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
-
-_FLAT = frozenset({Tensor, nn.Parameter, type(None), bool, int, float, str})
 
 
 class Call:
@@ -66,9 +62,8 @@ def recompute(
         return function(*args, **kwargs)
     if torch.compiler.is_compiling():  # which sees what is written in place
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
-    leaves: Sequence[Any] = args
-    if kwargs or not _FLAT.issuperset(map(type, args)):
-        leaves, spec = tree_flatten((args, kwargs))
+    leaves, spec = flat(args, kwargs)
+    if spec is not None:
         function = Call(function, spec, args, kwargs)
     contexts = Watched(state, leaves, more) if state else more or noop_context_fn
     if get_eval_frame_callback() is not None:  # it would compile what runs, and not what runs again
@@ -84,23 +79,6 @@ def boundary_of(
         return tree_leaves(args[:1])
     declared = [name for name in inspect.signature(forward).parameters if name in kwargs]
     return tree_leaves(kwargs[next(iter([*declared, *kwargs]))])
-
-
-def framed(
-    function: Callable[..., Any], leaves: Sequence[Any], contexts: Callable[[], Pair]
-) -> Any:
-    """As PyTorch's ``checkpoint``, which first keeps compilers away."""
-    frame = _checkpoint_without_reentrant_generator(
-        function, True, contexts, "default", False, True, *leaves
-    )
-    next(frame)
-    try:
-        output = function(*leaves)
-    except BaseException as error:
-        frame.throw(error)
-        raise
-    next(frame, None)
-    return output
 
 
 class CheckpointedForward(WatchingStandIn):
