@@ -27,8 +27,10 @@ class Met:
     """What a block's forward met; met again by each of its recomputes.
 
     Attributes:
-        held: inventories of attributes and buffers, and what they held: most forwards change none
-            of it, and one look over everything says so.
+        inventory: of attributes and buffers.
+        values: what they were: most forwards change none of them, and one look says so.
+        arguments: an inventory of the attributes of objects among the arguments.
+        given: what those were.
         makers: dictionaries, and for some names how to make what was there.
         generators: that may have been drawn from, and how to put them back.
         shared: the generators that all share, if the forward drew from them.
@@ -37,10 +39,12 @@ class Met:
         norms: whose statistics are frozen in a recompute.
         contents: containers among the attributes of arguments, until the forward is over.
         special: places that may change without being replaced, until then.
-        versions: how often each leaf of the arguments had been written to.
+        versions: how often each leaf of the arguments had been written to, until then.
         replaced: the places where the forward put something else, what they held, and the names.
     """
 
+    arguments: Inventory | None = None
+    given: Sequence[Any] = ()
     makers: Sequence[tuple[Values, dict[str, Make]]] = ()
     generators: Sequence[tuple[Any, Restore]] = ()
     objects: Sequence[tuple[Any, int]] = ()
@@ -57,19 +61,19 @@ class Met:
         norms: Sequence[nn.Module],
         leaves: Sequence[Any],
     ) -> None:
-        self.held = [(inventory, values)]
+        self.inventory, self.values = inventory, values
         self.norms = norms
-        self.versions = list(map(written_to, leaves))
+        self.versions: Sequence[int] = list(map(written_to, leaves))
         if not SIMPLE.issuperset(map(type, leaves)):
-            objects = Inventory(reachable(leaves))
-            self.held.append((objects, objects.look() or ()))
-            self.contents = [(values, contents(values)) for values in objects.places]
+            self.arguments = Inventory(reachable(leaves))
+            self.given = self.arguments.look() or ()
+            self.contents = [(values, contents(values)) for values in self.arguments.places]
             self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
             self.objects = [(leaf, written_to(leaf)) for leaf in leaves if has_tensors(leaf)]
 
     def complete(self) -> None:
         """Add the containers of the arguments' attributes that the forward filled or emptied."""
-        self.special = ()
+        self.special, self.versions = (), ()
         for values, before in self.contents:
             if changed := filled(before):
                 self.makers = [*self.makers, (values, changed)]
@@ -91,15 +95,14 @@ class Met:
                 if isinstance(value, Tensor) and value.grad_fn is not None:
                     held[name] = ends[id(value)] = value.detach().requires_grad_()
         if ends:
-            self.held = [
-                (inventory, [ends.get(id(value), value) for value in values])
-                for inventory, values in self.held
-            ]
+            self.values = [ends.get(id(value), value) for value in self.values]
+            self.given = [ends.get(id(value), value) for value in self.given]
         return True
 
     def others(self) -> Others:
         """The places that hold something else by now, what they held, and the names."""
-        return [other for inventory, values in self.held for other in inventory.others(values)]
+        others = self.inventory.others(self.values)
+        return others if self.arguments is None else others + self.arguments.others(self.given)
 
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""

@@ -69,7 +69,9 @@ class BlockState:
         self.objects: list[tuple[int, Any]] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
-        self.shape: tuple[list[nn.Module | None], list[type]] | None = None
+        self.modules: list[nn.Module | None] | None = None  # None: look for everything
+        self.values: list[Any] = []
+        self.kinds: list[type] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "draws": self.draws, "ran": self.ran}
@@ -81,13 +83,17 @@ class BlockState:
     def _look(self) -> Sequence[Any]:
         """What all of it is; where it is, if modules or values of other kinds came or went."""
         values = self.inventory.look()
-        if values is not None and self.shape == self._shape(values) and self._has_objects(values):
-            return values
+        if values is not None and self._modules() == self.modules:
+            if all(map(operator.is_, values, self.values)):
+                return self.values
+            if list(map(type, values)) == self.kinds and self._has_objects(values):
+                self.values = values
+                return values
         self._find()
-        values = self.inventory.look() or []
-        self.objects = [(n, value) for n, value in enumerate(values) if has_state(value)]
-        self.shape = self._shape(values)
-        return values
+        self.values = self.inventory.look() or []
+        self.kinds = list(map(type, self.values))
+        self.objects = [(n, value) for n, value in enumerate(self.values) if has_state(value)]
+        return self.values
 
     def _find(self) -> None:
         modules = list(self.root.modules())
@@ -96,6 +102,7 @@ class BlockState:
             for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
         self.trees = [module._modules for module in modules]
+        self.modules = self._modules()
         places = [place.values for place in seen.values()]
         own = [OWN if place.is_module else frozenset() for place in seen.values()]
         places += [module._parameters for module in modules if module._parameters]
@@ -103,10 +110,8 @@ class BlockState:
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
 
-    def _shape(self, values: Sequence[Any]) -> tuple[list[nn.Module | None], list[type]]:
-        """What shows that modules, or values of other kinds came or went."""
-        modules = itertools.chain.from_iterable(map(_VALUES, self.trees))
-        return list(modules), list(map(type, values))
+    def _modules(self) -> list[nn.Module | None]:
+        return list(itertools.chain.from_iterable(map(_VALUES, self.trees)))
 
     def _has_objects(self, values: Sequence[Any]) -> bool:
         """Whether the objects are the same; their attributes are looked at, too."""
