@@ -45,6 +45,8 @@ def recompute(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     more: Callable[[], Pair] | None = None,
+    *,
+    exact: bool = True,
 ) -> Any:
     """Run ``function`` under one checkpoint; a plain call where no gradient is recorded.
 
@@ -57,6 +59,7 @@ def recompute(
         args: its positional arguments.
         kwargs: its keyword arguments.
         more: contexts of forward and of recompute, innermost.
+        exact: what runs again gets what it got, to the bit.
     """
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
@@ -68,7 +71,7 @@ def recompute(
     contexts = Watched(state, leaves, more) if state else more or noop_context_fn
     if get_eval_frame_callback() is not None:  # it would compile what runs, and not what runs again
         return checkpoint(function, *leaves, use_reentrant=False, context_fn=contexts)
-    return framed(function, leaves, contexts)
+    return framed(function, leaves, contexts, state.unexamined if state and exact else None)
 
 
 def boundary_of(
@@ -93,7 +96,8 @@ class CheckpointedForward(WatchingStandIn):
         if self.storage is None or not torch.is_grad_enabled():
             return recompute(self.original, self.state, args, kwargs)
         with self.storage.keep(boundary_of(self, args, kwargs)):
-            return recompute(self.original, self.state, args, kwargs)
+            exact = self.storage.codec.exact
+            return recompute(self.original, self.state, args, kwargs, exact=exact)
 
 
 def checkpoint_module(module: nn.Module, storage: Storage | None = None) -> Undo:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C import _autograd
 from torch.utils._pytree import TreeSpec
 from torch.utils.checkpoint import (
@@ -24,6 +24,7 @@ from torch.utils.checkpoint import (
 )
 
 from strategies.execution.contexts import Pair
+from strategies.execution.examined import determinism_check
 from strategies.execution.hooks import Hooks
 from strategies.execution.randoms import Drawn
 from strategies.execution.tensors import has_version, unflat
@@ -151,13 +152,13 @@ def _value(source: Source, arguments: Sequence[Any], outputs: dict[Source, Any])
 
 
 def framed(
-    function: Callable[..., Any], leaves: Sequence[Any], contexts: Callable[[], Pair]
+    function: Callable[..., Any],
+    leaves: Sequence[Any],
+    contexts: Callable[[], Pair],
+    block: nn.Module | None,
 ) -> Any:
-    """As PyTorch's ``checkpoint``, which first keeps compilers away."""
-    frame = _checkpoint_without_reentrant_generator(
-        function, True, contexts, "default", False, True, *leaves
-    )
-    next(frame)
+    """As PyTorch's ``checkpoint``, which first keeps compilers away; ``block`` is examined."""
+    frame = begun(function, leaves, contexts, block)
     try:
         output = function(*leaves)
     except BaseException as error:
@@ -165,6 +166,21 @@ def framed(
         raise
     next(frame, None)
     return output
+
+
+def begun(
+    function: Callable[..., Any],
+    leaves: Sequence[Any],
+    contexts: Callable[[], Pair],
+    block: nn.Module | None,
+) -> Generator[None]:
+    """PyTorch's frame, with its hooks laid."""
+    with determinism_check(block) as check:
+        frame: Generator[None] = _checkpoint_without_reentrant_generator(
+            function, True, contexts, check, False, True, *leaves
+        )
+        next(frame)
+    return frame
 
 
 class Frame:
@@ -180,6 +196,7 @@ class Frame:
         leaves: Sequence[Any],
         scope: Callable[[], AbstractContextManager[Any]],
         keep: AbstractContextManager[Any],
+        block: nn.Module | None,
     ) -> None:
         self.recipe = Recipe(scope)
         self.around = _around()
@@ -187,11 +204,8 @@ class Frame:
         self.known: dict[Hashable, tuple[weakref.ref[Tensor], int, Source]] = {}
         self.passed: set[Source] = set()  # outputs in memory that came from elsewhere
         self.elsewhere: set[int | None] = set()  # memory of the block that runs now
-        frame = _checkpoint_without_reentrant_generator(
-            self.recipe, True, noop_context_fn, "default", False, True, *leaves
-        )
         with keep:
-            next(frame)
+            frame = begun(self.recipe, leaves, noop_context_fn, block)
             self.hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
             next(frame, None)  # takes the hooks away; they can be laid again
         self._learn(leaves, Given)

@@ -94,9 +94,11 @@ class GroupedForward(WatchingStandIn):
     ) -> Frame:
         """A new frame, which begins with this block."""
         around = functools.partial(self.scopes.recompute, depth)
-        if group.storage is None:
-            return Frame(leaves, around, contextlib.nullcontext())
-        return Frame(leaves, around, group.storage.keep(boundary_of(self, args, kwargs)))
+        storage, block = group.storage, self.state.unexamined
+        if storage is None:
+            return Frame(leaves, around, contextlib.nullcontext(), block)
+        keep = storage.keep(boundary_of(self, args, kwargs))
+        return Frame(leaves, around, keep, block if storage.codec.exact else None)
 
     def again(
         self, position: Position, met: Met, scope: Scope, args: Any, kwargs: Any

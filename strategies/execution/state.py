@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
+from strategies.execution.examined import is_examined
 from strategies.execution.inventory import OWN, Inventory, Values
 from strategies.execution.met import Met
 from strategies.execution.places import (
@@ -56,11 +57,13 @@ class BlockState:
         special: the places that hold what can change without being replaced.
         draws: whether the block may draw from the generators that all share.
         ran: whether the block ran at all.
+        is_examined: whether it ran again, and computed what it had computed.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self.draws, self.ran = _DRAWING.get(root, True), False
+        self.is_examined = False
         self._forget()
 
     def _forget(self) -> None:
@@ -74,11 +77,18 @@ class BlockState:
         self.kinds: list[type] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "draws": self.draws, "ran": self.ran}
+        kept = ("root", "draws", "ran", "is_examined")
+        return {name: vars(self)[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._forget()
+
+    @property
+    def unexamined(self) -> nn.Module | None:
+        """The block, until it has run again and computed what it had computed."""
+        self.is_examined = self.is_examined or is_examined(self.root)
+        return None if self.is_examined else self.root
 
     def _look(self) -> Sequence[Any]:
         """What all of it is; where it is, if modules or values of other kinds came or went."""
