@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from strategies.execution.contexts import Pair, Watched
 from strategies.execution.frames import framed
+from strategies.execution.recording import is_recorded
 from strategies.execution.state import BlockState, WatchingStandIn
 from strategies.execution.tensors import flat
 from strategies.execution.undo import Undo
@@ -61,7 +62,7 @@ def recompute(
         more: contexts of forward and of recompute, innermost.
         exact: what runs again gets what it got, to the bit.
     """
-    if not torch.is_grad_enabled():
+    if not is_recorded():
         return function(*args, **kwargs)
     if torch.compiler.is_compiling():  # which sees what is written in place
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
@@ -93,7 +94,7 @@ class CheckpointedForward(WatchingStandIn):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
-        if self.storage is None or not torch.is_grad_enabled():
+        if self.storage is None or not is_recorded():
             return recompute(self.original, self.state, args, kwargs)
         with self.storage.keep(boundary_of(self, args, kwargs)):
             exact = self.storage.codec.exact

@@ -16,6 +16,7 @@ from strategies.execution.errors import Unsupported
 from strategies.execution.frames import Frame
 from strategies.execution.hooks import Laid
 from strategies.execution.met import Met
+from strategies.execution.recording import is_recorded
 from strategies.execution.scopes import Group, Position, Scope, Scopes
 from strategies.execution.stand_in import StandIn
 from strategies.execution.state import WatchingStandIn
@@ -49,7 +50,7 @@ class GroupedForward(WatchingStandIn):
         number = scope.calls[self.module]
         scope.calls[self.module] += 1
         position = self.positions[number % len(self.positions)]
-        if not torch.is_grad_enabled():
+        if not is_recorded():
             return self.original(*args, **kwargs)
         return self.run(scope, position, args, kwargs)
 

@@ -39,6 +39,8 @@ class Met:
         norms: whose statistics are frozen in a recompute.
         contents: containers among the attributes of arguments, until the forward is over.
         special: places that may change without being replaced, until then.
+        parameters: whose, their names, themselves, and how often they had been written to, of a
+            block that was not examined by then; until the forward is over.
         versions: how often each leaf of the arguments had been written to, until then.
         replaced: the places where the forward put something else, what they held, and the names.
     """
@@ -52,6 +54,7 @@ class Met:
     written: Sequence[int] = ()
     contents: Sequence[tuple[Values, Contents]] = ()
     special: Sequence[Any] = ()
+    parameters: Sequence[tuple[nn.Module, str, Tensor, int]] = ()
     replaced: Sequence[tuple[Values, Values, list[str]]] = ()
 
     def __init__(
@@ -73,7 +76,7 @@ class Met:
 
     def complete(self) -> None:
         """Add the containers of the arguments' attributes that the forward filled or emptied."""
-        self.special, self.versions = (), ()
+        self.special, self.parameters, self.versions = (), (), ()
         for values, before in self.contents:
             if changed := filled(before):
                 self.makers = [*self.makers, (values, changed)]

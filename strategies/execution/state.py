@@ -39,6 +39,7 @@ from strategies.execution.places import (
 from strategies.execution.randoms import Shared, own_state
 from strategies.execution.stand_in import StandIn
 from strategies.execution.statistics import FrozenStatistics
+from strategies.execution.tensors import has_version
 
 _VALUES = operator.methodcaller("values")
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
@@ -118,6 +119,7 @@ class BlockState:
         places += [module._parameters for module in modules if module._parameters]
         self.inventory = Inventory(places, itertools.chain(own, itertools.repeat(frozenset())))
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
+        self.special += filter(None, map(_written_parameters, modules))
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
 
     def _modules(self) -> list[nn.Module | None]:
@@ -139,6 +141,13 @@ class BlockState:
         met.shared = Shared(full=self.draws)
         if self.special:
             met.special = [Before(place) for place in self.special]
+        if self.unexamined is not None:
+            met.parameters = [
+                (module, name, parameter, parameter._version)
+                for module in self.root.modules()
+                for name, parameter in module._parameters.items()
+                if has_version(parameter)
+            ]
         return met
 
     def end(self, met: Met, leaves: Sequence[Any] = ()) -> None:
@@ -152,6 +161,10 @@ class BlockState:
             met.written = [n for n, version in enumerate(met.versions) if version != now[n]]
         for each in met.special:
             each.complete(met)
+        for module, name, parameter, version in met.parameters:
+            if parameter._version != version and name not in _WRITTEN.setdefault(module, {}):
+                _WRITTEN[module][name] = True  # kept from now on; this time, values decide
+                self._forget()
         met.complete()
         met.shared = self._drawn_from(met.shared)
         if met.cut() or met.makers:
@@ -219,13 +232,26 @@ class Before:
 
     def _copy(self, name: str) -> Make:
         if name in self.copies:
-            return functools.partial(torch.clone, self.copies[name])
+            return functools.partial(_again, self.copies[name], self.tensors[name].requires_grad)
         if not _has_values(self.tensors[name]):
             return functools.partial(torch.empty_like, self.tensors[name])
         raise Unsupported(
             f"{type(self.place.module).__name__} writes {name!r} in this forward, as it did not in"
             " its first; run this step again: from now on it is kept for the recompute"
         )
+
+
+def _written_parameters(module: nn.Module) -> Place | None:
+    """Those that its forwards write to: of an embedding, rows that have grown too long."""
+    known = _WRITTEN.get(module, {})
+    names = [name for name in module._parameters if known.get(name)]
+    if getattr(module, "max_norm", None) is not None and "weight" in module._parameters:
+        names = ["weight"]
+    return Place(module, module._parameters, names, [], []) if names else None
+
+
+def _again(copy: Tensor, requires_grad: bool) -> Tensor:
+    return copy.clone().requires_grad_(requires_grad)
 
 
 def _has_values(tensor: Tensor) -> bool:
