@@ -59,21 +59,24 @@ class _Saved:
         form: shape, dtype and device.
         sums: of magnitudes, of values, and, where they lie in order, of every seventh; empty: not
             to be compared.
+        learns: a gradient goes through it, in forward: the others may be statistics, which are
+            frozen, or room for what an operator writes later.
     """
 
     block: nn.Module
     form: Any
     sums: tuple[float, ...]
+    learns: bool
 
     @classmethod
     def of(cls, block: nn.Module, tensor: Tensor) -> _Saved:
         """PyTorch calls it with each tensor, in forward and again in recompute."""
-        return cls(block, _CHECKS[_DEFAULT](tensor), _sums(tensor))
+        return cls(block, _CHECKS[_DEFAULT](tensor), _sums(tensor), tensor.requires_grad)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Saved):
             return False
-        if self.form == other.form and not (self.sums and other.sums):
+        if self.form == other.form and not (self.learns and self.sums and other.sums):
             return True
         if self.form != other.form or not _alike(self.sums, other.sums):
             _others.add(self.block)
@@ -93,8 +96,8 @@ class _Saved:
 
 
 def _sums(tensor: Tensor) -> tuple[float, ...]:
-    """Three numbers; none where a mode would see it, or of statistics, which are frozen."""
-    if tensor.dim() < 2 or not tensor.is_floating_point() or not _is_plain(tensor):
+    """Three numbers; none where a mode would see how they come about."""
+    if not tensor.is_floating_point() or not _is_plain(tensor):
         return ()
     with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
         magnitudes = torch.linalg.vector_norm(tensor, 1, dtype=torch.float64)
