@@ -146,7 +146,7 @@ class BlockState:
                 (module, name, parameter, parameter._version)
                 for module in self.root.modules()
                 for name, parameter in module._parameters.items()
-                if has_version(parameter)
+                if parameter is not None and has_version(parameter)
             ]
         return met
 
