@@ -99,9 +99,10 @@ def _sums(tensor: Tensor) -> tuple[float, ...]:
     """Three numbers; none where a mode would see how they come about."""
     if not tensor.is_floating_point() or not _is_plain(tensor):
         return ()
+    kind = torch.float32 if tensor.dtype.itemsize < 4 else tensor.dtype  # another makes a copy
     with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
-        magnitudes = torch.linalg.vector_norm(tensor, 1, dtype=torch.float64)
-        return magnitudes.item(), *(part.sum(dtype=torch.float64).item() for part in _parts(tensor))
+        magnitudes = torch.linalg.vector_norm(tensor, 1, dtype=kind)
+        return magnitudes.item(), *(part.sum(dtype=kind).item() for part in _parts(tensor))
 
 
 def _parts(tensor: Tensor) -> list[Tensor]:
