@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from strategies.execution.chain import Chain
-from strategies.execution.recording import is_recorded
 from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.state import WatchingStandIn
 from strategies.execution.undo import Undo
@@ -49,7 +48,7 @@ class Watching(StandIn):
         if torch.compiler.is_compiling():
             return self.original(*args, **kwargs)
         output = self.original(*args, **kwargs)
-        if self.waiting and self.module.training and is_recorded():
+        if self.waiting and torch.is_grad_enabled() and self.module.training:
             self._look()
         return output
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
 
@@ -15,11 +13,4 @@ def is_recorded() -> bool:
     """
     if not torch.is_grad_enabled():
         return False
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
-        return True
-    warnings.warn(
-        "a block runs under a transform of torch.func, which has no hooks for saved tensors: it is"
-        " not checkpointed there, and keeps what it saves",
-        stacklevel=2,
-    )
-    return False
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None
