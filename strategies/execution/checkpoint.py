@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_unflatten
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from strategies.execution.contexts import Pair, Watched
 from strategies.execution.frames import framed
 from strategies.execution.recording import is_recorded
 from strategies.execution.state import BlockState, WatchingStandIn
-from strategies.execution.tensors import flat
+from strategies.execution.tensors import boundary_of, flat
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
 
@@ -73,16 +72,6 @@ def recompute(
     if get_eval_frame_callback() is not None:  # it would compile what runs, and not what runs again
         return checkpoint(function, *leaves, use_reentrant=False, context_fn=contexts)
     return framed(function, leaves, contexts, state.unexamined if state and exact else None)
-
-
-def boundary_of(
-    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[Any]:
-    """The leaves of a block's first argument; of keywords alone, of the first that is declared."""
-    if args or not kwargs:
-        return tree_leaves(args[:1])
-    declared = [name for name in inspect.signature(forward).parameters if name in kwargs]
-    return tree_leaves(kwargs[next(iter([*declared, *kwargs]))])
 
 
 class CheckpointedForward(WatchingStandIn):

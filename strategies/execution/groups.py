@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from strategies.execution.checkpoint import boundary_of
 from strategies.execution.contexts import writes_arguments
 from strategies.execution.errors import Unsupported
 from strategies.execution.frames import Frame
@@ -20,7 +19,7 @@ from strategies.execution.recording import is_recorded
 from strategies.execution.scopes import Group, Position, Scope, Scopes
 from strategies.execution.stand_in import StandIn
 from strategies.execution.state import WatchingStandIn
-from strategies.execution.tensors import flat, leaves_of
+from strategies.execution.tensors import boundary_of, flat, leaves_of
 
 
 class GroupedForward(WatchingStandIn):

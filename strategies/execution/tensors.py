@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -87,3 +88,13 @@ def unflat(leaves: Sequence[Any], spec: TreeSpec | None) -> tuple[Any, Any]:
 def leaves_of(output: Any) -> Sequence[Any]:
     """The leaves of what a block returned."""
     return (output,) if type(output) is Tensor else tree_leaves(output)
+
+
+def boundary_of(
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Any]:
+    """The leaves of a block's first argument; of keywords alone, of the first that is declared."""
+    if args or not kwargs:
+        return tree_leaves(args[:1])
+    declared = [name for name in inspect.signature(forward).parameters if name in kwargs]
+    return tree_leaves(kwargs[next(iter([*declared, *kwargs]))])
