@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 from hypothesis import settings
-from torch.utils import checkpoint as torch_checkpoint
 
 from strategies.execution import checkpoint as checkpoint_module
+from strategies.execution import frames
 from strategies.profiling.allocator import give_back
 
 # Examples have no time limit: a slow machine is no failure.
@@ -131,9 +131,9 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
     """Counts the checkpoints that are made."""
     made: list[Callable[..., Any]] = []
 
-    def count(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def count(function: Callable[..., Any], *args: Any) -> Any:
         made.append(function)
-        return torch_checkpoint.checkpoint(function, *args, **options)
+        return frames.framed(function, *args)
 
-    monkeypatch.setattr(checkpoint_module, "checkpoint", count)
+    monkeypatch.setattr(checkpoint_module, "framed", count)
     return made

@@ -383,3 +383,13 @@ def test_torchscript_is_left_out_with_a_note():
         strategies.apply(model, "every_layer", blocks="two")
     with pytest.raises(Unsupported, match="no chain of blocks found"):
         strategies.apply(torch.jit.script(nn.Sequential(linear(), linear())), "every_layer")
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")  # PyTorch's own
+def test_lazy_modules_are_refused_until_they_know_their_shapes():
+    model = nn.Sequential(*(nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(4)) for _ in range(2)))
+    with pytest.raises(strategies.Unsupported, match="lazy modules have no shapes yet"):
+        strategies.apply(model, "every_layer")
+    model(torch.ones(1, 4))
+    with strategies.apply(model, "every_layer") as applied:
+        assert len(applied.chain) == 4

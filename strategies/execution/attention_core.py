@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from strategies.execution import core_policy
 from strategies.execution.checkpoint import checkpoint_module, recompute
 from strategies.execution.errors import Unsupported
+from strategies.execution.recording import is_recorded
 from strategies.execution.state import WatchingStandIn
 from strategies.execution.undo import Undo
 
@@ -125,7 +126,7 @@ class _WithCheckpointedCore(WatchingStandIn):
         self.asker, self.eager = asker, eager
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
+        if not is_recorded():
             return self.original(*args, **kwargs)
         if type(self.module) in self.eager or _looks_eager(self.module):
             return recompute(self.original, self.state, args, kwargs, core_policy.contexts)

@@ -61,8 +61,10 @@ def find_chain(model: nn.Module, blocks: str | Sequence[str] | None = None) -> C
 
     Raises:
         ValueError: ``blocks`` names no container.
-        Unsupported: the model has none, or of TorchScript alone.
+        Unsupported: the model has none, or of TorchScript alone, or has lazy modules.
     """
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        raise Unsupported("lazy modules have no shapes yet; run a batch through the model first")
     towers = _named(model, blocks) if blocks else discovery.towers(model)
     left_out = [tower[0] for tower in towers if _cannot_run_again(tower, towers)]
     if len(left_out) == len(towers):

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch import nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
+from torch.utils._pytree import TreeSpec, tree_unflatten
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from strategies.execution.contexts import Pair, Watched
+from strategies.execution.frames import framed
+from strategies.execution.recording import is_recorded
 from strategies.execution.state import BlockState, WatchingStandIn
+from strategies.execution.tensors import boundary_of, flat
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
-
-_FLAT = frozenset({Tensor, nn.Parameter, type(None), bool, int, float, str})
 
 
 class Call:
@@ -44,6 +45,8 @@ def recompute(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     more: Callable[[], Pair] | None = None,
+    *,
+    exact: bool = True,
 ) -> Any:
     """Run ``function`` under one checkpoint; a plain call where no gradient is recorded.
 
@@ -56,27 +59,19 @@ def recompute(
         args: its positional arguments.
         kwargs: its keyword arguments.
         more: contexts of forward and of recompute, innermost.
+        exact: what runs again gets what it got, to the bit.
     """
-    if not torch.is_grad_enabled():
+    if not is_recorded():
         return function(*args, **kwargs)
     if torch.compiler.is_compiling():  # which sees what is written in place
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
-    leaves: Sequence[Any] = args
-    if kwargs or not _FLAT.issuperset(map(type, args)):
-        leaves, spec = tree_flatten((args, kwargs))
+    leaves, spec = flat(args, kwargs)
+    if spec is not None:
         function = Call(function, spec, args, kwargs)
     contexts = Watched(state, leaves, more) if state else more or noop_context_fn
-    return checkpoint(function, *leaves, use_reentrant=False, context_fn=contexts)
-
-
-def boundary_of(
-    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[Any]:
-    """The leaves of a block's first argument; of keywords alone, of the first that is declared."""
-    if args or not kwargs:
-        return tree_leaves(args[:1])
-    declared = [name for name in inspect.signature(forward).parameters if name in kwargs]
-    return tree_leaves(kwargs[next(iter([*declared, *kwargs]))])
+    if get_eval_frame_callback() is not None:  # it would compile what runs, and not what runs again
+        return checkpoint(function, *leaves, use_reentrant=False, context_fn=contexts)
+    return framed(function, leaves, contexts, state.unexamined if state and exact else None)
 
 
 class CheckpointedForward(WatchingStandIn):
@@ -88,10 +83,11 @@ class CheckpointedForward(WatchingStandIn):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
-        if self.storage is None or not torch.is_grad_enabled():
+        if self.storage is None or not is_recorded():
             return recompute(self.original, self.state, args, kwargs)
         with self.storage.keep(boundary_of(self, args, kwargs)):
-            return recompute(self.original, self.state, args, kwargs)
+            exact = self.storage.codec.exact
+            return recompute(self.original, self.state, args, kwargs, exact=exact)
 
 
 def checkpoint_module(module: nn.Module, storage: Storage | None = None) -> Undo:

@@ -29,6 +29,8 @@ class Watched:
         more: further contexts of forward and of recompute, innermost.
     """
 
+    __slots__ = ("again", "leaves", "met", "more", "state")
+
     def __init__(
         self, state: BlockState, leaves: Sequence[Any], more: Callable[[], Pair] | None
     ) -> None:
@@ -76,6 +78,8 @@ def writes_arguments(block: nn.Module) -> Unsupported:
 
 class Recompute:
     """Of recompute; can be entered again, for a graph that is retained is recomputed each time."""
+
+    __slots__ = ("entered", "more", "watched")
 
     def __init__(self, watched: Watched, more: AbstractContextManager[Any] | None) -> None:
         self.watched, self.more = watched, more

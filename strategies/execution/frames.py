@@ -8,58 +8,27 @@ computes there is saved as usual.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C import _autograd
-from torch.utils import checkpoint as torch_checkpoint
-from torch.utils._pytree import TreeSpec, tree_unflatten
+from torch.utils._pytree import TreeSpec
 from torch.utils.checkpoint import (
     _checkpoint_without_reentrant_generator,
     noop_context_fn,
 )
 
+from strategies.execution.contexts import Pair
+from strategies.execution.examined import determinism_check
+from strategies.execution.hooks import Hooks
 from strategies.execution.randoms import Drawn
-from strategies.execution.tensors import has_version
+from strategies.execution.tensors import has_version, unflat
 from strategies.storage.changes import memory_of, written_in_place
-
-_USER_HOOKS = "_user_hooks"
-Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
-
-
-@contextlib.contextmanager
-def laid(hooks: Hooks) -> Iterator[None]:
-    """Hooks for saved tensors on top of those that are there."""
-    own = vars(hooks[0])
-    before = own.get(_USER_HOOKS, own)
-    if own.get("_checkpoint_internal"):  # PyTorch 2.14: they know which hooks are the user's below
-        own[_USER_HOOKS] = vars(torch_checkpoint)["_current_user_saved_tensors_hooks"]()
-    _autograd._push_saved_tensors_default_hooks(*hooks)
-    try:
-        yield
-    finally:
-        _autograd._pop_saved_tensors_default_hooks()
-        if before is not own:
-            own[_USER_HOOKS] = before
-        else:
-            own.pop(_USER_HOOKS, None)
-
-
-@contextlib.contextmanager
-def lifted() -> Iterator[Hooks]:
-    """The hooks on top, taken away for as long."""
-    hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
-    _autograd._pop_saved_tensors_default_hooks()
-    try:
-        yield hooks
-    finally:
-        _autograd._push_saved_tensors_default_hooks(*hooks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +101,9 @@ class BlockCall:
         drawn: the random state, if the model drew since the block before.
     """
 
-    run: Callable[[Any, Any, Any], list[Any]]
+    run: Callable[[Any, Any, Any], Sequence[Any]]
     sources: Sequence[Source]
-    spec: TreeSpec
+    spec: TreeSpec | None
     drawn: Drawn | None
 
 
@@ -164,7 +133,7 @@ class Recipe:
                 outputs = {o: value for o, value in outputs.items() if last[o] > number}
                 if call.drawn is not None:
                     call.drawn.restore()
-                values = call.run(scope, *tree_unflatten(leaves, call.spec))
+                values = call.run(scope, *unflat(leaves, call.spec))
                 named = {Output(number, n): value for n, value in enumerate(values)}
                 outputs |= {o: value for o, value in named.items() if o in last}
                 del leaves, values, named
@@ -182,6 +151,38 @@ def _value(source: Source, arguments: Sequence[Any], outputs: dict[Source, Any])
             return outputs[source]
 
 
+def framed(
+    function: Callable[..., Any],
+    leaves: Sequence[Any],
+    contexts: Callable[[], Pair],
+    block: nn.Module | None,
+) -> Any:
+    """As PyTorch's ``checkpoint``, which first keeps compilers away; ``block`` is examined."""
+    frame = begun(function, leaves, contexts, block)
+    try:
+        output = function(*leaves)
+    except BaseException as error:
+        frame.throw(error)
+        raise
+    next(frame, None)
+    return output
+
+
+def begun(
+    function: Callable[..., Any],
+    leaves: Sequence[Any],
+    contexts: Callable[[], Pair],
+    block: nn.Module | None,
+) -> Generator[None]:
+    """PyTorch's frame, with its hooks laid."""
+    with determinism_check(block) as check:
+        frame: Generator[None] = _checkpoint_without_reentrant_generator(
+            function, True, contexts, check, False, True, *leaves
+        )
+        next(frame)
+    return frame
+
+
 class Frame:
     """A group's frame while it is open.
 
@@ -195,6 +196,7 @@ class Frame:
         leaves: Sequence[Any],
         scope: Callable[[], AbstractContextManager[Any]],
         keep: AbstractContextManager[Any],
+        block: nn.Module | None,
     ) -> None:
         self.recipe = Recipe(scope)
         self.around = _around()
@@ -202,31 +204,35 @@ class Frame:
         self.known: dict[Hashable, tuple[weakref.ref[Tensor], int, Source]] = {}
         self.passed: set[Source] = set()  # outputs in memory that came from elsewhere
         self.elsewhere: set[int | None] = set()  # memory of the block that runs now
-        frame = _checkpoint_without_reentrant_generator(
-            self.recipe, True, noop_context_fn, "default", False, True, *leaves
-        )
         with keep:
-            next(frame)
+            frame = begun(self.recipe, leaves, noop_context_fn, block)
             self.hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
             next(frame, None)  # takes the hooks away; they can be laid again
         self._learn(leaves, Given)
 
-    def continues(self, leaves: Sequence[Any]) -> bool:
-        """Whether a block that is given ``leaves`` continues from the blocks before it."""
-        sources = map(self._source, leaves)
-        same = self.around == _around()
-        return same and any(isinstance(source, Output) for source in sources)
+    def sources(self, leaves: Sequence[Any]) -> list[Source | None]:
+        """Of the leaves of a block's arguments, those that come from the blocks before it."""
+        return list(map(self._source, leaves))
+
+    def continues(self, sources: Sequence[Source | None]) -> bool:
+        """Whether a block that is given what comes from there continues from these blocks."""
+        return any(type(each) is Output for each in sources) and self.around == _around()
 
     def enter(
-        self, run: Callable[[Any, Any, Any], list[Any]], leaves: Sequence[Any], spec: TreeSpec
+        self,
+        run: Callable[[Any, Any, Any], Sequence[Any]],
+        leaves: Sequence[Any],
+        known: Sequence[Source | None],
+        spec: TreeSpec | None,
     ) -> None:
         """A block begins: note how it runs again."""
         drawn = None if self.left is None else Drawn(leaves)
-        sources = [self._source(leaf) or Held.of(leaf) for leaf in leaves]
-        changed = drawn if drawn != self.left else None
+        changed = None if drawn is None or self.left is None or drawn.is_at(self.left) else drawn
+        pairs = zip(leaves, known, strict=True)
+        sources = [source or Held.of(leaf) for leaf, source in pairs]
         self.recipe.calls.append(BlockCall(run, sources, spec, changed))
-        pairs = zip(leaves, sources, strict=True)
-        self.elsewhere = {memory_of(leaf) for leaf, source in pairs if self._is_kept(source)}
+        kept = zip(leaves, sources, strict=True)
+        self.elsewhere = {memory_of(leaf) for leaf, source in kept if self._is_kept(source)}
 
     def wants(self, leaves: Sequence[int]) -> bool:
         """Whether the block's recompute would want any of these leaves as it was given them."""
@@ -237,8 +243,9 @@ class Frame:
         """It ends: note what it returns."""
         call = len(self.recipe.calls) - 1
         self._learn(leaves, lambda leaf: Output(call, leaf))
-        memories = ((number, memory_of(leaf)) for number, leaf in enumerate(leaves))
-        self.passed |= {Output(call, n) for n, m in memories if m and m in self.elsewhere}
+        if self.elsewhere:
+            memories = ((number, memory_of(leaf)) for number, leaf in enumerate(leaves))
+            self.passed |= {Output(call, n) for n, m in memories if m and m in self.elsewhere}
         self.left = Drawn(leaves)
 
     def _is_kept(self, source: Source) -> bool:

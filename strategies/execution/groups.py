@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch._compile import _disable_dynamo
-from torch.utils._pytree import tree_flatten, tree_leaves
 
-from strategies.execution.checkpoint import boundary_of
 from strategies.execution.contexts import writes_arguments
 from strategies.execution.errors import Unsupported
-from strategies.execution.frames import Frame, laid
+from strategies.execution.frames import Frame
+from strategies.execution.hooks import Laid
 from strategies.execution.met import Met
+from strategies.execution.recording import is_recorded
 from strategies.execution.scopes import Group, Position, Scope, Scopes
 from strategies.execution.stand_in import StandIn
 from strategies.execution.state import WatchingStandIn
+from strategies.execution.tensors import boundary_of, flat, leaves_of
 
 
 class GroupedForward(WatchingStandIn):
@@ -49,7 +50,7 @@ class GroupedForward(WatchingStandIn):
         number = scope.calls[self.module]
         scope.calls[self.module] += 1
         position = self.positions[number % len(self.positions)]
-        if not torch.is_grad_enabled():
+        if not is_recorded():
             return self.original(*args, **kwargs)
         return self.run(scope, position, args, kwargs)
 
@@ -57,19 +58,22 @@ class GroupedForward(WatchingStandIn):
         """Run the block under the hooks of its groups; a failure ends all frames."""
         groups = position.groups[scope.depth :]
         if not groups:
-            with laid(scope.hooks) if scope.hooks else contextlib.nullcontext():
+            with Laid(scope.hooks) if scope.hooks else contextlib.nullcontext():
                 return self.original(*args, **kwargs)
-        leaves, spec = tree_flatten((args, kwargs))
-        with contextlib.ExitStack() as stack:
+        leaves, spec = flat(args, kwargs)
+        with Laid() as laid:
             met = self.state.begin(leaves)
             if scope.hooks is not None:
-                stack.enter_context(laid(scope.hooks))
+                laid.add(scope.hooks)
             for depth, group in enumerate(groups, scope.depth + 1):
                 frame = scope.frames.get(group)
-                if frame is None or not frame.continues(leaves):
+                sources = frame.sources(leaves) if frame else ()
+                if frame is None or not frame.continues(sources):
                     frame = scope.frames[group] = self.frame(group, depth, leaves, args, kwargs)
-                frame.enter(functools.partial(self.again, position, met), leaves, spec)
-                stack.enter_context(laid(frame.hooks))
+                    sources = frame.sources(leaves)
+                again = functools.partial(self.again, position, met)
+                frame.enter(again, leaves, sources, spec)
+                laid.add(frame.hooks)
             try:
                 output = self.original(*args, **kwargs)
             except BaseException:
@@ -77,11 +81,13 @@ class GroupedForward(WatchingStandIn):
                 raise
             self.state.end(met, leaves)
         for group in groups:
-            if scope.frames[group].wants(met.written):
+            frame = scope.frames[group]
+            if met.written and frame.wants(met.written):
                 raise writes_arguments(self.module)
-            scope.frames[group].leave(tree_leaves(output))
             if position.index == group.last:
                 del scope.frames[group]
+            else:
+                frame.leave(leaves_of(output))
         return output
 
     def frame(
@@ -89,13 +95,15 @@ class GroupedForward(WatchingStandIn):
     ) -> Frame:
         """A new frame, which begins with this block."""
         around = functools.partial(self.scopes.recompute, depth)
-        if group.storage is None:
-            return Frame(leaves, around, contextlib.nullcontext())
-        return Frame(leaves, around, group.storage.keep(boundary_of(self, args, kwargs)))
+        storage, block = group.storage, self.state.unexamined
+        if storage is None:
+            return Frame(leaves, around, contextlib.nullcontext(), block)
+        keep = storage.keep(boundary_of(self, args, kwargs))
+        return Frame(leaves, around, keep, block if storage.codec.exact else None)
 
     def again(
         self, position: Position, met: Met, scope: Scope, args: Any, kwargs: Any
-    ) -> list[Any]:
+    ) -> Sequence[Any]:
         """Run the block again, through its hooks, which may gather its parameters (FSDP)."""
         scope.again = position, met, args, kwargs
         self.module(*args, **kwargs)
@@ -105,7 +113,7 @@ class GroupedForward(WatchingStandIn):
                 " applied; apply it after the change, or undo the change before"
             )
         output, scope.output = scope.output, None
-        return tree_leaves(output)
+        return leaves_of(output)
 
 
 class RootForward(StandIn):

@@ -9,22 +9,19 @@ import operator
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 
+from strategies.execution.inventory import OWN, Values
 from strategies.execution.randoms import is_generator
 from strategies.execution.stand_in import Replicate, StandIn
 from strategies.execution.tensors import has_version, tensors_in
 
-Values = dict[str, Any]
 Make = Callable[[], Any]
 Contents = dict[str, tuple[Any, Any]]
-_VALUES = operator.methodcaller("values")
-_OWN = frozenset(nn.Module().__dict__) - {"training"}
 _CONTAINERS = (list, dict, set, deque)
 # What has attributes, but none that a forward would change.
 _STATELESS = (
@@ -59,24 +56,19 @@ class Place:
     containers: list[str]
     generators: list[str]
 
+    @property
+    def is_module(self) -> bool:
+        """Whether the values are the module's own attributes."""
+        return self.values is vars(self.module)
+
     @classmethod
     def of(cls, module: nn.Module, values: Values) -> Place:
         """Look through the values."""
-        own = {name: value for name, value in values.items() if name not in _OWN}
+        own = {name: value for name, value in values.items() if name not in OWN}
         tensors = [name for name, value in own.items() if has_version(value)]
         containers = [name for name, value in own.items() if isinstance(value, _CONTAINERS)]
         generators = [name for name, value in own.items() if is_generator(value)]
         return cls(module, values, tensors, containers, generators)
-
-
-def values_of(places: Iterable[Values]) -> tuple[Any, ...]:
-    """All values, one after the other."""
-    return tuple(chain.from_iterable(map(_VALUES, places)))
-
-
-def names_of(places: Iterable[Values]) -> tuple[str, ...]:
-    """Their names, likewise."""
-    return tuple(chain.from_iterable(places))
 
 
 def dictionaries(module: nn.Module) -> Iterator[Values]:
@@ -87,7 +79,7 @@ def dictionaries(module: nn.Module) -> Iterator[Values]:
     if not (isinstance(module, _NormBase) and module.training):
         yield module._buffers
     for name, value in vars(module).items():
-        if name not in _OWN and has_state(value):
+        if name not in OWN and has_state(value):
             yield vars(value)
 
 

@@ -21,31 +21,34 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 Restore = Callable[[], object]
 _HEAD = object.__basicsize__
 _LAST_WORD = 4 * 623  # the position lies behind it
+_PYTHON = ctypes.c_uint64.from_address(id(random._inst) + _HEAD)
 
 
 class Drawn:
     """PyTorch's random state on the CPU and on the devices of some tensors."""
 
+    __slots__ = ("cpu", "devices")
+
     def __init__(self, leaves: Sequence[Any]) -> None:
-        away = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type != "cpu"]
-        self.cpu = torch.get_rng_state()
+        away = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_cpu]
+        self.cpu = torch.default_generator.get_state()
         self.devices = get_device_states(*away) if away else ([], [])
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Drawn) and self.key() == other.key()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def key(self) -> list[bytes]:
-        """What equal states have in common; by no operator, which a mode might see or refuse."""
-        states = (self.cpu, *self.devices[1])
-        return [ctypes.string_at(state.data_ptr(), state.nbytes) for state in states]
+    def is_at(self, other: Drawn) -> bool:
+        """Whether it is the same; by no operator, which a mode might see or refuse."""
+        mine, others = (self.cpu, *self.devices[1]), (other.cpu, *other.devices[1])
+        return len(mine) == len(others) and all(map(_alike, mine, others))
 
     def restore(self) -> None:
         """Set it."""
         torch.set_rng_state(self.cpu)
         if self.devices[0]:
             set_device_states(*self.devices)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    mine, others = (ctypes.string_at(each.data_ptr(), each.nbytes) for each in (one, other))
+    return mine == others
 
 
 def is_generator(value: Any) -> bool:
@@ -71,19 +74,19 @@ def _marks() -> tuple[int, int]:
     """A position and a word of Python's and of numpy's shared generator."""
     module = sys.modules.get("numpy.random.mtrand")
     if module is None:
-        return _word(id(random._inst) + _HEAD), 0
-    return _word(id(random._inst) + _HEAD), _word(_numpy_words(module._rand._bit_generator))
+        return _PYTHON.value, 0
+    return _PYTHON.value, _numpy_word(module._rand._bit_generator).value
 
 
-def _word(address: int) -> int:
-    return ctypes.c_uint64.from_address(address).value
+def _word(address: int) -> ctypes.c_uint64:
+    """The word there, read whenever its value is asked for."""
+    return ctypes.c_uint64.from_address(address)
 
 
 @functools.lru_cache(maxsize=1)
-def _numpy_words(bits: Any) -> int:
-    """The address of the last of a numpy generator's words; asking takes long."""
-    address: int = bits.ctypes.state_address
-    return address + _LAST_WORD
+def _numpy_word(bits: Any) -> ctypes.c_uint64:
+    """The last of a numpy generator's words; to ask for its address takes long."""
+    return _word(bits.ctypes.state_address + _LAST_WORD)
 
 
 def _states() -> tuple[Any, Any]:

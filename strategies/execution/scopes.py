@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from strategies.execution.frames import Frame, Hooks, lifted
+from strategies.execution.frames import Frame
+from strategies.execution.hooks import Hooks, lifted
 from strategies.execution.met import Met
 from strategies.storage import Storage
 

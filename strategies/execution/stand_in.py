@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
@@ -43,16 +44,17 @@ class StandIn:
         """As the module's own ``forward``."""
         return self.original(*args, **kwargs)
 
-    def original(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def original(self) -> Callable[..., Any]:
         """What the module's ``forward`` was."""
         if self.inner is None:
-            return type(self.module).forward(self.module, *args, **kwargs)
-        return self.inner(*args, **kwargs)
+            return functools.partial(type(self.module).forward, self.module)
+        return self.inner
 
     @property
     def __signature__(self) -> inspect.Signature:
         """Of the module's own ``forward``: trainers look at it."""
-        return inspect.signature(self.inner or type(self.module).forward.__get__(self.module))
+        return inspect.signature(self.original)
 
     def on(self, module: nn.Module) -> Self:
         """The same for a replica of the module."""

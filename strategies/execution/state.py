@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import operator
 import weakref
 from collections.abc import Sequence
 from typing import Any, Self
@@ -22,22 +24,24 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
+from strategies.execution.examined import is_examined
+from strategies.execution.inventory import OWN, Inventory, Values
 from strategies.execution.met import Met
 from strategies.execution.places import (
     Make,
     Place,
-    Values,
     contents,
     dictionaries,
     filled,
-    names_of,
-    values_of,
+    has_state,
     written_to,
 )
 from strategies.execution.randoms import Shared, own_state
 from strategies.execution.stand_in import StandIn
 from strategies.execution.statistics import FrozenStatistics
+from strategies.execution.tensors import has_version
 
+_VALUES = operator.methodcaller("values")
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
 _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
@@ -49,53 +53,81 @@ class BlockState:
 
     Attributes:
         root: the block.
-        places: where all of it is.
+        inventory: of where all of it is.
+        objects: those of its values that have attributes of their own, and where they stand.
         special: the places that hold what can change without being replaced.
         draws: whether the block may draw from the generators that all share.
         ran: whether the block ran at all.
+        is_examined: whether it ran again, and computed what it had computed.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self.draws, self.ran = _DRAWING.get(root, True), False
+        self.is_examined = False
         self._forget()
 
     def _forget(self) -> None:
         self.trees: list[Values] = []
-        self.places: list[Values] = []
-        self.names: list[tuple[str, ...]] = []
+        self.inventory = Inventory(())
+        self.objects: list[tuple[int, Any]] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
-        self.shape: tuple[Any, ...] = ()
+        self.modules: list[nn.Module | None] | None = None  # None: look for everything
+        self.values: list[Any] = []
+        self.kinds: list[type] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "draws": self.draws, "ran": self.ran}
+        kept = ("root", "draws", "ran", "is_examined")
+        return {name: vars(self)[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._forget()
 
-    def _refresh(self) -> None:
-        """Look again where values are, if modules or values of other kinds came or went."""
-        if self.shape and self.shape == self._shape():
-            return
+    @property
+    def unexamined(self) -> nn.Module | None:
+        """The block, until it has run again and computed what it had computed."""
+        self.is_examined = self.is_examined or is_examined(self.root)
+        return None if self.is_examined else self.root
+
+    def _look(self) -> Sequence[Any]:
+        """What all of it is; where it is, if modules or values of other kinds came or went."""
+        values = self.inventory.look()
+        if values is not None and self._modules() == self.modules:
+            if all(map(operator.is_, values, self.values)):
+                return self.values
+            if list(map(type, values)) == self.kinds and self._has_objects(values):
+                self.values = values
+                return values
+        self._find()
+        self.values = self.inventory.look() or []
+        self.kinds = list(map(type, self.values))
+        self.objects = [(n, value) for n, value in enumerate(self.values) if has_state(value)]
+        return self.values
+
+    def _find(self) -> None:
         modules = list(self.root.modules())
         seen: dict[int, Place] = {}
         for module in modules:
             for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
         self.trees = [module._modules for module in modules]
-        self.places = [place.values for place in seen.values()]
-        self.places += [module._parameters for module in modules if module._parameters]
-        self.names = list(map(tuple, self.places))
+        self.modules = self._modules()
+        places = [place.values for place in seen.values()]
+        own = [OWN if place.is_module else frozenset() for place in seen.values()]
+        places += [module._parameters for module in modules if module._parameters]
+        self.inventory = Inventory(places, itertools.chain(own, itertools.repeat(frozenset())))
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
+        self.special += filter(None, map(_written_parameters, modules))
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
-        self.shape = self._shape()
 
-    def _shape(self) -> tuple[Any, ...]:
-        """What shows that modules, or values of other kinds, came or went."""
-        kinds = tuple(map(type, values_of(self.places)))
-        return values_of(self.trees), names_of(self.places), kinds
+    def _modules(self) -> list[nn.Module | None]:
+        return list(itertools.chain.from_iterable(map(_VALUES, self.trees)))
+
+    def _has_objects(self, values: Sequence[Any]) -> bool:
+        """Whether the objects are the same; their attributes are looked at, too."""
+        return all(values[number] is value for number, value in self.objects)
 
     def begin(self, leaves: Sequence[Any] = ()) -> Met:
         """The block's forward begins.
@@ -104,11 +136,18 @@ class BlockState:
             leaves: of the block's arguments, among which may be generators and objects.
         """
         self.ran = True
-        self._refresh()
-        met = Met(self.places, self.names, self.norms, leaves)
+        values = self._look()
+        met = Met(self.inventory, values, self.norms, leaves)
         met.shared = Shared(full=self.draws)
-        met.special = [Before(place) for place in self.special]
-        met.versions = list(map(written_to, leaves))
+        if self.special:
+            met.special = [Before(place) for place in self.special]
+        if self.unexamined is not None:
+            met.parameters = [
+                (module, name, parameter, parameter._version)
+                for module in self.root.modules()
+                for name, parameter in module._parameters.items()
+                if parameter is not None and has_version(parameter)
+            ]
         return met
 
     def end(self, met: Met, leaves: Sequence[Any] = ()) -> None:
@@ -118,9 +157,14 @@ class BlockState:
             Unsupported: it changed what cannot be put back.
         """
         now = list(map(written_to, leaves))
-        met.written = [n for n, version in enumerate(met.versions) if version != now[n]]
+        if now != met.versions:
+            met.written = [n for n, version in enumerate(met.versions) if version != now[n]]
         for each in met.special:
             each.complete(met)
+        for module, name, parameter, version in met.parameters:
+            if parameter._version != version and name not in _WRITTEN.setdefault(module, {}):
+                _WRITTEN[module][name] = True  # kept from now on; this time, values decide
+                self._forget()
         met.complete()
         met.shared = self._drawn_from(met.shared)
         if met.cut() or met.makers:
@@ -175,8 +219,8 @@ class Before:
         makers = {name: self._copy(name) for name, is_written in written.items() if is_written}
         makers |= filled(self.contents)
         if makers:
-            met.makers.append((self.place.values, makers))
-        met.generators += self.generators
+            met.makers = [*met.makers, (self.place.values, makers)]
+        met.generators = [*met.generators, *self.generators]
 
     def _is_written(self, name: str) -> bool:
         tensor, then = self.tensors[name], self.copies.get(name)
@@ -188,13 +232,26 @@ class Before:
 
     def _copy(self, name: str) -> Make:
         if name in self.copies:
-            return functools.partial(torch.clone, self.copies[name])
+            return functools.partial(_again, self.copies[name], self.tensors[name].requires_grad)
         if not _has_values(self.tensors[name]):
             return functools.partial(torch.empty_like, self.tensors[name])
         raise Unsupported(
             f"{type(self.place.module).__name__} writes {name!r} in this forward, as it did not in"
             " its first; run this step again: from now on it is kept for the recompute"
         )
+
+
+def _written_parameters(module: nn.Module) -> Place | None:
+    """Those that its forwards write to: of an embedding, rows that have grown too long."""
+    known = _WRITTEN.get(module, {})
+    names = [name for name in module._parameters if known.get(name)]
+    if getattr(module, "max_norm", None) is not None and "weight" in module._parameters:
+        names = ["weight"]
+    return Place(module, module._parameters, names, [], []) if names else None
+
+
+def _again(copy: Tensor, requires_grad: bool) -> Tensor:
+    return copy.clone().requires_grad_(requires_grad)
 
 
 def _has_values(tensor: Tensor) -> bool:

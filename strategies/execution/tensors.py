@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
+_LEAVES = frozenset({Tensor, nn.Parameter, type(None), bool, int, float, str})
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout)
 _INDICES = {
     torch.sparse_coo: ("_indices",),
@@ -66,3 +68,33 @@ def storage_key(tensor: Tensor) -> int:
 def has_version(value: Any) -> bool:
     """Whether it is a tensor that knows how often it was written to."""
     return isinstance(value, Tensor) and not value.is_inference()
+
+
+def flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], TreeSpec | None]:
+    """The leaves of arguments and keywords, and how they lie; without, where all are leaves."""
+    if kwargs or not _LEAVES.issuperset(map(type, args)):
+        return tree_flatten((args, kwargs))
+    return args, None
+
+
+def unflat(leaves: Sequence[Any], spec: TreeSpec | None) -> tuple[Any, Any]:
+    """Arguments and keywords again, of the same leaves, in new containers."""
+    if spec is None:
+        return tuple(leaves), {}
+    args, kwargs = tree_unflatten(leaves, spec)
+    return args, kwargs
+
+
+def leaves_of(output: Any) -> Sequence[Any]:
+    """The leaves of what a block returned."""
+    return (output,) if type(output) is Tensor else tree_leaves(output)
+
+
+def boundary_of(
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Any]:
+    """The leaves of a block's first argument; of keywords alone, of the first that is declared."""
+    if args or not kwargs:
+        return tree_leaves(args[:1])
+    declared = [name for name in inspect.signature(forward).parameters if name in kwargs]
+    return tree_leaves(kwargs[next(iter([*declared, *kwargs]))])

@@ -1,0 +1,86 @@
+"""What some dictionaries hold: looked at before and after each run of a block.
+
+Seventeen attributes of every module are PyTorch's own, and no forward replaces them. They are left
+out: to look at a value costs time wherever it lies, and that shows where blocks are small.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from typing import Any
+
+from torch import nn
+
+Values = dict[str, Any]
+Others = list[tuple[Values, Values, list[str]]]
+OWN = frozenset(nn.Module().__dict__) - {"training"}
+MISSING = object()
+
+
+class Inventory:
+    """Some dictionaries, and the names that each has.
+
+    Args:
+        places: the dictionaries.
+        without: for each, names that it has, and that are left out.
+    """
+
+    def __init__(
+        self, places: Sequence[Values], without: Iterable[frozenset[str]] = repeat(frozenset())
+    ) -> None:
+        self.places = places
+        left_out = zip(without, places, strict=False)
+        self.without = [names & place.keys() for names, place in left_out]
+        pairs = zip(places, self.without, strict=True)
+        self.names = [tuple(name for name in place if name not in out) for place, out in pairs]
+        self.sizes = list(map(len, places))
+        self.pickers = [
+            (_picker(names), place)
+            for names, place in zip(self.names, places, strict=True)
+            if names
+        ]
+
+    def look(self) -> list[Any] | None:
+        """All values, one after the other; ``None`` if there are other names by now."""
+        if self.sizes != list(map(len, self.places)):
+            return None
+        values: list[Any] = []
+        try:
+            for pick, place in self.pickers:
+                values += pick(place)
+        except KeyError:
+            return None
+        return values
+
+    def others(self, then: Sequence[Any]) -> Others:
+        """The places that hold something else by now, what they held, and the names."""
+        values = self.look()
+        if values is not None and all(map(operator.is_, values, then)):
+            return []
+        rest = iter(then)
+        held = [{name: next(rest) for name in names} for names in self.names]
+        now = [
+            {name: value for name, value in place.items() if name not in left_out}
+            for place, left_out in zip(self.places, self.without, strict=True)
+        ]
+        names = map(_changed, now, held)
+        found = zip(self.places, held, names, strict=True)
+        return [other for other in found if other[2]]
+
+
+def _picker(names: tuple[str, ...]) -> Callable[[Values], Sequence[Any]]:
+    if len(names) == 1:
+        return lambda values: (values[names[0]],)
+    return operator.itemgetter(*names)
+
+
+def _changed(now: Values, then: Values) -> list[str]:
+    """The names under which there is something else; not a parameter that FSDP gathers."""
+    pairs = {name: (then.get(name, MISSING), now.get(name, MISSING)) for name in {**then, **now}}
+    return [n for n, (a, b) in pairs.items() if a is not b and _is_split(a) == _is_split(b)]
+
+
+def _is_split(value: Any) -> bool:
+    return type(value).__name__ == "DTensor"
