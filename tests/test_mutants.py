@@ -138,15 +138,15 @@ def test_what_kills(tree, recorded_plan, old, new, killed_by):
 def test_what_is_known_is_not_run_again(tmp_path):
     """Unless the sources are others, or it survived and the tests are."""
     spec = population.MutationSpec(PLAN, "core/NoOp", 0, (1, 0), (1, 1), definition_name="first")
-    dead, alive = (population.Mutant(spec, text, "a", text) for text in "bc")
-    said = {dead: Verdict("failed", 3), alive: Verdict("", 3)}
+    some = [population.Mutant(spec, text, "a", text) for text in "bc"]
+    dead, alive = Verdict("failed", 3), Verdict("", 3)
     file = tmp_path / "session.sqlite"
-    for mutant, verdict in said.items():
+    for mutant, verdict in zip(some, (dead, alive), strict=True):
         Session(file, "sources", "tests").store(mutant, verdict)
     known = {
-        names: [Session(file, *names).known(mutant) for mutant in said]
+        names: [Session(file, *names).known(mutant) for mutant in some]
         for names in itertools.product(("sources", "other"), ("tests", "other"))
     }
-    assert known.pop(("sources", "tests")) == list(said.values())
-    assert known.pop(("sources", "other")) == [said[dead], None]
+    assert known.pop(("sources", "tests")) == [dead, alive]
+    assert known.pop(("sources", "other")) == [dead, None]
     assert set(map(tuple, known.values())) == {(None, None)}

@@ -67,8 +67,9 @@ def preload(records: Sequence[dict[str, Any]]) -> None:
     """Import what most tests import of others: once, for all processes forked from this one."""
     counts = Counter(imports(ROOT / "tests/conftest.py"))
     counts.update(name for record in records for name in record["modules"])
+    own = own_modules()
     for name, count in counts.items():
-        if 2 * count > len(records) and name.partition(".")[0] not in own_modules():
+        if 2 * count > len(records) and name.partition(".")[0] not in own:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
 
@@ -135,7 +136,8 @@ class Recorder:
     def pytest_sessionfinish(self) -> None:
         self.coverage.stop()
         data, lines = self.coverage.get_data(), {}
-        others = [name for name in sys.modules if name.partition(".")[0] not in own_modules()]
+        own = own_modules()
+        others = [name for name in sys.modules if name.partition(".")[0] not in own]
         for file in data.measured_files():
             contexts = data.contexts_by_lineno(file)
             name = str(Path(file).relative_to(Path.cwd()))

@@ -21,7 +21,7 @@ from typing import Any
 import numba
 import pytest
 
-from mutants.killers import Killers, Recorder, profile
+from mutants.killers import Killers, Recorder, own_modules, profile
 from mutants.population import ROOT, Mutant
 
 COPIED = ("strategies", "bench", "tests", "conftest.py", "pyproject.toml", "README.md")
@@ -156,6 +156,9 @@ class Tree:
         os.chdir(self.folder)
         os.environ["PYTHONPATH"] = str(self.folder)
         sys.path[:0] = [str(self.folder)]
+        own = own_modules() - {"mutants"}
+        for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+            del sys.modules[name]
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
         if mode == PLAIN:  # what is compiled could be that of another mutant
             os.environ["NUMBA_DISABLE_JIT"] = "1"
