@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from mutants.killers import Killers, imports, is_compiled, module_of, preload, test_files
+from mutants.killers import Killers, is_about, is_compiled, preload, test_files
 from mutants.outcome import Outcome, Reading, judged
 from mutants.population import ROOT, Mutant, files, mutants, places, spread
 from mutants.runs import COMPILED, PLAIN, Tree
@@ -43,11 +43,13 @@ class Bench:
         WORK.mkdir(parents=True, exist_ok=True)
         self.tree = Tree(WORK / "tree")
         preload([])
-        records = {file: self._record(file, COMPILED) for file in test_files()}
-        preload(list(records.values()))
-        users = {file for name in files() if is_compiled(name) for file in _users(name)}
-        near = [test for test, record in records.items() if users & record["lines"].keys()]
-        plain = {file: self._record(file, PLAIN) for file in near}
+        records: dict[str, dict[str, Any]] = {}
+        for file in test_files():
+            records[file] = self._record(file, COMPILED)
+            preload(list(records.values()))
+        compiled = list(filter(is_compiled, files()))
+        near = [test for test in records if any(is_about(test, file) for file in compiled)]
+        plain = {test: self._record(test, PLAIN) for test in near}
         self.killers = {COMPILED: Killers(records), PLAIN: Killers(plain)}
         known = json.dumps([self.tree.digest, records, plain], sort_keys=True)
         self.digest = hashlib.sha256(known.encode()).hexdigest()[:16]
@@ -62,10 +64,6 @@ class Bench:
         """What tests say of a mutant."""
         mode = PLAIN if is_compiled(mutant.file) else COMPILED
         return self.tree.judge(mutant, self.killers[mode], mode)
-
-
-def _users(name: str) -> list[str]:
-    return [file for file in files() if module_of(name) in imports(ROOT / file)]
 
 
 def say(text: str) -> None:

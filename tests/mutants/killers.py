@@ -19,10 +19,10 @@ import pytest
 from coverage import Coverage
 from hypothesis import Phase, settings
 
-from mutants.population import FOLDERS, ROOT
+from mutants.population import FOLDERS, ROOT, files
 
-MOST_S = 20.0
-"""Of a test in processor time: what takes longer is no test for mutants."""
+MOST_S, MOST_OF_A_FILE_S = 5.0, 10.0
+"""Of a test in processor time, and of all of a file's: what takes longer is no test for mutants."""
 
 
 @functools.cache
@@ -48,14 +48,26 @@ def is_compiled(file: str) -> bool:
 
 
 def test_files() -> list[str]:
-    """Those that import something of the mutated folders themselves."""
+    """Those of the mutated modules: named after one, or importing two.
+
+    One alone is imported to build plans for tests of something else.
+    """
     paths = sorted((ROOT / "tests").glob("test_*.py"))
-    near = [path for path in paths if any(map(_is_mutated, imports(path)))]
-    return [str(path.relative_to(ROOT)) for path in near]
+    some = [path for path in paths if len(_mutated(path)) + len(_subjects(path)) > 1]
+    return [str(path.relative_to(ROOT)) for path in some]
 
 
-def _is_mutated(name: str) -> bool:
-    return any(name.startswith(f"{folder.replace('/', '.')}.") for folder in FOLDERS)
+def is_about(test_file: str, file: str) -> bool:
+    """``test_plan.py`` is about ``plan.py``, ``test_optimal.py`` about ``optimal_table.py``."""
+    return Path(file).stem.startswith(Path(test_file).stem.removeprefix("test_"))
+
+
+def _mutated(path: Path) -> set[str]:
+    return {file for file in files() if module_of(file) in imports(path)}
+
+
+def _subjects(path: Path) -> set[str]:
+    return {file for file in _mutated(path) if is_about(path.name, file)}
 
 
 def own_modules() -> set[str]:
@@ -110,6 +122,8 @@ class Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        if sum(self.seconds.values()) > MOST_OF_A_FILE_S:
+            item.session.shouldstop = "enough"
         forget()
         self.here = item.nodeid
         self.coverage.switch_context(self.here)
