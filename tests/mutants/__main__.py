@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import sys
 import time
@@ -14,7 +14,7 @@ from typing import Any
 from mutants.killers import Killers, is_about, is_compiled, preload, test_files
 from mutants.outcome import Outcome, Reading, judged
 from mutants.population import ROOT, Mutant, files, mutants, places, spread
-from mutants.runs import COMPILED, PLAIN, Tree
+from mutants.runs import COMPILED, PLAIN, Tree, Verdict
 from mutants.session import Session
 
 WORK = ROOT / "build" / "mutants"
@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("files", nargs="*", help="to mutate; all, if none is named")
     parser.add_argument("--sample", type=int, default=SAMPLE, help="how many mutants")
     parser.add_argument("--all", action="store_true", help="all of them: many hours")
+    parser.add_argument("--near", action="store_true", help="only tests named after the module")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--write", action="store_true", help="the outcome, to commit")
     given = parser.parse_args()
@@ -37,33 +38,46 @@ def arguments() -> argparse.Namespace:
 
 
 class Bench:
-    """The copy, and what each test runs of it."""
+    """The copy, and what each test runs of it: of tests that are named after modules, and others.
 
-    def __init__(self) -> None:
+    Those are recorded when a mutant survives these.
+    """
+
+    def __init__(self, rings: int) -> None:
         WORK.mkdir(parents=True, exist_ok=True)
         self.tree = Tree(WORK / "tree")
+        self.rings = test_files()[:rings]
+        self.recorded: dict[tuple[str, ...], dict[str, Any]] = {}
         preload([])
-        records: dict[str, dict[str, Any]] = {}
-        for file in test_files():
-            records[file] = self._record(file, COMPILED)
-            preload(list(records.values()))
-        compiled = list(filter(is_compiled, files()))
-        near = [test for test in records if any(is_about(test, file) for file in compiled)]
-        plain = {test: self._record(test, PLAIN) for test in near}
-        self.killers = {COMPILED: Killers(records), PLAIN: Killers(plain)}
-        known = json.dumps([self.tree.digest, records, plain], sort_keys=True)
-        self.digest = hashlib.sha256(known.encode()).hexdigest()[:16]
 
-    def _record(self, file: str, mode: str) -> dict[str, Any]:
-        started_s = time.monotonic()
-        record = self.tree.record(file, mode)
-        say(f"{file}, {mode}: {len(record['seconds'])} tests, {time.monotonic() - started_s:.0f} s")
-        return record
+    @property
+    def digest(self) -> str:
+        """Of the tests that there are."""
+        some = [f"{test}\0{(ROOT / test).read_text()}" for ring in self.rings for test in ring]
+        return hashlib.sha256("\0".join(some).encode()).hexdigest()[:16]
 
-    def judge(self, mutant: Mutant) -> Any:
+    def record(self, test_file: str, mode: str) -> dict[str, Any]:
+        """What a file's tests run; and what it imports is from now on there for all."""
+        if (test_file, mode) not in self.recorded:
+            started_s = time.monotonic()
+            record = self.recorded[test_file, mode] = self.tree.record(test_file, mode)
+            took_s = time.monotonic() - started_s
+            say(f"{test_file}, {mode}: {len(record['seconds'])} tests, {took_s:.0f} s")
+            preload(list(self.recorded.values()))
+        return self.recorded[test_file, mode]
+
+    def judge(self, mutant: Mutant) -> Verdict:
         """What tests say of a mutant."""
-        mode = PLAIN if is_compiled(mutant.file) else COMPILED
-        return self.tree.judge(mutant, self.killers[mode], mode)
+        compiled, tests = is_compiled(mutant.file), 0
+        mode = PLAIN if compiled else COMPILED
+        for ring in self.rings:
+            some = [test for test in ring if not compiled or is_about(test, mutant.file)]
+            killers = Killers({test: self.record(test, mode) for test in some})
+            verdict = self.tree.judge(mutant, killers, mode)
+            tests += verdict.tests
+            if verdict.killed_by:
+                break
+        return dataclasses.replace(verdict, tests=tests)
 
 
 def say(text: str) -> None:
@@ -74,7 +88,7 @@ def say(text: str) -> None:
 def main() -> int:
     given = arguments()
     os.chdir(ROOT)
-    bench = Bench()
+    bench = Bench(rings=1 if given.near else 2)
     session = Session(WORK / "session.sqlite", bench.tree.digest, bench.digest)
     every = places(given.files or files())
     order = mutants(spread(every, given.seed))

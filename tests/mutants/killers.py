@@ -47,27 +47,27 @@ def is_compiled(file: str) -> bool:
     return "@numba.njit" in (ROOT / file).read_text()
 
 
-def test_files() -> list[str]:
-    """Those of the mutated modules: named after one, or importing two.
+def test_files() -> tuple[list[str], list[str]]:
+    """Those that are named after a mutated module; and others that import two.
 
     One alone is imported to build plans for tests of something else.
     """
     paths = sorted((ROOT / "tests").glob("test_*.py"))
-    some = [path for path in paths if len(_mutated(path)) + len(_subjects(path)) > 1]
-    return [str(path.relative_to(ROOT)) for path in some]
+    some = {str(path.relative_to(ROOT)): _mutated(path) for path in paths}
+    named = [test for test, used in some.items() if any(is_about(test, file) for file in used)]
+    return named, [test for test, used in some.items() if len(used) > 1 and test not in named]
 
 
 def is_about(test_file: str, file: str) -> bool:
-    """``test_plan.py`` is about ``plan.py``, ``test_optimal.py`` about ``optimal_table.py``."""
-    return Path(file).stem.startswith(Path(test_file).stem.removeprefix("test_"))
+    """``test_interpreter_costs.py`` is about ``interpreter.py``, ``test_optimal.py`` about
+    ``optimal_table.py``.
+    """
+    subject, stem = Path(test_file).stem.removeprefix("test_"), Path(file).stem
+    return stem.startswith(subject) or subject.startswith(stem)
 
 
 def _mutated(path: Path) -> set[str]:
     return {file for file in files() if module_of(file) in imports(path)}
-
-
-def _subjects(path: Path) -> set[str]:
-    return {file for file in _mutated(path) if is_about(path.name, file)}
 
 
 def own_modules() -> set[str]:
