@@ -53,7 +53,7 @@ def reading():
     """Two killed, one equivalent, one that is not seen, and one without a reason."""
     sample = [judged("x = 2", "failed"), judged("x = 3", "time"), judged("x = 4", "")]
     sample += [judged("x = 5", ""), judged("x = 6", "", "b.py")]
-    reading = Reading(Outcome(9, 0, tuple(sample)))
+    reading = Reading(Outcome(9, 0, False, tuple(sample)))
     same = Reason("It is the same.", True, "x = 1", "a.py", "f", "x = 4")
     unseen = Reason("Nobody looks.", False, "x = 1", "a.py", "f", "x = 5")
     reading.reasons = {one.key: one for one in (same, unseen)}

@@ -49,6 +49,7 @@ class Bench:
         self.rings = test_files()[:rings]
         self.recorded: dict[tuple[str, ...], dict[str, Any]] = {}
         preload([])
+        self.tree.warm()
 
     @property
     def digest(self) -> str:
@@ -103,7 +104,7 @@ def main() -> int:
         said = verdict.killed_by or f"SURVIVES: {mutant.before!r} → {mutant.after!r}"
         where = f"{mutant.file}:{mutant.lines.start}"
         say(f"{len(answers)} {where}: {said} ({time.monotonic() - started_s:.1f} s)")
-    reading = Reading(outcome := Outcome(len(every), given.seed, tuple(answers)))
+    reading = Reading(outcome := Outcome(len(every), given.seed, given.near, tuple(answers)))
     if given.write:
         outcome.write()
     low, high = reading.score().interval

@@ -62,18 +62,20 @@ class Outcome:
     Attributes:
         places: that could be mutated; a few of them give no other program.
         seed: of the sample.
+        near: only tests ran that are named after the module.
         judged: the sample.
     """
 
     places: int
     seed: int
+    near: bool
     judged: tuple[Judged, ...]
 
     @classmethod
     def read(cls, path: Path = OUTCOME) -> Outcome:
         """What was committed."""
         raw = json.loads(path.read_text())
-        return cls(raw["places"], raw["seed"], tuple(Judged(**one) for one in raw["judged"]))
+        return cls(**raw | {"judged": tuple(Judged(**one) for one in raw["judged"])})
 
     def write(self, path: Path = OUTCOME) -> None:
         """To commit."""
@@ -174,7 +176,8 @@ class Reading:
         others = score.all - score.killed - score.equivalent
         yield MUTATED
         yield (
-            f"Of {outcome.places:,} places, {score.all} were sampled (seed {outcome.seed}):"
+            f"Of {outcome.places:,} places, {score.all} were sampled (seed {outcome.seed}"
+            f"{'; only by tests named after the module' if outcome.near else ''}):"
             f" **{score.killed} are killed**, {score.equivalent} are equivalent, {others} others"
             f" survive. Of those that are not equivalent, **{score.share:.1%}** are killed"
             f" (95 % interval {low:.1%} to {high:.1%}).\n"

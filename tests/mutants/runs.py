@@ -5,12 +5,14 @@ from __future__ import annotations
 import bisect
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import multiprocessing
 import os
 import resource
+import runpy
 import shutil
 import signal
 import sys
@@ -27,6 +29,8 @@ from mutants.population import ROOT, Mutant
 COPIED = ("strategies", "bench", "tests", "conftest.py", "pyproject.toml", "README.md")
 BATCHES_S = (15.0, 90.0)
 """Processor time of the tests that run first, and of those that run if it survives them."""
+MOST_WALL_S = 1200
+"""Of a process that waits: others are ended by what they compute."""
 MOST_BYTES = 6 << 30
 """That a mutant may ask for: some never stop asking."""
 OPTIONS = (
@@ -34,6 +38,9 @@ OPTIONS = (
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # it is loaded already: all the better
 )
 BROKEN = 99
+IGNORED = shutil.ignore_patterns("__pycache__")
+CODE = (".nbi", ".nbc")
+"""What numba compiled: a minute's work, and kept from run to run."""
 FORK = multiprocessing.get_context("fork")
 PLAIN, COMPILED = "plain", "compiled"
 
@@ -79,11 +86,17 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.writes = folder, folder.parent / "log.txt", 0
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in list(folder.rglob("*")):
+            if path.is_file() and path.suffix not in CODE:
+                path.unlink()
         for name in COPIED:
             _copy(ROOT / name, folder / name)
         own = {*folder.glob("tests/test_*.py"), *folder.glob("tests/mutants/*")}
         self.digest = _digest(folder, {*folder.rglob("*.py")} - own)
+
+    def warm(self) -> None:
+        """Compile what tests would, each in its own time."""
+        self._fork(lambda: runpy.run_path("tests/warm.py", run_name="__main__") and 0, COMPILED)
 
     def record(self, test_file: str, mode: str) -> dict[str, Any]:
         """What a file's tests run, and how long they take; kept from run to run."""
@@ -92,7 +105,7 @@ class Tree:
         answer = self.folder.parent / "records" / f"{name[:16]}.json"
         answer.parent.mkdir(exist_ok=True)
         if not answer.exists():
-            self._fork([test_file], lambda: Recorder(answer), mode, limit_s=900)
+            self._fork(lambda: run([test_file], Recorder(answer)), mode)
         empty = {"seconds": {}, "lines": {}, "modules": []}
         return dict(json.loads(answer.read_text())) if answer.exists() else empty
 
@@ -102,26 +115,24 @@ class Tree:
         self._write(path, mutant.text)
         try:
             for batch in batches(tests, killers.seconds):
-                limit_s = 60 + 10 * sum(killers.seconds[test] for test in batch)
-                code = self._fork(["-x", *batch], lambda: Limits(killers.seconds), mode, limit_s)
+                limits = Limits(killers.seconds)
+                code = self._fork(functools.partial(run, ["-x", *batch], limits), mode)
                 if cause := self._cause(code):
                     return Verdict(cause, len(tests))
         finally:
-            self._write(path, (ROOT / mutant.file).read_text())
+            shutil.copy2(ROOT / mutant.file, path)  # with its time, by which compiled code is known
         return Verdict("", len(tests))
 
     def _write(self, path: Path, text: str) -> None:
         """As never before, by the file's time: byte code of the same size would be taken for it."""
         path.write_text(text)
-        self.writes += 2
+        self.writes += 1
         os.utime(path, (self.writes, self.writes))
 
-    def _fork(
-        self, tests: Sequence[str], plugin: Callable[[], Any], mode: str, limit_s: float
-    ) -> int | None:
-        process = FORK.Process(target=self._run, args=(tests, plugin, mode))
+    def _fork(self, work: Callable[[], int], mode: str) -> int | None:
+        process = FORK.Process(target=self._run, args=(work, mode))
         process.start()
-        process.join(limit_s)
+        process.join(MOST_WALL_S)
         code = process.exitcode
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # and whatever it has started
@@ -139,11 +150,11 @@ class Tree:
             return "" if "ERROR: not found" in self.log.read_text() else "failed"
         return "" if code == pytest.ExitCode.OK else "failed"
 
-    def _run(self, tests: Sequence[str], plugin: Callable[[], Any], mode: str) -> None:
+    def _run(self, work: Callable[[], int], mode: str) -> None:
         code = BROKEN  # and not that of a test that fails
         try:
             self._enter(mode)
-            code = int(pytest.main([*OPTIONS, *tests], plugins=[plugin()]))
+            code = work()
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -155,7 +166,7 @@ class Tree:
             os.dup2(log, stream)
         os.chdir(self.folder)
         os.environ["PYTHONPATH"] = str(self.folder)
-        sys.path[:0] = [str(self.folder)]
+        sys.path[:0] = [str(self.folder), str(self.folder / "tests")]
         own = own_modules() - {"mutants"}
         for name in [name for name in sys.modules if name.partition(".")[0] in own]:
             del sys.modules[name]
@@ -165,9 +176,14 @@ class Tree:
             numba.config.reload_config()
 
 
+def run(tests: Sequence[str], plugin: Any) -> int:
+    """Run tests in this process."""
+    return int(pytest.main([*OPTIONS, *tests], plugins=[plugin]))
+
+
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=IGNORED)
     else:
         shutil.copy2(source, target)
 
