@@ -9,10 +9,11 @@ import itertools
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mutants.killers import Killers, is_about, is_compiled, preload, test_files
-from mutants.outcome import Outcome, Reading, judged
+from mutants.outcome import Judged, Outcome, Reading, judged
 from mutants.population import ROOT, Mutant, files, mutants, places, spread
 from mutants.runs import COMPILED, PLAIN, Tree, Verdict
 from mutants.session import Session
@@ -86,29 +87,34 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> int:
-    given = arguments()
-    os.chdir(ROOT)
-    bench = Bench(rings=1 if given.near else 2)
+def answers(sample: Iterable[Mutant], near: bool) -> Iterator[Judged]:
+    """Each mutant with its verdict, which is looked up or found, and said."""
+    bench = Bench(rings=1 if near else 2)
     session = Session(WORK / "session.sqlite", bench.tree.digest, bench.digest)
-    every = places(given.files or files())
-    order = mutants(spread(every, given.seed))
-    answers = []
-    for mutant in itertools.islice(order, None if given.all else given.sample):
-        started_s = time.monotonic()
+    for number, mutant in enumerate(sample, 1):
         verdict = session.known(mutant)
         if verdict is None:
             verdict = bench.judge(mutant)
             session.store(mutant, verdict)
-        answers.append(judged(mutant, verdict))
         said = verdict.killed_by or f"SURVIVES: {mutant.before!r} → {mutant.after!r}"
-        where = f"{mutant.file}:{mutant.lines.start}"
-        say(f"{len(answers)} {where}: {said} ({time.monotonic() - started_s:.1f} s)")
-    reading = Reading(outcome := Outcome(len(every), given.seed, given.near, tuple(answers)))
+        say(f"{number} {mutant.file}:{mutant.lines.start}: {said}")
+        yield judged(mutant, verdict)
+
+
+def main() -> int:
+    given = arguments()
+    os.chdir(ROOT)
+    every = places(given.files or files())
+    order = mutants(spread(every, given.seed))
+    sample = itertools.islice(order, None if given.all else given.sample)
+    found = tuple(answers(sample, given.near))
+    reading = Reading(outcome := Outcome(len(every), given.seed, given.near, found))
     if given.write:
         outcome.write()
-    low, high = reading.score().interval
-    say(f"{reading.score()}: {reading.score().share:.1%} [{low:.1%}, {high:.1%}]")
+    score = reading.score()
+    low, high = score.interval
+    say(f"{score.killed} of {score.all} killed, {score.equivalent} are equivalent:")
+    say(f"{score.share:.1%} of the others [{low:.1%}, {high:.1%}]")
     faults = list(reading.faults())
     for fault in faults:
         say(fault)
