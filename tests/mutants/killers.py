@@ -21,7 +21,7 @@ from hypothesis import Phase, settings
 
 from mutants.population import FOLDERS, ROOT, files
 
-MOST_S, MOST_OF_A_FILE_S = 5.0, 10.0
+MOST_S, MOST_OF_A_FILE_S = 10.0, 60.0
 """Of a test in processor time, and of all of a file's: what takes longer is no test for mutants."""
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numba
 import pytest
 
-from mutants.killers import Killers, Recorder, own_modules, profile
+from mutants.killers import MOST_OF_A_FILE_S, Killers, Recorder, own_modules, profile
 from mutants.population import ROOT, Mutant
 
 COPIED = ("strategies", "bench", "tests", "conftest.py", "pyproject.toml", "README.md")
@@ -57,7 +57,7 @@ class Limits:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        signal.setitimer(signal.ITIMER_PROF, 5 + 5 * self.seconds.get(item.nodeid, 0))
+        signal.setitimer(signal.ITIMER_PROF, 1 + 3 * self.seconds.get(item.nodeid, 0))
         answer = yield
         signal.setitimer(signal.ITIMER_PROF, 0)
         return answer
@@ -101,7 +101,9 @@ class Tree:
     def record(self, test_file: str, mode: str) -> dict[str, Any]:
         """What a file's tests run, and how long they take; kept from run to run."""
         text = (self.folder / test_file).read_bytes()
-        name = hashlib.sha256(f"{self.digest} {test_file} {mode}".encode() + text).hexdigest()
+        name = hashlib.sha256(
+            f"{self.digest} {test_file} {mode} {MOST_OF_A_FILE_S}".encode() + text
+        ).hexdigest()
         answer = self.folder.parent / "records" / f"{name[:16]}.json"
         answer.parent.mkdir(exist_ok=True)
         if not answer.exists():
