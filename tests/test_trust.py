@@ -1,5 +1,6 @@
 """The page about faults says what the tests inject."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_a_reason_of_what_is_killed_is_a_fault(reading):
 
 def test_the_page_has_each_file_and_survivor(reading):
     text = "\n".join(reading.section())
+    low, high = reading.score().interval
+    assert f"**50.0%** are killed (95 % interval {low:.1%} to {high:.1%})" in text
     assert "Of 9 places, 5 were sampled (seed 0): **2 are killed**, 1 are equivalent" in text
     assert "| `a.py` | 4 | 2 | 1 | 1 | 1 |" in text
     assert "- `a.py`, `f`: `x = 1` → `x = 5`. Not seen: Nobody looks." in text
+
+
+def test_tests_written_for_a_sample_do_not_count_for_all_mutants(reading):
+    reading.outcome = dataclasses.replace(reading.outcome, first_killed=1)
+    text = "\n".join(reading.section())
+    assert "**2 are killed** (1 before tests were written for the others)" in text
+    assert "**25.0%** are killed without those tests" in text

@@ -64,12 +64,15 @@ class Outcome:
         seed: of the sample.
         near: only tests ran that are named after the module.
         judged: the sample.
+        first_killed: before tests were written for what survived of this very sample: of all mutants
+            that alone tells the share. ``None``: none were.
     """
 
     places: int
     seed: int
     near: bool
     judged: tuple[Judged, ...]
+    first_killed: int | None = None
 
     @classmethod
     def read(cls, path: Path = OUTCOME) -> Outcome:
@@ -171,15 +174,19 @@ class Reading:
     def section(self) -> Iterator[str]:
         """Of ``docs/trust.md``."""
         score, outcome = self.score(), self.outcome
-        low, high = score.interval
-        yield "## Mutants\n"
         others = score.all - score.killed - score.equivalent
+        blind = outcome.first_killed
+        first = score if blind is None else dataclasses.replace(score, killed=blind)
+        low, high = first.interval
+        since = "" if blind is None else f" ({blind} before tests were written for the others)"
+        yield "## Mutants\n"
         yield MUTATED
         yield (
             f"Of {outcome.places:,} places, {score.all} were sampled (seed {outcome.seed}"
-            f"{'; only by tests named after the module' if outcome.near else ''}):"
-            f" **{score.killed} are killed**, {score.equivalent} are equivalent, {others} others"
-            f" survive. Of those that are not equivalent, **{score.share:.1%}** are killed"
+            f"{'; only by tests named after a module' if outcome.near else ''}):"
+            f" **{score.killed} are killed**{since}, {score.equivalent} are equivalent, {others}"
+            f" others survive. For all mutants that are not equivalent this says:"
+            f" **{first.share:.1%}** are killed{'' if blind is None else ' without those tests'}"
             f" (95 % interval {low:.1%} to {high:.1%}).\n"
         )
         yield "| file | mutants | killed | of them by time | equivalent | others |"
