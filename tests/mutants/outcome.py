@@ -64,8 +64,8 @@ class Outcome:
         seed: of the sample.
         near: only tests ran that are named after the module.
         judged: the sample.
-        first_killed: before tests were written for what survived of this very sample: of all mutants
-            that alone tells the share. ``None``: none were.
+        first_killed: before tests were written for what survived of this very sample, which alone
+            tells the share of all mutants. ``None``: none were written.
     """
 
     places: int
