@@ -218,6 +218,15 @@ def coverage(session):
 
 
 @nox.session(default=False)
+def mutants(session):
+    """Mutate plans and solvers, and count what the tests notice; half an hour: -- --all."""
+    install(session, "mutants", "test")
+    session.run("pytest", "tests/test_mutants.py", "--long", env=ONE_THREAD)
+    env = ONE_THREAD | {"PYTHONPATH": "tests"}
+    session.run("python", "-m", "mutants", *session.posargs, env=env)
+
+
+@nox.session(default=False)
 def hashes(session):
     """Write down what each pinned file of the tests' environment must hash to: -- --check."""
     file = Path(session.create_tmp()) / "report.json"

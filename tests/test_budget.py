@@ -110,6 +110,9 @@ def test_what_was_found_out_is_noted():
         ("7B", 7),
         ("50%", 0.5),
         ("37.5 %", 0.375),
+        ("1", 1),
+        ("1%", 0.01),
+        ("0.5%", 0.005),
     ],
 )
 def test_ways_to_write_a_budget(text, value):

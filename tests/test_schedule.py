@@ -51,6 +51,7 @@ def test_what_is_printed_is_read_back(schedule):
         ("0:core 1 [2 3]", Schedule((0, 1, (2, 3)), ("core", ALL, ALL, ALL))),
         ("[0]@host 1", Schedule(((0,), 1), (), frozenset({0}))),
         ("[0] [1]@disk", Schedule(((0,), (1,)), (), frozenset({1}), "disk")),
+        ("[0:compiled(100)] 1", Schedule(((0,), 1), ("compiled(100)", ALL))),
         ("[[0] 1]@disk 2:keep(3,31)", Schedule(
             (((0,), 1), 2), (ALL, ALL, "keep(3,31)"), frozenset({0}), "disk"
         )),
@@ -78,6 +79,7 @@ def test_equal_schedules_are_equal_values():
         ("[0 [1]@host] 2", "@host follows no top-level group"),
         ("[0]@host [1]@disk", "a schedule has one tier, not disk and host"),
         ("[0:core 1]", "block 0 is in a recompute group and runs in mode all, not core"),
+        ("[0:compiled(50) 1]", r"block 0 .* runs in mode all, not compiled\(50\)"),
         ("0core", "a schedule holds blocks, brackets, :modes and @tiers"),
         ("0 x", "not 'x'"),
         ("0@host", "not '0@host'"),

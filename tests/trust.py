@@ -13,6 +13,7 @@ from typing import Any
 
 import injections
 import misbehaving
+from mutants import outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "trust.md"
@@ -26,7 +27,8 @@ SECTIONS = {
 HEAD = """\
 # What happens when things go wrong
 
-Made by `python tests/trust.py` from the tests; a test holds it to them.
+Made by `python tests/trust.py` from the tests and from what they say of mutants; a test holds it to
+them.
 
 **The promise**: finished cells are kept, byte for byte; nothing half-written is trusted; the next
 run of the same command completes, and its records equal those of a run that nothing happened to.
@@ -117,7 +119,8 @@ def text() -> str:
     parts = [HEAD]
     for name, title in SECTIONS.items():
         parts += section(name, title)
-    return "\n".join([*parts, *names()])
+    mutants = outcome.Reading(outcome.Outcome.read()).section()
+    return "\n".join([*parts, *names(), *mutants])
 
 
 def main() -> int:
