@@ -345,7 +345,7 @@ def test_a_loss_and_rows_are_the_callers():
 BAD = [
     (("gpt-mini", torch.ones(1)), {}, "go with a module"),
     ((Model(), None), {}, "a model needs a batch"),
-    ((Model(), {"ids": 3}), {}, "must be a tensor"),
+    ((Model(), {"ids": 3}), {}, "holds no tensor"),
     (("gpt-minj",), {}, "Did you mean 'gpt-mini'"),
     (("gpt-mini",), {"device": "sim:h100"}, "did you mean"),
     (("gpt-mini",), {"optimizer": "lion"}, "optimizer must be one of"),

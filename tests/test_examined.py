@@ -9,6 +9,7 @@ from effort import few
 from torch import nn
 
 import strategies
+from strategies.execution import examined
 
 SPECS = ["every_layer", "every_k(k=2)", "sqrt", "offload(over=sqrt)"]
 ROWS = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
@@ -211,3 +212,23 @@ def test_under_a_transform_blocks_run_as_they_are(spec, transform):
     wanted = results(copy.deepcopy(model))
     strategies.apply(model, spec)
     assert all(map(torch.equal, wanted, results(model)))
+
+
+def saved(values):
+    return examined._Saved.of(BLOCK, values.requires_grad_())
+
+
+BLOCK = nn.Identity()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("rows", [8, 4096])
+def test_what_kernels_round_in_another_order_is_the_same(dtype, rows):
+    values = torch.randn(rows, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    chosen = torch.rand(values.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    signs = torch.randn(values.shape, generator=torch.Generator().manual_seed(2)).sign()
+    nudged = (values.double() * (1 + signs * torch.finfo(dtype).eps)).to(dtype)
+    assert saved(values) == saved(torch.where(chosen, nudged, values))
+    drops = torch.rand(values.shape, generator=torch.Generator().manual_seed(3)) < 0.9
+    with pytest.raises(strategies.Unsupported, match="Identity, run again, computes something"):
+        saved(values.clone()) == saved(values * drops)  # noqa: B015 - compared as PyTorch does it

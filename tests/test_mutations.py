@@ -93,8 +93,8 @@ MUTATIONS = (
     Mutation(
         "what a model computes between two blocks is taken for the group's",
         EXECUTION,
-        "    finally:\n        _autograd._pop_saved_tensors_default_hooks()",
-        "    finally:\n        pass",
+        "self.layers.pop()\n            _autograd._pop_saved_tensors_default_hooks()",
+        "self.layers.pop()",
         [f"{PROMISE}[every_k(k=2)-scaled]"],
     ),
     Mutation(
@@ -128,8 +128,8 @@ MUTATIONS = (
     Mutation(
         "evaluation is checkpointed",
         EXECUTION,
-        "if not torch.is_grad_enabled():\n        return function(",
-        "if function is None:\n        return function(",
+        "if not torch.is_grad_enabled():\n        return False",
+        "if not torch.is_grad_enabled():\n        return True",
         [f"{PROMISE}[every_layer-loop]"],
     ),
     Mutation(

@@ -25,9 +25,12 @@ UNKNOWN = (
 )
 WITHOUT_TORCH = """
 import sys
-sys.modules["torch"] = None
+import importlib.abc
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        assert name != "torch"
+sys.meta_path.insert(0, Refuse())
 from bench import __main__
-sys.argv[0] = "bench"
 __main__.main()
 """
 
@@ -70,7 +73,10 @@ def test_a_class_in_a_file_of_another_name_is_a_strategy(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("option", "text", "sentence"), UNKNOWN[:3])
 def test_no_torch_is_needed_to_refuse(option, text, sentence):
-    command = (sys.executable, "-c", WITHOUT_TORCH, "run", option, text)
+    given = {"--workload": "gpt-mini", "--strategy": "none"}
+    given.pop("--workload" if option == "--model" else option)
+    others = [word for pair in given.items() for word in pair]
+    command = (sys.executable, "-c", WITHOUT_TORCH, "run", option, text, *others)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr[-2000:]
     assert done.stderr.startswith(f"error: {sentence}")

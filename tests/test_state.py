@@ -403,6 +403,33 @@ def test_what_comes_late_is_refused_once(what, message):
     assert_same(step(model, ROWS), wanted)
 
 
+class RarelyPython(Small):
+    """Draws at its second call what it did not at its first."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw, self.calls = draw, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (self.draw() if self.calls > 1 else 1)
+
+
+@pytest.mark.parametrize("draw", [random.random, lambda: random.gauss(1, 1)])
+def test_where_python_drew_from_is_told_though_it_comes_late(draw):
+    seed(0)
+    model = chain_of(3, lambda: RarelyPython(draw))
+    other = copy.deepcopy(model)
+    strategies.apply(model, "every_layer")
+    for _ in range(4):
+        results = []
+        for one in (model, other):
+            random.seed(5)
+            random.random()  # the words that a seed leaves are used up
+            results.append(step(one, ROWS))
+        assert_same(*results)
+
+
 class Auxiliary(Small):
     """Leaves a loss of its own on itself."""
 

@@ -228,9 +228,13 @@ def _frame(axes: Axes, timeline: Timeline, unit: float) -> None:
     axes.set(ylim=(0, _HEADROOM * highest / unit or 1), xlim=(begin, max(end, begin + 1e-9)))
 
 
+_CROWDED = 14  # lines of a legend that leave little room for the other
+
+
 def _legends(axes: Axes, timeline: Timeline, handles: list[Artist]) -> None:
     """Outside, on the right: what is stacked, with its size at the peak; phases below it."""
-    style = {"frameon": False, "fontsize": 8, "title_fontsize": 8, "alignment": "left"}
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "title_fontsize": 8}
+    style |= {"alignment": "left", "labelspacing": 0.5 if len(handles) < _CROWDED else 0.25}
     above = axes.legend(
         handles=handles, title="At the peak", loc="upper left", bbox_to_anchor=(1.01, 1.0), **style
     )

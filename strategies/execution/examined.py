@@ -25,7 +25,8 @@ from strategies.execution.errors import Unsupported
 _CHECKS: dict[str, Any] = torch_checkpoint._allowed_determinism_checks_to_fns
 _DEFAULT = "default"
 _STRIDE = 7  # of a second sum, which sees values that changed places
-_TOLERANCE = 1e-6  # kernels that reduce in another order
+_TOLERANCE = 1e-6  # of magnitudes: kernels that reduce in another order
+_ROUNDINGS = 4.0  # of every element, by such kernels, in directions that are nobody's
 _same: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _others: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -59,6 +60,7 @@ class _Saved:
         form: shape, dtype and device.
         sums: of magnitudes, of values, and, where they lie in order, of every seventh; empty: not
             to be compared.
+        tolerance: of the sum of magnitudes, by which two sums may differ.
         learns: a gradient goes through it, in forward: the others may be statistics, which are
             frozen, or room for what an operator writes later.
     """
@@ -66,19 +68,21 @@ class _Saved:
     block: nn.Module
     form: Any
     sums: tuple[float, ...]
+    tolerance: float
     learns: bool
 
     @classmethod
     def of(cls, block: nn.Module, tensor: Tensor) -> _Saved:
         """PyTorch calls it with each tensor, in forward and again in recompute."""
-        return cls(block, _CHECKS[_DEFAULT](tensor), _sums(tensor), tensor.requires_grad)
+        form, sums = _CHECKS[_DEFAULT](tensor), _sums(tensor)
+        return cls(block, form, sums, _tolerance(tensor), tensor.requires_grad)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Saved):
             return False
         if self.form == other.form and not (self.learns and self.sums and other.sums):
             return True
-        if self.form != other.form or not _alike(self.sums, other.sums):
+        if self.form != other.form or not self._is_near(other):
             _others.add(self.block)
             raise Unsupported(
                 f"{type(self.block).__name__}, run again, computes something else than it did: it"
@@ -88,6 +92,13 @@ class _Saved:
             )
         _same.add(self.block)
         return True
+
+    def _is_near(self, other: _Saved) -> bool:
+        one, two = self.sums, other.sums
+        if not all(map(math.isfinite, (*one, *two))):  # nothing to be told of it
+            return True
+        most = self.tolerance * one[0]
+        return all(abs(a - b) <= most for a, b in zip(one, two, strict=False))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -105,6 +116,13 @@ def _sums(tensor: Tensor) -> tuple[float, ...]:
         return magnitudes.item(), *(part.sum(dtype=kind).item() for part in _parts(tensor))
 
 
+def _tolerance(tensor: Tensor) -> float:
+    """Roundings of single elements add up as their root, an element that is another does not."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return _TOLERANCE
+    return max(_TOLERANCE, _ROUNDINGS * torch.finfo(tensor.dtype).eps / math.sqrt(tensor.numel()))
+
+
 def _parts(tensor: Tensor) -> list[Tensor]:
     values = tensor.detach()
     return [values, values.view(-1)[::_STRIDE]] if values.is_contiguous() else [values]
@@ -115,9 +133,3 @@ def _is_plain(tensor: Tensor) -> bool:
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
     watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack()
     return plain and tensor.device.type != "meta" and not watched
-
-
-def _alike(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    if not all(map(math.isfinite, (*one, *other))):  # nothing to be told of it
-        return True
-    return all(abs(a - b) <= _TOLERANCE * one[0] for a, b in zip(one, other, strict=False))

@@ -95,11 +95,10 @@ class GroupedForward(WatchingStandIn):
     ) -> Frame:
         """A new frame, which begins with this block."""
         around = functools.partial(self.scopes.recompute, depth)
-        storage, block = group.storage, self.state.unexamined
-        if storage is None:
+        block = self.state.unexamined if group.exact else None
+        if group.storage is None:
             return Frame(leaves, around, contextlib.nullcontext(), block)
-        keep = storage.keep(boundary_of(self, args, kwargs))
-        return Frame(leaves, around, keep, block if storage.codec.exact else None)
+        return Frame(leaves, around, group.storage.keep(boundary_of(self, args, kwargs)), block)
 
     def again(
         self, position: Position, met: Met, scope: Scope, args: Any, kwargs: Any

@@ -80,7 +80,8 @@ def _positions(
     if isinstance(node, int):
         yield Position(node, outer)
         return
-    group = Group(len(list(plans.leaves(node))), max(plans.leaves(node)), storage)
+    exact = all(group.exact for group in outer) and (storage is None or storage.codec.exact)
+    group = Group(len(list(plans.leaves(node))), max(plans.leaves(node)), storage, exact)
     for child in node:
         yield from _positions(child, None, (*outer, group))
 

@@ -21,7 +21,8 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 Restore = Callable[[], object]
 _HEAD = object.__basicsize__
 _LAST_WORD = 4 * 623  # the position lies behind it
-_PYTHON = ctypes.c_uint64.from_address(id(random._inst) + _HEAD)
+_INSTANCE: Any = random._inst
+_PYTHON = ctypes.c_uint64.from_address(id(_INSTANCE) + _HEAD)
 
 
 class Drawn:
@@ -117,20 +118,36 @@ class Shared:
         full: whether they may have to be put back.
     """
 
-    __slots__ = ("marks", "states")
+    __slots__ = ("gauss", "marks", "states")
 
     def __init__(self, *, full: bool) -> None:
-        self.marks = _marks()
+        self.marks, self.gauss = _marks(), _INSTANCE.gauss_next
         self.states = _states() if full or not _READABLE else None
 
     def moved(self) -> bool:
         """Whether one is elsewhere by now; not by being loaded meanwhile."""
         if self.states is None:
             python, numpy = _marks()
-            return python != self.marks[0] or (bool(self.marks[1]) and numpy != self.marks[1])
+            if python != self.marks[0] or _INSTANCE.gauss_next is not self.gauss:
+                return True
+            return bool(self.marks[1]) and numpy != self.marks[1]
         python_state, numpy_state = _states()
         loaded = self.states[1] is not None
         return bool(python_state != self.states[0] or (loaded and numpy_state != self.states[1]))
+
+    def tell(self) -> bool:
+        """Find out from where they are where they were; whether that could be told.
+
+        A draw of Python's moves the position alone until the words are used up. Numpy keeps the
+        second of a pair of normal numbers where its mark does not show it.
+        """
+        numpy_moved = bool(self.marks[1]) and _marks()[1] != self.marks[1]
+        (kind, words, _), numpy_state = _states()
+        word, position = self.marks[0] >> 32, self.marks[0] & 0xFFFFFFFF
+        if numpy_moved or words[0] != word or position > words[-1] or sys.byteorder != "little":
+            return False
+        self.states = (kind, (*words[:-1], position), self.gauss), numpy_state
+        return True
 
     def restore(self) -> None:
         """Put them back."""

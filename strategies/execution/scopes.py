@@ -25,11 +25,13 @@ class Group:
         size: how many blocks it has.
         last: the index of its last block.
         storage: how its boundary rests.
+        exact: its boundary, and those of the groups around it, come back as they were.
     """
 
     size: int
     last: int
     storage: Storage | None
+    exact: bool
 
 
 @dataclasses.dataclass(frozen=True)

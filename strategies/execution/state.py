@@ -182,7 +182,7 @@ class BlockState:
     def _drawn_from(self, shared: Shared | None) -> Shared | None:
         assert shared is not None
         moved = shared.moved()
-        if moved and shared.states is None:
+        if moved and shared.states is None and not shared.tell():
             _DRAWING[self.root] = self.draws = True
             raise Unsupported(
                 f"{type(self.root).__name__} draws from random or numpy.random, as it did not in"

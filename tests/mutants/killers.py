@@ -44,7 +44,7 @@ def module_of(file: str) -> str:
 
 def is_compiled(file: str) -> bool:
     """Whether functions of a file are compiled, so that Python runs no line of them."""
-    return "@numba.njit" in (ROOT / file).read_text()
+    return "numba.njit" in (ROOT / file).read_text()
 
 
 def test_files() -> tuple[list[str], list[str]]:
