@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import strategies
 from strategies.execution import block_modes, compiler, layout
 from strategies.execution.undo import undo_all
+from strategies.profiling import compiled
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.block_times import Ratio, TimedForward
 from strategies.profiling.variants import Variant, with_variants
@@ -313,6 +314,43 @@ def test_without_a_compiler_the_plan_is_eager(monkeypatch):
     chosen = strategies.prepare(step.model, "auto", step=step, budget="70%", compile=True)
     assert chosen.schedule == plain.schedule
     assert chosen.notes == [*plain.notes, "no block is compiled: Inductor needs X"]
+
+
+def test_code_of_a_compiler_that_fails_is_no_mode(faster, monkeypatch):
+    """As Inductor's does in PyTorch 2.13 on channels last, if it is one for several shapes."""
+    watch = compiled.watch_saved
+
+    def failing(*given):
+        monkeypatch.setattr(compiled, "watch_saved", watch)
+        raise AssertionError("expected size 2==2, stride 4096==16384 at dim=0\nError in op: input")
+
+    monkeypatch.setattr(compiled, "watch_saved", failing)
+    step = tiny.step("gpt-mini", **SIZE)
+    auto = strategies.get("auto", compile=True, backend=AOT)
+    profile = strategies.profiled(step.model, auto, step).profile
+    [reason] = profile.left_out
+    first, stride = reason.split(": ")
+    assert stride == "expected size 2==2, stride 4096==16384 at dim=0"
+    assert {mode.name for mode in profile.blocks[1].modes} >= {*RATIOS} - {first, "all"}
+    assert first not in {mode.name for mode in profile.blocks[1].modes}
+
+
+def test_blocks_of_several_shapes_are_compiled_for_each(faster, monkeypatch):
+    shapes = set()
+
+    def recorded(self, graph, inputs):
+        given = [
+            node.meta["example_value"] for node in graph.graph.nodes if node.op == "placeholder"
+        ]
+        shapes.update(tuple(value.shape) for value in given if value.dim() == 4)
+        return compile_(self, graph, inputs)
+
+    compile_ = compiler.Backend.__call__
+    monkeypatch.setattr(compiler.Backend, "__call__", recorded)
+    step = tiny.step("resnet-mini")
+    strategies.profiled(step.model, strategies.get("auto", compile=True, backend=AOT), step)
+    assert len(shapes) > 1
+    assert all(type(size) is int for shape in shapes for size in shape)
 
 
 def test_random_numbers_are_drawn_again_but_not_under_a_budget(faster):

@@ -64,8 +64,12 @@ def bounds(given, axis, value):
     return [fit.missing_bytes(t, device.memory_bytes, t.workspaces(device)) == 0 for t in traces]
 
 
-@pytest.mark.parametrize(("spec", "axis"), few([("none", "batch"), ("every_layer", "seq")]))
-def test_the_largest_fits_and_the_next_does_not(spec, axis, monkeypatch):
+# Where kernels' scratch memory, which is not told, is too much, sizes around it are looked at.
+SEARCHED = [("none", "batch", fit.MOST_SAMPLES + 1), ("every_layer", "seq", fit.MOST_SAMPLES + 4)]
+
+
+@pytest.mark.parametrize(("spec", "axis", "most"), few(SEARCHED))
+def test_the_largest_fits_and_the_next_does_not(spec, axis, most, monkeypatch):
     given = cell("gpt-mini", spec, device=DEVICE, optimizer="adamw", layers=2)
     probes = []
 
@@ -75,7 +79,7 @@ def test_the_largest_fits_and_the_next_does_not(spec, axis, monkeypatch):
 
     monkeypatch.setattr(fit, "trace_cell", counted)
     found = fit.largest(given, axis).options[axis]
-    assert len(probes) <= fit.MOST_SAMPLES + 1
+    assert len(probes) <= most
     assert found > max(probes[: fit.SAMPLES])
     assert bounds(given, axis, found) == [True, False]
 

@@ -191,8 +191,7 @@ def test_caches_of_compilers_that_cannot_be_written(folder, tmp_path):
     assert run_compiled(folder, {"NUMBA_CACHE_DIR": nowhere}) == (0, ["ok"] * 3)
     before = snapshot(folder)
     code, statuses = run_compiled(tmp_path / "none", {"TORCHINDUCTOR_CACHE_DIR": nowhere})
-    assert (code, statuses) == (2, [])  # PyTorch cannot be imported: one sentence
-    assert not (tmp_path / "none").exists()
+    assert (code, statuses) == (1, ["ok", "crash", "ok"])  # what does not compile needs none
     assert run_compiled(folder, {}) == (0, ["ok"] * 3)
     assert snapshot(folder) == before
 

@@ -229,12 +229,12 @@ def test_a_pipeline_is_as_large_as_its_largest_stage_and_waits_for_the_slowest()
 @pytest.mark.long
 def test_gpipe_keeps_what_1f1b_gives_back():
     """With eight micro-batches in two stages: all eight are alive at once, or two."""
-    peaks = {
-        way: max(trace_rank(cell("none", 2, way, batch=8, layers=2)).simulation.trace.alive_bytes())
-        for way in ("pp(microbatches=8)", "pp(microbatches=8,gpipe=true)")
-    }
-    ours, gpipe = peaks.values()
-    assert gpipe > 1.5 * ours
+    saved = []
+    for way in ("pp(microbatches=8)", "pp(microbatches=8,gpipe=true)"):
+        trace = trace_rank(cell("none", 2, way, batch=8, layers=2)).simulation.trace
+        alive_bytes = trace.alive_bytes()
+        saved.append(trace.by_category(alive_bytes.index(max(alive_bytes)))["saved tensors"])
+    assert saved[1] >= 4 * saved[0]
 
 
 def test_streams_of_their_own_hold_what_is_gathered_and_reduced():

@@ -30,8 +30,8 @@ def context(preload: Sequence[str] = ()) -> ForkServerContext:
     # wants a core; the server that all cells are forked from reads this when it starts.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("forkserver")
-    # Imported once; starts no threads. The first checkpoint imports torch._dynamo, a second's work.
-    context.set_forkserver_preload(["bench.run.worker", "torch._dynamo", *preload])
+    # Imported once; starts no threads.
+    context.set_forkserver_preload(["bench.run.worker", "bench.run.preloaded", *preload])
     return context
 
 

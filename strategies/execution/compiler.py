@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -116,6 +117,19 @@ def compiled(function: Callable[..., Any], backend: Backend) -> Callable[..., An
     """``function``, compiled when it is first called; Dynamo keeps what is compiled."""
     wrapped: Callable[..., Any] = torch.compile(function, backend=backend)
     return wrapped
+
+
+def for_these_shapes() -> AbstractContextManager[Any]:
+    """What is compiled meanwhile is compiled for the shapes that it is called with.
+
+    Blocks of one class share what is compiled, and Dynamo would make it one for all their shapes:
+    slower, and wrong for strides that follow from a shape (PyTorch 2.13, channels last). Shapes
+    that come later are Dynamo's affair again.
+    """
+    from torch._dynamo import config  # noqa: PLC0415
+
+    patched: AbstractContextManager[Any] = config.patch(automatic_dynamic_shapes=False)
+    return patched
 
 
 def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

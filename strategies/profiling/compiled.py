@@ -24,6 +24,7 @@ from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.block_times import Ratio, TimedForward
 from strategies.profiling.kinds import kinds_of
 from strategies.profiling.ledger import Ledger
+from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.saved import Kept, watch_saved
 from strategies.profiling.scout import Alike
 from strategies.profiling.step import Step
@@ -125,14 +126,26 @@ def watch_compiled(step: Step, chain: Chain, alike: Alike, names: Sequence[str])
     """
     first = not names and any(map(is_compiled, chain.blocks))
     watching = _Watching(step, chain, _each(chain) if first else alike)
-    timed = watching.timed({ALL: None} if first else {n: Compilation.parse(n) for n in names})
-    refused = {name: why for each in timed.values() for name, why in each.refused.items()}
-    variants: dict[int, list[Variant]] = {index: [] for index in timed}
-    for name in (ALL,) if first else names:
-        if name not in refused:
-            for index, variant in watching.variants(name, timed).items():
-                variants[index].append(variant)
+    with compiler.for_these_shapes():
+        timed = watching.timed({ALL: None} if first else {n: Compilation.parse(n) for n in names})
+        refused = {name: why for each in timed.values() for name, why in each.refused.items()}
+        variants: dict[int, list[Variant]] = {index: [] for index in timed}
+        for name in (ALL,) if first else (name for name in names if name not in refused):
+            with contextlib.nullcontext() if first else _refused(name, refused):
+                for index, variant in watching.variants(name, timed).items():
+                    variants[index].append(variant)
     return Compiled(variants, refused)
+
+
+@contextlib.contextmanager
+def _refused(name: str, refused: dict[str, str]) -> Iterator[None]:
+    """A mode whose code fails, as what a compiler makes may, is none; it is said why."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        refused[name] = str(error).strip().partition("\n")[0]
 
 
 def _each(chain: Chain) -> Alike:
