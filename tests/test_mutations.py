@@ -275,7 +275,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in COPIED:
         source, target = ROOT / name, folder / name
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target)  # byte code too: files keep the times that it is for
         else:
             shutil.copy(source, target)
     return folder
@@ -285,7 +285,8 @@ def run(folder: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Tests of a copy, up to the first that fails."""
     # Of a process of several, a process would think that it is one of them.
     alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    much = "--most-bytes=4000000000"  # their memory is no fault
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", much, *tests]
     return subprocess.run(
         command,
         cwd=folder,

@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -398,3 +400,13 @@ def test_a_model_is_saved_whole(tmp_path):
     strategies.undo(loaded)
     loss_of(loaded(ROWS)).backward()
     assert all(p.grad is not None for p in loaded.parameters())
+
+
+def test_a_model_and_its_optimizer_are_freed():
+    """A hook of a tensor's that holds the tensor is found by no collection of garbage."""
+    model = make()
+    trained(model, torch.optim.AdamW(model.parameters()), released=True)
+    gone = [weakref.ref(parameter) for parameter in model.parameters()]
+    del model
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * len(gone)

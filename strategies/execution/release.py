@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import weakref
 from typing import Any
 
 import torch
@@ -78,14 +79,20 @@ class Release(Handle):
 
 @dataclasses.dataclass(frozen=True)
 class _Update:
-    """What is called with a parameter whose gradient is whole."""
+    """What is called with a parameter whose gradient is whole.
 
-    release: Release
-    optimizer: torch.optim.Optimizer
+    It holds the optimizer, which holds the parameter, weakly: a tensor's hooks lie where Python's
+    collection of garbage does not look, and neither would ever be freed.
+    """
+
+    release: weakref.ref[Release]
+    optimizer: weakref.ref[torch.optim.Optimizer]
     group: int
 
     def __call__(self, parameter: Tensor) -> None:
-        self.release.update(self.optimizer, self.group, parameter)
+        release, optimizer = self.release(), self.optimizer()
+        if release is not None and optimizer is not None:
+            release.update(optimizer, self.group, parameter)
 
 
 def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Release:
@@ -118,7 +125,7 @@ def release_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> Rel
         vars(optimizer)[_SCALES] = True
         release.undos.append(optimizer.register_step_pre_hook(release.begin).remove)
         for number, group in enumerate(optimizer.param_groups):
-            update = _Update(release, optimizer, number)
+            update = _Update(weakref.ref(release), weakref.ref(optimizer), number)
             learning = [parameter for parameter in group["params"] if parameter.requires_grad]
             handles = [p.register_post_accumulate_grad_hook(update) for p in learning]
             release.undos += [handle.remove for handle in handles]
