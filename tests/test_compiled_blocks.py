@@ -8,6 +8,7 @@ import costs
 import pytest
 import tiny
 import torch
+from effort import few
 from models import BLOCKS, WIDTH, chain_of, seed
 from torch import nn
 from torch._dynamo.utils import counters
@@ -270,7 +271,7 @@ def test_eager_blocks_keep_a_budget_that_compiled_ones_do_not(faster):
     )
 
 
-@pytest.mark.parametrize("text", ["[0 1] [2 3] 4 5", "[[0 1] 2 3] [4 5]", "0 [1 2] [3] [4 5]"])
+@pytest.mark.parametrize("text", few(["[[0 1] 2 3] [4 5]", "[0 1] [2 3] 4 5", "0 [1 2] [3] [4 5]"]))
 def test_groups_of_compiled_blocks_are_predicted(faster, text):
     step = tiny.step("gpt-mini", **SIZE)
     optimal = strategies.get("optimal", compile=True, backend=AOT)
@@ -335,6 +336,7 @@ def test_code_of_a_compiler_that_fails_is_no_mode(faster, monkeypatch):
     assert first not in {mode.name for mode in profile.blocks[1].modes}
 
 
+@pytest.mark.long
 def test_blocks_of_several_shapes_are_compiled_for_each(faster, monkeypatch):
     shapes = set()
 
@@ -392,7 +394,7 @@ def test_what_it_says_of_itself():
 # Blocks that were compiled before.
 
 
-@pytest.mark.parametrize("way", ["before", "wrapped", "by apply"])
+@pytest.mark.parametrize("way", few(["before", "wrapped", "by apply"]))
 def test_a_plan_for_blocks_that_were_compiled_before(faster, way):
     step = tiny.step("gpt-mini", **SIZE)
     blocks = step.model.get_submodule(tiny.chain_of(step).paths[0])

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from effort import few
 from test_release import NormOfAll
 from test_release_budget import ROWS, Block, Tied, prepared_model, smallest
 from torch import nn
@@ -37,7 +38,7 @@ def is_the_smallest(model, spec, budget, **given):
 # What is named is enough.
 
 
-@pytest.mark.parametrize("spec", PLANNERS)
+@pytest.mark.parametrize("spec", few(PLANNERS))
 def test_half_of_the_batch(spec):
     model, batch, optimizer = prepared_model("wide")
     text = refusal(model, spec, example=(batch,), optimizer=optimizer)
@@ -48,7 +49,7 @@ def test_half_of_the_batch(spec):
     assert is_the_smallest(model, spec, half_bytes, example=half, optimizer=optimizer)
 
 
-@pytest.mark.parametrize("spec", PLANNERS)
+@pytest.mark.parametrize("spec", few(PLANNERS))
 def test_gradient_release(spec):
     model, batch, optimizer = prepared_model("wide")
     given = {"example": (batch,), "optimizer": optimizer}
