@@ -87,17 +87,18 @@ def decided(case, monkeypatch, times):
 
 
 @pytest.mark.parametrize(
-    ("times", "chosen"),
+    ("expected", "times", "chosen"),
     [
-        ([[1.0, 1.0], [0.5, 0.9]], 1),
-        ([[1.0, 1.0], [0.5, 1.1]], 0),  # not in every round
-        ([[1.0, 1.0], [1.0, 0.5]], 0),
-        ([[1.0], [2.0]], 0),
-        ([[3.0], [2.0], [1.0]], 2),
+        ([1.0, 1.0], [[1.0, 1.0], [0.5, 0.9]], 1),
+        ([1.0, 1.0], [[1.0, 1.0], [1.0, 1.0]], 0),
+        ([1.0, 0.95], [[1.0, 1.0], [1.01, 1.01]], 1),  # by less than the clock is off
+        ([1.0, 0.95], [[1.0, 1.0], [1.06, 1.06]], 0),
+        ([1.0, 0.6], [[1.0], [1.2]], 0),  # by more only a profile is off
+        ([1.0, 1.0, 1.0], [[3.0], [2.0], [1.0]], 2),
     ],
 )
-def test_the_first_is_taken_unless_another_is_always_faster(times, chosen):
-    assert trial.fastest(times) == chosen
+def test_the_profile_counts_as_a_round(expected, times, chosen):
+    assert trial.fastest(times, expected) == chosen
 
 
 def test_what_dispatches_operators_is_taken_only_if_it_is_measured_to_be_faster(case, monkeypatch):
@@ -123,11 +124,11 @@ def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
     monkeypatch.setattr(trial, "_timed", lambda _: next(clock))
     installs = [lambda name=name: order.append(name) or [] for name in "ab"]
     step = ExampleStep(model, batch)
-    assert trial.seconds(step, installs, rounds=2) == [[1.05, 1.05], [1.0, 1.0]]
+    assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[1.05, 1.05], [1.0, 1.0]]
     assert order == ["a", "a", "b", "b", "a"]  # one that is not timed, and two rounds
-    for times in ([1.0, 2.0], [2.0, 1.0], [1.0, 1.01]):  # the first stays, or it is clear
+    for times in ([1.0, 2.0], [2.0, 1.0], [1.0, 1.2]):  # it is clear
         clock = iter(times)
-        assert trial.seconds(step, installs, rounds=2) == [[one] for one in times]
+        assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[one] for one in times]
 
 
 # Whether the budget is kept.

@@ -82,15 +82,16 @@ class _Settling:
         )
 
     def fastest(self, candidates: Sequence[Planned]) -> tuple[Planned, Sequence[str]]:
-        """As measured: the simplest, unless one that should be faster by the profile is."""
+        """By the profile and the clock together: the simplest, or one that should be faster."""
         simplest, *others = candidates  # what is not in the profile is on the side of the simplest
         limit_s = _predicted_s(simplest)
         faster = sorted((one for one in others if _predicted_s(one) < limit_s), key=_predicted_s)
         if not faster:
             return simplest, ()
         contenders = (simplest, *faster[:CONTENDERS])
-        times = trial.seconds(self.step, [self._install(planned) for planned in contenders])
-        chosen = contenders[trial.fastest(times)]
+        installs, expected_s = map(self._install, contenders), list(map(_predicted_s, contenders))
+        times = trial.seconds(self.step, list(installs), expected_s)
+        chosen = contenders[trial.fastest(times, expected_s)]
         return chosen, (_timed(contenders, times, chosen),)
 
     def _install(self, planned: Planned) -> trial.Install:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from strategies.schedules.profile import ChainProfile
 
 Install = Callable[[], Iterable[Undo]]
 ROUNDS = 2
-"""Of interleaved steps; of two contenders the later one is taken if it is faster in all."""
-CLEAR = 1.1
-"""Of one that is so many times as fast as the first, one round is enough."""
+"""Of interleaved steps, at most."""
+DOUBT = 0.06
+"""Part of a step by which a clock that is read once may be off."""
+CLEAR = 0.04
+"""Of one that is faster than all others by that part of a step, no further round is needed."""
 
 
 def peak_bytes(step: Step, profile: ChainProfile) -> int:
@@ -61,12 +64,15 @@ def _accelerator(step: Step) -> tuple[int, int]:
     return memory.max_memory_allocated() - before_bytes, memory.memory_allocated() - before_bytes
 
 
-def seconds(step: Step, contenders: Sequence[Install], rounds: int = ROUNDS) -> list[list[float]]:
+def seconds(
+    step: Step, contenders: Sequence[Install], expected_s: Sequence[float], rounds: int = ROUNDS
+) -> list[list[float]]:
     """Time of a step under each contender, interleaved, after one step that is not timed.
 
     Args:
         step: of the model as it is; it stays so.
-        contenders: each puts the model under a plan; the first is preferred.
+        contenders: each puts the model under a plan.
+        expected_s: what a step should take under each.
         rounds: at most, every other one in reverse order; fewer, where it is clear before.
 
     Returns:
@@ -82,21 +88,31 @@ def seconds(step: Step, contenders: Sequence[Install], rounds: int = ROUNDS) -> 
             for index, install in reversed(order) if number % 2 else order:
                 with installed(install):
                     times[index].append(_timed(step))
-            if _is_over(times):
+            if _is_over(times, expected_s):
                 break
         step.drop_gradients()
     return times
 
 
-def _is_over(times: Sequence[Sequence[float]]) -> bool:
-    """Whether no other can be faster than the first in every round, or one clearly is."""
-    first, *others = times
-    ahead = [other for other in others if _is_always_faster(other, first)]
-    return not ahead or any(CLEAR * other[-1] < first[-1] for other in ahead)
+def _is_over(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> bool:
+    """Whether one is clearly the fastest."""
+    first, second, *_ = sorted(_estimates(times, expected_s))
+    return second - first >= CLEAR
 
 
-def _is_always_faster(times: Sequence[float], other: Sequence[float]) -> bool:
-    return all(one < another for one, another in zip(times, other, strict=True))
+def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> list[float]:
+    """Logarithms of the time of a step over the first's: the profile counts as one round.
+
+    A clock read once or twice is off by a few percent, as a profile is. By more only a profile is,
+    which does not know what it costs to dispatch an operator; so its say is bounded.
+    """
+    estimates = []
+    for expected, own in zip(expected_s, times, strict=True):
+        ratios = [math.log(one / first) for one, first in zip(own, times[0], strict=True)]
+        measured = math.fsum(ratios) / len(ratios)
+        more = math.log(expected / expected_s[0]) - measured
+        estimates.append(measured + max(-DOUBT, min(more, DOUBT)) / (1 + len(ratios)))
+    return estimates
 
 
 def _timed(step: Step) -> float:
@@ -106,14 +122,12 @@ def _timed(step: Step) -> float:
     return now_s(step.device) - begin_s
 
 
-def fastest(times: Sequence[Sequence[float]]) -> int:
-    """The first contender, unless another is faster than it in every round; of those, the fastest.
+def fastest(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> int:
+    """The contender that takes the least, as measured and as expected.
 
     Args:
-        times: seconds of each, by round; the one that is preferred comes first.
+        times: seconds of each, by round; of equal ones the first is taken.
+        expected_s: of each.
     """
-    best = 0
-    for index in range(1, len(times)):
-        if _is_always_faster(times[index], times[best]):
-            best = index
-    return best
+    estimates = _estimates(times, expected_s)
+    return estimates.index(min(estimates))
