@@ -102,6 +102,8 @@ def test_the_profile_counts_as_a_round(expected, times, chosen):
 
 
 def test_what_dispatches_operators_is_taken_only_if_it_is_measured_to_be_faster(case, monkeypatch):
+    even = decided(case, monkeypatch, [[1.0, 1.0], [1.0, 1.0]])
+    assert set(even.schedule.modes) <= {"all"}
     slow = decided(case, monkeypatch, [[1.0, 1.0], [2.0, 2.0]])
     fast = decided(case, monkeypatch, [[1.0, 1.0], [0.5, 0.5]])
     assert set(slow.schedule.modes) <= {"all"}
