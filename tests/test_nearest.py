@@ -57,7 +57,7 @@ def repeating_less(profile, limit_s):
 @pytest.mark.long
 def test_a_small_unet_has_no_faster_plan_where_its_budget_is_not_used_up():
     study = promises.Bench(promises.Question("U-Net"), accumulation=False)
-    chain = strategies.profiled(study.subject.model, "auto", study._step())
+    chain = strategies.profiled(study.subject.model, "auto", study.step())
     profile = chain.profile
     assert profile.borders == tuple(range(1, len(chain)))  # so that no group has two blocks
     auto, most_bytes = strategies.get("auto"), predict(profile, plans.plain(len(chain))).peak_bytes
