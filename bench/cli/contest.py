@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli import flags, numbers
+from bench.cli.answers import answer_of
 from bench.cli.flags import Format
 from bench.cli.printing import print_studies
 from bench.store import contests
@@ -138,24 +140,19 @@ def held(question: Question, timeout_s: float, results: Path) -> contests.Contes
     """The contest of a model, stored now or before; a process that ends without one says so."""
     import msgspec
 
-    from bench.run import executor
-    from bench.run.endings import Ending
     from bench.studies import contest as bench
 
-    blank = bench.blank(question)
-    known = contests.stored(blank, results)
+    blank = functools.partial(bench.blank, question)
+    known = contests.stored(blank(), results)
     if known is not None:
         typer.echo(f"{question.model}: stored already", err=True)
         return known
     payload = msgspec.json.encode(question)
-    answer = executor.in_process(bench.work, payload, timeout_s, PRELOAD)
-    if isinstance(answer, Ending):
-        found = bench.blank(question, problem=f"{answer.status}: {answer.reason}")
-    else:
-        found = contests.decode(answer)
-    contests.write(found, results)
-    typer.echo(f"{question.model}: {_sentence(found)}", err=True)
-    return found
+    read = contests.decode
+    contest = answer_of(bench.work, payload, timeout_s, PRELOAD, blank=blank, decode=read)
+    contests.write(contest, results)
+    typer.echo(f"{question.model}: {_sentence(contest)}", err=True)
+    return contest
 
 
 def failures(contest: contests.Contest) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bench.cli import flags
+from bench.cli.answers import answer_of
 from bench.cli.flags import Format
 from bench.cli.printing import print_studies
 from bench.store import models as studies
@@ -45,15 +47,10 @@ def models(
 
 def studied(name: str, timeout_s: float, results: Path) -> studies.Study:
     """The study of a model, stored; a process that ends without one is a study that says so."""
-    from bench.run import executor
-    from bench.run.endings import Ending
     from bench.studies import models as bench
 
-    answer = executor.in_process(bench.work, name.encode(), timeout_s, PRELOAD)
-    if isinstance(answer, Ending):
-        study = bench.blank(name, problem=f"{answer.status}: {answer.reason}")
-    else:
-        study = studies.decode(answer)
+    blank, read = functools.partial(bench.blank, name), studies.decode
+    study = answer_of(bench.work, name.encode(), timeout_s, PRELOAD, blank=blank, decode=read)
     if study.installed or not studies.path_of(study, results).exists():
         studies.write(study, results)  # an environment that lacks a library knows nothing new of it
     typer.echo(f"{name}: {_sentence(study)}", err=True)

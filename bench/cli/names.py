@@ -55,7 +55,8 @@ def check_strategy(spec: str) -> None:
     """
     match = _SPEC.fullmatch(spec)
     name = match[1] if match else ""
-    if name and name not in {*(known := set(strategies())), *classes()}:
+    known = set(strategies())
+    if name and name not in known and name not in classes():
         hint = "".join(f" (did you mean {close!r}?)" for close in _close(name, known))
         raise ValueError(f"unknown strategy {name!r}{hint}; there are {_listed(known)}")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli import flags
+from bench.cli.answers import answer_of
 from bench.cli.flags import Format
 from bench.cli.printing import print_studies
 from bench.store import promises as studies
@@ -59,16 +61,11 @@ def studied(question: Question, results: Path) -> studies.Study:
     """The study of a model, stored; a process that ends without one is a study that says so."""
     import msgspec
 
-    from bench.run import executor
-    from bench.run.endings import Ending
     from bench.studies import promises as bench
 
-    payload = msgspec.json.encode(question)
-    answer = executor.in_process(bench.work, payload, TIMEOUT_S, PRELOAD)
-    if isinstance(answer, Ending):
-        study = bench.blank(question, problem=f"{answer.status}: {answer.reason}")
-    else:
-        study = studies.decode(answer)
+    payload, blank = msgspec.json.encode(question), functools.partial(bench.blank, question)
+    read = studies.decode
+    study = answer_of(bench.work, payload, TIMEOUT_S, PRELOAD, blank=blank, decode=read)
     studies.write(study, results)
     typer.echo(f"{question.model}: {_sentence(study)}", err=True)
     return study
