@@ -1,11 +1,13 @@
 """Wrong strategies are caught, with a reason that names what is wrong."""
 
+import itertools
+
 import planted
 import pytest
 import tiny
 
 from bench.cells.training import TrainingStep
-from bench.run import executor
+from bench.run import executor, worker
 
 FAULTS = {
     # spec: workload, reason
@@ -75,6 +77,48 @@ def test_a_fault_that_does_not_show_at_first_is_a_mismatch(plant, spec):
     moved = spec.startswith("changes_parameters") or reason.startswith(LATE)
     assert record.parameters_equal is not moved
     assert record.peak_allocated_bytes > 0
+
+
+@pytest.fixture
+def other_bits(monkeypatch):
+    """Every gradient comes out with other last bits, as from kernels that add up in any order."""
+    build, numbers = worker.build, itertools.count()
+
+    def last_bits(gradient):
+        return gradient * (1 + 2**-23 * (1 + next(numbers) % 3))
+
+    def built(*args, **options):
+        step = build(*args, **options)
+        for parameter in step.model.parameters():
+            parameter.register_hook(last_bits)
+        return step
+
+    monkeypatch.setattr(worker, "build", built)
+
+
+@pytest.mark.parametrize("workload", ["mlp-chain", "resnet-mini"])
+@pytest.mark.parametrize("spec", ["none", "every_layer", "offload"])
+def test_where_the_plain_model_gives_other_bits_rounding_is_judged(workload, spec, other_bits):
+    record = tiny.measure(workload, spec)
+    assert record.status == "ok", record.reason
+    assert not record.grads_bitwise_equal
+    assert 0 < record.grad_fp64_rel_err < 1e-5
+    assert worker.UNREPEATABLE in record.notes
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    {
+        "scales_gradient": "the gradient of blocks.0.linear.weight is 1.18e-06",
+        "doubles_gradient_later": "in step 2: the gradient of",
+        "drops_gradient": "no gradient for",
+        "draws_random_numbers": "the random state differs",
+    }.items(),
+)
+def test_a_fault_is_no_rounding(spec, reason, plant, other_bits):
+    record = tiny.measure("mlp-chain", spec)
+    assert record.status == "mismatch"
+    assert record.reason.startswith(reason)
 
 
 def test_a_fault_of_timed_steps_alone_is_a_mismatch(plant):

@@ -245,7 +245,7 @@ def test_boundaries_at_rest_are_sized_by_what_blocks_get():
 def test_the_model_is_as_three_updates_make_it_after_measuring():
     """No pass leaves anything behind; the updates are those of a model without a strategy."""
     cell = tiny.cell("resnet-mini", "every_layer")
-    bench = worker._bench_of(cell)
+    bench = worker._bench_of(cell, exact=True)
     step = bench.step
     for measure in (bench.memory, bench.predicted, bench.flops):
         measure()
@@ -308,5 +308,5 @@ def test_a_scaled_gradient_is_compared_before_it_is_scaled_back(spec):
 
 def test_reserved_memory_is_without_what_the_gate_keeps():
     usage = memory.Memory(100, 50, reserved_bytes=1000, before_bytes=700)
-    assert worker._own_reserved_bytes(usage, 600) == 900
-    assert worker._own_reserved_bytes(memory.Memory(100, 50), 600) is None
+    assert usage.own_reserved_bytes(600) == 900
+    assert memory.Memory(100, 50).own_reserved_bytes(600) is None

@@ -37,11 +37,19 @@ class Promise:
         exact: equal to the bit.
         compiled: forward runs other kernels, so that buffers are equal but for rounding.
         floor: of a strategy that approximates.
+        repeatable: the plain model gives the same bits twice. Where it does not, nothing is equal
+            to the bit, and what a strategy promised exactly is held to rounding.
     """
 
     exact: bool
     compiled: bool = False
     floor: Floor | None = None
+    repeatable: bool = True
+
+    @property
+    def rounded(self) -> bool:
+        """Buffers are equal but for rounding."""
+        return self.compiled or not self.repeatable
 
 
 class Gate:
@@ -189,7 +197,7 @@ class Gate:
         promise = self.promise
         self.comparison = gradients.compare(self.seen.first, outcome, self.buffers_apart)
         self.first_loss = loss.item()
-        self.report(self.comparison.problem(exact=promise.exact, compiled=promise.compiled))
+        self.report(self.comparison.problem(exact=promise.exact, rounded=promise.rounded))
         if self._judge is not None:
             self.apart = distance(self._judge.right, outcome.gradients)
         self.seen = self.seen.without_gradients()
@@ -197,7 +205,7 @@ class Gate:
     def _problems(self, trace: Trace, loss: Tensor) -> Iterator[str | None]:
         found = {n: p.grad for n, p in self.step.model.named_parameters()}
         near = functools.partial(close, most=self.buffers_apart)
-        same = near if self.promise.compiled else same_bits
+        same = near if self.promise.rounded else same_bits
         if not self.promise.exact and trace.drift is not None:
             same = functools.partial(close, most=_DRIFT)
         yield self._loss_problem(trace, loss)

@@ -63,14 +63,14 @@ class Comparison:
     buffers_close: bool
     random_state_equal: bool
 
-    def problem(self, *, exact: bool, compiled: bool = False) -> str | None:
+    def problem(self, *, exact: bool, rounded: bool = False) -> str | None:
         """What breaks the promise, in a sentence, or ``None``.
 
         Args:
             exact: loss and gradients are promised to the bit.
-            compiled: forward runs other kernels, so that buffers are promised but for rounding.
+            rounded: buffers are promised but for rounding.
         """
-        buffers_kept = self.buffers_close if compiled else self.buffers_equal
+        buffers_kept = self.buffers_close if rounded else self.buffers_equal
         names = ", ".join(self.missing or self.not_finite)
         checks = {
             f"no gradient for {names}": bool(self.missing),

@@ -38,6 +38,16 @@ class Memory:
     before_bytes: int | None = None
     peak_operator: str | None = None
 
+    def own_reserved_bytes(self, resident_bytes: int) -> int | None:
+        """Without what the gate keeps on the device, which no training step has there.
+
+        Args:
+            resident_bytes: of what every step has there.
+        """
+        if self.reserved_bytes is None or self.before_bytes is None:
+            return None
+        return self.reserved_bytes - max(0, self.before_bytes - resident_bytes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Span:
@@ -72,7 +82,7 @@ def measure_cpu(forward: Callable[[], Tensor], backward: Callable[[Tensor], None
 @functools.cache
 def _warm_up() -> None:
     """The first trace in a process misses events."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True):
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True):
         pass
 
 
@@ -80,7 +90,9 @@ def _traced(
     forward: Callable[[], Tensor], backward: Callable[[Tensor], None]
 ) -> tuple[list[Event], list[Span], int]:
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         loss = forward()
         with record_function(_MARK):
             pass

@@ -88,6 +88,24 @@ class Reference:
         return dataclasses.replace(self, first=first, precise=precise)
 
 
+def repeats(step: TrainingStep, seed: int, times: int = 3) -> bool:
+    """Whether the plain step gives the same bits each time, or something else altogether.
+
+    Kernels that add up in the order in which threads arrive, as some of cuDNN's for the gradients
+    of weights, give other bits; then bits can be promised by nobody. More than half of the digits
+    is no rounding.
+
+    Args:
+        step: of a model that no strategy has touched.
+        seed: of each step.
+        times: that it is run.
+    """
+    first, *others = (gradients.run(step, seed) for _ in range(times))
+    apart = [gradients.compare(first, other) for other in others]
+    most = rounding.unit(step.precision) ** 0.5
+    return all(one.bitwise_equal or one.max_rel_err > most for one in apart)
+
+
 def seed_of(seed: int, number: int, *, exact: bool) -> int:
     """Of a step, counted from 1.
 

@@ -11,11 +11,13 @@ import functools
 import time
 from collections.abc import Callable
 
+import msgspec
 import torch
 
 from bench.cells.cell import Cell
 from bench.devices.accelerators import Accelerator
 from bench.simulate.run import trace_cell
+from bench.store.parts import ModelledTimes
 
 _REPEATS = 5
 _MATRIX = 1024
@@ -75,3 +77,15 @@ def modelled_cpu_step_s(cell: Cell) -> float:
         strategies.Unsupported: the strategy cannot run here.
     """
     return trace_cell(cell, as_cuda=False).step_s(this_cpu())
+
+
+def modelled_times(cell: Cell) -> ModelledTimes:
+    """Of a cell's step, and of ``none``'s with math attention, if there is a choice."""
+    options = dict(cell.options)
+    if "attention" in options:
+        options["attention"] = "math"
+    none = msgspec.structs.replace(cell, spec="none", options=options)
+    return ModelledTimes(
+        modelled_step_s=modelled_cpu_step_s(cell),
+        modelled_none_step_s=modelled_cpu_step_s(none),
+    )

@@ -136,7 +136,7 @@ def _record(step: TrainingStep, chain: strategies.Chain) -> Recording:
 
 
 def _profiler() -> profile:
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
 
 
 def _timeline(cell: Cell, recording: Recording) -> Timeline:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strategies.contract.check import outcome, verify
+from strategies.contract.check import reference_of, verify
 from strategies.contract.prepared import MARK, Applied, prepare
 from strategies.contract.settled import settled
 from strategies.contract.strategy import Strategy
@@ -93,7 +93,7 @@ def apply(
         settle=settle,
         **params,
     )
-    reference = outcome(model, step) if check else None
+    reference = reference_of(model, step) if check else None
     applied = prepared.apply(compile_blocks=compile_blocks)
     try:
         if reference is not None and step is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor, nn
@@ -28,42 +29,83 @@ class Outcome:
             step.backward(loss)
             return cls(loss.detach(), {n: p.grad for n, p in step.model.named_parameters()})
 
-    def difference(self, other: Outcome, *, exact: bool) -> str | None:
-        """What another step gives instead, in words; ``None``: the same, or as it may be."""
-        if exact and not torch.equal(self.loss, other.loss):
+    def difference(self, other: Outcome, most: float = 0.0) -> str | None:
+        """What another step gives instead, in words; ``None``: the same, or as it may be.
+
+        Args:
+            other: the other step's.
+            most: that a tensor may be apart, of its norm; infinite: it is to be finite, no more.
+        """
+        if not _may_be(self.loss, other.loss, most):
             return f"the loss is {other.loss.item()!r} instead of {self.loss.item()!r}"
         for name, gradient in self.gradients.items():
-            if not _may_be(gradient, other.gradients[name], exact=exact):
+            if not _may_be(gradient, other.gradients[name], most):
                 return f"the gradient of {name} is another"
         return None
 
+    def apart(self, other: Outcome) -> float:
+        """The most that a tensor differs from another step's, of its norm."""
+        names = [name for name, gradient in self.gradients.items() if gradient is not None]
+        pairs = [(self.gradients[name], other.gradients[name]) for name in names]
+        pairs.append((self.loss, other.loss))
+        return max(_apart(one, two) for one, two in pairs if one is not None and two is not None)
 
-def _may_be(one: Tensor | None, other: Tensor | None, *, exact: bool) -> bool:
-    """Whether the second may stand for the first: equal, or of an inexact strategy, finite."""
+
+def _may_be(one: Tensor | None, other: Tensor | None, most: float) -> bool:
+    """Whether the second may stand for the first."""
     if one is None or other is None:
         return one is other
-    return torch.equal(one, other) if exact else bool(other.isfinite().all())
+    if not most:
+        return torch.equal(one, other)
+    return bool(other.isfinite().all()) and _apart(one, other) <= most
 
 
-def verify(reference: Outcome, step: Step, strategy: Strategy) -> None:
+def _apart(one: Tensor, other: Tensor) -> float:
+    norm, difference = (t.double().norm().item() for t in (one, other - one))
+    return difference / norm if norm else math.inf if difference else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A step of the model as it is, and how near to it a strategy's must be.
+
+    Attributes:
+        outcome: of the step.
+        most: see `Outcome.difference`: 0, where the model gives the same bits twice. Kernels that
+            add up in the order in which threads arrive, as some of cuDNN's, do not: then
+            `_MULTIPLE` times as far as two steps of the model itself are apart, but no more than
+            half of the digits.
+    """
+
+    outcome: Outcome
+    most: float
+
+
+_MULTIPLE = 8.0
+
+
+def verify(reference: Reference, step: Step, strategy: Strategy) -> None:
     """Compare a step of a model that is under a strategy now.
 
     Raises:
         Unsupported: it gives something else.
     """
-    problem = reference.difference(Outcome.of(step), exact=strategy.exact and not strategy.compiled)
+    exact = strategy.exact and not strategy.compiled
+    problem = reference.outcome.difference(Outcome.of(step), reference.most if exact else math.inf)
     if problem:
         raise Unsupported(
             f"{strategy.spec()}: on the example {problem}; please report this model, and use none"
         )
 
 
-def outcome(model: nn.Module, step: Step | None) -> Outcome:
-    """Of the model as it is.
+def reference_of(model: nn.Module, step: Step | None) -> Reference:
+    """The model as it is.
 
     Raises:
         ValueError: there is nothing to run.
     """
     if step is None:
         raise ValueError(f"to check {type(model).__name__}, apply needs example=...")
-    return Outcome.of(step)
+    outcome = Outcome.of(step)
+    rounding = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+    return Reference(outcome, min(_MULTIPLE * outcome.apart(Outcome.of(step)), rounding**0.5))

@@ -101,4 +101,5 @@ def give_back() -> None:
 
 
 def _profiler() -> profile:
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    # Events add up: without that, some versions warn that a second cycle would lose the first's.
+    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
