@@ -38,6 +38,16 @@ class Memory:
     before_bytes: int | None = None
     peak_operator: str | None = None
 
+    def own_reserved_bytes(self, resident_bytes: int) -> int | None:
+        """What a training step reserves, which has nothing of the harness on the device.
+
+        Args:
+            resident_bytes: that are there between steps of training.
+        """
+        if self.reserved_bytes is None or self.before_bytes is None:
+            return None
+        return self.reserved_bytes - max(0, self.before_bytes - resident_bytes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Span:

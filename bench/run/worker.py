@@ -104,13 +104,6 @@ def _promise_of(prepared: strategies.Prepared) -> Promise:
     return Promise(strategy.exact, compiled, strategy.floor(prepared.chain))
 
 
-def _own_reserved_bytes(usage: memory.Memory, resident_bytes: int) -> int | None:
-    """Without what the gate keeps on the device, which no training step has there."""
-    if usage.reserved_bytes is None or usage.before_bytes is None:
-        return None
-    return usage.reserved_bytes - max(0, usage.before_bytes - resident_bytes)
-
-
 @dataclasses.dataclass
 class _Bench:
     """A cell's model on the bench; every method is one pass and returns a part of the record.
@@ -167,7 +160,7 @@ class _Bench:
         step.drop_gradients()
         peak = Peak(
             peak_allocated_bytes=resident_bytes + usage.peak_bytes,
-            peak_reserved_bytes=_own_reserved_bytes(usage, resident_bytes),
+            peak_reserved_bytes=usage.own_reserved_bytes(resident_bytes),
             peak_operator=usage.peak_operator,
         )
         return peak, ModelBytes(
