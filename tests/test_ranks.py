@@ -23,6 +23,8 @@ KILLED = Ending("crash", "the process ended with signal SIGKILL")
 CUT_OFF = Ending("crash", "RuntimeError at work.cc:1: Connection closed by peer")
 TIRED = Ending("crash", "RuntimeError at work.cc:1: Timed out waiting 5000ms for recv")
 SILENT = Ending("timeout", "no result within 10 s")
+ABORTED = Ending("crash", "the process ended with signal SIGABRT: what(): bad memory access")
+WATCHED = Ending("crash", "the process ended with signal SIGABRT: collective operation timeout")
 SMALL = {"layers": 2, "dim": 64, "seq": 32, "batch": 4}
 
 
@@ -48,6 +50,9 @@ def numbers(record):
         ([Ending("oom", "not enough memory"), CUT_OFF], 0),
         ([CUT_OFF, Ending("oom", "not enough memory")], 1),
         ([CUT_OFF, CUT_OFF], 0),
+        ([WATCHED, SILENT], 1),  # NCCL's watchdog ends a rank that waits for one that hangs
+        ([ABORTED, SILENT], 0),
+        ([WATCHED, KILLED], 1),
     ],
 )
 def test_who_made_the_others_end(endings, wanted):

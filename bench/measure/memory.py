@@ -39,10 +39,10 @@ class Memory:
     peak_operator: str | None = None
 
     def own_reserved_bytes(self, resident_bytes: int) -> int | None:
-        """Without what the gate keeps on the device, which no training step has there.
+        """What a training step reserves, which has nothing of the harness on the device.
 
         Args:
-            resident_bytes: of what every step has there.
+            resident_bytes: that are there between steps of training.
         """
         if self.reserved_bytes is None or self.before_bytes is None:
             return None

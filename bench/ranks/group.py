@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
 from bench.cells.cell import Cell
+from bench.ranks import places
 from bench.store.records import Record
 
 PART = 0.5
@@ -29,6 +30,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         record: of the cell, as far as it is known before.
         rank: this one.
         local_rank: among those of this machine.
+        backend: of `torch.distributed`.
         address: of the store where ranks meet: ``file://PATH``, or ``tcp://HOST:PORT`` of one that
             is there already.
         timeout_s: of the whole cell.
@@ -38,6 +40,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     record: Record
     rank: int
     local_rank: int
+    backend: str
     address: str
     timeout_s: float
 
@@ -61,33 +64,25 @@ def joined(task: Task) -> Iterator[torch.device]:
     """
     cell = task.cell
     wait_s = PART * task.timeout_s
-    device = _device(cell.device, task.local_rank)
+    device = places.of_rank(cell.device, task.local_rank)
     if task.address.startswith("file:"):
         _talk_locally()
     dist.init_process_group(
-        "gloo" if device.type == "cpu" else "nccl",
+        task.backend,
         store=PrefixStore(task.record.cell_id, store_of(task.address, cell.ranks, wait_s)),
         rank=task.rank,
         world_size=cell.ranks,
         timeout=datetime.timedelta(seconds=wait_s),
-        device_id=None if device.type == "cpu" else device,
+        device_id=None if task.backend == "gloo" else device,
     )
     yield device
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    device = torch.device(name)
-    if device.type == "cpu":
-        return device
-    device = torch.device(device.type, local_rank)
-    torch.accelerator.set_device_index(local_rank)
-    return device
-
-
 def _talk_locally() -> None:
     """Ranks of one machine need no network, and the machine's name need not lead anywhere."""
     loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
-    if loopback:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
+    for library in ("GLOO", "NCCL"):
+        if loopback:
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback[0])

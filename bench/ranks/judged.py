@@ -49,6 +49,7 @@ class Whole:
 
     def __init__(self, cell: Cell, device: torch.device) -> None:
         step = TrainingStep.build(cell.make_workload(), device, cell.precision)
+        self.device = device
         self.first = gradients.run(step, cell.seed)
         self.precise = rounding.precise(step, cell.seed)
         self.unit = rounding.unit(cell.precision)
@@ -60,6 +61,7 @@ class Whole:
             found: by the parameters' names in the whole model.
             floor: that the strategy declares, if it approximates.
         """
+        found = {n: None if g is None else g.to(self.device) for n, g in found.items()}
         right = self.precise.gradients
         own = rounding.distance(right, self.first.gradients)
         apart = rounding.distance(right, found)
@@ -93,5 +95,7 @@ def collected(own: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
     """
     rank = dist.get_rank()
     boxes: list[dict[str, Tensor | None]] = [{} for _ in range(dist.get_world_size())]
-    dist.gather_object(dict(own), boxes if rank == 0 else None, dst=0)
-    return {name: value for box in boxes for name, value in box.items()} if rank == 0 else dict(own)
+    # On the host: a tensor of another rank's device would come back to that device.
+    here = {name: None if value is None else value.cpu() for name, value in own.items()}
+    dist.gather_object(here, boxes if rank == 0 else None, dst=0)
+    return {name: value for box in boxes for name, value in box.items()} if rank == 0 else here

@@ -16,14 +16,13 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
-import torch
-import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from bench.cells.cell import Cell
-from bench.ranks import divisible, parallel
+from bench.ranks import divisible, parallel, places
 from bench.ranks.group import Task
 from bench.ranks.merged import Answer, records_of
+from bench.ranks.parallel import Parallel
 from bench.ranks.rank import measure_rank
 from bench.run import executor
 from bench.run.blank import blank
@@ -47,7 +46,7 @@ def checked(cell: Cell) -> Cell:
     if cell.ranks < 1:
         raise ValueError(f"--ranks must be at least 1, not {cell.ranks}")
     way = parallel.parse(cell.parallel, cell.ranks)
-    problem = divisible.problem(way, cell.make_workload()) or _device_problem(cell)
+    problem = divisible.problem(way, cell.make_workload()) or _device_problem(cell, way)
     if problem is None and (way.megatron or way.mixed):
         problem = "megatron and mixed=true are simulated alone: --device sim:h100-80gb"
     if problem is None and way.context > 1 and cell.device != "cpu":
@@ -57,15 +56,12 @@ def checked(cell: Cell) -> Cell:
     return cell
 
 
-def _device_problem(cell: Cell) -> str | None:
+def _device_problem(cell: Cell, way: Parallel) -> str | None:
     if cell.simulated:
         return f"ranks share a real device, not {cell.device}"
     if cell.interval_width is not None:
         return "several ranks run as many rounds as --rounds says; --precision takes no percentage"
-    count = torch.accelerator.device_count() if cell.device != "cpu" else cell.ranks
-    if count < cell.ranks and not dist.is_torchelastic_launched():
-        return f"{cell.ranks} ranks need as many devices; this machine has {count} of {cell.device}"
-    return None
+    return places.problem(cell, way)
 
 
 def run(cell: Cell, timeout_s: float = executor.TIMEOUT_S) -> list[Record]:
@@ -82,6 +78,7 @@ def run(cell: Cell, timeout_s: float = executor.TIMEOUT_S) -> list[Record]:
                 record=blank(cell),
                 rank=rank,
                 local_rank=rank,
+                backend=places.backend(cell),
                 address=f"file://{Path(folder) / 'store'}",
                 timeout_s=timeout_s,
             )
@@ -148,6 +145,7 @@ def run_as_rank(cell: Cell, timeout_s: float = executor.TIMEOUT_S) -> list[Recor
         record=blank(cell),
         rank=rank,
         local_rank=int(os.environ["LOCAL_RANK"]),
+        backend=places.backend(cell),
         address=f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
         timeout_s=timeout_s,
     )

@@ -52,11 +52,14 @@ class Answer:
 
     @property
     def killed(self) -> bool:
-        """It ended by a signal, or for want of memory: not because of another."""
+        """It ended by a signal, or for want of memory: not because of another.
+
+        NCCL's watchdog aborts a process that has waited too long.
+        """
         ending = self.ending
-        return ending is not None and (
-            ending.status == "oom" or _SIGNALS.search(ending.reason) is not None
-        )
+        if ending is None or (self.waited and "SIGABRT" in ending.reason):
+            return False
+        return ending.status == "oom" or _SIGNALS.search(ending.reason) is not None
 
 
 def culprit(answers: Iterable[Answer]) -> Answer | None:

@@ -17,7 +17,7 @@ from bench.measure.digests import unlike
 from bench.measure.forwards import count_forwards
 from bench.measure.gradients import same_states
 from bench.measure.memory import step_memory
-from bench.ranks import parallel
+from bench.ranks import parallel, places
 from bench.ranks.communication import LocalFlops
 from bench.ranks.judged import Verdict, Whole, collected, told
 from bench.ranks.observed import Observation, local, observe
@@ -87,8 +87,13 @@ class Passes:
             plan=None if prepared.strategy.compiled else prepared.schedule.render(),
             storage=str(prepared.storage) if prepared.storage else None,
             attention_kernel=prepared.attention_kernel or kernel,
-            notes=list(prepared.notes),
+            notes=[*prepared.notes, *self._of_place()],
         )
+
+    def _of_place(self) -> list[str]:
+        """What is said of ranks that have no device each."""
+        shared = places.shared(self.cell)
+        return ["ranks share a device and talk by gloo, through the host"] if shared else []
 
     def _judged(self, seen: Observation) -> tuple[Ending, GradientCheck]:
         """Against this rank without the strategy, to the bit; all ranks against one process."""
@@ -151,7 +156,7 @@ class Passes:
         gradients = [local(p.grad) for p in parameters if p.grad is not None]
         peak = Peak(
             peak_allocated_bytes=resident_bytes + usage.peak_bytes,
-            peak_reserved_bytes=usage.reserved_bytes,
+            peak_reserved_bytes=usage.own_reserved_bytes(resident_bytes),
             peak_operator=usage.peak_operator,
         )
         own = ModelBytes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import traceback
 from pathlib import Path
@@ -15,7 +16,9 @@ from strategies.profiling.oom import is_out_of_memory
 
 MOST_CHARACTERS = 1000
 """Of a reason or a note: what strategies and libraries say has no bound of its own."""
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 1 << 14
+_FRAME = re.compile(r"frame #\d+: ")
+"""Of C++, which libraries print below what they have to say."""
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -84,7 +87,8 @@ def oom_kills() -> int:
 
 
 def tail(descriptor: int, lines: int = 3) -> str:
-    """The last lines of an open file, however long it is."""
+    """The last lines of an open file, however long it is; frames of C++ are none."""
     size = os.fstat(descriptor).st_size
     data = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-    return " | ".join(data.decode(errors="replace").split("\n")[-lines:]).strip(" |")
+    said = [line for line in data.decode(errors="replace").split("\n") if not _FRAME.match(line)]
+    return " | ".join(said[-lines:]).strip(" |")
