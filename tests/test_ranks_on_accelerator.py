@@ -108,17 +108,15 @@ def test_torchrun_starts_a_rank(tmp_path):
 
 @pytest.mark.skipif(not few(2), reason="two ranks need not share a device here")
 @pytest.mark.parametrize("spec", SPECS[:3])
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2", "fsdp2(reshard=false)"])
 @pytest.mark.parametrize("workload", ["gpt-mini", "llama-mini"])
-def test_two_ranks_share_a_device(workload, parallel, spec):
+def test_two_ranks_share_a_device(workload, spec):
     """What they say to each other is what two ranks of gloo say on the CPU, byte by byte."""
-    together, own = records(cell(parallel, spec, 2, workload))
-    elsewhere, *_ = launch.run(cell(parallel, spec, 2, workload, device="cpu"), 300)
+    together, own = records(cell("ddp", spec, 2, workload))
+    elsewhere, *_ = launch.run(cell("ddp", spec, 2, workload, device="cpu"), 300)
     assert together.communication_calls == elsewhere.communication_calls
     assert together.communication_bytes == elsewhere.communication_bytes
     assert together.recomputed_collectives == {}
-    shares = 1 if parallel == "ddp" else 2
-    assert [r.parameter_bytes for r in own] == [plain_bytes(workload) // shares] * 2
+    assert [r.parameter_bytes for r in own] == [plain_bytes(workload)] * 2
     assert all("ranks share a device" in record.notes[-1] for record in own)
 
 
@@ -126,13 +124,13 @@ def test_two_ranks_share_a_device(workload, parallel, spec):
 def test_ranks_that_share_a_device_are_not_timed():
     with pytest.raises(ValueError, match="say --no-time"):
         cell("ddp", "none", 2, rounds=2)
-    with pytest.raises(ValueError, match="only ddp and fsdp2 let ranks share one"):
+    with pytest.raises(ValueError, match="only ddp lets ranks share one"):
         cell("tp", "none", 2)
 
 
 @pytest.mark.skipif(not few(2), reason="two ranks need not share a device here")
 def test_a_killed_rank_is_named(tmp_path):
-    one = cell("fsdp2", "none", 2, options=SMALL | {"layers": 12, "seq": 256})
+    one = cell("ddp", "none", 2, options=SMALL | {"layers": 12, "seq": 256})
     thread = when_running(1, signal.SIGKILL)
     began = time.monotonic()
     together, *own = stored.run(one, 300, tmp_path, launch.run)
