@@ -160,6 +160,7 @@ def figure(studies: Sequence[Study]) -> Figure:
     )
     axes.set_ylabel("Measured peak, % of the budget")
     axes.grid(axis="y", **canvas.GRID)
+    axes.margins(y=0.12)  # room for the legend, below the lowest point
     axes.legend(frameon=False, loc="lower right", ncols=3, fontsize=8)
     facts = (
         f"{display.where(display.places(studies))}\nauto; adamw, {studies[0].updates} updates; fp32"
