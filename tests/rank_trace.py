@@ -1,13 +1,8 @@
-"""Run as a process: one real rank's traced step, its bytes written to a file.
-
-Arguments: the rank, how many there are, the file that they meet at, where to write, and the cell.
-"""
+"""One real rank's traced step, and its bytes: the work of a process."""
 
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
 
 import msgspec
 import torch
@@ -63,14 +58,29 @@ def released(send):
     return sending
 
 
-def main(rank, ranks, meeting, out, text):
-    """Trace it."""
+class Question(msgspec.Struct):
+    """Which rank of which cell, and the file that they meet at."""
+
+    rank: int
+    meeting: str
+    cell: Cell
+
+
+def work(payload):
+    """Trace it; both as JSON."""
+    asked = msgspec.json.decode(payload, type=Question)
+    cell, where = asked.cell, f"file://{asked.meeting}"
     torch.set_num_threads(1)
     dist.isend = dist.distributed_c10d.isend = released(dist.isend)
-    cell = msgspec.json.decode(text, type=Cell)
-    dist.init_process_group(
-        "gloo", rank=int(rank), world_size=int(ranks), init_method=f"file://{meeting}"
-    )
+    dist.init_process_group("gloo", rank=asked.rank, world_size=cell.ranks, init_method=where)
+    try:
+        return msgspec.json.encode(facts_of(cell))
+    finally:
+        dist.destroy_process_group()
+
+
+def facts_of(cell):
+    """`bytes_of` this rank, and its loss."""
     parallel = parse(cell.parallel, cell.ranks)
     step = real_step(cell, parallel, parallel.mesh("cpu"))
     tracers = []
@@ -88,10 +98,4 @@ def main(rank, ranks, meeting, out, text):
     )
     step.drop_gradients()
     loss = float(step.forward().detach())
-    facts = {**bytes_of(found.trace, tracers[0].collectives), "loss": loss}
-    Path(out).write_bytes(msgspec.json.encode(facts))
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return {**bytes_of(found.trace, tracers[0].collectives), "loss": loss}

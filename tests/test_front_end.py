@@ -23,7 +23,8 @@ def plugin():
 
 
 def run(storage, *arguments):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--benchmark-compare"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench/test_step.py"]
+    command += ["--benchmark-compare"]
     command += [f"--benchmark-storage=file://{storage}", "--workload", "mlp-chain", "--rounds", "1"]
     # Of a process of several that run these tests it would not time anything.
     alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}

@@ -6,11 +6,12 @@ Each is planted in a copy of the source tree, in which tests of the short run mu
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -268,33 +269,44 @@ MUTATIONS = (
 )
 
 
+class Copied:
+    """A copy of the source tree, and a process that runs its tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, folder.parent / "log.txt"
+        folder.mkdir()
+        for name in COPIED:
+            source, target = ROOT / name, folder / name
+            if source.is_dir():
+                shutil.copytree(source, target)  # byte code too: files keep the times it is for
+            else:
+                shutil.copy(source, target)
+        # Of a process of several, a process would think that it is one of them.
+        alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+        more = {"PYTHONPATH": f"{folder}:{folder / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "tests/forks.py"],
+            cwd=folder,
+            env=alone | more,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, tests: Sequence[str]) -> tuple[int, str]:
+        """The exit code and the output of tests, up to the first that fails."""
+        much = "--most-bytes=4000000000"  # their memory is no fault
+        given = ("-q", "-x", "-p", "no:cacheprovider", "-p", "unshrunk", much, *tests)
+        print(json.dumps([str(self.log), given]), file=self.process.stdin, flush=True)
+        code = self.process.stdout.readline()
+        return int(code), self.log.read_text()
+
+
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the source tree."""
-    folder = tmp_path_factory.mktemp("copied")
-    for name in COPIED:
-        source, target = ROOT / name, folder / name
-        if source.is_dir():
-            shutil.copytree(source, target)  # byte code too: files keep the times that it is for
-        else:
-            shutil.copy(source, target)
-    return folder
-
-
-def run(folder: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Tests of a copy, up to the first that fails."""
-    # Of a process of several, a process would think that it is one of them.
-    alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}
-    much = "--most-bytes=4000000000"  # their memory is no fault
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", much, *tests]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=alone | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copied]:
+    copied = Copied(tmp_path_factory.mktemp("copied") / "tree")
+    with copied.process:  # which ends with its input
+        yield copied
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
@@ -306,10 +318,10 @@ def test_what_is_mutated_and_what_catches_it_is_there(mutation: Mutation) -> Non
 
 
 @pytest.mark.long
-def test_without_a_fault_the_same_tests_pass(copied: Path) -> None:
+def test_without_a_fault_the_same_tests_pass(copied: Copied) -> None:
     tests = dict.fromkeys(test for mutation in MUTATIONS for test in mutation.tests)
-    done = run(copied, list(tests))
-    assert done.returncode == pytest.ExitCode.OK, done.stdout
+    code, output = copied.run(list(tests))
+    assert code == pytest.ExitCode.OK, output
 
 
 @pytest.mark.parametrize(
@@ -319,13 +331,13 @@ def test_without_a_fault_the_same_tests_pass(copied: Path) -> None:
         for number, mutation in enumerate(MUTATIONS)
     ],
 )
-def test_a_fault_is_caught(mutation: Mutation, copied: Path) -> None:
-    path = mutation.file(copied)
+def test_a_fault_is_caught(mutation: Mutation, copied: Copied) -> None:
+    path = mutation.file(copied.folder)
     right = path.read_text()
     path.write_text(right.replace(mutation.old, mutation.new))
     try:
-        done = run(copied, mutation.tests)
+        code, output = copied.run(mutation.tests)
     finally:
         path.write_text(right)
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    assert "error during collection" not in done.stdout
+    assert code == pytest.ExitCode.TESTS_FAILED, output
+    assert "error during collection" not in output

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import command
 import msgspec
 import pytest
+import rank_trace
 import torch
 from rank_trace import bytes_of
 
@@ -24,11 +23,12 @@ from bench.ranks.simulated_record import fit_of, simulate, time_of
 from bench.ranks.simulated_streams import parts
 from bench.ranks.simulated_time import RankTime, collective_s, pipelined, rank_time
 from bench.ranks.simulated_tracer import Collective, RankTracer
+from bench.run import executor
+from bench.run.endings import Ending
 from bench.run.planning import budgeted
 from bench.simulate.roofline import Operator
 from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER
 
-ROOT = Path(__file__).parent.parent
 TINY = {"layers": 3, "dim": 32, "heads": 2, "seq": 32, "batch": 4}
 LLAMA = {"layers": 3, "dim": 32, "heads": 4, "ffn": 48, "seq": 16, "batch": 4}
 H100 = accelerators.get("h100-80gb")
@@ -58,24 +58,17 @@ def simulated(spec):
 # Real ranks.
 
 
-def started(cell, rank, folder):
-    text = msgspec.json.encode(cell).decode()
-    files = [str(folder / "meeting"), str(folder / f"{rank}.json")]
-    script = str(ROOT / "tests" / "rank_trace.py")
-    given = [sys.executable, script, str(rank), str(cell.ranks), *files, text]
-    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(given, env=paths, stderr=subprocess.PIPE)
+def answer(cell, rank, folder):
+    question = rank_trace.Question(rank, str(folder / "meeting"), cell)
+    return executor.in_process(rank_trace.work, msgspec.json.encode(question), 300.0)
 
 
 def real(cell, folder):
     """What each real rank counted, by gloo on this CPU."""
-    processes = [started(cell, rank, folder) for rank in range(cell.ranks)]
-    for process in processes:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said.decode()[-2000:]
-    return [
-        msgspec.json.decode((folder / f"{rank}.json").read_bytes()) for rank in range(cell.ranks)
-    ]
+    with ThreadPoolExecutor(cell.ranks) as pool:
+        answers = list(pool.map(lambda rank: answer(cell, rank, folder), range(cell.ranks)))
+    assert not [said for said in answers if isinstance(said, Ending)]
+    return [msgspec.json.decode(said) for said in answers]
 
 
 def plain(facts):

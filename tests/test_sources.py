@@ -37,8 +37,7 @@ print(json.dumps(sorted({path.relative_to(root).as_posix() for path in inside}))
 def source(tmp_path, monkeypatch):
     """A copy of the source tree that may be changed."""
     for folder in ("bench", "strategies"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(machine.ROOT / folder, tmp_path / folder, ignore=ignore)
+        shutil.copytree(machine.ROOT / folder, tmp_path / folder)  # byte code with its files' times
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     yield tmp_path
     sources._digest.cache_clear()

@@ -404,17 +404,30 @@ def at_work(results):
     return found
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_sweep_that_is_ended_loses_nothing_and_resumes(tmp_path, number):
-    pytest.importorskip("submitit")
-    process = started(tmp_path)
-    until(lambda: len(records.paths(tmp_path)) >= 2)
+def ended(results, number):
+    """A sweep that was sent a signal after two records: its records, and when each was written."""
+    process = started(results)
+    until(lambda: len(records.paths(results)) >= 2)
     process.send_signal(number)
     process.communicate()
     assert process.returncode != 0
-    until(lambda: not at_work(tmp_path), 30)
-    done = {path: path.stat().st_mtime_ns for path in records.paths(tmp_path)}
+    until(lambda: not at_work(results), 30)
+    return {path: path.stat().st_mtime_ns for path in records.paths(results)}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_ended_loses_nothing(tmp_path, number):
+    pytest.importorskip("submitit")
+    done = ended(tmp_path, number)
+    assert 2 <= len(done) < 16
+    assert len(list(records.read_all(tmp_path))) == len(done)
+
+
+@pytest.mark.long
+def test_a_sweep_that_is_killed_loses_nothing_and_resumes(tmp_path):
+    pytest.importorskip("submitit")
+    done = ended(tmp_path, signal.SIGKILL)
     assert 2 <= len(done) < 16
     assert len(list(records.read_all(tmp_path))) == len(done)
     again = subprocess.run(command(tmp_path), check=False, cwd=ROOT, capture_output=True, text=True)

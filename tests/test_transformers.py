@@ -1,14 +1,17 @@
 """Models of the transformers library, from tiny configurations, with dropout."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 from effort import few
 from models import assert_same, distance, seed, step
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
+from bench.workloads.sources.unpacked import unpacked
 from strategies import Unsupported, find_chain
 from strategies.contract.registry import classes
 
@@ -234,3 +237,14 @@ def test_flash_is_close_and_undone():
     assert_same(step(model, data("llama")), wanted)
     strategies.undo(copied.model)
     assert_same(step(copied, data("llama")), wanted)
+
+
+def test_positions_that_a_simulated_model_asks_about_are_not_kept():
+    """They are freed when they are in a real step: 8 bytes a position were too many."""
+    masks = transformers.masking_utils
+    with FakeTensorMode(), unpacked(torch.ones(1, 8)):
+        positions = torch.arange(8)[None]
+        kept = weakref.ref(positions)
+        assert masks.find_packed_sequence_indices(positions) is None
+        del positions
+        assert kept() is None

@@ -84,14 +84,17 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
     def slots(values: list[int]) -> Any:
         return np.array([value // slot_bytes for value in values], dtype=np.int64)
 
+    def seconds(values: list[float]) -> Any:  # of whole ones, too: one type is compiled once
+        return np.array(values, dtype=np.float64)
+
     def without(values: list[int], less: list[int]) -> Any:
         free = [value - freed_bytes for value, freed_bytes in zip(values, less, strict=True)]
         return np.stack([slots(free), slots(values)])
 
     own, stretches = profile.group_bytes, stretches_of(profile)
     return Numbers(
-        forward_s=np.array([block.forward_s for block in blocks]),
-        last_s=np.array([block.last_recompute_s for block in blocks]),
+        forward_s=seconds([block.forward_s for block in blocks]),
+        last_s=seconds([block.last_recompute_s for block in blocks]),
         around_bytes=np.array([*around, 0], dtype=np.int64),
         mode_begin=np.cumsum([0, *(len(block.modes) for block in blocks)]),
         mode_forward=slots([mode.forward_working_bytes for _, mode in modes]),
@@ -99,7 +102,7 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
         mode_backward=without(above, freed),
         mode_taken=without(taken, freed),
         mode_holds=np.array([int(mode.keeps_output) for _, mode in modes]),
-        mode_s=np.array([mode.recompute_s for _, mode in modes]),
+        mode_s=seconds([mode.recompute_s for _, mode in modes]),
         last_need=without([*last, tail], [*released, tail - tail_free]),
         unsaved_first=slots([block.unsaved_working_bytes + own for block in blocks]),
         unsaved_next=slots([b.unsaved_working_bytes + own + size[i] for i, b in enumerate(blocks)]),

@@ -30,7 +30,11 @@ def unpacked(batch: Batch) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()
     if isinstance(batch, Mapping) and _POSITIONS in batch:
         return contextlib.nullcontext()
-    return mock.patch.object(module, _QUESTION, return_value=None)
+    return mock.patch.object(module, _QUESTION, _nothing_packed)
+
+
+def _nothing_packed(*_args: object, **_kwargs: object) -> None:
+    """The answer. No ``Mock``: that remembers its calls, and would keep their positions alive."""
 
 
 def _is_simulated(batch: Batch) -> bool:
