@@ -44,13 +44,13 @@ class GroupedForward(WatchingStandIn):
         scope = self.scopes.stack[-1]
         if scope.again is not None:
             (position, met, args, kwargs), scope.again = scope.again, None
-            with self.state.recompute(met) or contextlib.nullcontext():
+            with met.restore() or contextlib.nullcontext():
                 scope.output = self.run(scope, position, args, kwargs)
             return scope.output
         number = scope.calls[self.module]
         scope.calls[self.module] += 1
         position = self.positions[number % len(self.positions)]
-        if not is_recorded():
+        if not is_recorded(compiling=False):
             return self.original(*args, **kwargs)
         return self.run(scope, position, args, kwargs)
 

@@ -20,6 +20,7 @@ from strategies.execution.places import (
     written_to,
 )
 from strategies.execution.randoms import Restore, Shared, is_generator, own_state
+from strategies.execution.statistics import FrozenStatistics
 from strategies.storage.changes import written_in_place
 
 
@@ -57,16 +58,12 @@ class Met:
     parameters: Sequence[tuple[nn.Module, str, Tensor, int]] = ()
     replaced: Sequence[tuple[Values, Values, list[str]]] = ()
 
-    def __init__(
-        self,
-        inventory: Inventory,
-        values: Sequence[Any],
-        norms: Sequence[nn.Module],
-        leaves: Sequence[Any],
-    ) -> None:
+    norms: Sequence[nn.Module] = ()
+    versions: Sequence[int] = ()
+
+    def __init__(self, inventory: Inventory, values: Sequence[Any], leaves: Sequence[Any]) -> None:
         self.inventory, self.values = inventory, values
-        self.norms = norms
-        self.versions: Sequence[int] = list(map(written_to, leaves))
+        self.versions = list(map(written_to, leaves))
         if not SIMPLE.issuperset(map(type, leaves)):
             self.arguments = Inventory(reachable(leaves))
             self.given = self.arguments.look() or ()
@@ -88,9 +85,10 @@ class Met:
         Returns:
             Whether the forward replaced anything.
         """
-        self.replaced = self.others()
-        if not self.replaced:
+        others = self.others()
+        if not others:
             return False
+        self.replaced = others
         ends: dict[int, Tensor] = {}
         for _, held, names in self.replaced:
             for name in names:
@@ -104,14 +102,14 @@ class Met:
 
     def others(self) -> Others:
         """The places that hold something else by now, what they held, and the names."""
-        others = self.inventory.others(self.values)
+        others = [] if self.inventory.holds(self.values) else self.inventory.others(self.values)
         return others if self.arguments is None else others + self.arguments.others(self.given)
 
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""
         others = self.others()
-        kept = (self.replaced, self.makers, self.generators, self.objects, self.shared)
-        if not (others or any(kept)):
+        kept = self.makers or self.generators or self.objects or self.shared or self.norms
+        if not (others or self.replaced or kept):
             return None
         stack = contextlib.ExitStack()
         for now, held, names in (*self.replaced, *others):  # which the recompute will replace again
@@ -129,6 +127,8 @@ class Met:
         if self.shared is not None and self.shared.states is not None:
             stack.callback(Shared(full=True).restore)
             self.shared.restore()
+        if self.norms:
+            stack.enter_context(FrozenStatistics(self.norms))
         return stack
 
 

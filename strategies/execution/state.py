@@ -10,12 +10,10 @@ frozen instead (`strategies.execution.statistics`).
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
-import operator
 import weakref
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -25,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
 from strategies.execution.examined import is_examined
-from strategies.execution.inventory import OWN, Inventory, Values
+from strategies.execution.inventory import OWN, Inventory
 from strategies.execution.met import Met
 from strategies.execution.places import (
     Make,
@@ -38,10 +36,8 @@ from strategies.execution.places import (
 )
 from strategies.execution.randoms import Shared, own_state
 from strategies.execution.stand_in import StandIn
-from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.tensors import has_version
 
-_VALUES = operator.methodcaller("values")
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
 _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
@@ -54,6 +50,8 @@ class BlockState:
     Attributes:
         root: the block.
         inventory: of where all of it is.
+        modules: an inventory of the modules themselves, which are `parts`.
+        everything: both in one, those first: one look says that nothing changed, as nearly always.
         objects: those of its values that have attributes of their own, and where they stand.
         special: the places that hold what can change without being replaced.
         draws: whether the block may draw from the generators that all share.
@@ -68,12 +66,11 @@ class BlockState:
         self._forget()
 
     def _forget(self) -> None:
-        self.trees: list[Values] = []
-        self.inventory = Inventory(())
+        self.inventory = self.modules = self.everything = Inventory(())
         self.objects: list[tuple[int, Any]] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
-        self.modules: list[nn.Module | None] | None = None  # None: look for everything
+        self.parts: list[nn.Module | None] | None = None  # None: look for everything
         self.values: list[Any] = []
         self.kinds: list[type] = []
 
@@ -93,18 +90,20 @@ class BlockState:
 
     def _look(self) -> Sequence[Any]:
         """What all of it is; where it is, if modules or values of other kinds came or went."""
-        values = self.inventory.look()
-        if values is not None and self._modules() == self.modules:
-            if all(map(operator.is_, values, self.values)):
-                return self.values
-            if list(map(type, values)) == self.kinds and self._has_objects(values):
-                self.values = values
-                return values
-        self._find()
-        self.values = self.inventory.look() or []
-        self.kinds = list(map(type, self.values))
-        self.objects = [(n, value) for n, value in enumerate(self.values) if has_state(value)]
+        if self.parts is None or not self.everything.holds(chain(self.parts, self.values)):
+            values = self.inventory.look()
+            if values is None or not self._is_alike(values):
+                self._find()
+                values = self.inventory.look() or []
+                self.kinds = list(map(type, values))
+                self.objects = [(n, value) for n, value in enumerate(values) if has_state(value)]
+            self.values = values
         return self.values
+
+    def _is_alike(self, values: Sequence[Any]) -> bool:
+        """Whether there are the same modules, and values of the same kinds in the same objects."""
+        same = self.parts is not None and self.modules.holds(self.parts)
+        return same and list(map(type, values)) == self.kinds and self._has_objects(values)
 
     def _find(self) -> None:
         modules = list(self.root.modules())
@@ -112,18 +111,18 @@ class BlockState:
         for module in modules:
             for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
-        self.trees = [module._modules for module in modules]
-        self.modules = self._modules()
+        trees = [module._modules for module in modules]
+        self.modules = Inventory(trees)
+        self.parts = self.modules.look()
         places = [place.values for place in seen.values()]
-        own = [OWN if place.is_module else frozenset() for place in seen.values()]
+        own = [OWN if place.is_module else frozenset[str]() for place in seen.values()]
         places += [module._parameters for module in modules if module._parameters]
-        self.inventory = Inventory(places, itertools.chain(own, itertools.repeat(frozenset())))
+        own += [frozenset()] * (len(places) - len(own))
+        self.inventory = Inventory(places, own)
+        self.everything = Inventory([*trees, *places], [*[frozenset[str]()] * len(trees), *own])
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.special += filter(None, map(_written_parameters, modules))
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
-
-    def _modules(self) -> list[nn.Module | None]:
-        return list(itertools.chain.from_iterable(map(_VALUES, self.trees)))
 
     def _has_objects(self, values: Sequence[Any]) -> bool:
         """Whether the objects are the same; their attributes are looked at, too."""
@@ -136,12 +135,14 @@ class BlockState:
             leaves: of the block's arguments, among which may be generators and objects.
         """
         self.ran = True
-        values = self._look()
-        met = Met(self.inventory, values, self.norms, leaves)
+        values = self._look()  # which may find another inventory
+        met = Met(self.inventory, values, leaves)
+        if self.norms:
+            met.norms = [norm for norm in self.norms if norm.training]
         met.shared = Shared(full=self.draws)
         if self.special:
             met.special = [Before(place) for place in self.special]
-        if self.unexamined is not None:
+        if not self.is_examined and self.unexamined is not None:
             met.parameters = [
                 (module, name, parameter, parameter._version)
                 for module in self.root.modules()
@@ -169,15 +170,6 @@ class BlockState:
         met.shared = self._drawn_from(met.shared)
         if met.cut() or met.makers:
             self._forget()  # what is new may be changed, too
-
-    def recompute(self, met: Met) -> contextlib.ExitStack | None:
-        """The block is to run again, as it ran then; the stack, if there is one, ends that."""
-        stack = met.restore()
-        norms = [norm for norm in met.norms if norm.training]
-        if norms:
-            stack = stack or contextlib.ExitStack()
-            stack.enter_context(FrozenStatistics(norms))
-        return stack
 
     def _drawn_from(self, shared: Shared | None) -> Shared | None:
         assert shared is not None
