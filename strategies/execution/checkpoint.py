@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from strategies.execution.contexts import Pair, Watched, writes_arguments
+from strategies.execution.errors import writes_arguments
 from strategies.execution.frames import begun
+from strategies.execution.met import Pair
 from strategies.execution.recording import is_recorded
 from strategies.execution.state import BlockState, WatchingStandIn
 from strategies.execution.tensors import Spec, boundary_of, flat, unflat
@@ -48,8 +49,9 @@ def recompute(
         return function(*args, **kwargs)
     if compiling:  # it sees what is written in place
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
-    run = _framed if get_eval_frame_callback() is None else _uncompiled
-    return run(function, state, args, kwargs, more, state.unexamined if state and exact else None)
+    if get_eval_frame_callback() is not None:  # it would compile what runs, not what runs again
+        return _uncompiled(function, state, args, kwargs, more, exact=exact)
+    return _framed(function, state, args, kwargs, more, exact=exact)
 
 
 def _framed(
@@ -58,22 +60,31 @@ def _framed(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     more: Callable[[], Pair] | None,
-    examined: nn.Module | None,
+    *,
+    exact: bool,
 ) -> Any:
     leaves, spec = flat(args, kwargs)
-    met = state.begin(leaves) if state else None
     again = function if spec is None else functools.partial(_again, function, spec)
-    frame = begun(again, leaves, Watched(met, more) if met else more or noop_context_fn, examined)
+    if state is None:
+        return _run(function, args, kwargs, begun(again, leaves, more or noop_context_fn, None))
+    met = state.begin(leaves)
+    if more is not None:
+        met.more = more()
+    block = state.unexamined if exact and not state.is_examined else None
+    output = _run(function, args, kwargs, begun(again, leaves, met.contexts, block))
+    state.end(met, leaves)
+    if met.written:
+        raise writes_arguments(state.root)
+    return output
+
+
+def _run(function: Callable[..., Any], args: Any, kwargs: Any, frame: Generator[None]) -> Any:
     try:
         output = function(*args, **kwargs)
     except BaseException as error:
         frame.throw(error)
         raise
     next(frame, None)
-    if state and met:
-        state.end(met, leaves)
-        if met.written:
-            raise writes_arguments(state.root)
     return output
 
 
@@ -82,7 +93,6 @@ def _again(function: Callable[..., Any], spec: Spec, *leaves: Any) -> Any:
     return function(*args, **kwargs)
 
 
-# Where a compiler is on, it would compile what runs, and not what runs again.
 _uncompiled = _disable_dynamo(_framed)
 
 

@@ -22,9 +22,9 @@ from torch.utils.checkpoint import (
     noop_context_fn,
 )
 
-from strategies.execution.contexts import Pair
 from strategies.execution.examined import FORMS, examine, forget
 from strategies.execution.hooks import Hooks
+from strategies.execution.met import Pair
 from strategies.execution.randoms import Drawn
 from strategies.execution.tensors import Spec, has_version, unflat
 from strategies.storage.changes import memory_of, written_in_place

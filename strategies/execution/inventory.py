@@ -6,8 +6,9 @@ out: to look at a value costs time wherever it lies, and that shows where blocks
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, repeat
 from typing import Any
 
@@ -25,19 +26,23 @@ class Inventory:
     Args:
         places: the dictionaries.
         without: for each, names that it has, and that are left out.
+        fixed: how many of the first are looked at alone, and never told as `others`.
     """
 
     def __init__(
-        self, places: Sequence[Values], without: Iterable[frozenset[str]] = repeat(frozenset())
+        self,
+        places: Sequence[Values],
+        without: Iterable[frozenset[str]] = repeat(frozenset()),
+        fixed: int = 0,
     ) -> None:
-        self.places = places
+        self.places, self.fixed = places, fixed
         left_out = zip(without, places, strict=False)
         self.without = [names & place.keys() for names, place in left_out]
         pairs = zip(places, self.without, strict=True)
         self.names = [_several([name for name in p if name not in out]) for p, out in pairs]
         self.sizes = list(map(len, places))
         self.filled = [place for names, place in zip(self.names, places, strict=True) if names]
-        self.pickers = [operator.itemgetter(*names) for names in self.names if names]
+        self.pickers = [_picker(names) for names in self.names if names]
 
     def look(self) -> list[Any] | None:
         """All values, one after the other; ``None`` if there are other names by now."""
@@ -68,12 +73,18 @@ class Inventory:
         ]
         names = map(_changed, now, held)
         found = zip(self.places, held, names, strict=True)
-        return [other for other in found if other[2]]
+        return [other for other in list(found)[self.fixed :] if other[2]]
 
 
 def _several(names: Sequence[str]) -> tuple[str, ...]:
     """A single name twice: of one alone, ``itemgetter`` gives no tuple."""
     return (*names, *names) if len(names) == 1 else tuple(names)
+
+
+@functools.lru_cache(maxsize=1024)
+def _picker(names: tuple[str, ...]) -> Callable[[Values], tuple[Any, ...]]:
+    """One for all places with these names: what all blocks use stays near at hand."""
+    return operator.itemgetter(*names)
 
 
 def _changed(now: Values, then: Values) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,9 +24,13 @@ from strategies.execution.randoms import Restore, Shared, is_generator, own_stat
 from strategies.execution.statistics import FrozenStatistics
 from strategies.storage.changes import written_in_place
 
+Pair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
+"""Contexts of forward and of recompute."""
+_NOTHING = contextlib.nullcontext()
+
 
 class Met:
-    """What a block's forward met; met again by each of its recomputes.
+    """What a block's forward met; the context of its recomputes, which meet it again.
 
     Attributes:
         inventory: of attributes and buffers.
@@ -43,6 +48,8 @@ class Met:
         parameters: whose, their names, themselves, and how often they had been written to, of a
             block that was not examined by then; until the forward is over.
         versions: how often each leaf of the arguments had been written to, until then.
+        more: further contexts of forward and of recompute, innermost.
+        entered: what ends the recompute that runs, and those around it.
         replaced: the places where the forward put something else, what they held, and the names.
     """
 
@@ -51,7 +58,6 @@ class Met:
     makers: Sequence[tuple[Values, dict[str, Make]]] = ()
     generators: Sequence[tuple[Any, Restore]] = ()
     objects: Sequence[tuple[Any, int]] = ()
-    shared: Shared | None = None
     written: Sequence[int] = ()
     contents: Sequence[tuple[Values, Contents]] = ()
     special: Sequence[Any] = ()
@@ -59,11 +65,18 @@ class Met:
     replaced: Sequence[tuple[Values, Values, list[str]]] = ()
 
     norms: Sequence[nn.Module] = ()
-    versions: Sequence[int] = ()
+    more: Pair | None = None
+    entered: tuple[contextlib.ExitStack | None, Any] | None = None
 
-    def __init__(self, inventory: Inventory, values: Sequence[Any], leaves: Sequence[Any]) -> None:
-        self.inventory, self.values = inventory, values
-        self.versions = list(map(written_to, leaves))
+    def __init__(
+        self,
+        inventory: Inventory,
+        values: Sequence[Any],
+        leaves: Sequence[Any],
+        shared: Shared | None,
+    ) -> None:
+        self.inventory, self.values, self.shared = inventory, values, shared
+        self.versions: Sequence[int] = list(map(written_to, leaves))
         if not SIMPLE.issuperset(map(type, leaves)):
             self.arguments = Inventory(reachable(leaves))
             self.given = self.arguments.look() or ()
@@ -71,13 +84,34 @@ class Met:
             self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
             self.objects = [(leaf, written_to(leaf)) for leaf in leaves if has_tensors(leaf)]
 
+    def contexts(self) -> Pair:
+        """``context_fn`` of one checkpoint."""
+        return self.more[0] if self.more else _NOTHING, self
+
+    def __enter__(self) -> None:
+        """A recompute begins; a graph that is retained is recomputed each time."""
+        self.entered = self.restore(), self.entered
+        if self.more:
+            self.more[1].__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        """Put back what there is now."""
+        assert self.entered is not None
+        stack, self.entered = self.entered
+        try:
+            if self.more:
+                self.more[1].__exit__(*exception)
+        finally:
+            if stack is not None:
+                stack.close()
+
     def complete(self) -> None:
         """Add the containers of the arguments' attributes that the forward filled or emptied."""
-        self.special, self.parameters, self.versions = (), (), ()
-        for values, before in self.contents:
-            if changed := filled(before):
-                self.makers = [*self.makers, (values, changed)]
-        self.contents = ()
+        self.versions = ()
+        if self.special or self.parameters or self.contents:
+            self.special, self.parameters, before_it, self.contents = (), (), self.contents, ()
+            changes = ((values, filled(before)) for values, before in before_it)
+            self.makers = [*self.makers, *(each for each in changes if each[1])]
 
     def cut(self) -> bool:
         """Let go of the graphs of earlier steps, which would be kept from step to step.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, Self
 
 import torch
@@ -43,6 +43,8 @@ _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKe
 _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 """Whether a block draws from the generators that all share, as its first forward showed."""
 
+_NONE: frozenset[str] = frozenset()
+
 
 class BlockState:
     """Everything that a block's modules hold, and what its forwards change of it.
@@ -50,9 +52,7 @@ class BlockState:
     Attributes:
         root: the block.
         inventory: of where all of it is.
-        modules: an inventory of the modules themselves, which are `parts`.
-        everything: both in one, those first: one look says that nothing changed, as nearly always.
-        objects: those of its values that have attributes of their own, and where they stand.
+        objects: modules and what else has attributes of its own among the values, and where.
         special: the places that hold what can change without being replaced.
         draws: whether the block may draw from the generators that all share.
         ran: whether the block ran at all.
@@ -66,12 +66,11 @@ class BlockState:
         self._forget()
 
     def _forget(self) -> None:
-        self.inventory = self.modules = self.everything = Inventory(())
+        self.inventory = Inventory(())
         self.objects: list[tuple[int, Any]] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
-        self.parts: list[nn.Module | None] | None = None  # None: look for everything
-        self.values: list[Any] = []
+        self.values: list[Any] | None = None  # None: look for everything
         self.kinds: list[type] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,20 +89,20 @@ class BlockState:
 
     def _look(self) -> Sequence[Any]:
         """What all of it is; where it is, if modules or values of other kinds came or went."""
-        if self.parts is None or not self.everything.holds(chain(self.parts, self.values)):
+        if self.values is None or not self.inventory.holds(self.values):
             values = self.inventory.look()
-            if values is None or not self._is_alike(values):
+            if self.values is None or values is None or not self._is_alike(values):
                 self._find()
                 values = self.inventory.look() or []
                 self.kinds = list(map(type, values))
-                self.objects = [(n, value) for n, value in enumerate(values) if has_state(value)]
+                self.objects = [(n, value) for n, value in enumerate(values) if _has_parts(value)]
             self.values = values
         return self.values
 
     def _is_alike(self, values: Sequence[Any]) -> bool:
-        """Whether there are the same modules, and values of the same kinds in the same objects."""
-        same = self.parts is not None and self.modules.holds(self.parts)
-        return same and list(map(type, values)) == self.kinds and self._has_objects(values)
+        """Whether there are values of the same kinds, and the same objects."""
+        same = all(values[number] is value for number, value in self.objects)
+        return same and list(map(type, values)) == self.kinds
 
     def _find(self) -> None:
         modules = list(self.root.modules())
@@ -112,21 +111,14 @@ class BlockState:
             for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
         trees = [module._modules for module in modules]
-        self.modules = Inventory(trees)
-        self.parts = self.modules.look()
-        places = [place.values for place in seen.values()]
-        own = [OWN if place.is_module else frozenset[str]() for place in seen.values()]
+        places = [*trees, *(place.values for place in seen.values())]
+        own = [OWN if place.is_module else _NONE for place in seen.values()]
         places += [module._parameters for module in modules if module._parameters]
-        own += [frozenset()] * (len(places) - len(own))
-        self.inventory = Inventory(places, own)
-        self.everything = Inventory([*trees, *places], [*[frozenset[str]()] * len(trees), *own])
+        without = chain(repeat(_NONE, len(trees)), own, repeat(_NONE))
+        self.inventory = Inventory(places, without, len(trees))
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.special += filter(None, map(_written_parameters, modules))
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
-
-    def _has_objects(self, values: Sequence[Any]) -> bool:
-        """Whether the objects are the same; their attributes are looked at, too."""
-        return all(values[number] is value for number, value in self.objects)
 
     def begin(self, leaves: Sequence[Any] = ()) -> Met:
         """The block's forward begins.
@@ -136,10 +128,9 @@ class BlockState:
         """
         self.ran = True
         values = self._look()  # which may find another inventory
-        met = Met(self.inventory, values, leaves)
+        met = Met(self.inventory, values, leaves, Shared(full=self.draws))
         if self.norms:
             met.norms = [norm for norm in self.norms if norm.training]
-        met.shared = Shared(full=self.draws)
         if self.special:
             met.special = [Before(place) for place in self.special]
         if not self.is_examined and self.unexamined is not None:
@@ -167,12 +158,13 @@ class BlockState:
                 _WRITTEN[module][name] = True  # kept from now on; this time, values decide
                 self._forget()
         met.complete()
-        met.shared = self._drawn_from(met.shared)
+        shared, met.shared = met.shared, None
+        if shared is not None and (shared.moved() or self.draws):
+            met.shared = self._drawn_from(shared)
         if met.cut() or met.makers:
             self._forget()  # what is new may be changed, too
 
-    def _drawn_from(self, shared: Shared | None) -> Shared | None:
-        assert shared is not None
+    def _drawn_from(self, shared: Shared) -> Shared | None:
         moved = shared.moved()
         if moved and shared.states is None and not shared.tell():
             _DRAWING[self.root] = self.draws = True
@@ -244,6 +236,10 @@ def _written_parameters(module: nn.Module) -> Place | None:
 
 def _again(copy: Tensor, requires_grad: bool) -> Tensor:
     return copy.clone().requires_grad_(requires_grad)
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, nn.Module) or has_state(value)
 
 
 def _has_values(tensor: Tensor) -> bool:

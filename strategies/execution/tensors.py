@@ -76,7 +76,7 @@ def flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], 
     """The leaves of arguments and keywords, and how they lie; without, where all are arguments."""
     leaves = (*args, *kwargs.values()) if kwargs else args
     if _LEAVES.issuperset(map(type, leaves)):
-        return leaves, tuple(kwargs) or None
+        return leaves, tuple(kwargs) if kwargs else None
     return tree_flatten((args, kwargs))
 
 
