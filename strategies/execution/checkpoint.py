@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,31 +64,28 @@ def _framed(
     exact: bool,
 ) -> Any:
     leaves, spec = flat(args, kwargs)
-    again = function if spec is None else functools.partial(_again, function, spec)
-    if state is None:
-        return _run(function, args, kwargs, begun(again, leaves, more or noop_context_fn, None))
-    met = state.begin(leaves)
-    if more is not None:
-        met.more = more()
-    block = state.unexamined if exact and not state.is_examined else None
-    output = _run(function, args, kwargs, begun(again, leaves, met.contexts, block))
-    state.end(met, leaves)
-    if met.written:
-        raise writes_arguments(state.root)
-    return output
-
-
-def _run(function: Callable[..., Any], args: Any, kwargs: Any, frame: Generator[None]) -> Any:
+    met = state.begin(leaves) if state else None
+    if state is None or met is None:
+        again = functools.partial(_again, function, spec)
+        frame = begun(again, leaves, more or noop_context_fn, None)
+    else:
+        met.more = more() if more else None
+        block = state.unexamined if exact and not state.is_examined else None
+        frame = begun(met, met.keep(function, leaves, spec), met.contexts, block)
     try:
         output = function(*args, **kwargs)
     except BaseException as error:
         frame.throw(error)
         raise
     next(frame, None)
+    if state and met:
+        state.end(met, leaves)
+        if met.written:
+            raise writes_arguments(state.root)
     return output
 
 
-def _again(function: Callable[..., Any], spec: Spec, *leaves: Any) -> Any:
+def _again(function: Callable[..., Any], spec: Spec | None, *leaves: Any) -> Any:
     args, kwargs = unflat(leaves, spec)
     return function(*args, **kwargs)
 

@@ -22,10 +22,7 @@ from torch.utils import checkpoint as torch_checkpoint
 from strategies.execution.errors import Unsupported
 
 _CHECKS: dict[str, Any] = torch_checkpoint._allowed_determinism_checks_to_fns
-_form = operator.attrgetter("shape", "dtype", "device")
-FORMS = f"{__name__} forms"
-"""The name of what is compared of a block that was examined: what PyTorch compares, sooner."""
-_CHECKS[FORMS] = _form
+_look = operator.attrgetter("shape", "dtype", "device")
 _STRIDE = 7  # of a second sum, which sees values that changed places
 _TOLERANCE = 1e-6  # of magnitudes: kernels that reduce in another order
 _ROUNDINGS = 4.0  # of every element, by such kernels, in directions that are nobody's
@@ -36,6 +33,29 @@ _others: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 def is_examined(block: nn.Module) -> bool:
     """Whether it ran again, and computed what it had computed."""
     return block in _same and block not in _others
+
+
+@functools.lru_cache(maxsize=1024)
+def _only(form: Any) -> Any:
+    return form
+
+
+def _form(tensor: Tensor) -> Any:
+    """What PyTorch compares, too; one object for all that are alike.
+
+    A checkpoint keeps a form of each tensor, and where blocks are small, the garbage collector
+    takes as long to visit what is kept as the blocks take to run.
+    """
+    form = _look(tensor)
+    try:
+        return _only(form)
+    except TypeError:  # a size that is a symbol
+        return form
+
+
+FORMS = f"{__name__} forms"
+"""The name of what is compared of a block that was examined."""
+_CHECKS[FORMS] = _form
 
 
 def examine(block: nn.Module) -> str:

@@ -23,11 +23,12 @@ from torch.utils.checkpoint import (
 )
 
 from strategies.execution.examined import FORMS, examine, forget
+from strategies.execution.held import save
 from strategies.execution.hooks import Hooks
 from strategies.execution.met import Pair
 from strategies.execution.randoms import Drawn
 from strategies.execution.tensors import Spec, has_version, unflat
-from strategies.storage.changes import memory_of, written_in_place
+from strategies.storage.changes import memory_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,27 +46,6 @@ class Output:
     leaf: int
 
 
-class Referred:
-    """A tensor, referred to as it is: PyTorch before 2.11 saves none for others."""
-
-    def __init__(self, tensor: Tensor, *, is_output: bool) -> None:
-        self.tensor, self.version = tensor, tensor._version
-        assert not is_output
-
-    def unpack(self) -> Tensor:
-        """The tensor.
-
-        Raises:
-            RuntimeError: it was written to since.
-        """
-        if self.tensor._version != self.version:
-            raise written_in_place("an argument of a block that is recomputed")
-        return self.tensor
-
-
-_saved: Any = getattr(_autograd, "_make_saved_tensor", Referred)
-
-
 @dataclasses.dataclass(frozen=True)
 class Held:
     """A tensor from elsewhere, kept by autograd's rules: a change in place is an error."""
@@ -75,7 +55,7 @@ class Held:
     @classmethod
     def of(cls, leaf: Any) -> Held | Plain:
         """Any leaf."""
-        return cls(_saved(leaf, is_output=False)) if has_version(leaf) else Plain(leaf)
+        return cls(save(leaf, is_output=False)) if has_version(leaf) else Plain(leaf)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 
+from strategies.execution.held import put_by, taken
 from strategies.execution.inventory import MISSING, Inventory, Others, Values
 from strategies.execution.places import (
     SIMPLE,
@@ -22,6 +23,7 @@ from strategies.execution.places import (
 )
 from strategies.execution.randoms import Restore, Shared, is_generator, own_state
 from strategies.execution.statistics import FrozenStatistics
+from strategies.execution.tensors import Spec, unflat
 from strategies.storage.changes import written_in_place
 
 Pair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
@@ -33,6 +35,9 @@ class Met:
     """What a block's forward met; the context of its recomputes, which meet it again.
 
     Attributes:
+        function: what is to run again.
+        spec: how the leaves of its arguments lie.
+        kept: those leaves.
         inventory: of attributes and buffers.
         values: what they were: most forwards change none of them, and one look says so.
         arguments: an inventory of the attributes of objects among the arguments.
@@ -53,20 +58,24 @@ class Met:
         replaced: the places where the forward put something else, what they held, and the names.
     """
 
-    arguments: Inventory | None = None
-    given: Sequence[Any] = ()
-    makers: Sequence[tuple[Values, dict[str, Make]]] = ()
-    generators: Sequence[tuple[Any, Restore]] = ()
-    objects: Sequence[tuple[Any, int]] = ()
-    written: Sequence[int] = ()
-    contents: Sequence[tuple[Values, Contents]] = ()
-    special: Sequence[Any] = ()
-    parameters: Sequence[tuple[nn.Module, str, Tensor, int]] = ()
-    replaced: Sequence[tuple[Values, Values, list[str]]] = ()
-
-    norms: Sequence[nn.Module] = ()
-    more: Pair | None = None
-    entered: tuple[contextlib.ExitStack | None, Any] | None = None
+    __slots__ = (
+        *("arguments", "contents", "entered", "function", "generators", "given", "inventory"),
+        *("kept", "makers", "more", "norms", "objects", "parameters", "replaced", "shared"),
+        *("special", "spec", "values", "versions", "written"),
+    )
+    arguments: Inventory | None
+    given: Sequence[Any]
+    makers: Sequence[tuple[Values, dict[str, Make]]]
+    generators: Sequence[tuple[Any, Restore]]
+    objects: Sequence[tuple[Any, int]]
+    written: Sequence[int]
+    norms: Sequence[nn.Module]
+    contents: Sequence[tuple[Values, Contents]]
+    special: Sequence[Any]
+    parameters: Sequence[tuple[nn.Module, str, Tensor, int]]
+    replaced: Sequence[tuple[Values, Values, list[str]]]
+    more: Pair | None
+    entered: tuple[contextlib.ExitStack | None, Any] | None
 
     def __init__(
         self,
@@ -77,12 +86,35 @@ class Met:
     ) -> None:
         self.inventory, self.values, self.shared = inventory, values, shared
         self.versions: Sequence[int] = list(map(written_to, leaves))
+        self.arguments = self.more = self.entered = None
+        self.given = self.makers = self.generators = self.objects = self.written = self.norms = ()
+        self.contents = self.special = self.parameters = self.replaced = ()
         if not SIMPLE.issuperset(map(type, leaves)):
             self.arguments = Inventory(reachable(leaves))
             self.given = self.arguments.look() or ()
             self.contents = [(values, contents(values)) for values in self.arguments.places]
             self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
             self.objects = [(leaf, written_to(leaf)) for leaf in leaves if has_tensors(leaf)]
+
+    def keep(
+        self, function: Callable[..., Any], leaves: Sequence[Any], spec: Spec | None
+    ) -> Sequence[Any]:
+        """Keep what is to run again, and of its arguments what PyTorch's checkpoint need not.
+
+        Returns:
+            The leaves that it is to keep; this object is to be called with them.
+        """
+        self.function, self.spec, self.kept = function, spec, put_by(leaves)
+        return leaves if self.kept is None else ()
+
+    def __call__(self, *leaves: Any) -> None:
+        """Run it again."""
+        given = leaves if self.kept is None else taken(self.kept)
+        if self.spec is None:
+            self.function(*given)
+        else:
+            args, kwargs = unflat(given, self.spec)
+            self.function(*args, **kwargs)
 
     def contexts(self) -> Pair:
         """``context_fn`` of one checkpoint."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import inspect
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
@@ -48,7 +48,7 @@ class StandIn:
     def original(self) -> Callable[..., Any]:
         """What the module's ``forward`` was."""
         if self.inner is None:
-            return functools.partial(type(self.module).forward, self.module)
+            return types.MethodType(type(self.module).forward, self.module)
         return self.inner
 
     @property
