@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,7 +22,7 @@ from strategies.execution.places import (
     reachable,
     written_to,
 )
-from strategies.execution.randoms import Restore, Shared, is_generator, own_state
+from strategies.execution.randoms import Marks, Restore, Shared, is_generator, own_state
 from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.tensors import Spec, unflat
 from strategies.storage.changes import written_in_place
@@ -31,70 +32,91 @@ Pair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 _NOTHING = contextlib.nullcontext()
 
 
-class Met:
-    """What a block's forward met; the context of its recomputes, which meet it again.
+@dataclasses.dataclass(slots=True, eq=False)
+class Special:
+    """What few forwards meet.
 
     Attributes:
-        function: what is to run again.
-        spec: how the leaves of its arguments lie.
-        kept: those leaves.
-        inventory: of attributes and buffers.
-        values: what they were: most forwards change none of them, and one look says so.
         arguments: an inventory of the attributes of objects among the arguments.
         given: what those were.
         makers: dictionaries, and for some names how to make what was there.
         generators: that may have been drawn from, and how to put them back.
-        shared: the generators that all share, if the forward drew from them.
         objects: among the arguments that hold tensors, and how often those had been written to.
-        written: which leaves of the arguments it wrote to.
         norms: whose statistics are frozen in a recompute.
+        replaced: the places where the forward put something else, what they held, and the names.
         contents: containers among the attributes of arguments, until the forward is over.
-        special: places that may change without being replaced, until then.
+        places: that may change without being replaced, as they were, until then.
         parameters: whose, their names, themselves, and how often they had been written to, of a
             block that was not examined by then; until the forward is over.
+    """
+
+    arguments: Inventory | None = None
+    given: Sequence[Any] = ()
+    makers: Sequence[tuple[Values, dict[str, Make]]] = ()
+    generators: Sequence[tuple[Any, Restore]] = ()
+    objects: Sequence[tuple[Any, int]] = ()
+    norms: Sequence[nn.Module] = ()
+    replaced: Others = dataclasses.field(default_factory=list)
+    contents: Sequence[tuple[Values, Contents]] = ()
+    places: Sequence[Any] = ()
+    parameters: Sequence[tuple[nn.Module, str, Tensor, int]] = ()
+
+    @classmethod
+    def of(cls, leaves: Sequence[Any]) -> Special:
+        """Of arguments that are not all simple."""
+        arguments = Inventory(reachable(leaves))
+        return cls(
+            arguments,
+            arguments.look() or (),
+            generators=[(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)],
+            objects=[(leaf, written_to(leaf)) for leaf in leaves if has_tensors(leaf)],
+            contents=[(values, contents(values)) for values in arguments.places],
+        )
+
+    def complete(self) -> None:
+        """Add the containers of the arguments' attributes that the forward filled or emptied."""
+        changes = ((values, filled(before)) for values, before in self.contents)
+        self.makers = [*self.makers, *(each for each in changes if each[1])]
+        self.contents = self.places = self.parameters = ()
+
+    def __bool__(self) -> bool:
+        """Whether a recompute has anything to do with it, whatever changed since."""
+        kept = (self.makers, self.generators, self.objects, self.norms, self.replaced)
+        return any(kept)
+
+
+class Met:
+    """What a block's forward met; the context of its recomputes, which meet it again.
+
+    Attributes:
+        inventory: of attributes and buffers.
+        values: what they were: most forwards change none of them, and one look says so.
+        shared: the generators that all share, if the forward drew from them; until it is over,
+            where they were.
+        special: what few forwards meet.
         versions: how often each leaf of the arguments had been written to, until then.
+        written: which leaves of the arguments it wrote to.
         more: further contexts of forward and of recompute, innermost.
         entered: what ends the recompute that runs, and those around it.
-        replaced: the places where the forward put something else, what they held, and the names.
+        function: what is to run again.
+        spec: how the leaves of its arguments lie.
+        kept: those leaves.
     """
 
     __slots__ = (
-        *("arguments", "contents", "entered", "function", "generators", "given", "inventory"),
-        *("kept", "makers", "more", "norms", "objects", "parameters", "replaced", "shared"),
-        *("special", "spec", "values", "versions", "written"),
+        *("entered", "function", "inventory", "kept", "more", "shared", "spec", "special"),
+        *("values", "versions", "written"),
     )
-    arguments: Inventory | None
-    given: Sequence[Any]
-    makers: Sequence[tuple[Values, dict[str, Make]]]
-    generators: Sequence[tuple[Any, Restore]]
-    objects: Sequence[tuple[Any, int]]
-    written: Sequence[int]
-    norms: Sequence[nn.Module]
-    contents: Sequence[tuple[Values, Contents]]
-    special: Sequence[Any]
-    parameters: Sequence[tuple[nn.Module, str, Tensor, int]]
-    replaced: Sequence[tuple[Values, Values, list[str]]]
-    more: Pair | None
-    entered: tuple[contextlib.ExitStack | None, Any] | None
 
-    def __init__(
-        self,
-        inventory: Inventory,
-        values: Sequence[Any],
-        leaves: Sequence[Any],
-        shared: Shared | None,
-    ) -> None:
-        self.inventory, self.values, self.shared = inventory, values, shared
+    def __init__(self, inventory: Inventory, values: Sequence[Any], leaves: Sequence[Any]) -> None:
+        self.inventory, self.values = inventory, values
+        self.shared: Shared | Marks | None = None
+        simple = SIMPLE.issuperset(map(type, leaves))
+        self.special = None if simple else Special.of(leaves)
         self.versions: Sequence[int] = list(map(written_to, leaves))
-        self.arguments = self.more = self.entered = None
-        self.given = self.makers = self.generators = self.objects = self.written = self.norms = ()
-        self.contents = self.special = self.parameters = self.replaced = ()
-        if not SIMPLE.issuperset(map(type, leaves)):
-            self.arguments = Inventory(reachable(leaves))
-            self.given = self.arguments.look() or ()
-            self.contents = [(values, contents(values)) for values in self.arguments.places]
-            self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
-            self.objects = [(leaf, written_to(leaf)) for leaf in leaves if has_tensors(leaf)]
+        self.written: Sequence[int] = ()
+        self.more: Pair | None = None
+        self.entered: tuple[contextlib.ExitStack | None, Any] | None = None
 
     def keep(
         self, function: Callable[..., Any], leaves: Sequence[Any], spec: Spec | None
@@ -137,14 +159,6 @@ class Met:
             if stack is not None:
                 stack.close()
 
-    def complete(self) -> None:
-        """Add the containers of the arguments' attributes that the forward filled or emptied."""
-        self.versions = ()
-        if self.special or self.parameters or self.contents:
-            self.special, self.parameters, before_it, self.contents = (), (), self.contents, ()
-            changes = ((values, filled(before)) for values, before in before_it)
-            self.makers = [*self.makers, *(each for each in changes if each[1])]
-
     def cut(self) -> bool:
         """Let go of the graphs of earlier steps, which would be kept from step to step.
 
@@ -154,47 +168,50 @@ class Met:
         others = self.others()
         if not others:
             return False
-        self.replaced = others
+        special = self.special = self.special if self.special is not None else Special()
+        special.replaced = others
         ends: dict[int, Tensor] = {}
-        for _, held, names in self.replaced:
+        for _, held, names in others:
             for name in names:
                 value = held.get(name)
                 if isinstance(value, Tensor) and value.grad_fn is not None:
                     held[name] = ends[id(value)] = value.detach().requires_grad_()
         if ends:
             self.values = [ends.get(id(value), value) for value in self.values]
-            self.given = [ends.get(id(value), value) for value in self.given]
+            special.given = [ends.get(id(value), value) for value in special.given]
         return True
 
     def others(self) -> Others:
         """The places that hold something else by now, what they held, and the names."""
         others = [] if self.inventory.holds(self.values) else self.inventory.others(self.values)
-        return others if self.arguments is None else others + self.arguments.others(self.given)
+        if self.special is None or self.special.arguments is None:
+            return others
+        return others + self.special.arguments.others(self.special.given)
 
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""
         others = self.others()
-        kept = self.makers or self.generators or self.objects or self.shared or self.norms
-        if not (others or self.replaced or kept):
+        if not (others or self.special or self.shared):
             return None
-        stack = contextlib.ExitStack()
-        for now, held, names in (*self.replaced, *others):  # which the recompute will replace again
+        stack, special = contextlib.ExitStack(), self.special or Special()
+        # What the forward replaced the recompute will replace again.
+        for now, held, names in (*special.replaced, *others):
             _exchange(stack, now, {name: held.get(name, MISSING) for name in names})
-        if any(written_to(leaf) != then for leaf, then in self.objects):
+        if any(written_to(leaf) != then for leaf, then in special.objects):
             stack.close()
             raise written_in_place("a tensor in an object that a block was given")
-        for values, makers in self.makers:
+        for values, makers in special.makers:
             _exchange(stack, values, {name: make() for name, make in makers.items()})
-        for generator, restore in self.generators:
+        for generator, restore in special.generators:
             stack.callback(own_state(generator))
             restore()
         # A block that takes a gradient in its forward is recomputed before that is over: by then,
         # of one that is known not to draw, no states are kept.
-        if self.shared is not None and self.shared.states is not None:
+        if isinstance(self.shared, Shared) and self.shared.states is not None:
             stack.callback(Shared(full=True).restore)
             self.shared.restore()
-        if self.norms:
-            stack.enter_context(FrozenStatistics(self.norms))
+        if special.norms:
+            stack.enter_context(FrozenStatistics(special.norms))
         return stack
 
 

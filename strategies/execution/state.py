@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from strategies.execution.errors import Unsupported
 from strategies.execution.examined import is_examined
 from strategies.execution.inventory import OWN, Inventory
-from strategies.execution.met import Met
+from strategies.execution.met import Met, Special
 from strategies.execution.places import (
     Make,
     Place,
@@ -34,7 +34,7 @@ from strategies.execution.places import (
     has_state,
     written_to,
 )
-from strategies.execution.randoms import Shared, own_state
+from strategies.execution.randoms import READABLE, Marks, Shared, marks, own_state
 from strategies.execution.stand_in import StandIn
 from strategies.execution.tensors import has_version
 
@@ -128,19 +128,23 @@ class BlockState:
         """
         self.ran = True
         values = self._look()  # which may find another inventory
-        met = Met(self.inventory, values, leaves, Shared(full=self.draws))
-        if self.norms:
-            met.norms = [norm for norm in self.norms if norm.training]
-        if self.special:
-            met.special = [Before(place) for place in self.special]
-        if not self.is_examined and self.unexamined is not None:
-            met.parameters = [
+        met = Met(self.inventory, values, leaves)
+        met.shared = Shared(full=True) if self.draws else marks()
+        if self.special or self.norms or not self.is_examined:
+            met.special = self._begin_special(Special() if met.special is None else met.special)
+        return met
+
+    def _begin_special(self, special: Special) -> Special:
+        special.norms = [norm for norm in self.norms if norm.training]
+        special.places = [Before(place) for place in self.special]
+        if self.unexamined:
+            special.parameters = [
                 (module, name, parameter, parameter._version)
                 for module in self.root.modules()
                 for name, parameter in module._parameters.items()
                 if parameter is not None and has_version(parameter)
             ]
-        return met
+        return special
 
     def end(self, met: Met, leaves: Sequence[Any] = ()) -> None:
         """It is over: what it met is known in full.
@@ -151,20 +155,26 @@ class BlockState:
         now = list(map(written_to, leaves))
         if now != met.versions:
             met.written = [n for n, version in enumerate(met.versions) if version != now[n]]
-        for each in met.special:
-            each.complete(met)
-        for module, name, parameter, version in met.parameters:
+        met.versions = ()
+        if met.special is not None:
+            self._end_special(met.special)
+        shared, met.shared = met.shared, None
+        if self.draws or marks() != shared:
+            met.shared = self._drawn_from(shared)
+        if met.cut() or (met.special and met.special.makers):
+            self._forget()  # what is new may be changed, too
+
+    def _end_special(self, special: Special) -> None:
+        for each in special.places:
+            each.complete(special)
+        for module, name, parameter, version in special.parameters:
             if parameter._version != version and name not in _WRITTEN.setdefault(module, {}):
                 _WRITTEN[module][name] = True  # kept from now on; this time, values decide
                 self._forget()
-        met.complete()
-        shared, met.shared = met.shared, None
-        if shared is not None and (shared.moved() or self.draws):
-            met.shared = self._drawn_from(shared)
-        if met.cut() or met.makers:
-            self._forget()  # what is new may be changed, too
+        special.complete()
 
-    def _drawn_from(self, shared: Shared) -> Shared | None:
+    def _drawn_from(self, before: Shared | Marks | None) -> Shared | None:
+        shared = before if isinstance(before, Shared) else Shared(before)
         moved = shared.moved()
         if moved and shared.states is None and not shared.tell():
             _DRAWING[self.root] = self.draws = True
@@ -173,7 +183,7 @@ class BlockState:
                 " its first forward; run this step again: from now on the state is kept"
             )
         if self.draws and not moved:
-            self.draws = _DRAWING.setdefault(self.root, False)
+            self.draws = _DRAWING.setdefault(self.root, not READABLE)
         elif moved:
             _DRAWING[self.root] = True
         return shared if moved else None
@@ -196,15 +206,15 @@ class Before:
         generators = [place.values[name] for name in place.generators]
         self.generators = [(generator, own_state(generator)) for generator in generators]
 
-    def complete(self, met: Met) -> None:
+    def complete(self, special: Special) -> None:
         """Add what the forward changed, and what it may have drawn from."""
         written = {name: self._is_written(name) for name in self.tensors}
         self.known |= written
         makers = {name: self._copy(name) for name, is_written in written.items() if is_written}
         makers |= filled(self.contents)
         if makers:
-            met.makers = [*met.makers, (self.place.values, makers)]
-        met.generators = [*met.generators, *self.generators]
+            special.makers = [*special.makers, (self.place.values, makers)]
+        special.generators = [*special.generators, *self.generators]
 
     def _is_written(self, name: str) -> bool:
         tensor, then = self.tensors[name], self.copies.get(name)
