@@ -126,12 +126,11 @@ class _WithCheckpointedCore(WatchingStandIn):
         self.asker, self.eager = asker, eager
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        compiling = torch.compiler.is_compiling()
-        if not is_recorded(compiling=compiling):
+        if not is_recorded():
             return self.original(*args, **kwargs)
         if type(self.module) in self.eager or _looks_eager(self.module):
             return recompute(self.original, self.state, args, kwargs, core_policy.contexts)
-        if not compiling:
+        if not torch.compiler.is_compiling():
             self.state.ran = True  # unlike the state of all of it, which is not watched here
         with _CheckpointedCore() as mode:
             output = self.original(*args, **kwargs)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from strategies.execution.errors import writes_arguments
 from strategies.execution.frames import begun
 from strategies.execution.met import Pair
-from strategies.execution.recording import is_recorded
+from strategies.execution.recording import is_recorded, is_transformed
 from strategies.execution.state import BlockState, WatchingStandIn
 from strategies.execution.tensors import Spec, boundary_of, flat, unflat
 from strategies.execution.undo import Undo
@@ -44,34 +44,25 @@ def recompute(
         more: contexts of forward and of recompute, innermost.
         exact: what runs again gets what it got, to the bit.
     """
-    compiling = torch.compiler.is_compiling()
-    if not is_recorded(compiling=compiling):
+    if not torch.is_grad_enabled():
         return function(*args, **kwargs)
-    if compiling:  # it sees what is written in place
+    if torch.compiler.is_compiling():  # it sees what is written in place
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
+    if is_transformed():
+        return function(*args, **kwargs)
     if get_eval_frame_callback() is not None:  # it would compile what runs, not what runs again
         return _uncompiled(function, state, args, kwargs, more, exact=exact)
-    return _framed(function, state, args, kwargs, more, exact=exact)
-
-
-def _framed(
-    function: Callable[..., Any],
-    state: BlockState | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    more: Callable[[], Pair] | None,
-    *,
-    exact: bool,
-) -> Any:
     leaves, spec = flat(args, kwargs)
     met = state.begin(leaves) if state else None
     if state is None or met is None:
         again = functools.partial(_again, function, spec)
         frame = begun(again, leaves, more or noop_context_fn, None)
     else:
-        met.more = more() if more else None
+        met.keep(function, leaves, spec)
+        if more:
+            met.more = more()
         block = state.unexamined if exact and not state.is_examined else None
-        frame = begun(met, met.keep(function, leaves, spec), met.contexts, block)
+        frame = begun(met, leaves if met.kept is None else (), met.contexts, block)
     try:
         output = function(*args, **kwargs)
     except BaseException as error:
@@ -90,7 +81,7 @@ def _again(function: Callable[..., Any], spec: Spec | None, *leaves: Any) -> Any
     return function(*args, **kwargs)
 
 
-_uncompiled = _disable_dynamo(_framed)
+_uncompiled = _disable_dynamo(recompute)
 
 
 class CheckpointedForward(WatchingStandIn):
@@ -104,7 +95,7 @@ class CheckpointedForward(WatchingStandIn):
         """As the module's own ``forward``."""
         if self.storage is None:
             return recompute(self.original, self.state, args, kwargs)
-        if not is_recorded(compiling=torch.compiler.is_compiling()):
+        if not is_recorded():
             return self.original(*args, **kwargs)
         with self.storage.keep(boundary_of(self, args, kwargs)):
             exact = self.storage.codec.exact

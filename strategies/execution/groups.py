@@ -49,7 +49,7 @@ class GroupedForward(WatchingStandIn):
         number = scope.calls[self.module]
         scope.calls[self.module] += 1
         position = self.positions[number % len(self.positions)]
-        if not is_recorded(compiling=False):
+        if not is_recorded():
             return self.original(*args, **kwargs)
         return self.run(scope, position, args, kwargs)
 

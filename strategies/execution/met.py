@@ -100,7 +100,7 @@ class Met:
         entered: what ends the recompute that runs, and those around it.
         function: what is to run again.
         spec: how the leaves of its arguments lie.
-        kept: those leaves.
+        kept: those leaves; ``None`` if PyTorch's checkpoint is to keep them.
     """
 
     __slots__ = (
@@ -118,16 +118,9 @@ class Met:
         self.more: Pair | None = None
         self.entered: tuple[contextlib.ExitStack | None, Any] | None = None
 
-    def keep(
-        self, function: Callable[..., Any], leaves: Sequence[Any], spec: Spec | None
-    ) -> Sequence[Any]:
-        """Keep what is to run again, and of its arguments what PyTorch's checkpoint need not.
-
-        Returns:
-            The leaves that it is to keep; this object is to be called with them.
-        """
+    def keep(self, function: Callable[..., Any], leaves: Sequence[Any], spec: Spec | None) -> None:
+        """Keep what is to run again, with leaves that are given then if they are not kept here."""
         self.function, self.spec, self.kept = function, spec, put_by(leaves)
-        return leaves if self.kept is None else ()
 
     def __call__(self, *leaves: Any) -> None:
         """Run it again."""
