@@ -137,7 +137,7 @@ class BlockState:
     def _begin_special(self, special: Special) -> Special:
         special.norms = [norm for norm in self.norms if norm.training]
         special.places = [Before(place) for place in self.special]
-        if self.unexamined:
+        if self.unexamined is not None:
             special.parameters = [
                 (module, name, parameter, parameter._version)
                 for module in self.root.modules()
