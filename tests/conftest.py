@@ -136,7 +136,7 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
 
     def count(function: Callable[..., Any], *args: Any) -> Any:
         made.append(function)
-        return frames.framed(function, *args)
+        return frames.begun(function, *args)
 
-    monkeypatch.setattr(checkpoint_module, "framed", count)
+    monkeypatch.setattr(checkpoint_module, "begun", count)
     return made

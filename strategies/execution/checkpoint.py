@@ -9,34 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch.utils._pytree import TreeSpec, tree_unflatten
+from torch._compile import _disable_dynamo
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from strategies.execution.contexts import Pair, Watched
-from strategies.execution.frames import framed
-from strategies.execution.recording import is_recorded
+from strategies.execution.errors import writes_arguments
+from strategies.execution.frames import begun
+from strategies.execution.met import Pair
+from strategies.execution.recording import is_recorded, is_transformed
 from strategies.execution.state import BlockState, WatchingStandIn
-from strategies.execution.tensors import boundary_of, flat
+from strategies.execution.tensors import Spec, boundary_of, flat, unflat
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
-
-
-class Call:
-    """A call with containers or keywords, to be repeated from the leaves of its arguments.
-
-    The first time, with the arguments themselves, which it may write to (a list of all hidden
-    states); again, with new containers of the same leaves.
-    """
-
-    def __init__(self, function: Callable[..., Any], spec: TreeSpec, *first: Any) -> None:
-        self.function, self.spec = function, spec
-        self.first: tuple[Any, ...] | None = first
-
-    def __call__(self, *leaves: Any) -> Any:
-        """Run it."""
-        first, self.first = self.first, None
-        args, kwargs = first or tree_unflatten(leaves, self.spec)
-        return self.function(*args, **kwargs)
 
 
 def recompute(
@@ -61,17 +44,44 @@ def recompute(
         more: contexts of forward and of recompute, innermost.
         exact: what runs again gets what it got, to the bit.
     """
-    if not is_recorded():
+    if not torch.is_grad_enabled():
         return function(*args, **kwargs)
-    if torch.compiler.is_compiling():  # which sees what is written in place
+    if torch.compiler.is_compiling():  # it sees what is written in place
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
+    if is_transformed():
+        return function(*args, **kwargs)
+    if get_eval_frame_callback() is not None:  # it would compile what runs, not what runs again
+        return _uncompiled(function, state, args, kwargs, more, exact=exact)
     leaves, spec = flat(args, kwargs)
-    if spec is not None:
-        function = Call(function, spec, args, kwargs)
-    contexts = Watched(state, leaves, more) if state else more or noop_context_fn
-    if get_eval_frame_callback() is not None:  # it would compile what runs, and not what runs again
-        return checkpoint(function, *leaves, use_reentrant=False, context_fn=contexts)
-    return framed(function, leaves, contexts, state.unexamined if state and exact else None)
+    met = state.begin(leaves) if state else None
+    if state is None or met is None:
+        again = functools.partial(_again, function, spec)
+        frame = begun(again, leaves, more or noop_context_fn, None)
+    else:
+        met.keep(function, leaves, spec)
+        if more:
+            met.more = more()
+        block = state.unexamined if exact and not state.is_examined else None
+        frame = begun(met, leaves if met.kept is None else (), met.contexts, block)
+    try:
+        output = function(*args, **kwargs)
+    except BaseException as error:
+        frame.throw(error)
+        raise
+    next(frame, None)
+    if state and met:
+        state.end(met, leaves)
+        if met.written:
+            raise writes_arguments(state.root)
+    return output
+
+
+def _again(function: Callable[..., Any], spec: Spec | None, *leaves: Any) -> Any:
+    args, kwargs = unflat(leaves, spec)
+    return function(*args, **kwargs)
+
+
+_uncompiled = _disable_dynamo(recompute)
 
 
 class CheckpointedForward(WatchingStandIn):
@@ -83,8 +93,10 @@ class CheckpointedForward(WatchingStandIn):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
-        if self.storage is None or not is_recorded():
+        if self.storage is None:
             return recompute(self.original, self.state, args, kwargs)
+        if not is_recorded():
+            return self.original(*args, **kwargs)
         with self.storage.keep(boundary_of(self, args, kwargs)):
             exact = self.storage.codec.exact
             return recompute(self.original, self.state, args, kwargs, exact=exact)

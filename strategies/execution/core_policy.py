@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from strategies.execution.contexts import Pair
 from strategies.execution.dispatch import is_product, is_random
+from strategies.execution.met import Pair
 
 _SOFTMAX = ("_softmax", "_safe_softmax")
 _BATCHED = ("bmm", "baddbmm")

@@ -8,12 +8,11 @@ saves; where the sums are others, the gradient would be wrong.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
+import operator
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch.utils import checkpoint as torch_checkpoint
 from strategies.execution.errors import Unsupported
 
 _CHECKS: dict[str, Any] = torch_checkpoint._allowed_determinism_checks_to_fns
-_DEFAULT = "default"
+_look = operator.attrgetter("shape", "dtype", "device")
 _STRIDE = 7  # of a second sum, which sees values that changed places
 _TOLERANCE = 1e-6  # of magnitudes: kernels that reduce in another order
 _ROUNDINGS = 4.0  # of every element, by such kernels, in directions that are nobody's
@@ -36,19 +35,40 @@ def is_examined(block: nn.Module) -> bool:
     return block in _same and block not in _others
 
 
-@contextlib.contextmanager
-def determinism_check(block: nn.Module | None) -> Iterator[str]:
-    """What PyTorch's checkpoint, made meanwhile, compares; of no block: shapes alone."""
-    if block is None:
-        yield _DEFAULT
-        return
-    examine = functools.partial(_Saved.of, block)
-    name = f"{__name__} {id(examine)}"
-    _CHECKS[name] = examine
+@functools.lru_cache(maxsize=1024)
+def _only(form: Any) -> Any:
+    return form
+
+
+def _form(tensor: Tensor) -> Any:
+    """What PyTorch compares, too; one object for all that are alike.
+
+    A checkpoint keeps a form of each tensor, and where blocks are small, the garbage collector
+    takes as long to visit what is kept as the blocks take to run.
+    """
+    form = _look(tensor)
     try:
-        yield name
-    finally:
-        del _CHECKS[name]
+        return _only(form)
+    except TypeError:  # a size that is a symbol
+        return form
+
+
+FORMS = f"{__name__} forms"
+"""The name of what is compared of a block that was examined."""
+_CHECKS[FORMS] = _form
+
+
+def examine(block: nn.Module) -> str:
+    """What PyTorch's checkpoint, made next, compares, by its name; to be forgotten then."""
+    compared = functools.partial(_Saved.of, block)
+    name = f"{__name__} {id(compared)}"
+    _CHECKS[name] = compared
+    return name
+
+
+def forget(check: str) -> None:
+    """A checkpoint has been made, and knows what it compares."""
+    del _CHECKS[check]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +94,7 @@ class _Saved:
     @classmethod
     def of(cls, block: nn.Module, tensor: Tensor) -> _Saved:
         """PyTorch calls it with each tensor, in forward and again in recompute."""
-        form, sums = _CHECKS[_DEFAULT](tensor), _sums(tensor)
+        form, sums = _form(tensor), _sums(tensor)
         return cls(block, form, sums, _tolerance(tensor), tensor.requires_grad)
 
     def __eq__(self, other: object) -> bool:

@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C import _autograd
-from torch.utils._pytree import TreeSpec
 from torch.utils.checkpoint import (
     _checkpoint_without_reentrant_generator,
     noop_context_fn,
 )
 
-from strategies.execution.contexts import Pair
-from strategies.execution.examined import determinism_check
+from strategies.execution.examined import FORMS, examine, forget
+from strategies.execution.held import save
 from strategies.execution.hooks import Hooks
+from strategies.execution.met import Pair
 from strategies.execution.randoms import Drawn
-from strategies.execution.tensors import has_version, unflat
-from strategies.storage.changes import memory_of, written_in_place
+from strategies.execution.tensors import Spec, has_version, unflat
+from strategies.storage.changes import memory_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,27 +46,6 @@ class Output:
     leaf: int
 
 
-class Referred:
-    """A tensor, referred to as it is: PyTorch before 2.11 saves none for others."""
-
-    def __init__(self, tensor: Tensor, *, is_output: bool) -> None:
-        self.tensor, self.version = tensor, tensor._version
-        assert not is_output
-
-    def unpack(self) -> Tensor:
-        """The tensor.
-
-        Raises:
-            RuntimeError: it was written to since.
-        """
-        if self.tensor._version != self.version:
-            raise written_in_place("an argument of a block that is recomputed")
-        return self.tensor
-
-
-_saved: Any = getattr(_autograd, "_make_saved_tensor", Referred)
-
-
 @dataclasses.dataclass(frozen=True)
 class Held:
     """A tensor from elsewhere, kept by autograd's rules: a change in place is an error."""
@@ -76,7 +55,7 @@ class Held:
     @classmethod
     def of(cls, leaf: Any) -> Held | Plain:
         """Any leaf."""
-        return cls(_saved(leaf, is_output=False)) if has_version(leaf) else Plain(leaf)
+        return cls(save(leaf, is_output=False)) if has_version(leaf) else Plain(leaf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +82,7 @@ class BlockCall:
 
     run: Callable[[Any, Any, Any], Sequence[Any]]
     sources: Sequence[Source]
-    spec: TreeSpec | None
+    spec: Spec | None
     drawn: Drawn | None
 
 
@@ -151,35 +130,22 @@ def _value(source: Source, arguments: Sequence[Any], outputs: dict[Source, Any])
             return outputs[source]
 
 
-def framed(
-    function: Callable[..., Any],
-    leaves: Sequence[Any],
-    contexts: Callable[[], Pair],
-    block: nn.Module | None,
-) -> Any:
-    """As PyTorch's ``checkpoint``, which first keeps compilers away; ``block`` is examined."""
-    frame = begun(function, leaves, contexts, block)
-    try:
-        output = function(*leaves)
-    except BaseException as error:
-        frame.throw(error)
-        raise
-    next(frame, None)
-    return output
-
-
 def begun(
     function: Callable[..., Any],
     leaves: Sequence[Any],
     contexts: Callable[[], Pair],
     block: nn.Module | None,
 ) -> Generator[None]:
-    """PyTorch's frame, with its hooks laid."""
-    with determinism_check(block) as check:
-        frame: Generator[None] = _checkpoint_without_reentrant_generator(
-            function, True, contexts, check, False, True, *leaves
-        )
+    """PyTorch's frame, with its hooks laid; ``block`` is examined."""
+    check = FORMS if block is None else examine(block)
+    frame: Generator[None] = _checkpoint_without_reentrant_generator(
+        function, True, contexts, check, False, True, *leaves
+    )
+    try:
         next(frame)
+    finally:
+        if block is not None:
+            forget(check)
     return frame
 
 
@@ -223,7 +189,7 @@ class Frame:
         run: Callable[[Any, Any, Any], Sequence[Any]],
         leaves: Sequence[Any],
         known: Sequence[Source | None],
-        spec: TreeSpec | None,
+        spec: Spec | None,
     ) -> None:
         """A block begins: note how it runs again."""
         drawn = None if self.left is None else Drawn(leaves)

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch._compile import _disable_dynamo
 
-from strategies.execution.contexts import writes_arguments
-from strategies.execution.errors import Unsupported
+from strategies.execution.errors import Unsupported, writes_arguments
 from strategies.execution.frames import Frame
 from strategies.execution.hooks import Laid
 from strategies.execution.met import Met
@@ -44,7 +43,7 @@ class GroupedForward(WatchingStandIn):
         scope = self.scopes.stack[-1]
         if scope.again is not None:
             (position, met, args, kwargs), scope.again = scope.again, None
-            with self.state.recompute(met) or contextlib.nullcontext():
+            with met:
                 scope.output = self.run(scope, position, args, kwargs)
             return scope.output
         number = scope.calls[self.module]

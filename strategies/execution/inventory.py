@@ -6,9 +6,10 @@ out: to look at a value costs time wherever it lies, and that shows where blocks
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 from torch import nn
@@ -25,40 +26,45 @@ class Inventory:
     Args:
         places: the dictionaries.
         without: for each, names that it has, and that are left out.
+        fixed: how many of the first are looked at alone, and never told as `others`.
     """
 
     def __init__(
-        self, places: Sequence[Values], without: Iterable[frozenset[str]] = repeat(frozenset())
+        self,
+        places: Sequence[Values],
+        without: Iterable[frozenset[str]] = repeat(frozenset()),
+        fixed: int = 0,
     ) -> None:
-        self.places = places
+        self.places, self.fixed = places, fixed
         left_out = zip(without, places, strict=False)
         self.without = [names & place.keys() for names, place in left_out]
         pairs = zip(places, self.without, strict=True)
-        self.names = [tuple(name for name in place if name not in out) for place, out in pairs]
+        self.names = [_several([name for name in p if name not in out]) for p, out in pairs]
         self.sizes = list(map(len, places))
-        self.pickers = [
-            (_picker(names), place)
-            for names, place in zip(self.names, places, strict=True)
-            if names
-        ]
+        self.filled = [place for names, place in zip(self.names, places, strict=True) if names]
+        self.pickers = [_picker(names) for names in self.names if names]
 
     def look(self) -> list[Any] | None:
         """All values, one after the other; ``None`` if there are other names by now."""
         if self.sizes != list(map(len, self.places)):
             return None
-        values: list[Any] = []
         try:
-            for pick, place in self.pickers:
-                values += pick(place)
+            return list(chain.from_iterable(map(operator.call, self.pickers, self.filled)))
         except KeyError:
             return None
-        return values
+
+    def holds(self, values: Iterable[Any]) -> bool:
+        """Whether all values are these, one by one; many a time, so that no list is made."""
+        if self.sizes != list(map(len, self.places)):
+            return False
+        now = chain.from_iterable(map(operator.call, self.pickers, self.filled))
+        try:
+            return all(map(operator.is_, now, values))
+        except KeyError:
+            return False
 
     def others(self, then: Sequence[Any]) -> Others:
         """The places that hold something else by now, what they held, and the names."""
-        values = self.look()
-        if values is not None and all(map(operator.is_, values, then)):
-            return []
         rest = iter(then)
         held = [{name: next(rest) for name in names} for names in self.names]
         now = [
@@ -67,12 +73,17 @@ class Inventory:
         ]
         names = map(_changed, now, held)
         found = zip(self.places, held, names, strict=True)
-        return [other for other in found if other[2]]
+        return [other for other in list(found)[self.fixed :] if other[2]]
 
 
-def _picker(names: tuple[str, ...]) -> Callable[[Values], Sequence[Any]]:
-    if len(names) == 1:
-        return lambda values: (values[names[0]],)
+def _several(names: Sequence[str]) -> tuple[str, ...]:
+    """A single name twice: of one alone, ``itemgetter`` gives no tuple."""
+    return (*names, *names) if len(names) == 1 else tuple(names)
+
+
+@functools.lru_cache(maxsize=1024)
+def _picker(names: tuple[str, ...]) -> Callable[[Values], tuple[Any, ...]]:
+    """One for all places with these names: what all blocks use stays near at hand."""
     return operator.itemgetter(*names)
 
 

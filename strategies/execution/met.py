@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 
+from strategies.execution.held import put_by, taken
 from strategies.execution.inventory import MISSING, Inventory, Others, Values
 from strategies.execution.places import (
     SIMPLE,
@@ -19,30 +22,32 @@ from strategies.execution.places import (
     reachable,
     written_to,
 )
-from strategies.execution.randoms import Restore, Shared, is_generator, own_state
+from strategies.execution.randoms import Marks, Restore, Shared, is_generator, own_state
+from strategies.execution.statistics import FrozenStatistics
+from strategies.execution.tensors import Spec, unflat
 from strategies.storage.changes import written_in_place
 
+Pair = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
+"""Contexts of forward and of recompute."""
+_NOTHING = contextlib.nullcontext()
 
-class Met:
-    """What a block's forward met; met again by each of its recomputes.
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Special:
+    """What few forwards meet.
 
     Attributes:
-        inventory: of attributes and buffers.
-        values: what they were: most forwards change none of them, and one look says so.
         arguments: an inventory of the attributes of objects among the arguments.
         given: what those were.
         makers: dictionaries, and for some names how to make what was there.
         generators: that may have been drawn from, and how to put them back.
-        shared: the generators that all share, if the forward drew from them.
         objects: among the arguments that hold tensors, and how often those had been written to.
-        written: which leaves of the arguments it wrote to.
         norms: whose statistics are frozen in a recompute.
+        replaced: the places where the forward put something else, what they held, and the names.
         contents: containers among the attributes of arguments, until the forward is over.
-        special: places that may change without being replaced, until then.
+        places: that may change without being replaced, as they were, until then.
         parameters: whose, their names, themselves, and how often they had been written to, of a
             block that was not examined by then; until the forward is over.
-        versions: how often each leaf of the arguments had been written to, until then.
-        replaced: the places where the forward put something else, what they held, and the names.
     """
 
     arguments: Inventory | None = None
@@ -50,37 +55,102 @@ class Met:
     makers: Sequence[tuple[Values, dict[str, Make]]] = ()
     generators: Sequence[tuple[Any, Restore]] = ()
     objects: Sequence[tuple[Any, int]] = ()
-    shared: Shared | None = None
-    written: Sequence[int] = ()
+    norms: Sequence[nn.Module] = ()
+    replaced: Others = dataclasses.field(default_factory=list)
     contents: Sequence[tuple[Values, Contents]] = ()
-    special: Sequence[Any] = ()
+    places: Sequence[Any] = ()
     parameters: Sequence[tuple[nn.Module, str, Tensor, int]] = ()
-    replaced: Sequence[tuple[Values, Values, list[str]]] = ()
 
-    def __init__(
-        self,
-        inventory: Inventory,
-        values: Sequence[Any],
-        norms: Sequence[nn.Module],
-        leaves: Sequence[Any],
-    ) -> None:
-        self.inventory, self.values = inventory, values
-        self.norms = norms
-        self.versions: Sequence[int] = list(map(written_to, leaves))
-        if not SIMPLE.issuperset(map(type, leaves)):
-            self.arguments = Inventory(reachable(leaves))
-            self.given = self.arguments.look() or ()
-            self.contents = [(values, contents(values)) for values in self.arguments.places]
-            self.generators = [(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)]
-            self.objects = [(leaf, written_to(leaf)) for leaf in leaves if has_tensors(leaf)]
+    @classmethod
+    def of(cls, leaves: Sequence[Any]) -> Special:
+        """Of arguments that are not all simple."""
+        arguments = Inventory(reachable(leaves))
+        return cls(
+            arguments,
+            arguments.look() or (),
+            generators=[(leaf, own_state(leaf)) for leaf in leaves if is_generator(leaf)],
+            objects=[(leaf, written_to(leaf)) for leaf in leaves if has_tensors(leaf)],
+            contents=[(values, contents(values)) for values in arguments.places],
+        )
 
     def complete(self) -> None:
         """Add the containers of the arguments' attributes that the forward filled or emptied."""
-        self.special, self.parameters, self.versions = (), (), ()
-        for values, before in self.contents:
-            if changed := filled(before):
-                self.makers = [*self.makers, (values, changed)]
-        self.contents = ()
+        changes = ((values, filled(before)) for values, before in self.contents)
+        self.makers = [*self.makers, *(each for each in changes if each[1])]
+        self.contents = self.places = self.parameters = ()
+
+    def __bool__(self) -> bool:
+        """Whether a recompute has anything to do with it, whatever changed since."""
+        kept = (self.makers, self.generators, self.objects, self.norms, self.replaced)
+        return any(kept)
+
+
+class Met:
+    """What a block's forward met; the context of its recomputes, which meet it again.
+
+    Attributes:
+        inventory: of attributes and buffers.
+        values: what they were: most forwards change none of them, and one look says so.
+        shared: the generators that all share, if the forward drew from them; until it is over,
+            where they were.
+        special: what few forwards meet.
+        versions: how often each leaf of the arguments had been written to, until then.
+        written: which leaves of the arguments it wrote to.
+        more: further contexts of forward and of recompute, innermost.
+        entered: what ends the recompute that runs, and those around it.
+        function: what is to run again.
+        spec: how the leaves of its arguments lie.
+        kept: those leaves; ``None`` if PyTorch's checkpoint is to keep them.
+    """
+
+    __slots__ = (
+        *("entered", "function", "inventory", "kept", "more", "shared", "spec", "special"),
+        *("values", "versions", "written"),
+    )
+
+    def __init__(self, inventory: Inventory, values: Sequence[Any], leaves: Sequence[Any]) -> None:
+        self.inventory, self.values = inventory, values
+        self.shared: Shared | Marks | None = None
+        simple = SIMPLE.issuperset(map(type, leaves))
+        self.special = None if simple else Special.of(leaves)
+        self.versions: Sequence[int] = list(map(written_to, leaves))
+        self.written: Sequence[int] = ()
+        self.more: Pair | None = None
+        self.entered: tuple[contextlib.ExitStack | None, Any] | None = None
+
+    def keep(self, function: Callable[..., Any], leaves: Sequence[Any], spec: Spec | None) -> None:
+        """Keep what is to run again, with leaves that are given then if they are not kept here."""
+        self.function, self.spec, self.kept = function, spec, put_by(leaves)
+
+    def __call__(self, *leaves: Any) -> None:
+        """Run it again."""
+        given = leaves if self.kept is None else taken(self.kept)
+        if self.spec is None:
+            self.function(*given)
+        else:
+            args, kwargs = unflat(given, self.spec)
+            self.function(*args, **kwargs)
+
+    def contexts(self) -> Pair:
+        """``context_fn`` of one checkpoint."""
+        return self.more[0] if self.more else _NOTHING, self
+
+    def __enter__(self) -> None:
+        """A recompute begins; a graph that is retained is recomputed each time."""
+        self.entered = self.restore(), self.entered
+        if self.more:
+            self.more[1].__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        """Put back what there is now."""
+        assert self.entered is not None
+        stack, self.entered = self.entered
+        try:
+            if self.more:
+                self.more[1].__exit__(*exception)
+        finally:
+            if stack is not None:
+                stack.close()
 
     def cut(self) -> bool:
         """Let go of the graphs of earlier steps, which would be kept from step to step.
@@ -88,47 +158,53 @@ class Met:
         Returns:
             Whether the forward replaced anything.
         """
-        self.replaced = self.others()
-        if not self.replaced:
+        others = self.others()
+        if not others:
             return False
+        special = self.special = self.special if self.special is not None else Special()
+        special.replaced = others
         ends: dict[int, Tensor] = {}
-        for _, held, names in self.replaced:
+        for _, held, names in others:
             for name in names:
                 value = held.get(name)
                 if isinstance(value, Tensor) and value.grad_fn is not None:
                     held[name] = ends[id(value)] = value.detach().requires_grad_()
         if ends:
             self.values = [ends.get(id(value), value) for value in self.values]
-            self.given = [ends.get(id(value), value) for value in self.given]
+            special.given = [ends.get(id(value), value) for value in special.given]
         return True
 
     def others(self) -> Others:
         """The places that hold something else by now, what they held, and the names."""
-        others = self.inventory.others(self.values)
-        return others if self.arguments is None else others + self.arguments.others(self.given)
+        others = [] if self.inventory.holds(self.values) else self.inventory.others(self.values)
+        if self.special is None or self.special.arguments is None:
+            return others
+        return others + self.special.arguments.others(self.special.given)
 
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""
         others = self.others()
-        kept = (self.replaced, self.makers, self.generators, self.objects, self.shared)
-        if not (others or any(kept)):
+        if not (others or self.special or self.shared):
             return None
-        stack = contextlib.ExitStack()
-        for now, held, names in (*self.replaced, *others):  # which the recompute will replace again
+        stack, special = contextlib.ExitStack(), self.special or Special()
+        # What the forward replaced the recompute will replace again.
+        for now, held, names in (*special.replaced, *others):
             _exchange(stack, now, {name: held.get(name, MISSING) for name in names})
-        if any(written_to(leaf) != then for leaf, then in self.objects):
+        if any(written_to(leaf) != then for leaf, then in special.objects):
             stack.close()
             raise written_in_place("a tensor in an object that a block was given")
-        for values, makers in self.makers:
+        for values, makers in special.makers:
             _exchange(stack, values, {name: make() for name, make in makers.items()})
-        for generator, restore in self.generators:
+        for generator, restore in special.generators:
             stack.callback(own_state(generator))
             restore()
         # A block that takes a gradient in its forward is recomputed before that is over: by then,
         # of one that is known not to draw, no states are kept.
-        if self.shared is not None and self.shared.states is not None:
+        if isinstance(self.shared, Shared) and self.shared.states is not None:
             stack.callback(Shared(full=True).restore)
             self.shared.restore()
+        if special.norms:
+            stack.enter_context(FrozenStatistics(special.norms))
         return stack
 
 

@@ -23,13 +23,13 @@ from torch.utils.checkpoint import (
 )
 
 from strategies.execution.checkpoint import recompute
-from strategies.execution.contexts import Pair
 from strategies.execution.dispatch import (
     can_be_kept,
     is_product,
     is_random,
 )
 from strategies.execution.errors import Unsupported
+from strategies.execution.met import Pair
 from strategies.execution.state import WatchingStandIn
 from strategies.execution.tensors import storage_key, tensors_in
 from strategies.execution.undo import Undo

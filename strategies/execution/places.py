@@ -130,6 +130,8 @@ def has_state(value: Any) -> bool:
 
 def written_to(leaf: Any) -> int:
     """How often a tensor was written to, or those in an object."""
+    if type(leaf) is Tensor:  # most are
+        return 0 if leaf.is_inference() else leaf._version
     if has_version(leaf):
         return int(leaf._version)
     if not has_tensors(leaf):

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 Restore = Callable[[], object]
+Marks = tuple[int, int, float | None]
 _HEAD = object.__basicsize__
 _LAST_WORD = 4 * 623  # the position lies behind it
 _INSTANCE: Any = random._inst
@@ -71,12 +72,11 @@ def own_state(generator: Any) -> Restore:
     return functools.partial(setattr, bits, "state", bits.state)
 
 
-def _marks() -> tuple[int, int]:
-    """A position and a word of Python's and of numpy's shared generator."""
+def marks() -> Marks:
+    """A position and a word of Python's and of numpy's shared generator, and Python's spare one."""
     module = sys.modules.get("numpy.random.mtrand")
-    if module is None:
-        return _PYTHON.value, 0
-    return _PYTHON.value, _numpy_word(module._rand._bit_generator).value
+    numpy = 0 if module is None else _numpy_word(module._rand._bit_generator).value
+    return _PYTHON.value, numpy, _INSTANCE.gauss_next
 
 
 def _word(address: int) -> ctypes.c_uint64:
@@ -101,36 +101,35 @@ def _states() -> tuple[Any, Any]:
 
 def _is_readable() -> bool:
     """Whether a draw of Python's changes its mark: it lies elsewhere than in CPython if not."""
-    before, marks = random.getstate(), _marks()
+    before, mark = random.getstate(), marks()
     random.getrandbits(32)
-    moved = _marks() != marks
+    moved = marks() != mark
     random.setstate(before)
-    return moved and _marks() == marks
+    return moved and marks() == mark
 
 
-_READABLE = _is_readable()
+READABLE = _is_readable()
 
 
 class Shared:
     """Where the generators are that all share.
 
     Args:
+        known: their marks then; without, where they are now.
         full: whether they may have to be put back.
     """
 
-    __slots__ = ("gauss", "marks", "states")
+    __slots__ = ("marks", "states")
 
-    def __init__(self, *, full: bool) -> None:
-        self.marks, self.gauss = _marks(), _INSTANCE.gauss_next
-        self.states = _states() if full or not _READABLE else None
+    def __init__(self, known: Marks | None = None, *, full: bool = False) -> None:
+        self.marks = marks() if known is None else known
+        self.states = _states() if full or not READABLE else None
 
     def moved(self) -> bool:
         """Whether one is elsewhere by now; not by being loaded meanwhile."""
         if self.states is None:
-            python, numpy = _marks()
-            if python != self.marks[0] or _INSTANCE.gauss_next is not self.gauss:
-                return True
-            return bool(self.marks[1]) and numpy != self.marks[1]
+            now, (python, numpy, gauss) = marks(), self.marks
+            return now != self.marks and now != (python, numpy or now[1], gauss)
         python_state, numpy_state = _states()
         loaded = self.states[1] is not None
         return bool(python_state != self.states[0] or (loaded and numpy_state != self.states[1]))
@@ -141,12 +140,13 @@ class Shared:
         A draw of Python's moves the position alone until the words are used up. Numpy keeps the
         second of a pair of normal numbers where its mark does not show it.
         """
-        numpy_moved = bool(self.marks[1]) and _marks()[1] != self.marks[1]
+        numpy_moved = bool(self.marks[1]) and marks()[1] != self.marks[1]
         (kind, words, _), numpy_state = _states()
-        word, position = self.marks[0] >> 32, self.marks[0] & 0xFFFFFFFF
+        mark, _, gauss = self.marks
+        word, position = mark >> 32, mark & 0xFFFFFFFF
         if numpy_moved or words[0] != word or position > words[-1] or sys.byteorder != "little":
             return False
-        self.states = (kind, (*words[:-1], position), self.gauss), numpy_state
+        self.states = (kind, (*words[:-1], position), gauss), numpy_state
         return True
 
     def restore(self) -> None:

@@ -6,11 +6,15 @@ import torch
 
 
 def is_recorded() -> bool:
-    """Whether autograd records it, and hooks see what is saved.
-
-    They see nothing under a transform of functions (``torch.func.grad``, ``vmap``, ``jvp``): what
-    runs there runs as it is.
-    """
+    """Whether autograd records it, and hooks see what is saved."""
     if not torch.is_grad_enabled():
         return False
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None
+    return torch.compiler.is_compiling() or not is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether it runs under a transform of functions (``torch.func.grad``, ``vmap``, ``jvp``).
+
+    Hooks see nothing there: what runs there runs as it is. No compiler can trace this question.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
@@ -48,7 +47,7 @@ class StandIn:
     def original(self) -> Callable[..., Any]:
         """What the module's ``forward`` was."""
         if self.inner is None:
-            return functools.partial(type(self.module).forward, self.module)
+            return type(self.module).forward.__get__(self.module)
         return self.inner
 
     @property

@@ -10,12 +10,10 @@ frozen instead (`strategies.execution.statistics`).
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
-import operator
 import weakref
 from collections.abc import Sequence
+from itertools import chain, repeat
 from typing import Any, Self
 
 import torch
@@ -25,8 +23,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from strategies.execution.errors import Unsupported
 from strategies.execution.examined import is_examined
-from strategies.execution.inventory import OWN, Inventory, Values
-from strategies.execution.met import Met
+from strategies.execution.inventory import OWN, Inventory
+from strategies.execution.met import Met, Special
 from strategies.execution.places import (
     Make,
     Place,
@@ -36,16 +34,16 @@ from strategies.execution.places import (
     has_state,
     written_to,
 )
-from strategies.execution.randoms import Shared, own_state
+from strategies.execution.randoms import READABLE, Marks, Shared, marks, own_state
 from strategies.execution.stand_in import StandIn
-from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.tensors import has_version
 
-_VALUES = operator.methodcaller("values")
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
 _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 """Whether a block draws from the generators that all share, as its first forward showed."""
+
+_NONE: frozenset[str] = frozenset()
 
 
 class BlockState:
@@ -54,7 +52,7 @@ class BlockState:
     Attributes:
         root: the block.
         inventory: of where all of it is.
-        objects: those of its values that have attributes of their own, and where they stand.
+        objects: modules and what else has attributes of its own among the values, and where.
         special: the places that hold what can change without being replaced.
         draws: whether the block may draw from the generators that all share.
         ran: whether the block ran at all.
@@ -68,13 +66,11 @@ class BlockState:
         self._forget()
 
     def _forget(self) -> None:
-        self.trees: list[Values] = []
         self.inventory = Inventory(())
         self.objects: list[tuple[int, Any]] = []
         self.special: list[Place] = []
         self.norms: list[nn.Module] = []
-        self.modules: list[nn.Module | None] | None = None  # None: look for everything
-        self.values: list[Any] = []
+        self.values: list[Any] | None = None  # None: look for everything
         self.kinds: list[type] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,18 +89,20 @@ class BlockState:
 
     def _look(self) -> Sequence[Any]:
         """What all of it is; where it is, if modules or values of other kinds came or went."""
-        values = self.inventory.look()
-        if values is not None and self._modules() == self.modules:
-            if all(map(operator.is_, values, self.values)):
-                return self.values
-            if list(map(type, values)) == self.kinds and self._has_objects(values):
-                self.values = values
-                return values
-        self._find()
-        self.values = self.inventory.look() or []
-        self.kinds = list(map(type, self.values))
-        self.objects = [(n, value) for n, value in enumerate(self.values) if has_state(value)]
+        if self.values is None or not self.inventory.holds(self.values):
+            values = self.inventory.look()
+            if self.values is None or values is None or not self._is_alike(values):
+                self._find()
+                values = self.inventory.look() or []
+                self.kinds = list(map(type, values))
+                self.objects = [(n, value) for n, value in enumerate(values) if _has_parts(value)]
+            self.values = values
         return self.values
+
+    def _is_alike(self, values: Sequence[Any]) -> bool:
+        """Whether there are values of the same kinds, and the same objects."""
+        same = all(values[number] is value for number, value in self.objects)
+        return same and list(map(type, values)) == self.kinds
 
     def _find(self) -> None:
         modules = list(self.root.modules())
@@ -112,22 +110,15 @@ class BlockState:
         for module in modules:
             for values in dictionaries(module):
                 seen.setdefault(id(values), Place.of(module, values))
-        self.trees = [module._modules for module in modules]
-        self.modules = self._modules()
-        places = [place.values for place in seen.values()]
-        own = [OWN if place.is_module else frozenset() for place in seen.values()]
+        trees = [module._modules for module in modules]
+        places = [*trees, *(place.values for place in seen.values())]
+        own = [OWN if place.is_module else _NONE for place in seen.values()]
         places += [module._parameters for module in modules if module._parameters]
-        self.inventory = Inventory(places, itertools.chain(own, itertools.repeat(frozenset())))
+        without = chain(repeat(_NONE, len(trees)), own, repeat(_NONE))
+        self.inventory = Inventory(places, without, len(trees))
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.special += filter(None, map(_written_parameters, modules))
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
-
-    def _modules(self) -> list[nn.Module | None]:
-        return list(itertools.chain.from_iterable(map(_VALUES, self.trees)))
-
-    def _has_objects(self, values: Sequence[Any]) -> bool:
-        """Whether the objects are the same; their attributes are looked at, too."""
-        return all(values[number] is value for number, value in self.objects)
 
     def begin(self, leaves: Sequence[Any] = ()) -> Met:
         """The block's forward begins.
@@ -136,19 +127,24 @@ class BlockState:
             leaves: of the block's arguments, among which may be generators and objects.
         """
         self.ran = True
-        values = self._look()
-        met = Met(self.inventory, values, self.norms, leaves)
-        met.shared = Shared(full=self.draws)
-        if self.special:
-            met.special = [Before(place) for place in self.special]
+        values = self._look()  # which may find another inventory
+        met = Met(self.inventory, values, leaves)
+        met.shared = Shared(full=True) if self.draws else marks()
+        if self.special or self.norms or not self.is_examined:
+            met.special = self._begin_special(Special() if met.special is None else met.special)
+        return met
+
+    def _begin_special(self, special: Special) -> Special:
+        special.norms = [norm for norm in self.norms if norm.training]
+        special.places = [Before(place) for place in self.special]
         if self.unexamined is not None:
-            met.parameters = [
+            special.parameters = [
                 (module, name, parameter, parameter._version)
                 for module in self.root.modules()
                 for name, parameter in module._parameters.items()
                 if parameter is not None and has_version(parameter)
             ]
-        return met
+        return special
 
     def end(self, met: Met, leaves: Sequence[Any] = ()) -> None:
         """It is over: what it met is known in full.
@@ -159,28 +155,26 @@ class BlockState:
         now = list(map(written_to, leaves))
         if now != met.versions:
             met.written = [n for n, version in enumerate(met.versions) if version != now[n]]
-        for each in met.special:
-            each.complete(met)
-        for module, name, parameter, version in met.parameters:
+        met.versions = ()
+        if met.special is not None:
+            self._end_special(met.special)
+        shared, met.shared = met.shared, None
+        if self.draws or marks() != shared:
+            met.shared = self._drawn_from(shared)
+        if met.cut() or (met.special and met.special.makers):
+            self._forget()  # what is new may be changed, too
+
+    def _end_special(self, special: Special) -> None:
+        for each in special.places:
+            each.complete(special)
+        for module, name, parameter, version in special.parameters:
             if parameter._version != version and name not in _WRITTEN.setdefault(module, {}):
                 _WRITTEN[module][name] = True  # kept from now on; this time, values decide
                 self._forget()
-        met.complete()
-        met.shared = self._drawn_from(met.shared)
-        if met.cut() or met.makers:
-            self._forget()  # what is new may be changed, too
+        special.complete()
 
-    def recompute(self, met: Met) -> contextlib.ExitStack | None:
-        """The block is to run again, as it ran then; the stack, if there is one, ends that."""
-        stack = met.restore()
-        norms = [norm for norm in met.norms if norm.training]
-        if norms:
-            stack = stack or contextlib.ExitStack()
-            stack.enter_context(FrozenStatistics(norms))
-        return stack
-
-    def _drawn_from(self, shared: Shared | None) -> Shared | None:
-        assert shared is not None
+    def _drawn_from(self, before: Shared | Marks | None) -> Shared | None:
+        shared = before if isinstance(before, Shared) else Shared(before)
         moved = shared.moved()
         if moved and shared.states is None and not shared.tell():
             _DRAWING[self.root] = self.draws = True
@@ -189,7 +183,7 @@ class BlockState:
                 " its first forward; run this step again: from now on the state is kept"
             )
         if self.draws and not moved:
-            self.draws = _DRAWING.setdefault(self.root, False)
+            self.draws = _DRAWING.setdefault(self.root, not READABLE)
         elif moved:
             _DRAWING[self.root] = True
         return shared if moved else None
@@ -212,15 +206,15 @@ class Before:
         generators = [place.values[name] for name in place.generators]
         self.generators = [(generator, own_state(generator)) for generator in generators]
 
-    def complete(self, met: Met) -> None:
+    def complete(self, special: Special) -> None:
         """Add what the forward changed, and what it may have drawn from."""
         written = {name: self._is_written(name) for name in self.tensors}
         self.known |= written
         makers = {name: self._copy(name) for name, is_written in written.items() if is_written}
         makers |= filled(self.contents)
         if makers:
-            met.makers = [*met.makers, (self.place.values, makers)]
-        met.generators = [*met.generators, *self.generators]
+            special.makers = [*special.makers, (self.place.values, makers)]
+        special.generators = [*special.generators, *self.generators]
 
     def _is_written(self, name: str) -> bool:
         tensor, then = self.tensors[name], self.copies.get(name)
@@ -252,6 +246,10 @@ def _written_parameters(module: nn.Module) -> Place | None:
 
 def _again(copy: Tensor, requires_grad: bool) -> Tensor:
     return copy.clone().requires_grad_(requires_grad)
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, nn.Module) or has_state(value)
 
 
 def _has_values(tensor: Tensor) -> bool:

@@ -13,6 +13,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 
 _LEAVES = frozenset({Tensor, nn.Parameter, type(None), bool, int, float, str})
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout)
+Spec = TreeSpec | tuple[str, ...]
+"""How leaves lie in arguments and keywords: the names of the last ones, if nothing is nested."""
 _INDICES = {
     torch.sparse_coo: ("_indices",),
     torch.sparse_csr: ("crow_indices", "col_indices"),
@@ -70,19 +72,22 @@ def has_version(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.is_inference()
 
 
-def flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], TreeSpec | None]:
-    """The leaves of arguments and keywords, and how they lie; without, where all are leaves."""
-    if kwargs or not _LEAVES.issuperset(map(type, args)):
-        return tree_flatten((args, kwargs))
-    return args, None
+def flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], Spec | None]:
+    """The leaves of arguments and keywords, and how they lie; without, where all are arguments."""
+    leaves = (*args, *kwargs.values()) if kwargs else args
+    if _LEAVES.issuperset(map(type, leaves)):
+        return leaves, tuple(kwargs) if kwargs else None
+    return tree_flatten((args, kwargs))
 
 
-def unflat(leaves: Sequence[Any], spec: TreeSpec | None) -> tuple[Any, Any]:
+def unflat(leaves: Sequence[Any], spec: Spec | None) -> tuple[Any, Any]:
     """Arguments and keywords again, of the same leaves, in new containers."""
-    if spec is None:
-        return tuple(leaves), {}
-    args, kwargs = tree_unflatten(leaves, spec)
-    return args, kwargs
+    if isinstance(spec, TreeSpec):
+        args, kwargs = tree_unflatten(leaves, spec)
+        return args, kwargs
+    names = spec or ()
+    count = len(leaves) - len(names)
+    return tuple(leaves[:count]), dict(zip(names, leaves[count:], strict=True))
 
 
 def leaves_of(output: Any) -> Sequence[Any]:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import SAC_IGNORED_OPS
 
 from strategies.execution.chain import Chain
 from strategies.execution.checkpoint import recompute
-from strategies.execution.contexts import Pair
+from strategies.execution.met import Pair
 from strategies.execution.state import WatchingStandIn
 from strategies.execution.tensors import tensors_in
 from strategies.execution.undo import Undo, installed
