@@ -271,6 +271,7 @@ def mlps(count=2):
         (Holder(h=nn.ModuleList([Mlp()])), ("h",)),
         (Holder(s1=Numbered(Mlp()), s2=Numbered(Mlp(), Mlp())), ("s1", "s2")),
         (Holder(query=Mlp(), key=Mlp(), h=mlps()), ("h",)),
+        (Holder(query=Mlp(), key=Mlp()), ("",)),
         # One block beside a list of others, as EfficientNet's first stage.
         (nn.Sequential(nn.Sequential(Other()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),
         (Holder(attentions=nn.ModuleList([Other()]), resnets=mlps()), ("attentions", "resnets")),
@@ -306,12 +307,42 @@ def test_towers(model, paths):
     assert find_chain(model).paths == paths
 
 
+class Handwritten(nn.Module):
+    """A U-Net as in a tutorial: its blocks are attributes, of two classes, with no list at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.down1, self.down2 = linear(), Mlp(), Mlp()
+        self.middle, self.up1, self.head = Other(), Mlp(), linear()
+
+    def forward(self, x):
+        first = self.down1(self.stem(x))
+        second = self.down2(first)
+        return self.head(self.up1(self.middle(second) * second) + first)
+
+
+@pytest.mark.parametrize("blocks", [None, "net"])
+def test_blocks_that_are_attributes(blocks):
+    chain = find_chain(Holder(net=Handwritten(), behind=linear()), blocks)
+    assert chain.names == ("net.down1", "net.down2", "net.middle", "net.up1")
+    assert chain.paths == ("net",)
+
+
+def test_blocks_that_are_attributes_are_planned_for():
+    rows, model = torch.ones(3, WIDTH), Handwritten()
+    wanted = step(model, rows)
+    with strategies.apply(model, "optimal(budget='100%')", example=rows, check=True) as applied:
+        assert applied.chain.names == ("down1", "down2", "middle", "up1")
+        assert_same(step(model, rows), wanted)
+
+
 @pytest.mark.parametrize("spec", ["every_layer", "sqrt", "recursive", "offload"])
 @pytest.mark.parametrize(
     "make",
     [
         lambda: Numbered(Mlp(), Mlp(), Mlp()),
         lambda: nn.Sequential(linear(), nn.ReLU(inplace=True), linear(), nn.ReLU(inplace=True)),
+        lambda: Handwritten(),
     ],
 )
 def test_numbered_blocks_and_activations_in_place_run_to_the_bit(make, spec):

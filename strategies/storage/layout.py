@@ -1,4 +1,4 @@
-"""How a tensor lies in its memory: an operator may save other tensors of one that lies otherwise."""
+"""How a tensor lies in its memory: operators may save other tensors of one that lies otherwise."""
 
 from __future__ import annotations
 
