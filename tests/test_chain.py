@@ -21,6 +21,7 @@ from torch import nn
 
 import strategies
 from strategies import Unsupported, find_chain
+from strategies.profiling.ledger import Ledger
 
 
 class Holder(nn.Module):
@@ -342,7 +343,7 @@ def test_blocks_that_are_attributes_are_planned_for():
     [
         lambda: Numbered(Mlp(), Mlp(), Mlp()),
         lambda: nn.Sequential(linear(), nn.ReLU(inplace=True), linear(), nn.ReLU(inplace=True)),
-        lambda: Handwritten(),
+        Handwritten,
     ],
 )
 def test_numbered_blocks_and_activations_in_place_run_to_the_bit(make, spec):
@@ -352,6 +353,24 @@ def test_numbered_blocks_and_activations_in_place_run_to_the_bit(make, spec):
     with strategies.apply(model, spec) as applied:
         assert not any(isinstance(block, nn.ReLU) for block in applied.chain.blocks)
         assert_same(step(model, rows), wanted)
+
+
+def test_an_activation_alone_is_no_checkpoint():
+    """A stack of layers needs under every_layer what it needs without."""
+    rows = torch.ones(3, WIDTH)
+
+    def saved_bytes(spec):
+        model = nn.Sequential(linear(), nn.Tanh(), linear(), nn.Sigmoid(), linear(), nn.ReLU())
+        strategies.apply(model, spec)
+        ledger = Ledger()
+        ledger.adopt([*model.parameters(), rows])
+        with ledger:
+            start = ledger.mark("start")
+            output = model(rows)
+            return ledger.mark("forward").alive_bytes - start.alive_bytes - output.nbytes
+
+    assert saved_bytes("every_layer") == saved_bytes("none") == 2 * rows.nbytes
+    assert saved_bytes("every_k(k=3)") == rows.nbytes
 
 
 class Backwards(nn.Module):
