@@ -21,6 +21,7 @@ from torch import nn
 
 import strategies
 from strategies import Unsupported, find_chain
+from strategies.profiling.ledger import Ledger
 
 
 class Holder(nn.Module):
@@ -271,6 +272,7 @@ def mlps(count=2):
         (Holder(h=nn.ModuleList([Mlp()])), ("h",)),
         (Holder(s1=Numbered(Mlp()), s2=Numbered(Mlp(), Mlp())), ("s1", "s2")),
         (Holder(query=Mlp(), key=Mlp(), h=mlps()), ("h",)),
+        (Holder(query=Mlp(), key=Mlp()), ("",)),
         # One block beside a list of others, as EfficientNet's first stage.
         (nn.Sequential(nn.Sequential(Other()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),
         (Holder(attentions=nn.ModuleList([Other()]), resnets=mlps()), ("attentions", "resnets")),
@@ -306,12 +308,42 @@ def test_towers(model, paths):
     assert find_chain(model).paths == paths
 
 
+class Handwritten(nn.Module):
+    """A U-Net as in a tutorial: its blocks are attributes, of two classes, with no list at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.down1, self.down2 = linear(), Mlp(), Mlp()
+        self.middle, self.up1, self.head = Other(), Mlp(), linear()
+
+    def forward(self, x):
+        first = self.down1(self.stem(x))
+        second = self.down2(first)
+        return self.head(self.up1(self.middle(second) * second) + first)
+
+
+@pytest.mark.parametrize("blocks", [None, "net"])
+def test_blocks_that_are_attributes(blocks):
+    chain = find_chain(Holder(net=Handwritten(), behind=linear()), blocks)
+    assert chain.names == ("net.down1", "net.down2", "net.middle", "net.up1")
+    assert chain.paths == ("net",)
+
+
+def test_blocks_that_are_attributes_are_planned_for():
+    rows, model = torch.ones(3, WIDTH), Handwritten()
+    wanted = step(model, rows)
+    with strategies.apply(model, "optimal(budget='100%')", example=rows, check=True) as applied:
+        assert applied.chain.names == ("down1", "down2", "middle", "up1")
+        assert_same(step(model, rows), wanted)
+
+
 @pytest.mark.parametrize("spec", ["every_layer", "sqrt", "recursive", "offload"])
 @pytest.mark.parametrize(
     "make",
     [
         lambda: Numbered(Mlp(), Mlp(), Mlp()),
         lambda: nn.Sequential(linear(), nn.ReLU(inplace=True), linear(), nn.ReLU(inplace=True)),
+        Handwritten,
     ],
 )
 def test_numbered_blocks_and_activations_in_place_run_to_the_bit(make, spec):
@@ -321,6 +353,24 @@ def test_numbered_blocks_and_activations_in_place_run_to_the_bit(make, spec):
     with strategies.apply(model, spec) as applied:
         assert not any(isinstance(block, nn.ReLU) for block in applied.chain.blocks)
         assert_same(step(model, rows), wanted)
+
+
+def test_an_activation_alone_is_no_checkpoint():
+    """A stack of layers needs under every_layer what it needs without."""
+    rows = torch.ones(3, WIDTH)
+
+    def saved_bytes(spec):
+        model = nn.Sequential(linear(), nn.Tanh(), linear(), nn.Sigmoid(), linear(), nn.ReLU())
+        strategies.apply(model, spec)
+        ledger = Ledger()
+        ledger.adopt([*model.parameters(), rows])
+        with ledger:
+            start = ledger.mark("start")
+            output = model(rows)
+            return ledger.mark("forward").alive_bytes - start.alive_bytes - output.nbytes
+
+    assert saved_bytes("every_layer") == saved_bytes("none") == 2 * rows.nbytes
+    assert saved_bytes("every_k(k=3)") == rows.nbytes
 
 
 class Backwards(nn.Module):

@@ -1,6 +1,7 @@
 """Compilers: of the whole model for groups of one block, of the blocks for groups of any length."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -124,3 +125,31 @@ def test_compiled_blocks_of_a_group_are_run_again():
     loss.backward()
     assert saved
     assert len(calls) == len(saved)  # recompute runs what was compiled in forward
+
+
+def exported(module):
+    return torch.export.export(module, (ROWS,), strict=False).module()
+
+
+def traced(module):
+    return torch.jit.trace(module, ROWS)
+
+
+def operators(graph):
+    """The names of what it computes, in order."""
+    nodes = graph.inlined_graph if isinstance(graph, torch.jit.ScriptModule) else graph.graph
+    return re.findall(r"aten[.:\w]+", str(nodes))
+
+
+@pytest.mark.parametrize("way", [exported, traced])
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "offload"])
+def test_a_graph_that_is_made_of_it_is_that_of_the_model_alone(spec, way):
+    """As soon as it is trained under the strategy itself, blocks run again as before."""
+    module = model()
+    wanted, grads = module(ROWS), gradients(module, list(module.parameters()))
+    strategies.apply(module, spec)
+    graph = way(module)
+    assert torch.equal(graph(ROWS), wanted)
+    got = gradients(module, list(module.parameters()))
+    assert all(map(torch.equal, got, grads))
+    assert operators(graph) == operators(way(model())) != []

@@ -37,6 +37,13 @@ ENCODERS = {
         position_buckets=8,
         conv_kernel_size=3,
     ),
+    "deberta": transformers(
+        "DebertaForMaskedLM",
+        masked(),
+        **SIZES,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+    ),
     "modernbert": transformers(
         "ModernBertForMaskedLM",
         masked(),

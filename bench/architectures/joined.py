@@ -138,6 +138,19 @@ JOINED = {
             "fullatt_block_indexes": [1, 3],
         },
     ),
+    "qwen3_vl": transformers(
+        "Qwen3VLForConditionalGeneration",
+        patches,
+        **{**QWEN, "text_config": {**GROUPED, "rope_parameters": ROPE, "head_dim": 8}},
+        vision_config={
+            **GRID,
+            "hidden_size": WIDTH,
+            "out_hidden_size": WIDTH,
+            "intermediate_size": 2 * WIDTH,
+            "num_position_embeddings": PATCHES,
+            "deepstack_visual_indexes": [1, 3, 4],
+        },
+    ),
     "git": transformers("GitForCausalLM", question, **SIZES, vision_config=EYE),
     "vilt": transformers(
         "ViltModel",

@@ -1,4 +1,4 @@
-"""Three of plain torch: a transformer, a stack of LSTMs, a U-Net with skips."""
+"""Of plain torch: a transformer, a stack of LSTMs, a U-Net with skips, and one without a list."""
 
 from __future__ import annotations
 
@@ -66,6 +66,27 @@ class UNet(nn.Module):
         return self.head(image)  # type: ignore[no-any-return]
 
 
+class HandwrittenUNet(nn.Module):
+    """As in a tutorial: each level is an attribute."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = Convolution(3, width)
+        self.down1, self.down2 = Convolution(width, width), Convolution(width, width)
+        self.middle = Convolution(width, width)
+        self.up1, self.up2 = Convolution(2 * width, width), Convolution(2 * width, width)
+        self.head = nn.Conv2d(width, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """An image of the same size."""
+        first = self.down1(self.stem(image))
+        second = self.down2(nn.functional.max_pool2d(first, 2))
+        lowest = self.middle(nn.functional.max_pool2d(second, 2))
+        wide = self.up1(torch.cat((nn.functional.interpolate(lowest, scale_factor=2), second), 1))
+        wide = self.up2(torch.cat((nn.functional.interpolate(wide, scale_factor=2), first), 1))
+        return self.head(wide)  # type: ignore[no-any-return]
+
+
 def transformer() -> Built:
     """Encoder and decoder as torch has them."""
     model = nn.Transformer(WIDTH, HEADS, LAYERS, LAYERS, 2 * WIDTH, batch_first=True)
@@ -82,8 +103,14 @@ def u_net() -> Built:
     return UNet(), (torch.randn(ROWS, 3, 32, 32),)
 
 
+def handwritten_u_net() -> Built:
+    """Of three levels."""
+    return HandwrittenUNet(), (torch.randn(ROWS, 3, 32, 32),)
+
+
 OWN = {
     "nn.Transformer": Architecture("torch", transformer),
     "LSTM stack": Architecture("torch", lstm),
     "U-Net": Architecture("torch", u_net),
+    "U-Net, handwritten": Architecture("torch", handwritten_u_net),
 }

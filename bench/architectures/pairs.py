@@ -60,6 +60,14 @@ PAIRS = {
     "pegasus": transformers("PegasusForConditionalGeneration", translation, **BART),
     "blenderbot": transformers("BlenderbotForConditionalGeneration", translation, **BART),
     "m2m_100": transformers("M2M100ForConditionalGeneration", translation, **DROPPED),
+    "nllb_moe": transformers(
+        "NllbMoeForConditionalGeneration",
+        translation,
+        **DROPPED,
+        num_experts=4,
+        encoder_sparse_step=2,
+        decoder_sparse_step=2,
+    ),
     "led": transformers(
         "LEDForConditionalGeneration",
         translation,

@@ -45,7 +45,7 @@ class Watching(StandIn):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's own ``forward``."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch._C._is_tracing():
             return self.original(*args, **kwargs)
         output = self.original(*args, **kwargs)
         if self.waiting and torch.is_grad_enabled() and self.module.training:
@@ -71,6 +71,7 @@ class Watching(StandIn):
         """Whether all of it could be trained, is under the strategy, and did not run."""
         blocks = [self.module.get_submodule(name) for name in names]
         trained = any(p.requires_grad for block in blocks for p in block.parameters())
+        trained = trained or torch._C._functorch.peek_interpreter_stack() is not None  # hides it
         ran = [each.state.ran for block in blocks for each in _watched(block)]
         return trained and bool(ran) and not any(ran)
 

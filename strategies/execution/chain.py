@@ -98,9 +98,11 @@ def _named(model: nn.Module, blocks: str | Sequence[str]) -> list[Tower]:
     containers = []
     for path in paths:
         try:
-            container = model.get_submodule(path)
+            module = model.get_submodule(path)
         except AttributeError as error:
             raise ValueError(f"the model has no module {path!r}; {_candidates(model)}") from error
+        listed = discovery.is_container(module)
+        container = module if listed else discovery.Attributes.of(module) or module
         if not discovery.is_container(container) or not discovery.keys(container):
             raise ValueError(
                 f"{path!r} is a {type(container).__name__}, not a filled ModuleList or Sequential;"

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from strategies.execution.errors import writes_arguments
 from strategies.execution.frames import begun
 from strategies.execution.met import Pair
-from strategies.execution.recording import is_recorded, is_transformed
+from strategies.execution.recording import is_exported, is_recorded, is_transformed
 from strategies.execution.state import BlockState, WatchingStandIn
 from strategies.execution.tensors import Spec, boundary_of, flat, unflat
 from strategies.execution.undo import Undo
@@ -47,6 +47,8 @@ def recompute(
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
     if torch.compiler.is_compiling():  # it sees what is written in place
+        if is_exported():
+            return function(*args, **kwargs)
         return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
     if is_transformed():
         return function(*args, **kwargs)

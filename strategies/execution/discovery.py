@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -28,6 +28,9 @@ def towers(model: nn.Module) -> list[Tower]:
     if lists:
         kinds = {type(block) for tower in lists for block in children(tower)}
         return list(_outermost(model, lambda c: kinds.issuperset(map(type, children(c))), lists))
+    attributes = list(_attributes(model))
+    if attributes:
+        return attributes
     layers = [tower for tower in _outermost(model, is_alike) if not _is_table(tower)]
     if layers:
         _, largest = max(layers, key=lambda item: _parameter_count(item[1]))
@@ -41,8 +44,39 @@ def towers(model: nn.Module) -> list[Tower]:
         return alone
     raise Unsupported(
         "no chain of blocks found: the model holds no ModuleList or Sequential of at least two"
-        " blocks with parameters; name it with blocks='path.to.container'"
+        " blocks with parameters, nor blocks of one class in attributes; name it with"
+        " blocks='path.to.container'"
     )
+
+
+class Attributes(nn.Module):
+    """A list of the blocks that a module holds as attributes, beside it: it runs them itself."""
+
+    def __init__(self, blocks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._modules = dict(blocks)
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Attributes | None:
+        """All its blocks, in the order in which they were made; if a class comes twice.
+
+        As the levels of a handwritten U-Net, ``inc``, ``down1``, ``down2``, ``up1``, ``up2``.
+        """
+        if isinstance(module, LISTS):
+            return None
+        members = {n: m for n, m in module.named_children() if not isinstance(m, LISTS)}
+        blocks = {name: member for name, member in members.items() if _is_block(member)}
+        return cls(blocks) if len(set(map(type, blocks.values()))) < len(blocks) else None
+
+
+def _attributes(module: nn.Module, path: str = "") -> Iterator[Tower]:
+    """The outermost modules that hold blocks of one class as attributes."""
+    blocks = Attributes.of(module)
+    if blocks is not None:
+        yield path, blocks
+        return
+    for name, child in module.named_children():
+        yield from _attributes(child, f"{path}.{name}" if path else name)
 
 
 def _is_table(tower: Tower) -> bool:
@@ -94,7 +128,7 @@ def is_container(module: nn.Module) -> bool:
 
     As RegNet's stages in timm, ``b1``, ``b2`` and so on, and nothing else.
     """
-    if isinstance(module, LISTS):
+    if isinstance(module, (*LISTS, Attributes)):
         return True
     names, members = keys(module), children(module)
     stems, kinds = {_NUMBER.sub("", name) for name in names}, set(map(type, members))

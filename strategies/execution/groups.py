@@ -15,7 +15,7 @@ from strategies.execution.errors import Unsupported, writes_arguments
 from strategies.execution.frames import Frame
 from strategies.execution.hooks import Laid
 from strategies.execution.met import Met
-from strategies.execution.recording import is_recorded
+from strategies.execution.recording import is_exported, is_recorded
 from strategies.execution.scopes import Group, Position, Scope, Scopes
 from strategies.execution.stand_in import StandIn
 from strategies.execution.state import WatchingStandIn
@@ -38,7 +38,7 @@ class GroupedForward(WatchingStandIn):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not is_exported():
             refuse_compilation()
         scope = self.scopes.stack[-1]
         if scope.again is not None:

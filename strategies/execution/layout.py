@@ -90,7 +90,20 @@ def _install_block(block: nn.Module, places: list[Position], scopes: Scopes) -> 
     if _in_frames(places):
         entry = StandIn.outermost(block)
         return [GroupedForward(block, places, scopes, entry).install()]
-    return [checkpoint_module(block, group.storage) for place in places for group in place.groups]
+    groups = [group for place in places for group in place.groups]
+    if _is_activation(block) and all(group.storage is None for group in groups):
+        return []
+    return [checkpoint_module(block, group.storage) for group in groups]
+
+
+def _is_activation(block: nn.Module) -> bool:
+    """Whether it is one of torch's layers without weights.
+
+    It saves its output, which the next layer saves as well, or its input; a checkpoint of it alone
+    would keep both.
+    """
+    weightless = not any(True for _ in block.children()) and not block._parameters
+    return weightless and type(block).__module__.startswith("torch.nn.modules.")
 
 
 def _in_frames(places: Sequence[Position]) -> bool:

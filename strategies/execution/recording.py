@@ -9,12 +9,20 @@ def is_recorded() -> bool:
     """Whether autograd records it, and hooks see what is saved."""
     if not torch.is_grad_enabled():
         return False
-    return torch.compiler.is_compiling() or not is_transformed()
+    if torch.compiler.is_compiling():
+        return not is_exported()
+    return not is_transformed()
 
 
 def is_transformed() -> bool:
-    """Whether it runs under a transform of functions (``torch.func.grad``, ``vmap``, ``jvp``).
+    """Whether it runs under a transform of functions, or is traced.
 
-    Hooks see nothing there: what runs there runs as it is. No compiler can trace this question.
+    Hooks see nothing under ``torch.func.grad``, ``vmap`` and ``jvp``, and what ``torch.jit.trace``
+    writes down runs without them: that runs as it is. No compiler can trace this question.
     """
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_exported() -> bool:
+    """Whether a graph is made of it that will run without this package (``torch.export``)."""
+    return torch.compiler.is_exporting()

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import CodeType
 from typing import Any, Self
 
 from torch import nn
@@ -54,6 +55,15 @@ class StandIn:
     def __signature__(self) -> inspect.Signature:
         """Of the module's own ``forward``: trainers look at it."""
         return inspect.signature(self.original)
+
+    @property
+    def __code__(self) -> CodeType:
+        """Of the module's own ``forward``: ``torch.export`` looks at it."""
+        function: Any = self.original
+        while isinstance(function, functools.partial):
+            function = function.func
+        code: CodeType = function.__code__
+        return code
 
     def on(self, module: nn.Module) -> Self:
         """The same for a replica of the module."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from strategies.storage.changes import memory_of, written_in_place
 from strategies.storage.codecs import CODECS, Codec, Encoded, Raw
+from strategies.storage.layout import laid
 from strategies.storage.overlapped import Overlapped
 from strategies.storage.tiers import TIERS, Device, Disk, Host, Remote, Tier
 
@@ -67,7 +68,7 @@ class Storage:
         """Encode and place one tensor."""
         encoded = self.codec.encode(tensor)
         parts = tuple(self.tier.put(part) for part in encoded.parts)
-        return Stored(self, dataclasses.replace(encoded, parts=()), parts)
+        return Stored(self, dataclasses.replace(encoded, parts=()), parts, tensor.stride())
 
     def device_bytes(self, tensor: Tensor) -> int:
         """Bytes that ``tensor`` would take on its own device at rest."""
@@ -84,11 +85,12 @@ class Stored:
     storage: Storage
     encoded: Encoded
     parts: tuple[Any, ...]
+    strides: tuple[int, ...]
 
     def restore(self) -> Tensor:
-        """The tensor again: same shape, dtype and device; same values if the codec is exact."""
+        """The tensor again: same shape, strides, dtype and device; same values if exact."""
         parts = tuple(self.storage.tier.get(part) for part in self.parts)
-        return self.encoded.decode(parts)
+        return laid(self.encoded.decode(parts), self.strides)
 
 
 class Watched:
