@@ -56,8 +56,8 @@ def test_tests_of_mutated_modules_are_run():
     named, others = (
         {Path(name).stem.removeprefix("test_") for name in some} for some in killers.test_files()
     )
-    assert {"plan", "optimal", "interpreter", "interpreter_costs"} <= named
-    assert "shared" in others
+    assert {"plan", "optimal", "interpreter", "interpreter_costs", "sharing"} <= named
+    assert "operators" in others
     assert not {"shape", "execute"} & (named | others)
     assert not named & others
 
