@@ -326,3 +326,28 @@ def test_a_simulated_step_of_auto_with_boundaries_away_is_the_predicted_one():
     assert made.trace.after_forward_bytes() == prediction.after_forward_bytes
     step_s = made.step_s(accelerators.get("sim:h100-80gb"))
     assert step_s == pytest.approx(prediction.step_s, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "slots"), [(0, 1000), (1, 1000), (74, 987), (100, 400), (188, 60), (500, 60)]
+)
+def test_there_are_as_many_slots_as_take_a_second(blocks, slots):
+    assert hybrid.slots_for(blocks) == slots
+
+
+def test_plans_that_need_no_solver_send_all_or_every_other_boundary_away():
+    every = list(hybrid.heuristics(random_profile(0, 4)))
+    assert {schedule.tier for schedule in every} == {"host"}
+    assert [schedule.plan for schedule in every[::4]] == list(
+        optimal.heuristics(random_profile(0, 4))
+    )
+    each_alone = [set(schedule.offloaded) for schedule in every[4:8]]
+    assert each_alone == [{0, 1, 2, 3}, {1, 2, 3}, {0, 2}, {1, 3}]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_neighbour_has_one_boundary_more_or_less_on_the_device(held):
+    profile = dataclasses.replace(random_profile(0, 5), head_keeps_output=held)
+    schedule = Schedule(((0,), 1, (2, 3), (4,)), offloaded=frozenset({2}))
+    found = [set(other.offloaded) for other in hybrid.neighbours(profile, schedule)]
+    assert found == [*([] if held else [{0, 2}]), set(), {2, 4}]

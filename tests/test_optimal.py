@@ -239,6 +239,62 @@ def test_a_slot_divides_what_equal_blocks_take():
     assert slot_bytes_for(random_profile(5, 100), 10**8, 1000) == 100_000
 
 
+def of_sizes(output_bytes, *saved_bytes, blocks=4, group_bytes=0):
+    """Equal blocks whose modes keep so much."""
+    block = random_profile(0, 1, len(saved_bytes)).blocks[0]
+    modes = [
+        dataclasses.replace(mode, saved_bytes=size)
+        for mode, size in zip(block.modes, saved_bytes, strict=True)
+    ]
+    block = dataclasses.replace(block, output_bytes=output_bytes, modes=tuple(modes))
+    profile = random_profile(0, blocks, group_bytes=group_bytes)
+    return dataclasses.replace(profile, blocks=(block,) * blocks)
+
+
+@pytest.mark.parametrize(
+    ("profile", "slot_bytes"),
+    [
+        (of_sizes(300, 75), 125),  # loses 50 of 300, and nothing of 375; 100 loses 75 of 375
+        (of_sizes(300, 40), 100),  # 100 loses 40 of 340; 113, a third of it, 74 of 300
+        (of_sizes(200, 75, group_bytes=25), 112),  # loses 1 of 225, and 51 of 275
+        (of_sizes(300, 75, 75), 125),
+        (of_sizes(300, 0, 100), 100),  # nothing of 300 and 400
+        (of_sizes(50, 0), 100),  # too small for a slot of their own
+        (of_sizes(199, 0), 199),  # a slot may be of up to twice the bytes
+        (of_sizes(0, 0), 100),
+    ],
+)
+def test_a_slot_is_that_which_loses_least(profile, slot_bytes):
+    assert slot_bytes_for(profile, 100_000, 1000) == slot_bytes
+
+
+@pytest.mark.parametrize(
+    ("work", "slots"), [(0, 4000), (10**6, 4000), (3 * 10**6, 1333), (4 * 10**7, 100), (10**9, 100)]
+)
+def test_there_are_as_many_slots_as_take_a_few_seconds(work, slots, monkeypatch):
+    stretches = dataclasses.make_dataclass("Stretches", ["work"])
+    monkeypatch.setattr(optimal, "stretches_of", lambda profile: stretches(work))
+    assert optimal.slots_for(random_profile(0, 2)) == slots
+
+
+def test_plans_that_need_no_solver():
+    """None, groups of each size with and without the last, halves of halves; cut at borders."""
+    texts = ["0 1 2", "[0] [1] [2]", "[0] [1] 2", "[0 1] [2]", "[0 1] 2", "[0 1 2]", "0 1 2"]
+    assert [plans.render(plan) for plan in optimal.heuristics(random_profile(0, 3))] == [
+        *texts,
+        "[[0] 1] 2",
+    ]
+    cut = [plans.render(plan) for plan in optimal.heuristics(random_profile(0, 3, borders=(1,)))]
+    assert cut == [*texts[:3], *texts[1:3], "[0] [1 2]", "0 1 2", "[[0]] [1] 2"]
+
+
+@pytest.mark.parametrize(("most_bytes", "dtype"), [(2 * 3 * 5 * 8, "float64"), (239, "float32")])
+def test_a_large_table_is_of_single_precision(most_bytes, dtype, monkeypatch):
+    monkeypatch.setattr(optimal_table, "MOST_BYTES", most_bytes)
+    table = optimal_table.empty(2, 3, 4)
+    assert (table.shape, table.dtype) == ((2, 3, 5), dtype)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 0.7])
 def test_a_thousand_equal_blocks_are_within_a_hundredth_of_the_bound(share):
