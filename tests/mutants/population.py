@@ -117,7 +117,8 @@ def _meaning(text: str) -> str | None:
             node.returns = None
         elif isinstance(node, ast.arguments):
             node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
-            node.posonlyargs, node.kwonlyargs = [], []
+            node.defaults = [one for one in (*node.defaults, *node.kw_defaults) if one]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
     return ast.dump(tree)
 
 
