@@ -5,6 +5,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 import tiny
 from effort import examples, few, scaled
@@ -25,6 +26,7 @@ from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import Schedule
 from strategies.solvers import hybrid, optimal
+from strategies.solvers.hybrid_solver import Solver
 
 SLOW, FAST = 1.0, 20.0  # bytes a second: a boundary of 10 bytes takes longer than a block, or less
 LINKS = (0.0, SLOW, 4.0, FAST, math.inf)
@@ -351,3 +353,21 @@ def test_a_neighbour_has_one_boundary_more_or_less_on_the_device(held):
     schedule = Schedule(((0,), 1, (2, 3), (4,)), offloaded=frozenset({2}))
     found = [set(other.offloaded) for other in hybrid.neighbours(profile, schedule)]
     assert found == [*([] if held else [{0, 2}]), set(), {2, 4}]
+
+
+@pytest.mark.parametrize(("link", "weight"), [(SLOW, 1.0), (4.0, 0.5), (math.inf, 1.0)])
+@pytest.mark.parametrize("seed", few(range(6), 4))
+def test_a_schedule_takes_what_the_table_says_and_is_no_faster(seed, link, weight):
+    """Of each start. Where transfers take no time, it takes just as long."""
+    profile = linked(seed, 4, link, modes=1 + seed % 2, borders=(2,) if seed % 4 == 1 else ())
+    inside = optimal.Solver(profile, predict(profile, plans.plain(4)).peak_bytes, 10**6)
+    solver = Solver(inside, weight)
+    other_bytes = profile.resident_bytes + profile.head_saved_bytes + profile.input_bytes
+    starts = np.flatnonzero(np.isfinite(solver.row))
+    assert len(starts) > 10
+    for start in starts:
+        predicted = predict(profile, solver.schedule(int(start)))
+        added_s = predicted.recompute_s + predicted.stall_s
+        assert predicted.peak_bytes - other_bytes <= start
+        assert added_s >= solver.row[start] - SLACK
+        assert added_s == solver.row[start] or math.isfinite(link)

@@ -45,6 +45,22 @@ def test_as_good_as_the_best_of_all_nested_plans(seed, blocks):
     check(random_profile(seed, blocks), 1)
 
 
+@pytest.mark.parametrize("modes", [1, 2])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_schedule_repeats_and_takes_what_the_table_says(seed, modes):
+    """Of each start, not only of those that a budget leads to."""
+    profile = random_profile(seed, 5, modes, borders=(2,) if seed % 2 else ())
+    profile = dataclasses.replace(profile, head_keeps_output=seed % 3 == 0)
+    solver = optimal.Solver(profile, predict(profile, plans.plain(5)).peak_bytes, 10**6)
+    other_bytes = profile.resident_bytes + profile.head_saved_bytes + profile.input_bytes
+    starts = np.flatnonzero(np.isfinite(solver.top))
+    assert len(starts) > 10
+    for start in starts:
+        predicted = predict(profile, solver.schedule(int(start)))
+        assert predicted.recompute_s == solver.top[start]
+        assert predicted.peak_bytes - other_bytes <= start
+
+
 @pytest.mark.parametrize("blocks", [6, 7])
 @pytest.mark.parametrize("seed", range(3))
 def test_longer_chains(seed, blocks):
