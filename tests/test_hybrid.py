@@ -26,6 +26,7 @@ from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import Schedule
 from strategies.solvers import hybrid, optimal
+from strategies.solvers.hybrid_numbers import roads_of
 from strategies.solvers.hybrid_solver import Solver
 
 SLOW, FAST = 1.0, 20.0  # bytes a second: a boundary of 10 bytes takes longer than a block, or less
@@ -371,3 +372,30 @@ def test_a_schedule_takes_what_the_table_says_and_is_no_faster(seed, link, weigh
         assert predicted.peak_bytes - other_bytes <= start
         assert added_s >= solver.row[start] - SLACK
         assert added_s == solver.row[start] or math.isfinite(link)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_link_in_slots_and_seconds(held):
+    """What leaves is rounded up, so that it has room; what comes back, down."""
+    profile = random_profile(0, 3)
+    sizes, times = (10, 7, 9), ((1.0, 4.0), (2.0, 6.0), (3.0, 5.0))
+    blocks = [
+        dataclasses.replace(block, output_bytes=size, forward_s=forward_s, backward_s=backward_s)
+        for block, size, (forward_s, backward_s) in zip(profile.blocks, sizes, times, strict=True)
+    ]
+    roads = roads_of(
+        dataclasses.replace(
+            profile,
+            blocks=tuple(blocks),
+            input_bytes=8,
+            link_bytes_per_s=2.0,
+            head_keeps_output=held,
+        ),
+        4,
+    )
+    assert roads.up.tolist() == [2, 3, 2]
+    assert roads.down.tolist() == [2, 2, 1]
+    assert roads.may_leave.tolist() == [not held, True, True]
+    assert roads.transfer_s.tolist() == [4.0, 5.0, 3.5]
+    assert roads.forward_s.tolist() == [0.0, 1.0, 3.0, 6.0]
+    assert roads.backward_s.tolist() == [0.0, 4.0, 10.0, 15.0]
