@@ -5,6 +5,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 import tiny
 from effort import examples, few, scaled
@@ -25,6 +26,8 @@ from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import Schedule
 from strategies.solvers import hybrid, optimal
+from strategies.solvers.hybrid_numbers import roads_of
+from strategies.solvers.hybrid_solver import Solver
 
 SLOW, FAST = 1.0, 20.0  # bytes a second: a boundary of 10 bytes takes longer than a block, or less
 LINKS = (0.0, SLOW, 4.0, FAST, math.inf)
@@ -326,3 +329,73 @@ def test_a_simulated_step_of_auto_with_boundaries_away_is_the_predicted_one():
     assert made.trace.after_forward_bytes() == prediction.after_forward_bytes
     step_s = made.step_s(accelerators.get("sim:h100-80gb"))
     assert step_s == pytest.approx(prediction.step_s, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "slots"), [(0, 1000), (1, 1000), (74, 987), (100, 400), (188, 60), (500, 60)]
+)
+def test_there_are_as_many_slots_as_take_a_second(blocks, slots):
+    assert hybrid.slots_for(blocks) == slots
+
+
+def test_plans_that_need_no_solver_send_all_or_every_other_boundary_away():
+    every = list(hybrid.heuristics(random_profile(0, 4)))
+    assert {schedule.tier for schedule in every} == {"host"}
+    assert [schedule.plan for schedule in every[::4]] == list(
+        optimal.heuristics(random_profile(0, 4))
+    )
+    each_alone = [set(schedule.offloaded) for schedule in every[4:8]]
+    assert each_alone == [{0, 1, 2, 3}, {1, 2, 3}, {0, 2}, {1, 3}]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_neighbour_has_one_boundary_more_or_less_on_the_device(held):
+    profile = dataclasses.replace(random_profile(0, 5), head_keeps_output=held)
+    schedule = Schedule(((0,), 1, (2, 3), (4,)), offloaded=frozenset({2}))
+    found = [set(other.offloaded) for other in hybrid.neighbours(profile, schedule)]
+    assert found == [*([] if held else [{0, 2}]), set(), {2, 4}]
+
+
+@pytest.mark.parametrize(("link", "weight"), [(SLOW, 1.0), (4.0, 0.5), (math.inf, 1.0)])
+@pytest.mark.parametrize("seed", few(range(6), 4))
+def test_a_schedule_takes_what_the_table_says_and_is_no_faster(seed, link, weight):
+    """Of each start. Where transfers take no time, it takes just as long."""
+    profile = linked(seed, 4, link, modes=1 + seed % 2, borders=(2,) if seed % 4 == 1 else ())
+    inside = optimal.Solver(profile, predict(profile, plans.plain(4)).peak_bytes, 10**6)
+    solver = Solver(inside, weight)
+    other_bytes = profile.resident_bytes + profile.head_saved_bytes + profile.input_bytes
+    starts = np.flatnonzero(np.isfinite(solver.row))
+    assert len(starts) > 10
+    for start in starts:
+        predicted = predict(profile, solver.schedule(int(start)))
+        added_s = predicted.recompute_s + predicted.stall_s
+        assert predicted.peak_bytes - other_bytes <= start
+        assert added_s >= solver.row[start] - SLACK
+        assert added_s == solver.row[start] or math.isfinite(link)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_link_in_slots_and_seconds(held):
+    """What leaves is rounded up, so that it has room; what comes back, down."""
+    profile = random_profile(0, 3)
+    sizes, times = (10, 7, 9), ((1.0, 4.0), (2.0, 6.0), (3.0, 5.0))
+    blocks = [
+        dataclasses.replace(block, output_bytes=size, forward_s=forward_s, backward_s=backward_s)
+        for block, size, (forward_s, backward_s) in zip(profile.blocks, sizes, times, strict=True)
+    ]
+    roads = roads_of(
+        dataclasses.replace(
+            profile,
+            blocks=tuple(blocks),
+            input_bytes=8,
+            link_bytes_per_s=2.0,
+            head_keeps_output=held,
+        ),
+        4,
+    )
+    assert roads.up.tolist() == [2, 3, 2]
+    assert roads.down.tolist() == [2, 2, 1]
+    assert roads.may_leave.tolist() == [not held, True, True]
+    assert roads.transfer_s.tolist() == [4.0, 5.0, 3.5]
+    assert roads.forward_s.tolist() == [0.0, 1.0, 3.0, 6.0]
+    assert roads.backward_s.tolist() == [0.0, 4.0, 10.0, 15.0]

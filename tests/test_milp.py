@@ -95,6 +95,22 @@ def scaled(costs, factor):
     return dataclasses.replace(costs, **sizes, **parts)
 
 
+@pytest.mark.parametrize("borders", [(), (2,)])
+@pytest.mark.parametrize(("blocks", "modes"), [(2, 1), (3, 2), (4, 1), (5, 1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_programme_finds_is_within_the_budget(seed, blocks, modes, borders, monkeypatch):
+    """At once: what is over it would be refused, and the next one be sought."""
+
+    def refuse(programme):
+        raise AssertionError("over the budget")
+
+    monkeypatch.setattr(milp, "_exclude", refuse)
+    profile = random_profile(seed, blocks, modes, group_bytes=5, borders=borders)
+    for budget_bytes in sorted({peak for peak, _ in outcomes(profile, modes)})[::5]:
+        found = milp.solve.__wrapped__(profile, budget_bytes)
+        assert predict(profile, found.schedule).peak_bytes <= budget_bytes
+
+
 @examples(40, derandomize=True)
 @given(st.integers(0, 10**9), st.integers(5, 7), st.integers(1, 2), st.floats(0.4, 1.0))
 def test_two_solvers_agree(seed, blocks, modes, share):

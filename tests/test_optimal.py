@@ -45,6 +45,22 @@ def test_as_good_as_the_best_of_all_nested_plans(seed, blocks):
     check(random_profile(seed, blocks), 1)
 
 
+@pytest.mark.parametrize("modes", [1, 2])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_schedule_repeats_and_takes_what_the_table_says(seed, modes):
+    """Of each start, not only of those that a budget leads to."""
+    profile = random_profile(seed, 5, modes, borders=(2,) if seed % 2 else ())
+    profile = dataclasses.replace(profile, head_keeps_output=seed % 3 == 0)
+    solver = optimal.Solver(profile, predict(profile, plans.plain(5)).peak_bytes, 10**6)
+    other_bytes = profile.resident_bytes + profile.head_saved_bytes + profile.input_bytes
+    starts = np.flatnonzero(np.isfinite(solver.top))
+    assert len(starts) > 10
+    for start in starts:
+        predicted = predict(profile, solver.schedule(int(start)))
+        assert predicted.recompute_s == solver.top[start]
+        assert predicted.peak_bytes - other_bytes <= start
+
+
 @pytest.mark.parametrize("blocks", [6, 7])
 @pytest.mark.parametrize("seed", range(3))
 def test_longer_chains(seed, blocks):
@@ -237,6 +253,62 @@ def test_a_slot_divides_what_equal_blocks_take():
     assert all(size % slot_bytes < size % 100_000 for size in sizes)
     assert slot_bytes_for(profile, 900, 1000) == 1
     assert slot_bytes_for(random_profile(5, 100), 10**8, 1000) == 100_000
+
+
+def of_sizes(output_bytes, *saved_bytes, blocks=4, group_bytes=0):
+    """Equal blocks whose modes keep so much."""
+    block = random_profile(0, 1, len(saved_bytes)).blocks[0]
+    modes = [
+        dataclasses.replace(mode, saved_bytes=size)
+        for mode, size in zip(block.modes, saved_bytes, strict=True)
+    ]
+    block = dataclasses.replace(block, output_bytes=output_bytes, modes=tuple(modes))
+    profile = random_profile(0, blocks, group_bytes=group_bytes)
+    return dataclasses.replace(profile, blocks=(block,) * blocks)
+
+
+@pytest.mark.parametrize(
+    ("profile", "slot_bytes"),
+    [
+        (of_sizes(300, 75), 125),  # loses 50 of 300, and nothing of 375; 100 loses 75 of 375
+        (of_sizes(300, 40), 100),  # 100 loses 40 of 340; 113, a third of it, 74 of 300
+        (of_sizes(200, 75, group_bytes=25), 112),  # loses 1 of 225, and 51 of 275
+        (of_sizes(300, 75, 75), 125),
+        (of_sizes(300, 0, 100), 100),  # nothing of 300 and 400
+        (of_sizes(50, 0), 100),  # too small for a slot of their own
+        (of_sizes(199, 0), 199),  # a slot may be of up to twice the bytes
+        (of_sizes(0, 0), 100),
+    ],
+)
+def test_a_slot_is_that_which_loses_least(profile, slot_bytes):
+    assert slot_bytes_for(profile, 100_000, 1000) == slot_bytes
+
+
+@pytest.mark.parametrize(
+    ("work", "slots"), [(0, 4000), (10**6, 4000), (3 * 10**6, 1333), (4 * 10**7, 100), (10**9, 100)]
+)
+def test_there_are_as_many_slots_as_take_a_few_seconds(work, slots, monkeypatch):
+    stretches = dataclasses.make_dataclass("Stretches", ["work"])
+    monkeypatch.setattr(optimal, "stretches_of", lambda profile: stretches(work))
+    assert optimal.slots_for(random_profile(0, 2)) == slots
+
+
+def test_plans_that_need_no_solver():
+    """None, groups of each size with and without the last, halves of halves; cut at borders."""
+    texts = ["0 1 2", "[0] [1] [2]", "[0] [1] 2", "[0 1] [2]", "[0 1] 2", "[0 1 2]", "0 1 2"]
+    assert [plans.render(plan) for plan in optimal.heuristics(random_profile(0, 3))] == [
+        *texts,
+        "[[0] 1] 2",
+    ]
+    cut = [plans.render(plan) for plan in optimal.heuristics(random_profile(0, 3, borders=(1,)))]
+    assert cut == [*texts[:3], *texts[1:3], "[0] [1 2]", "0 1 2", "[[0]] [1] 2"]
+
+
+@pytest.mark.parametrize(("most_bytes", "dtype"), [(2 * 3 * 5 * 8, "float64"), (239, "float32")])
+def test_a_large_table_is_of_single_precision(most_bytes, dtype, monkeypatch):
+    monkeypatch.setattr(optimal_table, "MOST_BYTES", most_bytes)
+    table = optimal_table.empty(2, 3, 4)
+    assert (table.shape, table.dtype) == ((2, 3, 5), dtype)
 
 
 @pytest.mark.long

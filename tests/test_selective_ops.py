@@ -17,6 +17,7 @@ from bench.measure import gradients
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import BlockOperators, Moment, Operator, keep
+from strategies.schedules.profile import Shared
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.solvers import highs, optimal, selective_ops
 
@@ -58,6 +59,29 @@ def with_operators(seed, blocks, group_bytes=0):
     return dataclasses.replace(profile, blocks=found)
 
 
+def random_shared(rng, blocks, number):
+    """A tensor that the block after the one that made it reads, and may keep."""
+    born = rng.randint(-1, blocks - 2)
+    reader = (born + 1,)
+    return Shared(
+        number=number,
+        size_bytes=rng.randint(1, 20),
+        boundary=None,
+        born=born,
+        until=rng.randint(born + 2, blocks + 1),
+        saved_by=reader if rng.random() < 0.5 else (),
+        read_by=reader,
+        between=reader if rng.random() < 0.2 else (),
+    )
+
+
+def with_shared(seed, blocks):
+    """Beside the chain, too, there are tensors."""
+    rng = random.Random(seed)
+    shared = tuple(random_shared(rng, blocks, number) for number in range(2))
+    return dataclasses.replace(with_operators(seed, blocks), shared=shared)
+
+
 def choices(block, index):
     """Every way to run one block: whole, under a checkpoint, or with some outputs kept."""
     yield index, ALL
@@ -80,8 +104,9 @@ def outcomes(profile):
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 @pytest.mark.parametrize("seed", few(range(12), 5))
-def test_as_good_as_the_best_of_all_choices(seed, blocks):
-    profile = with_operators(seed, blocks)
+@pytest.mark.parametrize("build", [with_operators, with_shared])
+def test_as_good_as_the_best_of_all_choices(build, seed, blocks):
+    profile = build(seed, blocks)
     known = sorted(set(outcomes(profile)))
     peaks = sorted({peak for peak, _ in known})
     for budget_bytes in {
@@ -91,8 +116,9 @@ def test_as_good_as_the_best_of_all_choices(seed, blocks):
     }:
         best_s = min(time for peak, time in known if peak <= budget_bytes)
         found = selective_ops.solve(profile, budget_bytes, 0.0)
+        once, _ = selective_ops._Programme(profile, budget_bytes, 0.0).solved()
         predicted = predict(profile, found.schedule)
-        assert predicted.peak_bytes <= budget_bytes
+        assert predict(profile, once).peak_bytes == predicted.peak_bytes <= budget_bytes
         assert predicted.recompute_s == best_s == pytest.approx(found.bound_s, abs=1e-9)
     assert selective_ops.solve(profile, peaks[0] - 1) is None
     assert selective_ops.smallest_bytes(profile) == peaks[0]

@@ -102,7 +102,9 @@ def _mutant(spec: MutationSpec) -> Mutant | None:
 
 @functools.lru_cache(maxsize=64)
 def _meaning(text: str) -> str | None:
-    """A program without its annotations, which no file here evaluates; ``None``: it is none."""
+    """A program without its annotations, which no file here evaluates, and without the ``*`` of its
+    signatures, which is no operator; ``None``: it is none.
+    """
     try:
         tree = ast.parse(text)
         compile(tree, "mutant", "exec")
@@ -113,10 +115,15 @@ def _meaning(text: str) -> str | None:
             node.annotation = ast.Constant(None)
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
+        elif isinstance(node, ast.arguments):
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults = [one for one in (*node.defaults, *node.kw_defaults) if one]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
     return ast.dump(tree)
 
 
 def _changed(source: str, text: str) -> tuple[str, str]:
     lines = list(difflib.ndiff(source.splitlines(), text.splitlines()))
-    gone, new = ("\n".join(x[2:].strip() for x in lines if x[0] == sign) for sign in "-+")
+    texts = [(line[0], line[2:].strip()) for line in lines]
+    gone, new = ("\n".join(text for sign, text in texts if sign == s and text) for s in "-+")
     return gone, new

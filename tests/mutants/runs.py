@@ -27,7 +27,7 @@ from mutants.killers import MOST_OF_A_FILE_S, Killers, Recorder, own_modules, pr
 from mutants.population import ROOT, Mutant
 
 COPIED = ("strategies", "bench", "tests", "conftest.py", "pyproject.toml", "README.md")
-BATCHES_S = (15.0, 90.0)
+BATCHES_S = (10.0, 30.0)
 """Processor time of the tests that run first, and of those that run if it survives them."""
 MOST_WALL_S = 1200
 """Of a process that waits: others are ended by what they compute."""
@@ -37,6 +37,8 @@ OPTIONS = (
     *("-q", "-p", "no:cacheprovider", "--rootdir", "."),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # it is loaded already: all the better
 )
+MEMORY = "peak memory"
+"""What conftest calls the plugin that measures it."""
 BROKEN = 99
 IGNORED = shutil.ignore_patterns("__pycache__")
 CODE = (".nbi", ".nbc")
@@ -51,9 +53,11 @@ class Limits:
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.last = seconds, ""
 
-    def pytest_sessionstart(self) -> None:
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
         profile()
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        # Tests come in no order of files, and memory is looked at whenever the file is another.
+        session.config.pluginmanager.unregister(name=MEMORY)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:

@@ -1,0 +1,106 @@
+"""Modes by name, and what a block takes under a policy over its operators, by hand."""
+
+import dataclasses
+
+import pytest
+
+from strategies.schedules.modes import (
+    PS,
+    BlockOperators,
+    Compilation,
+    Mode,
+    Moment,
+    Operator,
+    keep,
+    kept_by,
+)
+
+BLOCK = BlockOperators(
+    operators=(
+        Operator("mm", 100, 3 * PS, flops=7, keepable=True, random=False),
+        Operator("dropout", 40, 2 * PS, flops=0, keepable=True, random=True),
+        Operator("gelu", 60, 5 * PS, flops=11, keepable=False, random=False),
+        Operator("dropout", 30, PS, flops=0, keepable=True, random=True),
+    ),
+    forward=(Moment(50, ()), Moment(60, ((0, 100),)), Moment(20, ((0, 100), (1, 40)))),
+    backward=(Moment(10, ((0, 100), (1, 40), (3, 30))), Moment(200, ((1, 40),))),
+    checkpoint_bytes=16,
+    backward_flops=100,
+    fixed_ps=PS // 2,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "per_cent"),
+    [("compiled(50)", "compiled", 50), ("partitioned(0)", "partitioned", 0)],
+)
+def test_a_compilation_is_read_and_named(name, how, per_cent):
+    assert Compilation.parse(name) == Compilation(how, per_cent)
+    assert Compilation(how, per_cent).name == name
+
+
+@pytest.mark.parametrize("name", ["all", "compiled(101)", "compiled(05)", "compiled()", "keep(1)"])
+def test_another_name_is_no_compilation(name):
+    assert Compilation.parse(name) is None
+
+
+def test_what_a_policy_keeps_is_read_and_named():
+    assert keep({31, 2, 5}) == "keep(2,5,31)"
+    assert kept_by("keep(2,5,31)") == {2, 5, 31}
+    assert kept_by("core") is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "valid"),
+    [
+        ({0}, True),
+        ({1, 3}, True),
+        ({3}, True),  # what is drawn first runs again, and what comes later does not
+        ({1}, False),  # the second would draw what the first did
+        ({0, 2}, False),
+        ({4}, False),
+        (set(), True),
+        (None, False),
+    ],
+)
+def test_outputs_that_can_be_kept_together(kept, valid):
+    assert BLOCK.valid(None if kept is None else frozenset(kept)) is valid
+
+
+@pytest.mark.parametrize(
+    ("name", "saved_bytes", "forward_bytes", "backward_bytes", "flops", "again_flops", "again_s"),
+    [
+        ("all", 16, 60, 200, 100, 18, 11.5),
+        ("keep(0,3)", 146, 160, 70, 93, 11, 7.5),
+        ("keep(0,1,3)", 186, 160, 70, 93, 11, 5.5),
+    ],
+)
+def test_a_block_under_a_policy(
+    name, saved_bytes, forward_bytes, backward_bytes, flops, again_flops, again_s
+):
+    assert BLOCK.mode(name) == Mode(
+        name=name,
+        saved_bytes=saved_bytes,
+        keeps_input=True,
+        keeps_output=False,
+        forward_working_bytes=forward_bytes,
+        backward_working_bytes=backward_bytes,
+        backward_flops=flops,
+        recompute_flops=again_flops,
+        recompute_s=again_s,
+    )
+
+
+def test_a_backward_takes_nothing_above_what_it_frees():
+    block = dataclasses.replace(BLOCK, backward=(Moment(10, ()),))
+    assert block.mode("keep(0)").backward_working_bytes == 0
+    assert block.mode("all").backward_working_bytes == 10
+
+
+def test_a_measured_recompute_scales_the_operators():
+    longer = BLOCK.lasting(23.0)
+    assert [op.time_ps for op in longer.operators] == [6 * PS, 4 * PS, 10 * PS, 2 * PS]
+    assert (longer.fixed_ps, longer.recompute_s, BLOCK.recompute_s) == (PS, 23.0, 11.5)
+    nothing = BLOCK.lasting(0.0)
+    assert nothing.recompute_s == 0
+    assert nothing.lasting(5.0) == nothing
