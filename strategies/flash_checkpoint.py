@@ -18,6 +18,8 @@ from strategies.execution.stand_in import StandIn
 from strategies.execution.undo import Undo
 
 SDPA, EFFICIENT, PACKAGE = "sdpa-flash", "sdpa-efficient", "flash-attn"
+_IMPLEMENTATION = "sdpa"
+"""What transformers calls PyTorch's."""
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype) -> str:
@@ -72,6 +74,15 @@ class FlashCheckpoint(Layered):
         parameter = next(model.parameters())
         return choose_kernel(parameter.device, parameter.dtype)
 
+    def is_switched(self, model: nn.Module) -> bool:
+        """Whether all attention of a model runs the kernel already."""
+        if self.attention_kernel(model) == PACKAGE:
+            return False
+        config = getattr(model, "config", None)
+        kernels = {core.kernel for core in _switchable(model)}
+        kernels = kernels or {getattr(config, "_attn_implementation", None)}
+        return kernels <= {"flash", _IMPLEMENTATION}
+
     def install(self, model: nn.Module, chain: Chain) -> Sequence[Undo]:
         """Switch the kernel of every attention core."""
         undos = list(super().install(model, chain))
@@ -96,7 +107,7 @@ def _drops(core: Any) -> bool:
 
 def _switch_transformers(model: Any) -> Undo:
     undo = RestoreImplementation(model, model.config._attn_implementation)
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(_IMPLEMENTATION)
     return undo
 
 

@@ -12,6 +12,7 @@ from bench.devices import accelerators
 from bench.simulate import fit
 from bench.simulate.grown import Growth, without_scratch
 from bench.simulate.run import trace_cell
+from bench.simulate.steps import Steps
 from strategies.profiling.free_blocks import GRANULE_BYTES
 
 DEVICE = "sim:custom(memory_gb=0.25, workspace_mib=0)"
@@ -73,11 +74,12 @@ def test_the_largest_fits_and_the_next_does_not(spec, axis, most, monkeypatch):
     given = cell("gpt-mini", spec, device=DEVICE, optimizer="adamw", layers=2)
     probes = []
 
-    def counted(probe):
+    def counted(steps, probe):
         probes.append(probe.make_workload().options()[axis])
-        return trace_cell(probe)
+        return original(steps, probe)
 
-    monkeypatch.setattr(fit, "trace_cell", counted)
+    original = Steps.simulate
+    monkeypatch.setattr(Steps, "simulate", counted)
     found = fit.largest(given, axis).options[axis]
     assert len(probes) <= most
     assert found > max(probes[: fit.SAMPLES])
@@ -101,11 +103,13 @@ def test_scratch_memory_that_grows_by_steps_takes_no_trace_more(monkeypatch):
     given = cell("gpt-mini", "none", device="sim:h100-80gb", optimizer="adamw", layers=2, seq=32)
     traces = []
 
-    def counted(probe):
-        traces.append(trace_cell(probe).trace)
-        return dataclasses.make_dataclass("Traced", ["trace"])(traces[-1])
+    def counted(steps, probe):
+        simulation = original(steps, probe)
+        traces.append(simulation.trace)
+        return simulation
 
-    monkeypatch.setattr(fit, "trace_cell", counted)
+    original = Steps.simulate
+    monkeypatch.setattr(Steps, "simulate", counted)
     room_bytes = 100_000_000
     found = fit.largest(given, "batch", room_bytes).options["batch"]
     assert len(traces) == fit.SAMPLES + 1

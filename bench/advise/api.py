@@ -18,7 +18,6 @@ from bench.advise.advice import Advice
 from bench.advise.candidates import NONE, SPECS, fastest, line
 from bench.advise.facts import Candidate, Largest, Setting
 from bench.advise.findings import Findings, Question, base_of
-from bench.advise.measured import measured
 from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
 from bench.run import executor, server
@@ -156,16 +155,15 @@ class _Adviser:
         axes = self.axes() if sizes else ()
         with concurrent.futures.ThreadPoolExecutor(1 if self.here else os.cpu_count()) as pool:
 
-            def largest(spec: str, *axes: str) -> concurrent.futures.Future[list[Largest]]:
-                cell = msgspec.structs.replace(self.cell, spec=spec)
-                about = Question(cell=cell, room_bytes=room_bytes, axes=axes)
+            def largest(*specs: str) -> concurrent.futures.Future[list[Largest]]:
+                about = msgspec.structs.replace(question, specs=specs, axes=axes)
                 return pool.submit(lambda: _sizes(self.ask(finding.size, about)))
 
             answer = pool.submit(self.findings, question)
-            asked = [largest(NONE, *axes)] if axes else []  # while candidates are looked at
-            asked += [largest(SIZED, axis) for axis in axes]
+            asked = [largest(NONE, SIZED)] if axes else []  # while candidates are looked at
             found = answer.result()
-            asked += [largest(spec, axis) for spec in _rule(found.candidates) for axis in axes]
+            rule = _rule(found.candidates) if axes else []
+            asked += [largest(spec) for spec in rule]
             searched = [one for future in asked for one in future.result()]
         return self.put_together(found, self.setting(room_bytes, room), searched)
 
@@ -188,6 +186,8 @@ class _Adviser:
         """Candidates, measured where the device is here; the peak; remedies."""
         if self.cell.simulated:
             return _findings(self.ask(finding.find, question))
+        from bench.advise.measured import measured  # noqa: PLC0415 - tables take long to import
+
         found = tuple(measured(self.measure, question.specs, question.room_bytes))
         question = msgspec.structs.replace(question, specs=(), base=base_of(found))
         modelled = _findings(self.ask(finding.find, question))

@@ -17,6 +17,7 @@ from bench.run import culprit
 from bench.simulate.fit import Axis, largest
 from bench.simulate.peak import describe_peak, peak_event
 from bench.simulate.run import Simulation
+from bench.simulate.steps import Steps
 from bench.simulate.trace import Trace
 from strategies import Unsupported
 
@@ -27,9 +28,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """About one step.
 
     Attributes:
-        cell: checked, under no strategy; of sizes: under the strategy that they are of.
+        cell: checked, under no strategy.
         room_bytes: that the step may take.
-        specs: strategies to try where the device is modelled.
+        specs: strategies to try where the device is modelled; of sizes: those that they are of.
         base: that remedies are tried on; empty: the step as it is, or, where nothing fits, the
             strategy with the lowest peak.
         axes: of sizes.
@@ -103,20 +104,25 @@ def saved_by_operator(trace: Trace, event: int) -> Mapping[str, int]:
 def size(payload: bytes) -> bytes:
     """The largest sizes that fit, of a question; both as JSON."""
     question = msgspec.json.decode(payload, type=Question)
+    steps = Steps()  # shared: to build one takes long
     with culprit.named(question.cell):
-        found = [_largest(question, axis) for axis in question.axes]
+        found = [
+            _largest(question, spec, axis, steps)
+            for spec in question.specs
+            for axis in question.axes
+        ]
     return msgspec.json.encode(found)
 
 
-def _largest(question: Question, axis: str) -> Largest:
-    cell = question.cell
+def _largest(question: Question, spec: str, axis: str, steps: Steps) -> Largest:
+    cell = msgspec.structs.replace(question.cell, spec=spec)
     now = cell.make_workload().options()[axis]
     try:
-        fitting = largest(cell, cast("Axis", axis), question.room_bytes)
+        fitting = largest(cell, cast("Axis", axis), question.room_bytes, steps)
     except Unsupported:
         fitting = None
     value = fitting.options.get(axis, now) if fitting else 0
-    return Largest(axis=axis, spec=cell.spec, now=now, value=value)
+    return Largest(axis=axis, spec=spec, now=now, value=value)
 
 
 def plain_bytes(payload: bytes) -> bytes:

@@ -26,6 +26,7 @@ from bench.simulate.run import Simulation
 from bench.simulate.trace import FORWARD, OPTIMIZER, Life, Trace
 from strategies import Unsupported
 from strategies.execution.trial import update_alone
+from strategies.flash_checkpoint import FlashCheckpoint
 
 WORTH = 0.01
 """Of the peak: what saves less is said not to help."""
@@ -92,6 +93,8 @@ def remedies(base: Base) -> tuple[Remedy, ...]:
 def _flash(base: Base) -> Remedy:
     name, how = "flash attention", "no matrix of scores is kept"
     fused = any(FUSED in operator.name for operator in base.trace.work)
+    if fused and FlashCheckpoint().is_switched(base.bench.step.model):
+        return _cannot(name, ALREADY)
     try:
         traced = base.bench.simulate(f"flash_checkpoint(over={base.spec})").trace
     except Unsupported as error:

@@ -65,8 +65,9 @@ def advise(  # noqa: PLR0917 - one parameter a flag
     sequence can be, and what else would help. Exit code 0 also where nothing fits: it is an answer.
     """
     server.begin(server.shared(FINDINGS, workload))  # imports while this process does
-    from bench.advise import api
-    from bench.advise.candidates import SPECS
+    with server.importing():
+        from bench.advise import api
+        from bench.advise.candidates import SPECS
 
     cell = setup.cell(workload, device or api.DEVICE, rounds=api.ROUNDS)
     if cell.interval_width is not None:

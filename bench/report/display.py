@@ -9,10 +9,12 @@ import dataclasses
 import html
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from bench.report.frame import Row
 from bench.report.rounding import steady
+
+if TYPE_CHECKING:
+    from bench.report.frame import Row
 
 MISSING = "—"
 MEGABYTE = 1_000_000

@@ -190,6 +190,7 @@ def child(sender: Connection, key: bytes, work: Work, payload: bytes, written: C
     os.dup2(written.fileno(), 1)
     os.dup2(written.fileno(), 2)
     gc.freeze()  # modules are no garbage: every collection from here on takes no time
+    gc.enable()  # which the server does not
     end_with_parent()
     try:
         message = b"answer\n" + work(payload)

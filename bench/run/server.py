@@ -5,9 +5,11 @@ So a command can have it started first: it imports what it preloads while the co
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
@@ -31,7 +33,8 @@ def context(preload: Sequence[str] = ()) -> ForkServerContext:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("forkserver")
     # Imported once; starts no threads.
-    context.set_forkserver_preload(["bench.run.worker", "bench.run.preloaded", *preload])
+    shared = ["bench.run.uncollected", "bench.run.worker", "bench.run.preloaded", *preload]
+    context.set_forkserver_preload(shared)
     return context
 
 
@@ -39,3 +42,15 @@ def begin(preload: Sequence[str] = ()) -> None:
     """Start it, if it does not run."""
     context(preload)
     forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """For large imports: what they make stays, so to look for garbage in it is a sixth in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -19,7 +19,7 @@ from bench.cells.cell import Cell
 from bench.devices import accelerators
 from bench.simulate.grown import Growth
 from bench.simulate.record import missing_bytes
-from bench.simulate.run import trace_cell
+from bench.simulate.steps import Steps
 from bench.simulate.trace import Trace
 from strategies.profiling.free_blocks import GRANULE_BYTES
 
@@ -32,13 +32,16 @@ SAMPLES, MOST_SAMPLES = 2, 3
 """Steps that tell how storages grow: with a sequence at most with its square, as scores do."""
 
 
-def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | None:
+def largest(
+    cell: Cell, axis: Axis, room_bytes: int | None = None, steps: Steps | None = None
+) -> Cell | None:
     """The cell with the largest ``axis`` that fits its simulated device.
 
     Args:
         cell: checked, simulated.
         axis: ``batch`` or ``seq``, the latter in multiples of 64.
         room_bytes: that the peak may take besides; default: all that the device has.
+        steps: that other searches share.
 
     Returns:
         The cell with that option set; ``None`` if even the smallest does not fit.
@@ -48,7 +51,7 @@ def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | Non
         strategies.Unsupported: the strategy cannot run on this workload.
     """
     check(cell, axis)
-    device = accelerators.get(cell.device)
+    device, shared = accelerators.get(cell.device), steps or Steps()
     most_bytes = device.memory_bytes if room_bytes is None else room_bytes
 
     def fitting(recorded: Trace) -> bool:
@@ -56,12 +59,20 @@ def largest(cell: Cell, axis: Axis, room_bytes: int | None = None) -> Cell | Non
         workspaces = recorded.workspaces(device)
         return within and not missing_bytes(recorded, device.memory_bytes, workspaces)
 
+    def expected(growth: Growth, limit: int) -> int:
+        told = growth.those(fitting)
+
+        def fits(count: int) -> bool:  # the allocator, which takes long, is asked last
+            return growth.peak_bytes(count, GRANULE_BYTES) <= most_bytes and told(count)
+
+        return bisect(fits, limit)
+
     @functools.cache
-    def traced(steps: int) -> Trace:
-        return trace_cell(sized(cell, axis, steps * STEP[axis])).trace
+    def traced(count: int) -> Trace:
+        return shared.simulate(sized(cell, axis, count * STEP[axis])).trace
 
     first, limit = _first(cell, axis), LIMIT // STEP[axis]
-    most_steps = _most(traced, fitting, range(first, first + SAMPLES), limit)
+    most_steps = _most(traced, fitting, expected, range(first, first + SAMPLES), limit)
     return sized(cell, axis, most_steps * STEP[axis]) if most_steps else None
 
 
@@ -75,6 +86,7 @@ def _first(cell: Cell, axis: Axis) -> int:
 def _most(
     traced: Callable[[int], Trace],
     fitting: Callable[[Trace], bool],
+    told: Callable[[Growth, int], int],
     samples: Sequence[int],
     limit: int,
 ) -> int:
@@ -83,7 +95,7 @@ def _most(
         growth = Growth.of({steps: traced(steps) for steps in known})
         if growth is None:
             break
-        expected = bisect(growth.those(fitting), limit)
+        expected = told(growth, limit)
         if expected == 0 or expected in known:
             break
         if growth.tells(expected, traced(expected)) and fitting(traced(expected)):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import prod
 
 from bench.simulate.resized import resized
 from bench.simulate.trace import Trace
+from strategies.profiling.free_blocks import round_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +41,17 @@ class Growth:
         Exact where storages are products of the size and numbers that do not depend on it, to a
         power below the number of traces.
         """
-        weights, first = self._weights(size), next(iter(self.traces.values()))
-        whole = functools.cache(functools.partial(_whole, weights))  # many storages are alike
-        sizes = [whole(known) for known in self._known]
-        numbers = {id(life): number for number, life in enumerate(first.lives)}
-        return resized(first, lambda life: sizes[numbers[id(life)]])
+        sizes, numbers = self._sizes(size), {id(life): n for n, life in enumerate(self._first.lives)}
+        return resized(self._first, lambda life: sizes[numbers[id(life)]])
+
+    def peak_bytes(self, size: int, granule_bytes: int) -> int:
+        """Most bytes alive in `at`, each storage rounded up to a multiple of the granule."""
+        sizes = [round_up(size_bytes, granule_bytes) for size_bytes in self._sizes(size)]
+        born = (
+            sizes[event.life] if event.delta_bytes > 0 else -sizes[event.life]
+            for event in self._first.events
+        )
+        return max(itertools.accumulate(born))
 
     def tells(self, size: int, trace: Trace) -> bool:
         """Whether it is what that step turned out to be."""
@@ -52,6 +60,15 @@ class Growth:
     def those(self, fitting: Callable[[Trace], bool]) -> Callable[[int], bool]:
         """Sizes whose step, by what is known, is one of those."""
         return lambda size: fitting(self.at(size))
+
+    @property
+    def _first(self) -> Trace:
+        return next(iter(self.traces.values()))
+
+    def _sizes(self, size: int) -> list[int]:
+        """Bytes of each storage."""
+        whole = functools.cache(functools.partial(_whole, self._weights(size)))  # many are alike
+        return [whole(known) for known in self._known]
 
     @functools.cached_property
     def _known(self) -> list[tuple[int, ...]]:

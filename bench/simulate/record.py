@@ -78,9 +78,10 @@ def fit_in(
     reason = None
     left_bytes = memory_bytes - taken_bytes
     try:
-        held_bytes = steady(
-            recorded, left_bytes, workspaces=workspaces, expandable=expandable
-        ).reserved_bytes
+        if held_bytes > left_bytes:  # else no limit is met, and all is as without one
+            held_bytes = steady(
+                recorded, left_bytes, workspaces=workspaces, expandable=expandable
+            ).reserved_bytes
     except OutOfMemoryError as error:
         lacking_bytes = _lacking_bytes(free, left_bytes, error)
         status = "oom"

@@ -91,7 +91,8 @@ def make_ready(step: TrainingStep, cell: Cell, *, as_cuda: bool) -> None:
         for group in step.update_rule.param_groups:
             if "foreach" in group and not group["fused"]:
                 group["foreach"] = True
-    warm_optimizer(step)
+    with semantics.cpu():
+        warm_optimizer(step)
 
 
 def _fake_model(workload: Workload, precision: str, mode: FakeTensorMode) -> nn.Module:

@@ -22,12 +22,14 @@ Results have the right shape, dtype and size; their values mean nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -85,6 +87,8 @@ class Kernels(TorchDispatchMode):
             args = (*args[:3], args[4], *args[4:])  # any mean will do, but it must be one
         if self.fp32_statistics and _accumulates(func) and self._is_unshared(args[0]):
             return args[0].add_(args[1])
+        if _overwrites_lists(func) and all(map(_is_valueless, args[0])):
+            return None  # nothing would change, and the simulation of it takes long
         out = func(*args, **(kwargs or {}))
         if func not in _NORMS:
             return out
@@ -104,6 +108,17 @@ class Kernels(TorchDispatchMode):
         size_bytes = gradient.numel() * gradient.element_size()
         dense = size_bytes == gradient.untyped_storage().nbytes()
         return dense and holders == self.fewest_holders
+
+
+@functools.cache
+def _overwrites_lists(func: Any) -> bool:
+    """Whether an operator does no more than new values into lists of tensors: an update's."""
+    return func.name().startswith("aten::_foreach_") and not func._schema.returns
+
+
+def _is_valueless(tensor: Tensor) -> bool:
+    """Whether a tensor is a simulated one, and not a number whose value is known all the same."""
+    return isinstance(tensor, FakeTensor) and tensor.constant is None
 
 
 def _accumulates(func: Any) -> bool:

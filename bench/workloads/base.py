@@ -122,6 +122,10 @@ class Workload(abc.ABC):
         """The fields' values, for the record."""
         return {name: getattr(self, name) for name in self.option_names()}
 
+    def model_options(self) -> dict[str, Any]:
+        """Those that decide the model; what is left decides the batch alone."""
+        return self.options()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SizedWorkload(Workload):
@@ -136,6 +140,10 @@ class SizedWorkload(Workload):
     layers: int
     batch: int
     dim: int
+
+    def model_options(self) -> dict[str, Any]:
+        """All but the batch."""
+        return {name: value for name, value in self.options().items() if name != "batch"}
 
 
 def _check_type(key: str, value: Any, current: Any) -> None:

@@ -18,13 +18,19 @@ from typing import Any
 LIBRARY = "transformers"
 _IGNORED = ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "use_cache")
 """Numbers' format is the cell's, and caches are of no use in training."""
+COMMON = {
+    "layers": "num_hidden_layers",
+    "vocab": "vocab_size",
+    "positions": "max_position_embeddings",
+}
+"""The library's common names of sizes."""
 _SIDES = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
 """Of an encoder and of a decoder beside it, under whatever name a kind of model has for it."""
 
 
 @functools.cache
 def published() -> dict[str, dict[str, Any]]:
-    """Source, parameter count and configuration of each model of the shipped file, by name."""
+    """Source, parameter count, sizes and configuration of each shipped model, by name."""
     text = Path(__file__).with_suffix(".json").read_text()
     return json.loads(text)  # type: ignore[no-any-return]
 
@@ -85,11 +91,20 @@ def module(name: str) -> Any:
     Raises:
         ValueError: it is not installed.
     """
+    check_installed()
+    return importlib.import_module(f"{LIBRARY}{name}")
+
+
+def check_installed() -> None:
+    """Look for the library, and import nothing.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     if importlib.util.find_spec(LIBRARY) is None:
         raise ValueError(
             f"hf: models need {LIBRARY}, which is not installed: pip install {LIBRARY}"
         )
-    return importlib.import_module(f"{LIBRARY}{name}")
 
 
 @functools.cache
@@ -120,6 +135,29 @@ def make(fields: Mapping[str, Any], changes: Mapping[str, int] | None = None) ->
     if getattr(config, "use_cache", None):
         config.use_cache = False
     return config
+
+
+def sizes_of(name: str) -> dict[str, int | None]:
+    """Layers, vocabulary and positions; ``None`` where a configuration has no one number.
+
+    Of a shipped model without the library, whose import takes a second.
+
+    Args:
+        name: see `fields_of`.
+
+    Raises:
+        ValueError: there is no such configuration, or the library is not installed.
+    """
+    if name in published():
+        check_installed()
+        return dict(published()[name]["sizes"])
+    return sizes(make(fields_of(name)))
+
+
+def sizes(config: Any) -> dict[str, int | None]:
+    """Of the library's object, by `COMMON`."""
+    known = {name: getattr(config, common, None) for name, common in COMMON.items()}
+    return {n: size if isinstance(size, int) and size > 0 else None for n, size in known.items()}
 
 
 def with_layers(fields: Mapping[str, Any], layers: int) -> dict[str, Any]:

@@ -25,11 +25,6 @@ PREFIX = "hf:"
 MOST_TOKENS = 512
 """Of an example, where nothing is said and the model takes more."""
 _TASKS = ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "IMAGE_CLASSIFICATION")
-_SIZES = {
-    "layers": "num_hidden_layers",
-    "vocab": "vocab_size",
-    "positions": "max_position_embeddings",
-}
 _LABELS = "labels"
 
 
@@ -61,10 +56,14 @@ class HuggingFaceWorkload(SourceWorkload):
         fields: Mapping[str, Any] = configurations.fields_of(self.configuration)
         if self.layers is not None:
             fields = configurations.with_layers(fields, self.layers)
-        sizes = {common: getattr(self, name) for name, common in _SIZES.items()}
+        sizes = {common: getattr(self, name) for name, common in configurations.COMMON.items()}
         del sizes["num_hidden_layers"]
         changes = {name: size for name, size in sizes.items() if size is not None}
         return configurations.make(fields, changes)
+
+    def model_options(self) -> dict[str, Any]:
+        """All but the batch, which the library's models are not told."""
+        return {name: value for name, value in self.options().items() if name != "batch"}
 
     def model_class(self) -> type[nn.Module]:
         """The class that the configuration names, or else the one that trains on its task."""
@@ -116,7 +115,7 @@ class HuggingFaceWorkload(SourceWorkload):
 
     def arguments(self) -> Mapping[str, Any]:
         """Sizes, too."""
-        sizes = {name: getattr(self, name) for name in ("batch", "seq", *_SIZES)}
+        sizes = {name: getattr(self, name) for name in ("batch", "seq", *configurations.COMMON)}
         return {**{name: v for name, v in sizes.items() if v is not None}, **super().arguments()}
 
     def asked(self) -> Mapping[str, Any]:
@@ -145,8 +144,7 @@ def named(name: str) -> HuggingFaceWorkload:
     if configurations.is_file(wanted):
         name = f"{PREFIX}{Path(wanted).expanduser().absolute()}"
     fields = configurations.fields_of(name.removeprefix(PREFIX))
-    config = configurations.make(fields)
-    sizes = {field: _size(config, common) for field, common in _SIZES.items()}
+    sizes = configurations.sizes_of(name.removeprefix(PREFIX))
     seq = min(MOST_TOKENS, sizes["positions"] or MOST_TOKENS) if sizes["vocab"] else None
     return HuggingFaceWorkload(
         name=name,
@@ -157,8 +155,3 @@ def named(name: str) -> HuggingFaceWorkload:
         vocab=sizes["vocab"],
         positions=sizes["positions"],
     )
-
-
-def _size(config: Any, name: str) -> int | None:
-    size = getattr(config, name, None)
-    return size if isinstance(size, int) and size > 0 else None
