@@ -17,25 +17,30 @@ SUITE = "smoke"
 JOBS = 2
 
 
+STARTED = []
+
+
 @pytest.fixture
 def tasks(tmp_path, monkeypatch):
-    """Of a cluster that is there for this test."""
+    """Of a cluster that is there for this test; nothing of it runs on, whatever went wrong."""
     pytest.importorskip("submitit")
     slurm.install(tmp_path / "slurm", tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     found = slurm.Tasks(tmp_path / "slurm")
     yield found
-    for path in (tmp_path / "slurm").glob("*.pid"):  # nothing runs on, whatever went wrong
-        slurm.sent(int(path.read_text()), signal.SIGKILL)
-    for name in found.all():
-        if found.read(name)["pid"]:
-            slurm.sent(found.read(name)["pid"], signal.SIGKILL)
+    leaders = [int(path.read_text()) for path in (tmp_path / "slurm").glob("*.pid")]
+    for leader in (*leaders, *(found.read(name)["pid"] for name in found.all())):
+        if leader:
+            slurm.sent(leader, signal.SIGKILL)
+    while STARTED:
+        STARTED[-1].kill()
+        STARTED.pop().communicate()
 
 
 def started(results):
     given = ("--suite", SUITE, "--device", SIMULATED, "--results", str(results))
     on_slurm = ("--executor", "slurm", "--jobs", str(JOBS), "--sbatch", "partition=any")
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "bench", "sweep", *given, *on_slurm],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -43,6 +48,8 @@ def started(results):
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def whole(process, results):
@@ -85,7 +92,7 @@ def test_a_task_that_is_cut_off_is_queued_again_and_goes_on(tasks, tmp_path, how
     """A node that fails takes all processes with it; before its time is over a job gets SIGUSR2."""
     results = tmp_path / "results"
     process = started(results)
-    until(lambda: len(records.paths(results)) >= 2 and running(tasks))
+    until(lambda: len(records.paths(results)) >= 2 and running(tasks), 300)
     done = times(results)
     name = running(tasks)[0]
     if how == "node":
@@ -103,7 +110,7 @@ def test_a_task_that_is_cut_off_is_queued_again_and_goes_on(tasks, tmp_path, how
 def test_a_job_that_is_cancelled_is_said_and_the_same_command_does_the_rest(tasks, tmp_path):
     results = tmp_path / "results"
     process = started(results)
-    until(lambda: len(records.paths(results)) >= 2 and running(tasks))
+    until(lambda: len(records.paths(results)) >= 2 and running(tasks), 300)
     for name in tasks.all():
         subprocess.run(["scancel", name], check=True)
     _, said = process.communicate(timeout=300)
@@ -123,7 +130,7 @@ def test_jobs_outlive_the_sweep_that_asked_for_them(tasks, tmp_path):
     """The command is killed; its jobs go on, and what they find is there for the next."""
     results = tmp_path / "results"
     process = started(results)
-    until(lambda: running(tasks))
+    until(lambda: running(tasks), 300)
     process.kill()
     process.communicate()
     until(lambda: {tasks.read(n)["state"] for n in tasks.all()} == {"COMPLETED"}, 300)
