@@ -10,6 +10,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import strategies
+from bench import workloads
+from bench.cells.training import TrainingStep
+from bench.measure.memory import step_memory
+from bench.ranks.parallel import parse
+from bench.ranks.parallelise import parallelise
 
 WIDTH, SPECS = 8, ("every_layer", "every_k(k=2)", "every_k(k=4)")
 
@@ -86,3 +91,20 @@ def main(rank, name, store):
         check(way, option)
     dist.destroy_process_group()
     sys.stdout.flush()
+
+
+def traced(rank, store, steps):
+    """The memory of many steps of DistributedDataParallel, whose sums other threads make."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    way, workload = parse("ddp", 2), workloads.get("gpt-mini", layers=1, dim=16, heads=2, seq=8)
+    mesh = way.mesh("cpu")
+    split = parallelise(workload.model(), mesh, way, workload)
+    batch = way.share(workload.make_batch(), mesh)
+    step = TrainingStep(workload, split.model, batch, torch.device("cpu"))
+    for _ in range(steps):
+        step_memory(step, settle=split.settle)
+        step.drop_gradients()
+    dist.barrier()
+    dist.destroy_process_group()

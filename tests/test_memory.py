@@ -294,3 +294,11 @@ def test_a_model_that_has_run_is_not_run_again(monkeypatch, given):
     step.device, step.update = torch.device("meta"), lambda: None
     memory.step_memory(step, step.forward if given else None)
     assert step.runs == (1 if given else 2)
+
+
+def test_a_step_settles_before_its_memory_is_read():
+    kept = []
+    usage = memory.step_memory(
+        tiny.step("mlp-chain"), settle=lambda: kept.append(torch.ones(1 << 24))
+    )
+    assert usage.peak_bytes > kept[0].nbytes == 1 << 26

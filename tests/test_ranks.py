@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 
+import processes
 import psutil
 import pytest
 import tiny
+from torch import multiprocessing
 
 import strategies
 from bench.cells.cell import checked
@@ -226,6 +228,13 @@ def test_ranks_that_wait_for_one_that_hangs_say_which():
     assert "gave no answer, and the others waited for it" in together.reason
     assert sorted(record.status for record in own) == ["crash", "timeout"]
     assert rank_process(0) is None
+
+
+@pytest.mark.long
+def test_a_trace_is_not_read_while_sums_are_written_into_it(tmp_path, monkeypatch):
+    """Without `Split.settle` a rank ends with SIGSEGV within some fifty steps."""
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # what one thread frees another takes at once
+    multiprocessing.spawn(processes.traced, (str(tmp_path / "store"), 100), nprocs=2)
 
 
 def command(*more, start=("-m", "bench")):

@@ -198,7 +198,11 @@ def measure_accelerator(
 
 
 def step_memory(
-    step: TrainingStep, forward: Callable[[], Tensor] | None = None, *, updating: bool = True
+    step: TrainingStep,
+    forward: Callable[[], Tensor] | None = None,
+    *,
+    updating: bool = True,
+    settle: Callable[[], None] | None = None,
 ) -> Memory:
     """Bytes of one step that starts without gradients, by the device's allocator.
 
@@ -206,12 +210,15 @@ def step_memory(
         step: on its device.
         forward: in place of the step's own; of a model that has run before.
         updating: whether the optimizer's update is a part.
+        settle: waits until no other thread is at work for the step, before its trace is read.
     """
 
     def backward(loss: Tensor) -> None:
         step.backward(loss)
         if updating:
             step.update()
+        if settle is not None:
+            settle()
 
     if step.device.type == "cpu":
         return measure_cpu(forward or step.forward, backward)

@@ -10,6 +10,7 @@ import dataclasses
 import re
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -61,6 +62,16 @@ class Split:
             return 0
         known = self.model._get_ddp_logging_data()
         return sum(map(int, known["rebuilt_bucket_sizes"].split(",")))
+
+    def settle(self) -> None:
+        """Wait until the threads that talk are through with a step; all ranks call this together.
+
+        DistributedDataParallel goes on as soon as a sum is there. Gloo's thread then still writes
+        into the profiler's trace that it has made it, and a trace that is read meanwhile ends the
+        process (SIGSEGV). A barrier waits for whatever its group was asked for before.
+        """
+        if isinstance(self.model, DistributedDataParallel):
+            dist.barrier(group=self.model.process_group)
 
     def _whole(self, name: str, gradient: Tensor) -> Tensor:
         whole = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient

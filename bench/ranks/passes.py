@@ -150,7 +150,7 @@ class Passes:
         resident_bytes = unique_bytes(map(local, step.resident_tensors()))
         resident_bytes += self.split.bucket_bytes()
         generators.seed_all(self.cell.seed)
-        usage = step_memory(step)
+        usage = step_memory(step, settle=self.split.settle)
         mixed, saved_bytes = isinstance(step, PipelinedStep), usage.after_forward_bytes
         parameters = list(step.model.parameters())
         gradients = [local(p.grad) for p in parameters if p.grad is not None]

@@ -26,7 +26,7 @@ MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("llama3-70b", {"seq": 8192, "attention": "flash"}),
     ("gpt3-175b", {"seq": 2048, "attention": "flash"}),
 )
-RANKS = (8, 64, 512)
+RANKS = (8, 64, 512, 1024)
 SPECS = ("none", "every_layer")
 PRECISION, OPTIMIZER, PARALLEL = "fp32", "adamw", "fsdp2(mixed=true)"
 
