@@ -133,6 +133,25 @@ def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
         assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[one] for one in times]
 
 
+@pytest.mark.parametrize(
+    ("clock", "times", "chosen"),
+    [
+        ([1.0, 2.0, 1.01, 1.03, 1.0], [[1.0, 1.0], [2.0], [1.01, 1.03]], 0),
+        ([2.0, 1.0, 1.01, 1.0, 1.03, 2.0], [[2.0, 2.0], [1.0, 1.03], [1.01, 1.0]], 2),
+        ([1.0, 1.1, 1.01, 1.0, 2.0], [[1.0, 2.0], [1.1], [1.01, 1.0]], 2),
+    ],
+)
+def test_whoever_is_clearly_slower_leaves_but_for_the_first(
+    case, monkeypatch, clock, times, chosen
+):
+    seconds = iter(clock)
+    monkeypatch.setattr(trial, "_timed", lambda _: next(seconds))
+    installs, expected = [list] * 3, [1.0] * 3
+    assert trial.seconds(ExampleStep(*case), installs, expected, rounds=2) == times
+    assert next(seconds, None) is None
+    assert trial.fastest(times, expected) == chosen
+
+
 # Whether the budget is kept.
 
 
