@@ -94,12 +94,14 @@ class Ring:
         profiles = [profile, *([profile.eager] if profile.eager else [])]
         smallest = entrants.ours(1, compiled=self.question.compiled).smallest_bytes
         least_bytes = min(map(smallest, profiles))
-        budgets = [self.budget(size) for size in self.sizes(least_bytes, none_bytes)]
+        with planning.frozen():  # modules are no garbage, and collected before every step
+            budgets = [self.budget(size) for size in self.sizes(least_bytes, none_bytes)]
+            timed = self._timed(budgets)
         return {
             "plain_peak_bytes": none_bytes,
             "smallest_bytes": least_bytes,
             "budgets": budgets,
-            **self._timed(budgets),
+            **timed,
         }
 
     @property
@@ -170,8 +172,7 @@ class Ring:
         interleave(switches, WARMUP, device)
         graphs, watch = _graphs(), Watch()
         asked = rounds.Asked({names[NONE], AGAIN}, [(names[a], names[b]) for a, b in pairs])
-        with planning.frozen():  # modules are no garbage, and collected before every step
-            seconds = rounds.contested(switches, asked, self.question, device)
+        seconds = rounds.contested(switches, asked, self.question, device)
         entries = [
             msgspec.structs.replace(entry, step_s=seconds.get(str(place), []))
             for place, entry in enumerate(self.entries)
