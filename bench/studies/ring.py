@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -120,7 +120,9 @@ class Ring:
         """Everyone who is asked within one budget, on the model."""
         ours = self.enter(entrants.ours(budget_bytes, compiled=self.question.compiled))
         others = self.others(budget_bytes)
-        return Budget(budget_bytes=budget_bytes, ours=ours, others=others)
+        uses_disk = any(bouts.rests_on_disk(self.entries, other) for other in others)
+        with_disk = self.enter(entrants.ours(budget_bytes, disk=True)) if uses_disk else None
+        return Budget(budget_bytes=budget_bytes, ours=ours, others=others, with_disk=with_disk)
 
     def others(self, budget_bytes: int) -> list[Contender]:
         """All but `auto`."""
@@ -162,14 +164,14 @@ class Ring:
     def _timed(self, budgets: Sequence[Budget]) -> dict[str, object]:
         """Steps of all that meet `auto`, of it and of `none`, in the same rounds."""
         pairs = self._pairs(budgets)
-        ours = [budget.ours.entry for budget in budgets if budget.ours.entry is not None]
-        places = sorted({NONE, *ours, *(place for pair in pairs for place in pair)})
+        own = [one.entry for budget in budgets for one in budget.own if one.entry is not None]
+        places = sorted({NONE, *own, *(place for pair in pairs for place in pair)})
         names = {place: str(place) for place in places}
         switches = {names[place]: self._switch(place) for place in places}
         switches[AGAIN] = self._switch(NONE)
         device = self.corner.bench.device
         gc.collect()
-        interleave(switches, WARMUP, device)
+        interleave(self._cold(switches), WARMUP, device)
         graphs, watch = _graphs(), Watch()
         asked = rounds.Asked({names[NONE], AGAIN}, [(names[a], names[b]) for a, b in pairs])
         seconds = rounds.contested(switches, asked, self.question, device)
@@ -185,14 +187,18 @@ class Ring:
             "other_cpu_share": watch.seen().other_cpu_share,
         }
 
+    def _cold(self, switches: Mapping[str, Switch]) -> Mapping[str, Switch]:
+        """What warms up before it is timed: all have run before, when their peak was measured."""
+        return {AGAIN: switches[AGAIN]}
+
     def _pairs(self, budgets: Sequence[Budget]) -> list[tuple[int, int]]:
         """Entries of which a ratio is asked for: `auto`'s, and another's that meets it."""
-        return [
-            (budget.ours.entry, other.entry)
+        meetings = [
+            (bouts.own_of(self.entries, budget, other).entry, other.entry)
             for budget in budgets
             for other in bouts.met(self.entries, budget, compiled=self.question.compiled)
-            if budget.ours.entry is not None and other.entry is not None
         ]
+        return list(dict.fromkeys((a, b) for a, b in meetings if a is not None and b is not None))
 
     def _switch(self, place: int) -> Switch:
         corner, prepared = self.entrants[place]
@@ -223,6 +229,10 @@ class CompiledRing(Ring):
     def others(self, budget_bytes: int) -> list[Contender]:  # noqa: ARG002 - whatever the budget
         """Each solver."""
         return self._others
+
+    def _cold(self, switches: Mapping[str, Switch]) -> Mapping[str, Switch]:
+        """Compilers: graphs for gradients that exist, or do not, are made when they are met."""
+        return switches
 
 
 def _graphs() -> int:
