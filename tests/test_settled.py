@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 import strategies
 from strategies import Unsupported
@@ -150,6 +151,18 @@ def test_whoever_is_clearly_slower_leaves_but_for_the_first(
     assert trial.seconds(ExampleStep(*case), installs, expected, rounds=2) == times
     assert next(seconds, None) is None
     assert trial.fastest(times, expected) == chosen
+
+
+def test_no_step_runs_but_for_the_clock_the_peak_and_the_notes(case, monkeypatch):
+    """A forward that warms up; the timed ones; the step whose peak is read; one, fake, for notes."""
+    model, batch = case
+    chain = chain_of(model, batch)
+    calls, timed = [], []
+    model.register_forward_pre_hook(lambda _, inputs: calls.append(type(inputs[0])))
+    monkeypatch.setattr(trial, "_timed", lambda _: timed.append(1) or 1.0)
+    with strategies.apply(model, "auto", budget="60%", example=batch, chain=chain):
+        assert calls == [torch.Tensor, torch.Tensor, FakeTensor]
+    assert len(timed) in (4, 6)  # two rounds of two plans, or of three
 
 
 # Whether the budget is kept.
