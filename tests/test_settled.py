@@ -154,7 +154,7 @@ def test_whoever_is_clearly_slower_leaves_but_for_the_first(
 
 
 def test_no_step_runs_but_for_the_clock_the_peak_and_the_notes(case, monkeypatch):
-    """A forward that warms up; the timed ones; the step whose peak is read; one, fake, for notes."""
+    """One forward to warm up; the timed ones; a step whose peak is read; one, fake, for notes."""
     model, batch = case
     chain = chain_of(model, batch)
     calls, timed = [], []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -171,7 +171,7 @@ class Ring:
         switches[AGAIN] = self._switch(NONE)
         device = self.corner.bench.device
         gc.collect()
-        interleave(self._cold(switches), WARMUP, device)
+        interleave(switches, WARMUP, device)
         graphs, watch = _graphs(), Watch()
         asked = rounds.Asked({names[NONE], AGAIN}, [(names[a], names[b]) for a, b in pairs])
         seconds = rounds.contested(switches, asked, self.question, device)
@@ -186,10 +186,6 @@ class Ring:
             "compiled_again_count": _graphs() - graphs,
             "other_cpu_share": watch.seen().other_cpu_share,
         }
-
-    def _cold(self, switches: Mapping[str, Switch]) -> Mapping[str, Switch]:
-        """What warms up before it is timed: all have run before, when their peak was measured."""
-        return {AGAIN: switches[AGAIN]}
 
     def _pairs(self, budgets: Sequence[Budget]) -> list[tuple[int, int]]:
         """Entries of which a ratio is asked for: `auto`'s, and another's that meets it."""
@@ -229,10 +225,6 @@ class CompiledRing(Ring):
     def others(self, budget_bytes: int) -> list[Contender]:  # noqa: ARG002 - whatever the budget
         """Each solver."""
         return self._others
-
-    def _cold(self, switches: Mapping[str, Switch]) -> Mapping[str, Switch]:
-        """Compilers: graphs for gradients that exist, or do not, are made when they are met."""
-        return switches
 
 
 def _graphs() -> int:
