@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 from strategies.contract.strategy import Planned
 from strategies.execution.chain import Chain
-from strategies.hybrid import Hybrid, traffic
+from strategies.hybrid import AUTO, Hybrid, traffic
 from strategies.optimal import Optimal
 from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
@@ -18,6 +19,7 @@ from strategies.schedules.schedule import ALL, HOST
 from strategies.schedules.solution import Solution
 from strategies.selective_ops import SelectiveOps
 from strategies.storage import Storage
+from strategies.storage.auto import check
 
 WORTH = 0.01
 """Of a step: for less, a link that others use too is left alone."""
@@ -31,7 +33,7 @@ class Auto(Optimal):
 
     The best of four: `Optimal` without op policies and with them, which groups blocks,
     `SelectiveOps`, which chooses inside them, and `Hybrid`, which sends boundaries to the host
-    (never to a disk, unasked) beside compute, if a hundredth of a step can be gained by it. What
+    (to a disk if told) beside compute, if a hundredth of a step can be gained by it. What
     op policies and transfers cost beside what the profile counts, it does not know; so where an
     example runs on a real device, a step of each is timed, interleaved, and its peak is measured: a
     plan that breaks the budget gives way to a tighter one. Where blocks run faster compiled
@@ -40,12 +42,23 @@ class Auto(Optimal):
 
     Attributes:
         verify: measure; without it, the profile alone decides, and its prediction is the promise.
+        disk: boundaries may rest on a disk where there is no other place, as of a model on a CPU;
+            then what fits with it alone is a plan, too.
+        directory: where their files go; default the system's temporary folder.
     """
 
     operators: ClassVar[bool] = True
     among: ClassVar[str] = "nested plan or choice of operators"
 
     verify: bool = True
+    disk: bool = False
+    directory: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("auto", AUTO, self.directory)
+        if self.directory and not self.disk:
+            raise ValueError("auto: a directory is for what rests on a disk: disk=True")
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """The fastest of all, by the profile's times; the bound holds for all."""
@@ -63,13 +76,13 @@ class Auto(Optimal):
         ]
         if not _is_faster_compiled(profile):
             answers.append(SelectiveOps(budget=self.budget).solution(profile, budget_bytes))
-            answers.append(_beside_compute(profile, budget_bytes, answers))
+            answers.append(self._beside_compute(profile, budget_bytes, answers))
         distinct = {answer.schedule: answer for answer in reversed(answers) if answer is not None}
         return list(reversed(distinct.values()))
 
     def storage(self) -> Storage:
         """Of the boundaries that a schedule sends away, if it does."""
-        return Hybrid(budget=self.budget).storage()
+        return Hybrid(budget=self.budget, directory=self.directory).storage()
 
     def remarks(self, answer: Answer) -> Sequence[str]:
         """Further, what crosses the link."""
@@ -90,24 +103,34 @@ class Auto(Optimal):
         if _is_faster_compiled(profile):
             return super().smallest_bytes(profile)
         inside = SelectiveOps(budget=self.budget)
-        return min(super().smallest_bytes(profile), inside.smallest_bytes(profile))
+        sizes = [super().smallest_bytes(profile), inside.smallest_bytes(profile)]
+        if self._may_send(profile) and self.disk:
+            sizes.append(Hybrid().smallest_bytes(profile))
+        return min(sizes)
+
+    def _beside_compute(
+        self, profile: ChainProfile, budget_bytes: int, others: Sequence[Solution | None]
+    ) -> Solution | None:
+        """The schedule of `Hybrid`, where it may pay, or where nothing else fits a disk's user."""
+        if not self._may_send(profile):
+            return None
+        times_s = [predict(profile, other.schedule).step_s for other in others if other is not None]
+        least_s = math.inf if self.disk else 0.0
+        to_gain_s = min(times_s, default=least_s) - profile.plain_step_s
+        return (
+            Hybrid().solution(profile, budget_bytes)
+            if to_gain_s > WORTH * profile.plain_step_s
+            else None
+        )
+
+    def _may_send(self, profile: ChainProfile) -> bool:
+        allowed = self.disk or profile.link_tier == HOST
+        return allowed and len(profile.blocks) <= MOST_BLOCKS
 
     @classmethod
     def grid(cls) -> Sequence[Auto]:
         """One budget."""
         return (cls(),)
-
-
-def _beside_compute(
-    profile: ChainProfile, budget_bytes: int, others: Sequence[Solution | None]
-) -> Solution | None:
-    """The schedule of `Hybrid`, where it may pay; see `WORTH` and `MOST_BLOCKS`."""
-    times_s = [predict(profile, other.schedule).step_s for other in others if other is not None]
-    to_gain_s = min(times_s, default=0.0) - profile.plain_step_s
-    is_long = len(profile.blocks) > MOST_BLOCKS
-    if profile.link_tier != HOST or is_long or to_gain_s <= WORTH * profile.plain_step_s:
-        return None
-    return Hybrid().solution(profile, budget_bytes)
 
 
 def _without_policies(profile: ChainProfile) -> ChainProfile:

@@ -13,6 +13,7 @@ from torch import nn
 import strategies
 from bench import architectures
 from bench.architectures.base import Architecture
+from bench.cli.contest import failures
 from bench.report import contests as report
 from bench.report.bouts import Outcome, bouts, met
 from bench.report.causes import cause
@@ -118,6 +119,41 @@ def test_without_a_plan_auto_meets_nobody():
     alone = contest_of(ours=None)
     assert met(alone.entries, alone.budgets[0], compiled=False) == []
     assert {bout.outcome for bout in bouts(alone)} == {Outcome.absent}
+
+
+def test_who_rests_on_a_disk_meets_auto_that_may():
+    entries = [
+        *ENTRIES,
+        entry("[0]@disk [1]", 900, 1.2, 1.2),
+        entry("[0 1]@disk", 1010, 1.1, 1.2),
+    ]
+    others = [*OTHERS[:1], contender("hybrid(budget='1000')", 6)]
+    told = contender("auto(budget='1000', disk=True)", 6)
+    budget = store.Budget(
+        budget_bytes=1000, ours=contender("auto(budget='1000')", 1), others=others, with_disk=told
+    )
+    held = contest_of(entries=entries, budgets=[budget])
+    ended = {bout.name: (bout.own.spec, bout.outcome) for bout in bouts(held)}
+    assert ended == {
+        "optimal": ("auto(budget='1000')", Outcome.slower),
+        "hybrid": ("auto(budget='1000', disk=True)", Outcome.same),
+    }
+    assert store.decode(store.encode(held)) == held
+    alone = contest_of(entries=entries, others=others)
+    assert [(bout.own.spec, bout.outcome) for bout in bouts(alone)][1] == (
+        "auto(budget='1000')",
+        Outcome.slower,
+    )
+    over = contest_of(
+        entries=entries, budgets=[msgspec.structs.replace(budget, with_disk=contender("auto", 7))]
+    )
+    assert failures(over) == 1
+    assert lines_of(report.markdown([over]), "Without a plan, or over the budget") == [
+        "a\\|b within 0.50×: `auto`'s peak is 1.00 % above"
+    ]
+    gone = msgspec.structs.replace(budget, with_disk=contender("auto", 8))
+    with pytest.raises(ValueError, match="has no entry"):
+        store.decode(store.encode(contest_of(entries=entries, budgets=[gone])))
 
 
 def test_a_compiler_that_needs_more_counts_if_it_is_the_next():

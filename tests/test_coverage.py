@@ -7,6 +7,7 @@ import pytest
 import torch
 from models import BLOCKS, CASES, WIDTH, Loop, Small, assert_same, step
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 import strategies
 from strategies import Unsupported, find_chain
@@ -37,6 +38,19 @@ def test_bytes_by_hand():
     assert found.ran == (1, 1, 1, 0, 0)
     # The first block saves the batch, the others what the one before returned; exp its output.
     assert (found.inside_bytes, found.outside_bytes) == (2 * ROWS.nbytes, ROWS.nbytes)
+
+
+def test_a_loss_may_know_real_labels():
+    """It is called on fake tensors all the same, which take no memory."""
+    model, labels, seen = Idle(), ROWS.abs(), []
+
+    def loss(output):
+        seen.append(type(output))
+        return (output * labels).sum()
+
+    found = coverage(find_chain(model), ExampleStep(model, ROWS, loss))
+    assert seen == [FakeTensor]
+    assert (found.inside_bytes, found.outside_bytes) == (2 * ROWS.nbytes, 2 * ROWS.nbytes)
 
 
 @pytest.mark.parametrize("spec", ["none", "every_layer", "sqrt", "offload"])

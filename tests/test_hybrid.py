@@ -299,7 +299,7 @@ def test_a_simulated_step_is_the_predicted_one(share):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_auto_sends_away_what_makes_a_step_faster_but_never_to_a_disk(seed):
+def test_auto_sends_away_what_makes_a_step_faster_but_to_a_disk_only_if_told(seed):
     profile = dataclasses.replace(linked(seed, 5, FAST), link_tier="host")
     low, high = optimal.smallest_bytes(profile), predict(profile, plans.plain(5)).peak_bytes
     auto = strategies.get("auto")
@@ -314,6 +314,37 @@ def test_auto_sends_away_what_makes_a_step_faster_but_never_to_a_disk(seed):
         assert predict(profile, chosen.schedule).step_s == worth
         to_disk = dataclasses.replace(profile, link_tier="disk")
         assert predict(to_disk, auto.solution(to_disk, budget_bytes).schedule).step_s == alone_s
+        told = strategies.get("auto", disk=True).solution(to_disk, budget_bytes)
+        assert predict(to_disk, told.schedule).step_s == worth
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auto_that_may_use_a_disk_needs_no_more_than_hybrid(seed):
+    profile = dataclasses.replace(linked(seed, 5, FAST), link_tier="disk")
+    auto, told = strategies.get("auto"), strategies.get("auto", disk=True)
+    low = hybrid.smallest_bytes(profile)
+    assert told.smallest_bytes(profile) == low <= auto.smallest_bytes(profile)
+    assert predict(profile, told.solution(profile, low).schedule).peak_bytes <= low
+    assert told.solution(profile, low - 1) is None
+
+
+def test_auto_on_a_disk_keeps_the_budget_and_the_gradient(tmp_path):
+    made, chain = profiled("llama-mini")
+    low = hybrid.smallest_bytes(chain.profile)
+    options = {"disk": True, "directory": str(tmp_path), "chain": chain, "budget": str(low + 4096)}
+    with pytest.raises(Unsupported, match="hybrid needs"):
+        strategies.apply(made.model, "auto", **options | {"disk": False, "directory": ""})
+    reference = gradients.run(made, 0)
+    with strategies.apply(made.model, "auto", **options) as applied:
+        assert "@disk" in applied.schedule.render()
+        assert gradients.compare(reference, gradients.run(made, 0)).bitwise_equal
+        assert measured_peak_bytes(made) <= low + 4096
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_is_for_a_disk():
+    with pytest.raises(ValueError, match="disk=True"):
+        strategies.get("auto", directory="/tmp")
 
 
 @pytest.mark.long

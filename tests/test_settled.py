@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 import strategies
 from strategies import Unsupported
@@ -131,6 +132,37 @@ def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
     for times in ([1.0, 2.0], [2.0, 1.0], [1.0, 1.2]):  # it is clear
         clock = iter(times)
         assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[one] for one in times]
+
+
+@pytest.mark.parametrize(
+    ("clock", "times", "chosen"),
+    [
+        ([1.0, 2.0, 1.01, 1.03, 1.0], [[1.0, 1.0], [2.0], [1.01, 1.03]], 0),
+        ([2.0, 1.0, 1.01, 1.0, 1.03, 2.0], [[2.0, 2.0], [1.0, 1.03], [1.01, 1.0]], 2),
+        ([1.0, 1.1, 1.01, 1.0, 2.0], [[1.0, 2.0], [1.1], [1.01, 1.0]], 2),
+    ],
+)
+def test_whoever_is_clearly_slower_leaves_but_for_the_first(
+    case, monkeypatch, clock, times, chosen
+):
+    seconds = iter(clock)
+    monkeypatch.setattr(trial, "_timed", lambda _: next(seconds))
+    installs, expected = [list] * 3, [1.0] * 3
+    assert trial.seconds(ExampleStep(*case), installs, expected, rounds=2) == times
+    assert next(seconds, None) is None
+    assert trial.fastest(times, expected) == chosen
+
+
+def test_no_step_runs_but_for_the_clock_the_peak_and_the_notes(case, monkeypatch):
+    """One forward to warm up; the timed ones; a step whose peak is read; one, fake, for notes."""
+    model, batch = case
+    chain = chain_of(model, batch)
+    calls, timed = [], []
+    model.register_forward_pre_hook(lambda _, inputs: calls.append(type(inputs[0])))
+    monkeypatch.setattr(trial, "_timed", lambda _: timed.append(1) or 1.0)
+    with strategies.apply(model, "auto", budget="60%", example=batch, chain=chain):
+        assert calls == [torch.Tensor, torch.Tensor, FakeTensor]
+    assert len(timed) in (4, 6)  # two rounds of two plans, or of three
 
 
 # Whether the budget is kept.

@@ -159,8 +159,8 @@ def failures(contest: contests.Contest) -> int:
     """Budgets without a plan of `auto`, or broken by it."""
     from bench.report.bouts import entry_of
 
-    ours = [(budget, entry_of(contest.entries, budget.ours)) for budget in contest.budgets]
-    return sum(e is None or e.peak_allocated_bytes > b.budget_bytes for b, e in ours)
+    own = [(b, entry_of(contest.entries, one)) for b in contest.budgets for one in b.own]
+    return sum(e is None or e.peak_allocated_bytes > b.budget_bytes for b, e in own)
 
 
 def _sentence(contest: contests.Contest) -> str:

@@ -22,6 +22,8 @@ class Outcome(enum.StrEnum):
     absent = "auto has no plan"
 
 
+_ON_DISK = "]@disk"
+"""In a plan, a boundary that rests there."""
 COMPARED = (Outcome.faster, Outcome.even, Outcome.slower)
 """With seconds of both."""
 
@@ -33,6 +35,7 @@ class Bout:
     Attributes:
         contest: that it is of.
         budget: that `auto` was given.
+        own: `auto`, as it met the other.
         other: whom it met.
         outcome: for `auto`.
         ratio: its step over the other's, of `COMPARED`.
@@ -40,6 +43,7 @@ class Bout:
 
     contest: Contest
     budget: Budget
+    own: Contender
     other: Contender
     outcome: Outcome
     ratio: Interval | None = None
@@ -47,7 +51,7 @@ class Bout:
     @property
     def ours(self) -> Entry | None:
         """What `auto` ran."""
-        return entry_of(self.contest.entries, self.budget.ours)
+        return entry_of(self.contest.entries, self.own)
 
     @property
     def theirs(self) -> Entry | None:
@@ -63,6 +67,19 @@ class Bout:
 def entry_of(entries: Sequence[Entry], contender: Contender) -> Entry | None:
     """What a contender ran, if it could."""
     return None if contender.entry is None else entries[contender.entry]
+
+
+def rests_on_disk(entries: Sequence[Entry], contender: Contender) -> bool:
+    """Whether what a contender ran sends boundaries to a disk."""
+    entry = entry_of(entries, contender)
+    return entry is not None and _ON_DISK in entry.plan
+
+
+def own_of(entries: Sequence[Entry], budget: Budget, other: Contender) -> Contender:
+    """`auto`, as it meets another: with a disk, where the other uses one."""
+    if budget.with_disk is not None and rests_on_disk(entries, other):
+        return budget.with_disk
+    return budget.ours
 
 
 def paired(steps_s: Sequence[float], others_s: Sequence[float]) -> Interval | None:
@@ -101,17 +118,18 @@ def bouts(contest: Contest) -> Iterator[Bout]:
 
 
 def _judged(contest: Contest, budget: Budget, other: Contender, *, meets: bool) -> Bout:
-    if budget.ours.entry is None:
-        return Bout(contest, budget, other, Outcome.absent)
+    own = own_of(contest.entries, budget, other)
+    if own.entry is None:
+        return Bout(contest, budget, own, other, Outcome.absent)
     if other.entry is None:
-        return Bout(contest, budget, other, Outcome.refused)
-    if other.entry == budget.ours.entry:
-        return Bout(contest, budget, other, Outcome.same)
+        return Bout(contest, budget, own, other, Outcome.refused)
+    if other.entry == own.entry:
+        return Bout(contest, budget, own, other, Outcome.same)
     if not meets:
-        return Bout(contest, budget, other, Outcome.over)
+        return Bout(contest, budget, own, other, Outcome.over)
     entries = contest.entries
-    ratio = paired(entries[budget.ours.entry].step_s, entries[other.entry].step_s)
-    return Bout(contest, budget, other, _outcome(ratio), ratio)
+    ratio = paired(entries[own.entry].step_s, entries[other.entry].step_s)
+    return Bout(contest, budget, own, other, _outcome(ratio), ratio)
 
 
 def _outcome(ratio: Interval | None) -> Outcome:

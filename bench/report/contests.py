@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from bench.report import causes, display, separated
-from bench.report.bouts import COMPARED, Bout, Outcome, bouts, paired
+from bench.report.bouts import COMPARED, Bout, Outcome, bouts, entry_of, paired
 from bench.report.display import MISSING, cell, code, percent, times
 from bench.report.stats import Interval
 from bench.report.tables import plain
@@ -31,8 +31,8 @@ NOTES = (
     "the contender keeps and recomputes what `auto` does, and was not timed again; *over*: its "
     f"measured peak is above the budget; {MISSING} it cannot run (below). Peaks are of a training "
     "loop with AdamW from before its state exists, by the allocator; `every_k` is the fastest of "
-    "all k that fits. A loss is a ratio whose whole interval is above 1; of equal contenders one "
-    "in 40 is lost by chance.\n"
+    "all k that fits. Whoever rests boundaries on a disk meets `auto(disk=True)`. A loss is a "
+    "ratio whose whole interval is above 1; of equal contenders one in 40 is lost by chance.\n"
 )
 COMPILED_NOTES = (
     "`auto(compile=True)` against `torch.compile` of the whole model with PyTorch's own memory "
@@ -117,7 +117,7 @@ def label(contest: Contest) -> str:
 
 
 def _ours(contest: Contest, budget: Budget) -> Entry | None:
-    return None if budget.ours.entry is None else contest.entries[budget.ours.entry]
+    return entry_of(contest.entries, budget.ours)
 
 
 def _cell_of(name: str, found: Sequence[Bout]) -> str:
@@ -190,12 +190,14 @@ def _broken(contests: Sequence[Contest]) -> Iterator[str]:
     for contest in contests:
         for budget in contest.budgets:
             share = times(budget.budget_bytes / contest.plain_peak_bytes)
-            where, ours = f"{cell(name_of(contest))} within {share}", _ours(contest, budget)
-            if ours is None:
-                yield f"{where}: {cell(budget.ours.reason)}"
-            elif ours.peak_allocated_bytes > budget.budget_bytes:
-                over = ours.peak_allocated_bytes / budget.budget_bytes - 1
-                yield f"{where}: `auto`'s peak is {percent(over, 2)} above"
+            where = f"{cell(name_of(contest))} within {share}"
+            for own in budget.own:
+                entry = entry_of(contest.entries, own)
+                if entry is None:
+                    yield f"{where}: {cell(own.reason)}"
+                elif entry.peak_allocated_bytes > budget.budget_bytes:
+                    over = entry.peak_allocated_bytes / budget.budget_bytes - 1
+                    yield f"{where}: `auto`'s peak is {percent(over, 2)} above"
 
 
 def _refusals(fought: Sequence[Bout]) -> Iterator[str]:

@@ -38,11 +38,17 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One budget: `auto`, and those that it meets."""
+    """One budget: `auto`, and those that it meets; `auto` that may use a disk, where one does."""
 
     budget_bytes: int
     ours: Contender
     others: list[Contender]
+    with_disk: Contender | None = None
+
+    @property
+    def own(self) -> list[Contender]:
+        """Those of `auto`."""
+        return [self.ours] if self.with_disk is None else [self.ours, self.with_disk]
 
 
 class Contest(Provenance, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,7 +95,8 @@ def _check(contest: Contest) -> None:
         raise ValueError(f"none is timed in all {contest.rounds} rounds of a contest")
     if max(len(entry.step_s) for entry in contest.entries) > contest.rounds:
         raise ValueError(f"an entry of a contest is timed in more than {contest.rounds} rounds")
-    places = [c.entry for b in contest.budgets for c in (b.ours, *b.others) if c.entry is not None]
+    present = [c for budget in contest.budgets for c in (*budget.own, *budget.others)]
+    places = [contender.entry for contender in present if contender.entry is not None]
     if not set(places) <= set(range(len(contest.entries))):
         raise ValueError("a contender of a contest has no entry")
 

@@ -16,9 +16,11 @@ RULES = ("sqrt", "torch_checkpoint", "transformers_checkpoint", "torch_selective
 """They know no budget: those that happen to need less than it are in the contest."""
 
 
-def ours(budget_bytes: int, *, compiled: bool) -> Budgeted:
-    """`auto`, with compiled blocks or without."""
-    return planning.budgeted(f"{OURS}(compile=True)" if compiled else OURS, str(budget_bytes))
+def ours(budget_bytes: int, *, compiled: bool = False, disk: bool = False) -> Budgeted:
+    """`auto`, with compiled blocks or a disk, or without."""
+    options = {"compile": compiled, "disk": disk}
+    said = ", ".join(f"{name}=True" for name, value in options.items() if value)
+    return planning.budgeted(f"{OURS}({said})", str(budget_bytes))
 
 
 def eager(chain: strategies.Chain, budget_bytes: int) -> list[strategies.Strategy]:

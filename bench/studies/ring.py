@@ -94,12 +94,14 @@ class Ring:
         profiles = [profile, *([profile.eager] if profile.eager else [])]
         smallest = entrants.ours(1, compiled=self.question.compiled).smallest_bytes
         least_bytes = min(map(smallest, profiles))
-        budgets = [self.budget(size) for size in self.sizes(least_bytes, none_bytes)]
+        with planning.frozen():  # modules are no garbage, and collected before every step
+            budgets = [self.budget(size) for size in self.sizes(least_bytes, none_bytes)]
+            timed = self._timed(budgets)
         return {
             "plain_peak_bytes": none_bytes,
             "smallest_bytes": least_bytes,
             "budgets": budgets,
-            **self._timed(budgets),
+            **timed,
         }
 
     @property
@@ -118,7 +120,9 @@ class Ring:
         """Everyone who is asked within one budget, on the model."""
         ours = self.enter(entrants.ours(budget_bytes, compiled=self.question.compiled))
         others = self.others(budget_bytes)
-        return Budget(budget_bytes=budget_bytes, ours=ours, others=others)
+        uses_disk = any(bouts.rests_on_disk(self.entries, other) for other in others)
+        with_disk = self.enter(entrants.ours(budget_bytes, disk=True)) if uses_disk else None
+        return Budget(budget_bytes=budget_bytes, ours=ours, others=others, with_disk=with_disk)
 
     def others(self, budget_bytes: int) -> list[Contender]:
         """All but `auto`."""
@@ -160,8 +164,8 @@ class Ring:
     def _timed(self, budgets: Sequence[Budget]) -> dict[str, object]:
         """Steps of all that meet `auto`, of it and of `none`, in the same rounds."""
         pairs = self._pairs(budgets)
-        ours = [budget.ours.entry for budget in budgets if budget.ours.entry is not None]
-        places = sorted({NONE, *ours, *(place for pair in pairs for place in pair)})
+        own = [one.entry for budget in budgets for one in budget.own if one.entry is not None]
+        places = sorted({NONE, *own, *(place for pair in pairs for place in pair)})
         names = {place: str(place) for place in places}
         switches = {names[place]: self._switch(place) for place in places}
         switches[AGAIN] = self._switch(NONE)
@@ -170,8 +174,7 @@ class Ring:
         interleave(switches, WARMUP, device)
         graphs, watch = _graphs(), Watch()
         asked = rounds.Asked({names[NONE], AGAIN}, [(names[a], names[b]) for a, b in pairs])
-        with planning.frozen():  # modules are no garbage, and collected before every step
-            seconds = rounds.contested(switches, asked, self.question, device)
+        seconds = rounds.contested(switches, asked, self.question, device)
         entries = [
             msgspec.structs.replace(entry, step_s=seconds.get(str(place), []))
             for place, entry in enumerate(self.entries)
@@ -186,12 +189,12 @@ class Ring:
 
     def _pairs(self, budgets: Sequence[Budget]) -> list[tuple[int, int]]:
         """Entries of which a ratio is asked for: `auto`'s, and another's that meets it."""
-        return [
-            (budget.ours.entry, other.entry)
+        meetings = [
+            (bouts.own_of(self.entries, budget, other).entry, other.entry)
             for budget in budgets
             for other in bouts.met(self.entries, budget, compiled=self.question.compiled)
-            if budget.ours.entry is not None and other.entry is not None
         ]
+        return list(dict.fromkeys((a, b) for a, b in meetings if a is not None and b is not None))
 
     def _switch(self, place: int) -> Switch:
         corner, prepared = self.entrants[place]

@@ -68,6 +68,11 @@ class _Settling:
     compile_blocks: Compile
 
     @property
+    def budget_bytes(self) -> int:
+        """Of the peak."""
+        return budgets.resolve(self.strategy.budget, self.profile)
+
+    @property
     def others(self) -> Sequence[str]:
         """Notes that are not of the plan."""
         of_plan = self.strategy.planned(self.prepared.chain).notes
@@ -100,20 +105,20 @@ class _Settling:
 
     def within(self, planned: Planned) -> tuple[Planned, Sequence[str]]:
         """This plan, or a tighter one, whose measured peak is within the budget."""
-        budget_bytes = room_bytes = budgets.resolve(self.strategy.budget, self.profile)
+        budget_bytes = room_bytes = self.budget_bytes
         for _ in range(ATTEMPTS):
-            peak_bytes = self._peak_bytes(planned, budget_bytes)
+            peak_bytes = self._peak_bytes(planned)
             if peak_bytes <= budget_bytes + NUMBERS_BYTES:
                 return planned, (_measured(peak_bytes, budget_bytes),)
             room_bytes -= peak_bytes - budget_bytes
             planned = self._tighter(planned, room_bytes, peak_bytes)
         raise self._refusal(budget_bytes, peak_bytes)
 
-    def _peak_bytes(self, planned: Planned, budget_bytes: int) -> int:
+    def _peak_bytes(self, planned: Planned) -> int:
         """Of a second step, where the first is above the budget: what is made once is in it."""
         with installed(self._install(planned)):
             peak_bytes = trial.peak_bytes(self.step, self.profile)
-            if peak_bytes <= budget_bytes:
+            if peak_bytes <= self.budget_bytes:
                 return peak_bytes
             return min(peak_bytes, trial.peak_bytes(self.step, self.profile))
 
@@ -123,8 +128,7 @@ class _Settling:
         try:
             candidates = strategy.candidates(self.prepared.chain)
         except Unsupported as error:
-            budget_bytes = budgets.resolve(self.strategy.budget, self.profile)
-            raise self._refusal(budget_bytes, peak_bytes) from error
+            raise self._refusal(self.budget_bytes, peak_bytes) from error
         alike = [one for one in candidates if _description(one) == _description(planned)]
         return next(iter([*alike, *candidates]))
 
@@ -137,14 +141,14 @@ class _Settling:
 
 
 def _timed(contenders: Sequence[Planned], times: Sequence[Sequence[float]], chosen: Planned) -> str:
-    """What all but the one that is taken take, beside it."""
-    base_s = sum(times[contenders.index(chosen)])
+    """What all but the one that is taken take, beside it, in the rounds of both."""
+    base_s = times[contenders.index(chosen)]
     others = " and ".join(
-        f"the plan {_description(one)} takes {sum(its) / base_s:.2f} ×"
+        f"the plan {_description(one)} takes {sum(its) / sum(base_s[: len(its)]):.2f} ×"
         for one, its in zip(contenders, times, strict=True)
         if one is not chosen
     )
-    return f"timed on the example, in {len(times[0])} rounds: {others}"
+    return f"timed on the example, in {len(base_s)} rounds: {others}"
 
 
 def _description(planned: Planned) -> str:

@@ -6,6 +6,7 @@ import bisect
 import contextlib
 import ctypes
 import itertools
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -62,19 +63,20 @@ class AllocatorTrace:
         profiler: Any = self.profiler
         self.profiler = None
         self.stack.__exit__(kind, error, traceback)
-        kineto: Any = profiler.profiler.kineto_results
-        events = sorted(
-            (event.start_ns(), event.nbytes())
-            for event in kineto.events()
-            if event.name() == "[memory]" and event.device_type() == self.kind
-        )
+        self._read(profiler.profiler.kineto_results.events())
+
+    def _read(self, recorded: Sequence[Any]) -> None:
+        """All events, each looked at once: a step has tens of thousands."""
+        events: list[tuple[int, int]] = []
+        for event in recorded:
+            name = event.name()
+            if name == "[memory]" and event.device_type() == self.kind:
+                events.append((event.start_ns(), event.nbytes()))
+            elif name.startswith(_PREFIX):
+                self.moments_ns[name.removeprefix(_PREFIX)] = event.start_ns()
+        events.sort()
         self.times_ns = [at for at, _ in events]
         self.alive = [0, *itertools.accumulate(size for _, size in events)]
-        self.moments_ns = {
-            event.name().removeprefix(_PREFIX): event.start_ns()
-            for event in kineto.events()
-            if event.name().startswith(_PREFIX)
-        }
 
     def working_bytes(self, begin: str, end: str) -> int:
         """Most given out between two moments, above what was given out at the first."""

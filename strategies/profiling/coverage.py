@@ -52,7 +52,7 @@ def coverage(chain: Chain, step: Step) -> Coverage:
     """
     if isinstance(step, ExampleStep):
         with contextlib.suppress(Exception):  # a model may need values, or know no fake tensors
-            mode = FakeTensorMode()
+            mode = FakeTensorMode(allow_non_fake_inputs=True)  # of a loss, labels
             fake = step.faked(mode)
             with mode:
                 return _watched(find_chain(fake.model, chain.paths), fake)

@@ -35,12 +35,24 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
     """
     with preserved(step.model):
         if not getattr(step, "output", None):
-            run_once(step)
+            _begin(step)
         step.drop_gradients()
         gc.collect()
         give_back()
         peak, end = _cpu(step) if step.device.type == "cpu" else _accelerator(step)
     return profile.resident_bytes + max(peak, end + profile.update_working_bytes)
+
+
+def _begin(step: Step) -> None:
+    """Have the loop hold an output, and memory that is new, and so slow, be touched.
+
+    An accelerator's libraries make ready for backward, too; of a CPU's, only little is slow once.
+    """
+    if step.device.type == "cpu":
+        step.drop_gradients()
+        step.forward()
+    else:
+        run_once(step)
 
 
 def _cpu(step: Step) -> tuple[int, int]:
@@ -67,37 +79,42 @@ def _accelerator(step: Step) -> tuple[int, int]:
 def seconds(
     step: Step, contenders: Sequence[Install], expected_s: Sequence[float], rounds: int = ROUNDS
 ) -> list[list[float]]:
-    """Time of a step under each contender, interleaved, after one step that is not timed.
+    """Time of a step under each contender, interleaved, after one that is not timed.
 
     Args:
         step: of the model as it is; it stays so.
         contenders: each puts the model under a plan.
         expected_s: what a step should take under each.
-        rounds: at most, every other one in reverse order; fewer, where it is clear before.
+        rounds: at most, every other one in reverse order; fewer, where it is clear before. Whoever
+            is clearly slower than another leaves, but for the first, beside which all are put.
 
     Returns:
         For each contender its seconds, by round.
     """
     times: list[list[float]] = [[] for _ in contenders]
+    playing = list(enumerate(contenders))
     give_back()
     with preserved(step.model):
         with installed(contenders[0]):
-            run_once(step)
+            _begin(step)
         for number in range(rounds):
-            order = list(enumerate(contenders))
-            for index, install in reversed(order) if number % 2 else order:
+            for index, install in reversed(playing) if number % 2 else playing:
                 with installed(install):
                     times[index].append(_timed(step))
-            if _is_over(times, expected_s):
+            near = _near(times, expected_s)
+            if len(near) < 2:
                 break
+            playing = [(index, install) for index, install in playing if index in {0, *near}]
         step.drop_gradients()
     return times
 
 
-def _is_over(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> bool:
-    """Whether one is clearly the fastest."""
-    first, second, *_ = sorted(_estimates(times, expected_s))
-    return second - first >= CLEAR
+def _near(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> list[int]:
+    """Those that are as fast as the fastest, as far as is clear, of all that did not leave."""
+    estimates = _estimates(times, expected_s)
+    present = [index for index, own in enumerate(times) if len(own) == len(times[0])]
+    limit = min(estimates[index] for index in present) + CLEAR
+    return [index for index in present if estimates[index] < limit]
 
 
 def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> list[float]:
@@ -108,7 +125,7 @@ def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) ->
     """
     estimates = []
     for expected, own in zip(expected_s, times, strict=True):
-        ratios = [math.log(one / first) for one, first in zip(own, times[0], strict=True)]
+        ratios = [math.log(one / first) for one, first in zip(own, times[0], strict=False)]
         measured = math.fsum(ratios) / len(ratios)
         more = math.log(expected / expected_s[0]) - measured
         estimates.append(measured + max(-DOUBT, min(more, DOUBT)) / (1 + len(ratios)))
@@ -123,11 +140,11 @@ def _timed(step: Step) -> float:
 
 
 def fastest(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> int:
-    """The contender that takes the least, as measured and as expected.
+    """The contender that takes the least, as measured and as expected, of those that did not leave.
 
     Args:
         times: seconds of each, by round; of equal ones the first is taken.
         expected_s: of each.
     """
     estimates = _estimates(times, expected_s)
-    return estimates.index(min(estimates))
+    return min(_near(times, expected_s), key=lambda index: estimates[index])
