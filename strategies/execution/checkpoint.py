@@ -46,10 +46,8 @@ def recompute(
     """
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
-    if torch.compiler.is_compiling():  # it sees what is written in place
-        if is_exported():
-            return function(*args, **kwargs)
-        return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
+    if torch.compiler.is_compiling():
+        return _compiled(function, args, kwargs)
     if is_transformed():
         return function(*args, **kwargs)
     if get_eval_frame_callback() is not None:  # it would compile what runs, not what runs again
@@ -76,6 +74,13 @@ def recompute(
         if met.written:
             raise writes_arguments(state.root)
     return output
+
+
+def _compiled(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """As a compiler traces it, which sees itself what is written in place."""
+    if is_exported():
+        return function(*args, **kwargs)
+    return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
 
 
 def _again(function: Callable[..., Any], spec: Spec | None, *leaves: Any) -> Any:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from strategies.execution.undo import RestoreAttribute, Undo
@@ -48,7 +50,11 @@ class StandIn:
     def original(self) -> Callable[..., Any]:
         """What the module's ``forward`` was."""
         if self.inner is None:
-            return type(self.module).forward.__get__(self.module)
+            forward: Any = type(self.module).forward
+            if torch.compiler.is_compiling():  # looks a bound method up by name, and finds this
+                return functools.partial(forward, self.module)
+            bound: Callable[..., Any] = forward.__get__(self.module)
+            return bound
         return self.inner
 
     @property
