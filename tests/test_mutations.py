@@ -220,8 +220,8 @@ MUTATIONS = (
     Mutation(
         "optimal: what a mode repeats costs nothing",
         SOLVERS,
-        "mode_s=np.array([mode.recompute_s for",
-        "mode_s=np.array([0 * mode.recompute_s for",
+        "mode_s=seconds([mode.recompute_s for",
+        "mode_s=seconds([0 * mode.recompute_s for",
         ["tests/test_optimal.py::test_as_good_as_the_best_of_all_plans_and_modes"],
     ),
     Mutation(
