@@ -22,7 +22,7 @@ from strategies.execution import layout
 from strategies.storage import Disk, Storage
 
 WIDTH = 4
-EXAMPLES = 2500 if scaled(100) >= 100 else 300
+EXAMPLES = 5000 if scaled(100) >= 100 else 300
 SPECS = ("every_layer", "every_k(k=2)", "sqrt", "recursive", "offload(over=sqrt)")
 DRAWS = {
     "torch": lambda: torch.rand(()).item(),
