@@ -47,7 +47,8 @@ class StandIn:
     def original(self) -> Callable[..., Any]:
         """What the module's ``forward`` was."""
         if self.inner is None:
-            return type(self.module).forward.__get__(self.module)
+            bound: Callable[..., Any] = type(self.module).forward.__get__(self.module)
+            return bound
         return self.inner
 
     @property
