@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from strategies.execution import checkpoint as checkpoint_module
-from strategies.execution import frames
+from strategies.execution import framed
 from strategies.profiling.allocator import give_back
 
 # Examples have no time limit: a slow machine is no failure.
@@ -136,7 +136,7 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
 
     def count(function: Callable[..., Any], *args: Any) -> Any:
         made.append(function)
-        return frames.begun(function, *args)
+        return framed.framed(function, *args)
 
-    monkeypatch.setattr(checkpoint_module, "begun", count)
+    monkeypatch.setattr(checkpoint_module, "framed", count)
     return made

@@ -742,7 +742,7 @@ def no_checkpoint() -> Iterator[None]:
         pytest.fail("a checkpoint was made where none belongs")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint_module, "begun", fail)
+        patch.setattr(checkpoint_module, "framed", fail)
         yield
 
 

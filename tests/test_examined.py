@@ -115,6 +115,56 @@ def test_room_that_an_operator_fills_later_is_not_compared():
     assert all(map(torch.equal, wanted, gradients(model)))
 
 
+class Last(nn.Module):
+    """Ends with an operator that saves the room for its noise before it draws it."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.linear, self.end = nn.Linear(6, 6), end
+
+    def forward(self, x):
+        return self.end(self.linear(x), x)
+
+
+def rrelu(y, x):
+    return nn.functional.rrelu(y, training=True)
+
+
+def rrelu_in_place(y, x):
+    return nn.functional.rrelu(y, training=True, inplace=True)
+
+
+def rrelu_and_more(y, x):
+    return x + nn.functional.rrelu(y, training=True)
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "recursive", "offload"])
+@pytest.mark.parametrize("end", [rrelu, rrelu_in_place, rrelu_and_more])
+def test_room_that_the_last_operator_fills_is_full_by_backward(end, spec):
+    """PyTorch's own checkpoint takes for the noise what lay in memory."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Last(end) for _ in range(4)))
+    untouched = copy.deepcopy(model)
+    strategies.apply(model, spec)
+    for _ in range(2):
+        assert all(map(torch.equal, gradients(untouched), gradients(model)))
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)"])
+def test_a_block_without_such_an_operator_does_not_run_to_its_end(spec):
+    """The last product of a block saves what it reads, and need not run again."""
+    ends = []
+
+    def product(y, x):
+        ends.append(torch.tanh(y) * x)
+        return ends[-1]
+
+    model = nn.Sequential(*(Last(product) for _ in range(4)))
+    strategies.apply(model, spec)
+    gradients(model)
+    assert len(ends) == (4 if spec == "every_layer" else 6)  # one runs for the one behind it
+
+
 def test_a_lossy_storage_gives_other_values_and_is_no_error():
     model = net(lambda block: 1.0)
     strategies.apply(model, "compressed(codec=int8)")

@@ -73,8 +73,8 @@ MUTATIONS = (
     Mutation(
         "no context surrounds a checkpoint",
         EXECUTION,
-        "Watched(state, leaves, more) if state else",
-        "Watched(state, leaves, more) if False else",
+        "else _NOTHING, self",
+        "else _NOTHING, _NOTHING",
         [f"{PROMISE}[every_layer-norms]"],
     ),
     Mutation(
@@ -101,8 +101,8 @@ MUTATIONS = (
     Mutation(
         "training and other attributes are not those of forward",
         EXECUTION,
-        "others = self.others()",
-        "others = self.others()[:0]",
+        "now = self.others()\n        if not (now",
+        "now = self.others()[:0]\n        if not (now",
         ["tests/test_state.py::test_what_changes_between_forward_and_backward_is_no_matter"],
     ),
     Mutation(
@@ -129,9 +129,16 @@ MUTATIONS = (
     Mutation(
         "evaluation is checkpointed",
         EXECUTION,
-        "if not torch.is_grad_enabled():\n        return False",
-        "if not torch.is_grad_enabled():\n        return True",
+        "if not torch.is_grad_enabled():\n        return function",
+        "if torch.is_grad_enabled() is None:\n        return function",
         [f"{PROMISE}[every_layer-loop]"],
+    ),
+    Mutation(
+        "a block does not run again to its end where its last operator wants it",
+        EXECUTION,
+        ".early_stop = False",
+        ".early_stop = True",
+        ["tests/test_examined.py::test_room_that_the_last_operator_fills_is_full_by_backward"],
     ),
     Mutation(
         "policies keep what they should drop",

@@ -103,7 +103,7 @@ def test_every_file_that_a_measurement_loads_is_hashed(source, workload, spec, d
     decisive = {path for path in loaded if not looked_up(path)} | own
     assert {"bench/run/executor.py", "bench/cells/cell.py"} <= decisive
     assert any(path.startswith("strategies/solvers/") for path in decisive)
-    assert "strategies/execution/contexts.py" in decisive
+    assert "strategies/execution/met.py" in decisive
     decisive.add("bench/devices/catalogue.json")
     before = code_hash(spec, workload)
     for path in sorted(decisive):

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch._compile import _disable_dynamo
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
-from strategies.execution.errors import writes_arguments
-from strategies.execution.frames import begun
+from strategies.execution.framed import framed
 from strategies.execution.met import Pair
 from strategies.execution.recording import is_exported, is_recorded, is_transformed
 from strategies.execution.state import BlockState, WatchingStandIn
-from strategies.execution.tensors import Spec, boundary_of, flat, unflat
+from strategies.execution.tensors import boundary_of
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
 
@@ -28,8 +27,6 @@ def recompute(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     more: Callable[[], Pair] | None = None,
-    *,
-    exact: bool = True,
 ) -> Any:
     """Run ``function`` under one checkpoint; a plain call where no gradient is recorded.
 
@@ -42,7 +39,6 @@ def recompute(
         args: its positional arguments.
         kwargs: its keyword arguments.
         more: contexts of forward and of recompute, innermost.
-        exact: what runs again gets what it got, to the bit.
     """
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
@@ -51,29 +47,8 @@ def recompute(
     if is_transformed():
         return function(*args, **kwargs)
     if get_eval_frame_callback() is not None:  # it would compile what runs, not what runs again
-        return _uncompiled(function, state, args, kwargs, more, exact=exact)
-    leaves, spec = flat(args, kwargs)
-    met = state.begin(leaves) if state else None
-    if state is None or met is None:
-        again = functools.partial(_again, function, spec)
-        frame = begun(again, leaves, more or noop_context_fn, None)
-    else:
-        met.keep(function, leaves, spec)
-        if more:
-            met.more = more()
-        block = state.unexamined if exact and not state.is_examined else None
-        frame = begun(met, leaves if met.kept is None else (), met.contexts, block)
-    try:
-        output = function(*args, **kwargs)
-    except BaseException as error:
-        frame.throw(error)
-        raise
-    next(frame, None)
-    if state and met:
-        state.end(met, leaves)
-        if met.written:
-            raise writes_arguments(state.root)
-    return output
+        return _uncompiled(function, state, args, kwargs, more)
+    return framed(function, state, args, kwargs, more)
 
 
 def _compiled(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,11 +56,6 @@ def _compiled(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if is_exported():
         return function(*args, **kwargs)
     return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
-
-
-def _again(function: Callable[..., Any], spec: Spec | None, *leaves: Any) -> Any:
-    args, kwargs = unflat(leaves, spec)
-    return function(*args, **kwargs)
 
 
 _uncompiled = _disable_dynamo(recompute)
@@ -97,6 +67,7 @@ class CheckpointedForward(WatchingStandIn):
     def __init__(self, module: nn.Module, storage: Storage | None) -> None:
         super().__init__(module)
         self.storage = storage
+        self.state.is_exact = storage is None or storage.codec.exact
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
@@ -105,8 +76,7 @@ class CheckpointedForward(WatchingStandIn):
         if not is_recorded():
             return self.original(*args, **kwargs)
         with self.storage.keep(boundary_of(self, args, kwargs)):
-            exact = self.storage.codec.exact
-            return recompute(self.original, self.state, args, kwargs, exact=exact)
+            return recompute(self.original, self.state, args, kwargs)
 
 
 def checkpoint_module(module: nn.Module, storage: Storage | None = None) -> Undo:

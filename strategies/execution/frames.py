@@ -24,7 +24,7 @@ from torch.utils.checkpoint import (
 
 from strategies.execution.examined import FORMS, examine, forget
 from strategies.execution.held import save
-from strategies.execution.hooks import Hooks
+from strategies.execution.hooks import top
 from strategies.execution.met import Pair
 from strategies.execution.randoms import Drawn
 from strategies.execution.tensors import Spec, has_version, unflat
@@ -172,7 +172,7 @@ class Frame:
         self.elsewhere: set[int | None] = set()  # memory of the block that runs now
         with keep:
             frame = begun(self.recipe, leaves, noop_context_fn, block)
-            self.hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
+            self.hooks = top()
             next(frame, None)  # takes the hooks away; they can be laid again
         self._learn(leaves, Given)
 

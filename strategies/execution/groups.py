@@ -14,6 +14,7 @@ from torch._compile import _disable_dynamo
 from strategies.execution.errors import Unsupported, writes_arguments
 from strategies.execution.frames import Frame
 from strategies.execution.hooks import Laid
+from strategies.execution.late import run_to_the_end
 from strategies.execution.met import Met
 from strategies.execution.recording import is_exported, is_recorded
 from strategies.execution.scopes import Group, Position, Scope, Scopes
@@ -79,8 +80,11 @@ class GroupedForward(WatchingStandIn):
                 scope.frames.clear()
                 raise
             self.state.end(met, leaves)
+        late = self.state.is_late is not False and self.state.finds_late(output, leaves)
         for group in groups:
             frame = scope.frames[group]
+            if late:
+                run_to_the_end(frame.hooks, self.module)
             if met.written and frame.wants(met.written):
                 raise writes_arguments(self.module)
             if position.index == group.last:

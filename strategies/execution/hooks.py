@@ -47,10 +47,16 @@ class Laid:
                 own.pop(_USER_HOOKS, None)
 
 
+def top() -> Hooks:
+    """The hooks on top."""
+    hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
+    return hooks
+
+
 @contextlib.contextmanager
 def lifted() -> Iterator[Hooks]:
     """The hooks on top, taken away for as long."""
-    hooks: Hooks = _autograd._top_saved_tensors_default_hooks(False)
+    hooks = top()
     _autograd._pop_saved_tensors_default_hooks()
     try:
         yield hooks

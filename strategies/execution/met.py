@@ -183,13 +183,13 @@ class Met:
 
     def restore(self) -> contextlib.ExitStack | None:
         """For a recompute: everything as it was; the stack makes it as it is now."""
-        others = self.others()
-        if not (others or self.special or self.shared):
+        now = self.others()
+        if not (now or self.special or self.shared):
             return None
         stack, special = contextlib.ExitStack(), self.special or Special()
         # What the forward replaced the recompute will replace again.
-        for now, held, names in (*special.replaced, *others):
-            _exchange(stack, now, {name: held.get(name, MISSING) for name in names})
+        for values, held, names in (*special.replaced, *now):
+            _exchange(stack, values, {name: held.get(name, MISSING) for name in names})
         if any(written_to(leaf) != then for leaf, then in special.objects):
             stack.close()
             raise written_in_place("a tensor in an object that a block was given")

@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from strategies.execution.errors import Unsupported
 from strategies.execution.examined import is_examined
 from strategies.execution.inventory import OWN, Inventory
+from strategies.execution.late import writes_late
 from strategies.execution.met import Met, Special
 from strategies.execution.places import (
     Make,
@@ -36,7 +37,7 @@ from strategies.execution.places import (
 )
 from strategies.execution.randoms import READABLE, Marks, Shared, marks, own_state
 from strategies.execution.stand_in import StandIn
-from strategies.execution.tensors import has_version
+from strategies.execution.tensors import has_version, leaves_of
 
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
@@ -57,12 +58,14 @@ class BlockState:
         draws: whether the block may draw from the generators that all share.
         ran: whether the block ran at all.
         is_examined: whether it ran again, and computed what it had computed.
+        is_exact: whether what runs again gets what it got, to the bit.
+        is_late: whether an operator of it writes to what autograd saved; ``None``: unknown yet.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self.draws, self.ran = _DRAWING.get(root, True), False
-        self.is_examined = False
+        self.is_examined, self.is_exact = False, True
         self._forget()
 
     def _forget(self) -> None:
@@ -72,9 +75,10 @@ class BlockState:
         self.norms: list[nn.Module] = []
         self.values: list[Any] | None = None  # None: look for everything
         self.kinds: list[type] = []
+        self.is_late: bool | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("root", "draws", "ran", "is_examined")
+        kept = ("root", "draws", "ran", "is_examined", "is_exact")
         return {name: vars(self)[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -96,7 +100,7 @@ class BlockState:
                 values = self.inventory.look() or []
                 self.kinds = list(map(type, values))
                 self.objects = [(n, value) for n, value in enumerate(values) if _has_parts(value)]
-            self.values = values
+            self.values, self.is_late = values, None
         return self.values
 
     def _is_alike(self, values: Sequence[Any]) -> bool:
@@ -119,6 +123,12 @@ class BlockState:
         self.special = [p for p in seen.values() if p.tensors or p.containers or p.generators]
         self.special += filter(None, map(_written_parameters, modules))
         self.norms = [module for module in modules if isinstance(module, _NormBase)]
+
+    def finds_late(self, output: Any, leaves: Sequence[Any]) -> bool:
+        """Whether an operator that just ran does; decided anew when attributes changed."""
+        if self.is_late is None:
+            self.is_late = writes_late(leaves_of(output), leaves)
+        return self.is_late
 
     def begin(self, leaves: Sequence[Any] = ()) -> Met:
         """The block's forward begins.
@@ -271,4 +281,5 @@ class WatchingStandIn(StandIn):
         """The same for a replica of the module."""
         other = super().on(module)
         other.state = BlockState(module)
+        other.state.is_exact = self.state.is_exact
         return other
