@@ -265,6 +265,14 @@ def mlps(count=2):
             Holder(h=nn.ModuleList([Staged(), Staged(blocks=1), Staged()])),
             ("h.0.blocks", "h.1.blocks", "h.2.blocks"),
         ),
+        # Stages of one block each, as U-Nets of diffusers with one layer a level.
+        (
+            Holder(
+                down=nn.ModuleList([Staged(blocks=1), Staged(blocks=1)]),
+                up=nn.ModuleList([Staged(), Staged()]),
+            ),
+            ("down.0.blocks", "down.1.blocks", "up.0.blocks", "up.1.blocks"),
+        ),
         (Holder(h=nn.ModuleList([Staged("experts"), Staged("experts")])), ("h",)),
         (Holder(h=nn.ModuleList([nn.Sequential(linear(), nn.GELU(), linear())] * 3)), ("h",)),
         (nn.Sequential(nn.Sequential(Mlp(), Mlp()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 from torch import nn
 
@@ -24,7 +24,7 @@ def towers(model: nn.Module) -> list[Tower]:
     Raises:
         Unsupported: there is none.
     """
-    lists = [tower for _, tower in _block_lists(model)]
+    lists = _without_stages(list(_block_lists(model)))
     if lists:
         kinds = {type(block) for tower in lists for block in children(tower)}
         return list(_outermost(model, lambda c: kinds.issuperset(map(type, children(c))), lists))
@@ -143,6 +143,31 @@ def _block_lists(module: nn.Module, path: str = "", least: int = 2) -> Iterator[
         yield path, module
     else:
         yield from itertools.chain(*inside)
+
+
+def _without_stages(towers: Sequence[Tower]) -> list[nn.Module]:
+    """The lists, those within stages that hold a single block rather than the stages.
+
+    Such a stage shows by the others: its block is of a class that is one elsewhere.
+    """
+    lists = []
+    for _, container in towers:
+        kinds = {type(block) for _, other in towers for block in children(other)}
+        lists += _single(container, kinds - set(map(type, children(container)))) or [container]
+    return lists
+
+
+def _single(container: nn.Module, kinds: Set[type]) -> list[nn.Module]:
+    """The lists of blocks of these classes within each member; none, if one holds few of them."""
+    lists: list[nn.Module] = []
+    for member in children(container):
+        towers = _outermost(member, lambda c: kinds.issuperset(map(type, children(c))))
+        own = [tower for _, tower in towers]
+        held = sum(map(_parameter_count, own))
+        if isinstance(member, LISTS) or held <= _parameter_count(member) / 2:
+            return []
+        lists += own
+    return lists
 
 
 def _inside(module: nn.Module, path: str, least: int) -> list[list[Tower]]:
