@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -157,7 +157,7 @@ def _without_stages(towers: Sequence[Tower]) -> list[nn.Module]:
     return lists
 
 
-def _single(container: nn.Module, kinds: Set[type]) -> list[nn.Module]:
+def _single(container: nn.Module, kinds: set[type]) -> list[nn.Module]:
     """The lists of blocks of these classes within each member; none, if one holds few of them."""
     lists: list[nn.Module] = []
     for member in children(container):
