@@ -253,6 +253,10 @@ def mlps(count=2):
     return nn.ModuleList([Mlp() for _ in range(count)])
 
 
+def stack():
+    return nn.Sequential(linear(), nn.Tanh())
+
+
 @pytest.mark.parametrize(
     ("model", "paths"),
     [
@@ -281,6 +285,9 @@ def mlps(count=2):
         (Holder(s1=Numbered(Mlp()), s2=Numbered(Mlp(), Mlp())), ("s1", "s2")),
         (Holder(query=Mlp(), key=Mlp(), h=mlps()), ("h",)),
         (Holder(query=Mlp(), key=Mlp()), ("",)),
+        # Levels that are Sequentials, as in a tutorial, are blocks; the halves of a VGG are lists.
+        (Holder(a=stack(), b=stack(), c=stack(), head=linear()), ("",)),
+        (Holder(features=stack(), head=stack()), ("features", "head")),
         # One block beside a list of others, as EfficientNet's first stage.
         (nn.Sequential(nn.Sequential(Other()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),
         (Holder(attentions=nn.ModuleList([Other()]), resnets=mlps()), ("attentions", "resnets")),

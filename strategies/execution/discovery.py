@@ -13,6 +13,7 @@ from strategies.execution.errors import Unsupported
 Tower = tuple[str, nn.Module]
 
 LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+_HALVES = 2
 _NUMBER = re.compile(r"\d+$")
 _PARALLEL = re.compile(r"expert|branch|head|router|pool|scale", re.IGNORECASE)
 """Names of lists whose members run side by side, within a block."""
@@ -60,12 +61,16 @@ class Attributes(nn.Module):
     def of(cls, module: nn.Module) -> Attributes | None:
         """All its blocks, in the order in which they were made; if a class comes twice.
 
-        As the levels of a handwritten U-Net, ``inc``, ``down1``, ``down2``, ``up1``, ``up2``.
+        As the levels of a handwritten U-Net, ``inc``, ``down1``, ``down2``, ``up1``, ``up2``; each
+        may be a ``Sequential``, where there are more than the two halves of a VGG.
         """
         if isinstance(module, LISTS):
             return None
-        members = {n: m for n, m in module.named_children() if not isinstance(m, LISTS)}
-        blocks = {name: member for name, member in members.items() if _is_block(member)}
+        members = dict(module.named_children())
+        stacks = [m for m in members.values() if isinstance(m, nn.Sequential) and is_filled(m)]
+        own = [m for m in members.values() if not isinstance(m, LISTS) and _is_block(m)]
+        known = {*own, *(stacks if len(stacks) > _HALVES else ())}
+        blocks = {name: member for name, member in members.items() if member in known}
         return cls(blocks) if len(set(map(type, blocks.values()))) < len(blocks) else None
 
 
