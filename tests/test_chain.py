@@ -253,6 +253,10 @@ def mlps(count=2):
     return nn.ModuleList([Mlp() for _ in range(count)])
 
 
+def stack():
+    return nn.Sequential(linear(), nn.Tanh())
+
+
 @pytest.mark.parametrize(
     ("model", "paths"),
     [
@@ -265,6 +269,14 @@ def mlps(count=2):
             Holder(h=nn.ModuleList([Staged(), Staged(blocks=1), Staged()])),
             ("h.0.blocks", "h.1.blocks", "h.2.blocks"),
         ),
+        # Stages of one block each, as U-Nets of diffusers with one layer a level.
+        (
+            Holder(
+                down=nn.ModuleList([Staged(blocks=1), Staged(blocks=1)]),
+                up=nn.ModuleList([Staged(), Staged()]),
+            ),
+            ("down.0.blocks", "down.1.blocks", "up.0.blocks", "up.1.blocks"),
+        ),
         (Holder(h=nn.ModuleList([Staged("experts"), Staged("experts")])), ("h",)),
         (Holder(h=nn.ModuleList([nn.Sequential(linear(), nn.GELU(), linear())] * 3)), ("h",)),
         (nn.Sequential(nn.Sequential(Mlp(), Mlp()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),
@@ -273,6 +285,9 @@ def mlps(count=2):
         (Holder(s1=Numbered(Mlp()), s2=Numbered(Mlp(), Mlp())), ("s1", "s2")),
         (Holder(query=Mlp(), key=Mlp(), h=mlps()), ("h",)),
         (Holder(query=Mlp(), key=Mlp()), ("",)),
+        # Levels that are Sequentials, as in a tutorial, are blocks; the halves of a VGG are lists.
+        (Holder(a=stack(), b=stack(), c=stack(), head=linear()), ("",)),
+        (Holder(features=stack(), head=stack()), ("features", "head")),
         # One block beside a list of others, as EfficientNet's first stage.
         (nn.Sequential(nn.Sequential(Other()), nn.Sequential(Mlp(), Mlp())), ("0", "1")),
         (Holder(attentions=nn.ModuleList([Other()]), resnets=mlps()), ("attentions", "resnets")),

@@ -13,6 +13,7 @@ from strategies.execution.errors import Unsupported
 Tower = tuple[str, nn.Module]
 
 LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
+_HALVES = 2
 _NUMBER = re.compile(r"\d+$")
 _PARALLEL = re.compile(r"expert|branch|head|router|pool|scale", re.IGNORECASE)
 """Names of lists whose members run side by side, within a block."""
@@ -24,7 +25,7 @@ def towers(model: nn.Module) -> list[Tower]:
     Raises:
         Unsupported: there is none.
     """
-    lists = [tower for _, tower in _block_lists(model)]
+    lists = _without_stages(list(_block_lists(model)))
     if lists:
         kinds = {type(block) for tower in lists for block in children(tower)}
         return list(_outermost(model, lambda c: kinds.issuperset(map(type, children(c))), lists))
@@ -60,12 +61,16 @@ class Attributes(nn.Module):
     def of(cls, module: nn.Module) -> Attributes | None:
         """All its blocks, in the order in which they were made; if a class comes twice.
 
-        As the levels of a handwritten U-Net, ``inc``, ``down1``, ``down2``, ``up1``, ``up2``.
+        As the levels of a handwritten U-Net, ``inc``, ``down1``, ``down2``, ``up1``, ``up2``; each
+        may be a ``Sequential``, where there are more than the two halves of a VGG.
         """
         if isinstance(module, LISTS):
             return None
-        members = {n: m for n, m in module.named_children() if not isinstance(m, LISTS)}
-        blocks = {name: member for name, member in members.items() if _is_block(member)}
+        members = dict(module.named_children())
+        stacks = [m for m in members.values() if isinstance(m, nn.Sequential) and is_filled(m)]
+        own = [m for m in members.values() if not isinstance(m, LISTS) and _is_block(m)]
+        known = {*own, *(stacks if len(stacks) > _HALVES else ())}
+        blocks = {name: member for name, member in members.items() if member in known}
         return cls(blocks) if len(set(map(type, blocks.values()))) < len(blocks) else None
 
 
@@ -143,6 +148,31 @@ def _block_lists(module: nn.Module, path: str = "", least: int = 2) -> Iterator[
         yield path, module
     else:
         yield from itertools.chain(*inside)
+
+
+def _without_stages(towers: Sequence[Tower]) -> list[nn.Module]:
+    """The lists, those within stages that hold a single block rather than the stages.
+
+    Such a stage shows by the others: its block is of a class that is one elsewhere.
+    """
+    lists = []
+    for _, container in towers:
+        kinds = {type(block) for _, other in towers for block in children(other)}
+        lists += _single(container, kinds - set(map(type, children(container)))) or [container]
+    return lists
+
+
+def _single(container: nn.Module, kinds: set[type]) -> list[nn.Module]:
+    """The lists of blocks of these classes within each member; none, if one holds few of them."""
+    lists: list[nn.Module] = []
+    for member in children(container):
+        towers = _outermost(member, lambda c: kinds.issuperset(map(type, children(c))))
+        own = [tower for _, tower in towers]
+        held = sum(map(_parameter_count, own))
+        if isinstance(member, LISTS) or held <= _parameter_count(member) / 2:
+            return []
+        lists += own
+    return lists
 
 
 def _inside(module: nn.Module, path: str, least: int) -> list[list[Tower]]:
