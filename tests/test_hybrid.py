@@ -388,7 +388,7 @@ def test_a_neighbour_has_one_boundary_more_or_less_on_the_device(held):
 
 
 @pytest.mark.parametrize(("link", "weight"), [(SLOW, 1.0), (4.0, 0.5), (math.inf, 1.0)])
-@pytest.mark.parametrize("seed", few(range(6), 4))
+@pytest.mark.parametrize("seed", [0, 1, 4, 8])  # of the last two, boundaries leave in succession
 def test_a_schedule_takes_what_the_table_says_and_is_no_faster(seed, link, weight):
     """Of each start. Where transfers take no time, it takes just as long."""
     profile = linked(seed, 4, link, modes=1 + seed % 2, borders=(2,) if seed % 4 == 1 else ())

@@ -55,8 +55,26 @@ def test_as_good_as_the_best_of_all_plans_and_modes(seed, blocks, modes):
 
 @pytest.mark.parametrize(("blocks", "modes"), [(2, 1), (3, 1), (4, 1), (5, 1), (3, 2)])
 @pytest.mark.parametrize("seed", range(5))
-def test_random_state_that_groups_keep_is_counted_to_the_byte(seed, blocks, modes):
-    check(random_profile(seed, blocks, modes, group_bytes=5), modes)
+@pytest.mark.parametrize("group_bytes", [5, 40])
+def test_random_state_that_groups_keep_is_counted_to_the_byte(group_bytes, seed, blocks, modes):
+    """Also where it is more than what blocks save."""
+    check(random_profile(seed, blocks, modes, group_bytes=group_bytes), modes)
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+@pytest.mark.parametrize("seed", range(2))
+def test_random_state_is_counted_from_where_its_group_begins(seed, blocks):
+    """Where the most is alive in the forward of the first block: not before."""
+    profile = random_profile(seed, blocks, group_bytes=40)
+    found = tuple(forward_heavy(*each) for each in enumerate(profile.blocks))
+    check(dataclasses.replace(profile, blocks=found), 1)
+
+
+def forward_heavy(index, block):
+    mode = dataclasses.replace(block.modes[0], saved_bytes=5000, forward_working_bytes=5000)
+    return dataclasses.replace(
+        block, modes=(mode,), unsaved_working_bytes=1000 - 200 * index, recompute_working_bytes=0
+    )
 
 
 @pytest.mark.parametrize("seed", few(range(8), 3))

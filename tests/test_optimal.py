@@ -275,6 +275,7 @@ def of_sizes(output_bytes, *saved_bytes, blocks=4, group_bytes=0):
         (of_sizes(200, 75, group_bytes=25), 112),  # loses 1 of 225, and 51 of 275
         (of_sizes(300, 75, 75), 125),
         (of_sizes(300, 0, 100), 100),  # nothing of 300 and 400
+        (of_sizes(110, 890), 110),  # loses 10 of 1000; 100 loses 10 of 110
         (of_sizes(50, 0), 100),  # too small for a slot of their own
         (of_sizes(199, 0), 199),  # a slot may be of up to twice the bytes
         (of_sizes(0, 0), 100),
@@ -302,6 +303,18 @@ def test_plans_that_need_no_solver():
     ]
     cut = [plans.render(plan) for plan in optimal.heuristics(random_profile(0, 3, borders=(1,)))]
     assert cut == [*texts[:3], *texts[1:3], "[0] [1 2]", "0 1 2", "[[0]] [1] 2"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_plan_that_needs_no_solver_is_faster(seed):
+    """However coarsely memory is counted."""
+    profile = random_profile(seed, 5, big=10**6)
+    simple = [predict(profile, plan) for plan in optimal.heuristics(profile)]
+    for one in simple:
+        best_s = min(x.recompute_s for x in simple if x.peak_bytes <= one.peak_bytes)
+        found = optimal.solve(profile, one.peak_bytes, 3)
+        assert predict(profile, found.schedule).recompute_s <= best_s
+        assert found.bound_s <= best_s
 
 
 @pytest.mark.parametrize(("most_bytes", "dtype"), [(2 * 3 * 5 * 8, "float64"), (239, "float32")])

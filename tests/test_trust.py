@@ -98,3 +98,16 @@ def test_tests_written_for_a_sample_do_not_count_for_all_mutants(reading):
     text = "\n".join(reading.section())
     assert "**2 are killed** (1 before tests were written for the others)" in text
     assert "**25.0%** are killed without those tests" in text
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "known"), [(None, "", None), (None, "time", 2), (1, "time", 1)]
+)
+def test_what_was_killed_before_tests_were_written_is_remembered(reading, first, then, known):
+    """Of the same sample only."""
+    earlier = dataclasses.replace(reading.outcome, first_killed=first)
+    *others, last = earlier.judged
+    later = Outcome(9, 0, False, (*others, dataclasses.replace(last, killed_by=then)))
+    assert later.after(earlier).first_killed == known
+    assert dataclasses.replace(later, seed=1).after(earlier).first_killed is None
+    assert dataclasses.replace(later, judged=tuple(others)).after(earlier).first_killed is None

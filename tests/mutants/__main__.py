@@ -110,7 +110,7 @@ def main() -> int:
     found = tuple(answers(sample, given.near))
     reading = Reading(outcome := Outcome(len(every), given.seed, given.near, found))
     if given.write:
-        outcome.write()
+        outcome.after(Outcome.read()).write()
     score = reading.score()
     low, high = score.interval
     say(f"{score.killed} of {score.all} killed, {score.equivalent} are equivalent:")

@@ -74,6 +74,18 @@ class Outcome:
     judged: tuple[Judged, ...]
     first_killed: int | None = None
 
+    @property
+    def killed(self) -> int:
+        """Of the sample."""
+        return sum(bool(one.killed_by) for one in self.judged)
+
+    def after(self, earlier: Outcome) -> Outcome:
+        """The same, knowing what was killed of this very sample when it was first written."""
+        if (earlier.seed, len(earlier.judged)) != (self.seed, len(self.judged)):
+            return self
+        known = earlier.killed if earlier.first_killed is None else earlier.first_killed
+        return dataclasses.replace(self, first_killed=known if known < self.killed else None)
+
     @classmethod
     def read(cls, path: Path = OUTCOME) -> Outcome:
         """What was committed."""

@@ -27,7 +27,7 @@ from mutants.killers import MOST_OF_A_FILE_S, Killers, Recorder, own_modules, pr
 from mutants.population import ROOT, Mutant
 
 COPIED = ("strategies", "bench", "tests", "conftest.py", "pyproject.toml", "README.md")
-BATCHES_S = (10.0, 30.0)
+BATCHES_S = (6.0, 12.0)
 """Processor time of the tests that run first, and of those that run if it survives them."""
 MOST_WALL_S = 1200
 """Of a process that waits: others are ended by what they compute."""
