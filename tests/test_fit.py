@@ -153,3 +153,13 @@ def test_no_size_is_below_zero():
     small = [dataclasses.replace(life, size_bytes=1) for life in trace.lives]
     grown = Growth({1: trace, 2: dataclasses.replace(trace, lives=small)}).at(10)
     assert {life.size_bytes for life in grown.lives} == {0}
+
+
+def test_steps_that_share_a_model_are_those_of_models_of_their_own():
+    given, shared = cell("gpt-mini", "every_layer", optimizer="adamw", layers=2, seq=32), Steps()
+    for batch in (3, 2):
+        sized = fit.sized(given, "batch", batch)
+        assert shared.simulate(sized).trace.events == trace_cell(sized).trace.events
+    assert len(shared._built) == 1
+    shared._step(fit.sized(given, "seq", 64))
+    assert len(shared._built) == 2

@@ -17,6 +17,7 @@ from bench.run import executor, worker
 from bench.store import ranges, records
 from bench.studies import validation
 from bench.workloads.errors import InputError
+from bench.workloads.sources import configurations
 
 DEVICE = "sim:rtx4090-24gb"
 SLOW = ("a configuration",)
@@ -423,3 +424,9 @@ def test_models_of_libraries_that_are_installed_are_simulated_whole(name):
     assert record.parameter_bytes == 4 * PARAMETERS[name]
     assert record.batch_bytes == 2 * (4 * 3 * 224 * 224 + 8)
     assert len(record.plan.split()) > 4
+
+
+def test_shipped_sizes_are_those_of_the_librarys_objects():
+    for name, entry in configurations.published().items():
+        config = configurations.make(configurations.fields_of(name))
+        assert entry["sizes"] == configurations.sizes(config), name

@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.simulate import semantics
 from bench.simulate.trace import FORWARD, RECOMPUTE
@@ -359,3 +360,28 @@ def test_nothing_is_replaced_outside():
         pass
     found, _ = saved(lambda: F.dropout(stream(), 0.1))
     assert found == {(torch.float32, 4 * VALUES): 1}
+
+
+class Names(TorchDispatchMode):
+    """The operators that reach what is below."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_writes_nothing_into_fakes_but_known_numbers():
+    with FakeTensorMode(), Names() as below, semantics.cpu():
+        weights = [torch.ones(3), torch.ones(4, 5)]
+        steps = [torch.tensor(1.0)]
+        torch._foreach_mul_(weights, 0.5)
+        torch._foreach_add_(steps, 2.0)
+        roots = torch._foreach_sqrt(weights)
+    assert steps[0].item() == 3.0
+    assert [root.shape for root in roots] == [weight.shape for weight in weights]
+    lists = [name for name in below.names if "_foreach_" in name]
+    assert lists == ["aten::_foreach_add_.Scalar", "aten::_foreach_sqrt"]

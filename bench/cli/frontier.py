@@ -11,7 +11,7 @@ import typer
 
 from bench.cli import flags
 from bench.cli.flags import Format
-from bench.cli.profile import slug
+from bench.cli.printing import slug
 from bench.cli.progress import reporter
 from bench.store.json_store import check_writable, write_atomically
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
+import msgspec
 import typer
 
 from bench.cells import ROUNDS
@@ -132,6 +133,7 @@ def validate(
     from bench import devices
     from bench.report import regenerate
     from bench.report import validations as report
+    from bench.run import guarded
     from bench.store import validations
     from bench.studies import validation
 
@@ -141,7 +143,9 @@ def validate(
     check_writable(results)
     done = []
     for name in dict.fromkeys(workload or validation.WORKLOADS):
-        done.append(validation.study(setup.cell(name, device, rounds=0)))
+        cell = setup.cell(name, device, rounds=0)
+        answer = guarded.answer(validation.work, msgspec.json.encode(cell), cell)
+        done.append(validations.decode(answer))
         validations.write(done[-1], results)  # at once: what is done is not lost
     regenerate.regenerate(results, regenerate.readme_of(results))
     print_studies(done, report, validations.encode_line, output)

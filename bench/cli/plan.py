@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from bench.cli import flags, plan_ranks
@@ -54,13 +55,49 @@ def plan(  # noqa: PLR0917 - one parameter a flag
         return
     if not budget:
         raise ValueError("plan needs --budget, or --ranks, of which each has its device's memory")
-    from bench.run import culprit, planning
+    from bench.run import guarded, planning
+
+    spec = planning.budgeted(strategy, budget).spec()
+    cell = setup.cell(workload, device, spec, rounds=0)
+    asked = msgspec.json.encode((cell, strategy, budget, not modelled))
+    facts = json.loads(guarded.answer(planned, asked, cell))
+    _print(facts, sentences, output)
+
+
+def planned(payload: bytes) -> bytes:
+    """The facts of a plan, both as JSON: a cell, a strategy, a budget, and whether to measure."""
+    from bench.cells.cell import Cell
+    from bench.run import guarded, planning
+
+    cell, strategy, budget, measured = msgspec.json.decode(
+        payload, type=tuple[Cell, str, str, bool]
+    )
+    planner = planning.budgeted(strategy, budget)
+    with guarded.named(cell):
+        profile = planning.profile_cell(cell, measured=measured, strategy=planner)
+        answer = answer_of(profile, planner, budget)
+        facts = {
+            "workload": cell.workload,
+            "device": cell.device,
+            "modelled": cell.simulated,
+            "times": planning.times_of(cell, measured=measured),
+            "strategy": planner.name(),
+            "among": planner.among,
+            "budget_bytes": answer.budget_bytes,
+            **facts_of(answer),
+            **neighbours(answer, planner),
+        }
+    return json.dumps(facts).encode()
+
+
+def answer_of(profile: ChainProfile, planner: Budgeted, budget: str) -> Answer:
+    """The plan for a budget.
+
+    Raises:
+        ValueError: nothing fits.
+    """
     from strategies.schedules import budget as budgets
 
-    planner = planning.budgeted(strategy, budget)
-    cell = setup.cell(workload, device, planner.spec(), rounds=0)
-    with culprit.named(cell):
-        profile = planning.profile_cell(cell, measured=not modelled, strategy=planner)
     budget_bytes = budgets.resolve(budget, profile)
     solution = planner.solution(profile, budget_bytes)
     if solution is None:
@@ -69,19 +106,7 @@ def plan(  # noqa: PLR0917 - one parameter a flag
             f"nothing fits into {budget_bytes:,} bytes; the smallest budget that does is"
             f" {smallest_bytes:,} bytes"
         )
-    answer = budgets.Answer.of(profile, budget_bytes, solution)
-    facts = {
-        "workload": cell.workload,
-        "device": cell.device,
-        "modelled": cell.simulated,
-        "times": planning.times_of(cell, measured=not modelled),
-        "strategy": planner.name(),
-        "among": planner.among,
-        "budget_bytes": budget_bytes,
-        **facts_of(answer),
-        **neighbours(answer, planner),
-    }
-    _print(facts, sentences, output)
+    return budgets.Answer.of(profile, budget_bytes, solution)
 
 
 def _print(

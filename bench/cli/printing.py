@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -96,3 +97,8 @@ def show(records: Sequence[Record], output: RunFormat, fit: str = "") -> None:
         for record in records
     ]
     print_rows(rows, printed)
+
+
+def slug(text: str) -> str:
+    """Text as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

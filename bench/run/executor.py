@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import multiprocessing
 import os
@@ -40,6 +41,7 @@ from bench.run.endings import (
 from bench.run.server import context as _context
 from bench.store.records import Record, decode
 from bench.workloads.errors import InputError
+from bench.workloads.sources import SourceWorkload, running
 
 TIMEOUT_S = 600.0
 
@@ -67,7 +69,7 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
     """
     answer = in_process(measure_cell, msgspec.json.encode(cell), timeout_s)
     if isinstance(answer, Ending):
-        return blank(cell, answer.status, answer.reason)
+        return blank(cell, answer.status, bounded(answer.reason + _whose(cell, answer)))
     try:
         record = decode(answer)
     except ValueError as error:
@@ -78,6 +80,13 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
     return msgspec.structs.replace(
         record, reason=record.reason and bounded(record.reason), notes=notes
     )
+
+
+def _whose(cell: Cell, ending: Ending) -> str:
+    """Whose model it was that a process ended with."""
+    workload = cell.make_workload()
+    own = workload.references() if isinstance(workload, SourceWorkload) else ()
+    return f"; the model is of {own[0].path}" if own and ending.status == "crash" else ""
 
 
 def in_process(
@@ -99,20 +108,35 @@ def in_process(
     Raises:
         ValueError: the user's model, batch or loss is at fault; names the line.
     """
-    # The log has no name: nothing is left of it, however this process ends.
-    with tempfile.TemporaryFile(prefix="ckpt-bench-") as log:
+    # They have no names: nothing is left of them, however this process ends.
+    with _unnamed() as log, _unnamed() as place:
         kin = _alive if kin is None else kin
-        return _in_process(work, payload, log.fileno(), timeout_s, preload=preload, kin=kin)
+        files = log.fileno(), place.fileno()
+        answer = _in_process(work, payload, files, timeout_s, preload=preload, kin=kin)
+        file = running.told(place.fileno())
+    if isinstance(answer, Ending) and answer.status in {"crash", "timeout"} and file:
+        raise ValueError(f"{file}: {answer.reason} while its code ran")
+    return answer
+
+
+_unnamed = functools.partial(tempfile.TemporaryFile, prefix="ckpt-bench-")
 
 
 def _in_process(
-    work: Work, payload: bytes, log: int, timeout_s: float, *, preload: Sequence[str], kin: Kin
+    work: Work,
+    payload: bytes,
+    files: tuple[int, int],
+    timeout_s: float,
+    *,
+    preload: Sequence[str],
+    kin: Kin,
 ) -> bytes | Ending:
     context = _context(preload)
     receiver, sender = context.Pipe(duplex=False)
     kills, key = oom_kills(), pipe.token()
-    with receiver, sender, Connection(os.dup(log), readable=False) as written:
-        process = context.Process(target=child, args=(sender, key, work, payload, written))
+    log, place = (Connection(os.dup(one), readable=False) for one in files)
+    with receiver, sender, log, place:
+        process = context.Process(target=child, args=(sender, key, work, payload, (log, place)))
         process.start()
         sender.close()
         kin.add(process)
@@ -126,7 +150,7 @@ def _in_process(
             _kill(process)  # at once: it may be using the cores and memory of the next cell
             kin.discard(process)
     if answer is None:
-        return classify_exit(process.exitcode, oom_kills() - kills, tail(log))
+        return classify_exit(process.exitcode, oom_kills() - kills, tail(files[0]))
     return _opened(answer)
 
 
@@ -183,12 +207,23 @@ def end_all(kin: Kin = _alive) -> None:
 # In the worker's process.
 
 
-def child(sender: Connection, key: bytes, work: Work, payload: bytes, written: Connection) -> None:
-    """Do the work and send the answer; what libraries print goes to ``written``."""
+def child(
+    sender: Connection,
+    key: bytes,
+    work: Work,
+    payload: bytes,
+    files: tuple[Connection, Connection],
+) -> None:
+    """Do the work and send the answer.
+
+    What libraries print goes to the first of the files, and whose code runs to the second.
+    """
+    log, place = files
     os.setsid()
     _leave_the_server()
-    os.dup2(written.fileno(), 1)
-    os.dup2(written.fileno(), 2)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    running.tell(place.fileno())
     gc.freeze()  # modules are no garbage: every collection from here on takes no time
     gc.enable()  # which the server does not
     end_with_parent()

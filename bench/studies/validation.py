@@ -21,14 +21,14 @@ from bench.cells import machine
 from bench.cells.cell import Cell, checked
 from bench.cells.training import TrainingStep
 from bench.measure import memory
-from bench.run import culprit
+from bench.run import culprit, guarded
 from bench.run.sweep import every_spec
 from bench.simulate.replay import replay
 from bench.simulate.run import Simulation, parts_of, trace_cell, warm_optimizer
 from bench.simulate.trace import Trace
 from bench.simulate.traced_step import trace
 from bench.simulate.tracer import Tracer
-from bench.store.validations import SCHEMA_VERSION, Row, Validation
+from bench.store.validations import SCHEMA_VERSION, Row, Validation, encode
 from strategies.profiling.free_blocks import GRANULE_BYTES
 from strategies.profiling.quiet import silenced
 
@@ -43,6 +43,13 @@ def planned_specs() -> list[str]:
     """
     by_spec = {spec: strategies.get(spec) for spec in every_spec()}
     return [spec for spec, s in by_spec.items() if not s.needs_profile and not s.compiled]
+
+
+def work(payload: bytes) -> bytes:
+    """The study of a cell, both as JSON."""
+    cell = msgspec.json.decode(payload, type=Cell)
+    with guarded.named(cell):
+        return encode(study(cell))
 
 
 def study(base: Cell) -> Validation:

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from bench.workloads.errors import InputError
-from bench.workloads.sources import blame
+from bench.workloads.sources import blame, running
 
 _INSTALLED = ("site-packages", "dist-packages")
 
@@ -125,7 +125,7 @@ class Reference:
         folder = str(self.folder)
         sys.path.insert(0, folder)
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), running.within(self.path):
                 yield
         finally:
             with contextlib.suppress(ValueError):  # it may have been taken away meanwhile
