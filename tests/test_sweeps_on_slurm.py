@@ -137,3 +137,15 @@ def test_jobs_outlive_the_sweep_that_asked_for_them(tasks, tmp_path):
     assert len(list(records.read_all(results))) == len(sweep.cells_of(SUITE, SIMULATED))
     merged = merging.merge([results], tmp_path / "elsewhere")
     assert merged.new == len(sweep.cells_of(SUITE, SIMULATED))
+
+
+@pytest.mark.long
+def test_ctrl_c_takes_the_jobs_away(tasks, tmp_path):
+    results = tmp_path / "results"
+    process = started(results)
+    until(lambda: running(tasks), 300)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode != 0
+    until(lambda: {tasks.read(name)["state"] for name in tasks.all()} == {"CANCELLED"})
+    assert not (results / "jobs").exists()
