@@ -130,7 +130,7 @@ def test_jobs_outlive_the_sweep_that_asked_for_them(tasks, tmp_path):
     """The command is killed; its jobs go on, and what they find is there for the next."""
     results = tmp_path / "results"
     process = started(results)
-    until(lambda: running(tasks), 300)
+    until(lambda: records.paths(results), 300)
     process.kill()
     process.communicate()
     until(lambda: {tasks.read(n)["state"] for n in tasks.all()} == {"COMPLETED"}, 300)
