@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import command
 import msgspec
@@ -28,7 +32,9 @@ from bench.run.endings import Ending
 from bench.run.planning import budgeted
 from bench.simulate.roofline import Operator
 from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER
+from bench.store import records
 
+ROOT = Path(__file__).parent.parent
 TINY = {"layers": 3, "dim": 32, "heads": 2, "seq": 32, "batch": 4}
 LLAMA = {"layers": 3, "dim": 32, "heads": 4, "ffn": 48, "seq": 16, "batch": 4}
 H100 = accelerators.get("h100-80gb")
@@ -381,6 +387,28 @@ def test_the_smallest_cluster_holds_the_model_and_half_of_it_does_not():
     assert smallest_cluster(one, four) == 4
     with pytest.raises(ValueError, match="does not fit 1024 ranks"):
         smallest_cluster(one, 2**20)
+
+
+MOST_BYTES, MOST_PROCESSOR_S = 4 * 10**9, 60
+"""Of the machine that simulates: memory, and work of its processor, whatever else it does."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spec", ["none", "every_layer"])
+def test_a_rank_of_1024_of_gpt3_fits_this_machine(spec):
+    given = ("--workload", "gpt3-175b", "--option", "attention=flash", "--strategy", spec)
+    more = ("--device", "sim:h100-80gb", "--ranks", "1024", "--format", "json")
+    way = ("--set-parallel", "fsdp2(mixed=true)", "--optimizer", "adamw")
+    arguments = (sys.executable, "-m", "bench", "run", *given, *more, *way)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    record = records.decode(process.stdout.read().encode())
+    _, status, usage = os.wait4(process.pid, 0)
+    process.stdout.close()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert (record.ranks, record.workload, process.returncode) == (1024, "gpt3-175b", 0)
+    assert record.status == ("oom" if spec == "none" else "ok")
+    assert usage.ru_maxrss * 1024 < MOST_BYTES
+    assert usage.ru_utime + usage.ru_stime < MOST_PROCESSOR_S
 
 
 @pytest.mark.parametrize(

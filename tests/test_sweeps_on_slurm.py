@@ -130,10 +130,22 @@ def test_jobs_outlive_the_sweep_that_asked_for_them(tasks, tmp_path):
     """The command is killed; its jobs go on, and what they find is there for the next."""
     results = tmp_path / "results"
     process = started(results)
-    until(lambda: running(tasks), 300)
+    until(lambda: records.paths(results), 300)
     process.kill()
     process.communicate()
     until(lambda: {tasks.read(n)["state"] for n in tasks.all()} == {"COMPLETED"}, 300)
     assert len(list(records.read_all(results))) == len(sweep.cells_of(SUITE, SIMULATED))
     merged = merging.merge([results], tmp_path / "elsewhere")
     assert merged.new == len(sweep.cells_of(SUITE, SIMULATED))
+
+
+@pytest.mark.long
+def test_ctrl_c_takes_the_jobs_away(tasks, tmp_path):
+    results = tmp_path / "results"
+    process = started(results)
+    until(lambda: running(tasks), 300)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode != 0
+    until(lambda: {tasks.read(name)["state"] for name in tasks.all()} == {"CANCELLED"})
+    assert not (results / "jobs").exists()

@@ -210,17 +210,19 @@ def step_memory(
         step: on its device.
         forward: in place of the step's own; of a model that has run before.
         updating: whether the optimizer's update is a part.
-        settle: waits until no other thread is at work for the step, before its trace is read.
+        settle: on a CPU, waits until no other thread is at work for the step, before its trace is
+            read.
     """
+    traced = step.device.type == "cpu"
 
     def backward(loss: Tensor) -> None:
         step.backward(loss)
         if updating:
             step.update()
-        if settle is not None:
+        if traced and settle is not None:
             settle()
 
-    if step.device.type == "cpu":
+    if traced:
         return measure_cpu(forward or step.forward, backward)
     if forward is None:
         warm_accelerator(step.forward, backward, step.drop_gradients)
