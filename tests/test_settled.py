@@ -154,7 +154,7 @@ def test_whoever_is_clearly_slower_leaves_but_for_the_first(
 
 
 def test_no_step_runs_but_for_the_clock_the_peak_and_the_notes(case, monkeypatch):
-    """One forward to warm up; the timed ones; a step whose peak is read; one, fake, for notes."""
+    """One to warm up; the timed ones; one whose peak is read; a fake forward, for the notes."""
     model, batch = case
     chain = chain_of(model, batch)
     calls, timed = [], []

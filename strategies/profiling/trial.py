@@ -44,10 +44,7 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
 
 
 def _begin(step: Step) -> None:
-    """Have the loop hold an output, and memory that is new, and so slow, be touched.
-
-    An accelerator's libraries make ready for backward, too; of a CPU's, only little is slow once.
-    """
+    """Have the loop hold an output, and an accelerator's libraries the workspaces of backward."""
     if step.device.type == "cpu":
         step.drop_gradients()
         step.forward()
@@ -96,7 +93,7 @@ def seconds(
     give_back()
     with preserved(step.model):
         with installed(contenders[0]):
-            _begin(step)
+            run_once(step)  # memory that is new is slow
         for number in range(rounds):
             for index, install in reversed(playing) if number % 2 else playing:
                 with installed(install):
