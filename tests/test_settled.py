@@ -138,13 +138,13 @@ def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
     ("clock", "times", "chosen"),
     [
         ([1.0, 2.0, 1.01, 1.03, 1.0], [[1.0, 1.0], [2.0], [1.01, 1.03]], 0),
-        ([2.0, 1.0, 1.01, 1.0, 1.03, 2.0], [[2.0, 2.0], [1.0, 1.03], [1.01, 1.0]], 2),
-        ([1.0, 1.1, 1.01, 1.0, 2.0], [[1.0, 2.0], [1.1], [1.01, 1.0]], 2),
+        ([2.0, 1.0, 1.01, 1.0, 1.03], [[2.0], [1.0, 1.03], [1.01, 1.0]], 2),
+        ([1.0, 1.01, 1.02, 1.2, 1.0], [[1.0, 1.0], [1.01, 1.2], [1.02]], 0),
+        # Whoever left is not taken, whatever the others do then.
+        ([1.0, 1.01, 1.02, 1.2, 1.2], [[1.0, 1.2], [1.01, 1.2], [1.02]], 0),
     ],
 )
-def test_whoever_is_clearly_slower_leaves_but_for_the_first(
-    case, monkeypatch, clock, times, chosen
-):
+def test_two_at_most_go_on(case, monkeypatch, clock, times, chosen):
     seconds = iter(clock)
     monkeypatch.setattr(trial, "_timed", lambda _: next(seconds))
     installs, expected = [list] * 3, [1.0] * 3
@@ -154,7 +154,7 @@ def test_whoever_is_clearly_slower_leaves_but_for_the_first(
 
 
 def test_no_step_runs_but_for_the_clock_the_peak_and_the_notes(case, monkeypatch):
-    """One forward to warm up; the timed ones; a step whose peak is read; one, fake, for notes."""
+    """One to warm up; the timed ones; one whose peak is read; a fake forward, for the notes."""
     model, batch = case
     chain = chain_of(model, batch)
     calls, timed = [], []
@@ -162,7 +162,7 @@ def test_no_step_runs_but_for_the_clock_the_peak_and_the_notes(case, monkeypatch
     monkeypatch.setattr(trial, "_timed", lambda _: timed.append(1) or 1.0)
     with strategies.apply(model, "auto", budget="60%", example=batch, chain=chain):
         assert calls == [torch.Tensor, torch.Tensor, FakeTensor]
-    assert len(timed) in (4, 6)  # two rounds of two plans, or of three
+    assert len(timed) in (4, 5)  # one round of two plans or of three, and one of two
 
 
 # Whether the budget is kept.

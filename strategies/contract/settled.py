@@ -141,7 +141,7 @@ class _Settling:
 
 
 def _timed(contenders: Sequence[Planned], times: Sequence[Sequence[float]], chosen: Planned) -> str:
-    """What all but the one that is taken take, beside it, in the rounds of both."""
+    """What all but the one that is taken, which is in every round, take beside it."""
     base_s = times[contenders.index(chosen)]
     others = " and ".join(
         f"the plan {_description(one)} takes {sum(its) / sum(base_s[: len(its)]):.2f} ×"

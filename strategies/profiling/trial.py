@@ -44,10 +44,7 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
 
 
 def _begin(step: Step) -> None:
-    """Have the loop hold an output, and memory that is new, and so slow, be touched.
-
-    An accelerator's libraries make ready for backward, too; of a CPU's, only little is slow once.
-    """
+    """Have the loop hold an output, and an accelerator's libraries the workspaces of backward."""
     if step.device.type == "cpu":
         step.drop_gradients()
         step.forward()
@@ -85,8 +82,8 @@ def seconds(
         step: of the model as it is; it stays so.
         contenders: each puts the model under a plan.
         expected_s: what a step should take under each.
-        rounds: at most, every other one in reverse order; fewer, where it is clear before. Whoever
-            is clearly slower than another leaves, but for the first, beside which all are put.
+        rounds: at most, every other one in reverse order; fewer, where it is clear before. After
+            each the fastest goes on, and the next one, if it is not clearly slower.
 
     Returns:
         For each contender its seconds, by round.
@@ -96,7 +93,7 @@ def seconds(
     give_back()
     with preserved(step.model):
         with installed(contenders[0]):
-            _begin(step)
+            run_once(step)  # memory that is new is slow
         for number in range(rounds):
             for index, install in reversed(playing) if number % 2 else playing:
                 with installed(install):
@@ -104,31 +101,33 @@ def seconds(
             near = _near(times, expected_s)
             if len(near) < 2:
                 break
-            playing = [(index, install) for index, install in playing if index in {0, *near}]
+            playing = [(index, install) for index, install in playing if index in near]
         step.drop_gradients()
     return times
 
 
 def _near(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> list[int]:
-    """Those that are as fast as the fastest, as far as is clear, of all that did not leave."""
+    """The fastest, and the next one, if it is not clear which of them is; of those who are left."""
     estimates = _estimates(times, expected_s)
-    present = [index for index, own in enumerate(times) if len(own) == len(times[0])]
-    limit = min(estimates[index] for index in present) + CLEAR
-    return [index for index in present if estimates[index] < limit]
+    first, *others = sorted(estimates, key=lambda index: estimates[index])
+    return [first, *(one for one in others[:1] if estimates[one] - estimates[first] < CLEAR)]
 
 
-def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> list[float]:
-    """Logarithms of the time of a step over the first's: the profile counts as one round.
+def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> dict[int, float]:
+    """Of all in the last round, logarithms of a step's time over that of the first one of them.
 
-    A clock read once or twice is off by a few percent, as a profile is. By more only a profile is,
-    which does not know what it costs to dispatch an operator; so its say is bounded.
+    The profile counts as one round: a clock read once or twice is off by a few percent, as a
+    profile is. By more only a profile is, which does not know what it costs to dispatch an
+    operator; so its say is bounded.
     """
-    estimates = []
-    for expected, own in zip(expected_s, times, strict=True):
-        ratios = [math.log(one / first) for one, first in zip(own, times[0], strict=False)]
-        measured = math.fsum(ratios) / len(ratios)
-        more = math.log(expected / expected_s[0]) - measured
-        estimates.append(measured + max(-DOUBT, min(more, DOUBT)) / (1 + len(ratios)))
+    count = max(map(len, times))
+    present = [index for index, own in enumerate(times) if len(own) == count]
+    base, estimates = present[0], {}
+    for index in present:
+        pairs = zip(times[index], times[base], strict=True)
+        measured = math.fsum(math.log(one / first) for one, first in pairs) / count
+        more = math.log(expected_s[index] / expected_s[base]) - measured
+        estimates[index] = measured + max(-DOUBT, min(more, DOUBT)) / (1 + count)
     return estimates
 
 
@@ -140,11 +139,10 @@ def _timed(step: Step) -> float:
 
 
 def fastest(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> int:
-    """The contender that takes the least, as measured and as expected, of those that did not leave.
+    """The contender that takes the least, as measured and as expected, of those who did not leave.
 
     Args:
         times: seconds of each, by round; of equal ones the first is taken.
         expected_s: of each.
     """
-    estimates = _estimates(times, expected_s)
-    return min(_near(times, expected_s), key=lambda index: estimates[index])
+    return _near(times, expected_s)[0]
