@@ -55,7 +55,7 @@ def test_as_good_as_the_best_of_all_plans_and_modes(seed, blocks, modes):
 
 @pytest.mark.parametrize(("blocks", "modes"), [(2, 1), (3, 1), (4, 1), (5, 1), (3, 2)])
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("group_bytes", [5, 40])
+@pytest.mark.parametrize("group_bytes", few([5, 40]))
 def test_random_state_that_groups_keep_is_counted_to_the_byte(group_bytes, seed, blocks, modes):
     """Also where it is more than what blocks save."""
     check(random_profile(seed, blocks, modes, group_bytes=group_bytes), modes)
@@ -115,7 +115,7 @@ def scaled(costs, factor):
 
 @pytest.mark.parametrize("borders", [(), (2,)])
 @pytest.mark.parametrize(("blocks", "modes"), [(2, 1), (3, 2), (4, 1), (5, 1)])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", few(range(3)))
 def test_what_the_programme_finds_is_within_the_budget(seed, blocks, modes, borders, monkeypatch):
     """At once: what is over it would be refused, and the next one be sought."""
 
