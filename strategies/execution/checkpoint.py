@@ -20,6 +20,8 @@ from strategies.execution.tensors import boundary_of
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
 
+_uncompiled = _disable_dynamo(framed)
+
 
 def recompute(
     function: Callable[..., Any],
@@ -49,9 +51,6 @@ def recompute(
     if get_eval_frame_callback() is not None:  # it would compile what runs, not what runs again
         return _uncompiled(function, state, args, kwargs, more)
     return framed(function, state, args, kwargs, more)
-
-
-_uncompiled = _disable_dynamo(recompute)
 
 
 class CheckpointedForward(WatchingStandIn):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
@@ -47,8 +48,7 @@ class StandIn:
     def original(self) -> Callable[..., Any]:
         """What the module's ``forward`` was."""
         if self.inner is None:
-            bound: Callable[..., Any] = type(self.module).forward.__get__(self.module)
-            return bound
+            return functools.partial(type(self.module).forward, self.module)
         return self.inner
 
     @property
