@@ -20,6 +20,8 @@ from strategies.execution.tensors import boundary_of
 from strategies.execution.undo import Undo
 from strategies.storage import Storage
 
+_uncompiled = _disable_dynamo(framed)
+
 
 def recompute(
     function: Callable[..., Any],
@@ -56,9 +58,6 @@ def _compiled(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if is_exported():
         return function(*args, **kwargs)
     return checkpoint(functools.partial(function, **kwargs), *args, use_reentrant=False)
-
-
-_uncompiled = _disable_dynamo(recompute)
 
 
 class CheckpointedForward(WatchingStandIn):

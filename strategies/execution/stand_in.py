@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Self
 
-import torch
 from torch import nn
 
 from strategies.execution.undo import RestoreAttribute, Undo
@@ -50,11 +49,7 @@ class StandIn:
     def original(self) -> Callable[..., Any]:
         """What the module's ``forward`` was."""
         if self.inner is None:
-            forward: Any = type(self.module).forward
-            if torch.compiler.is_compiling():  # looks a bound method up by name, and finds this
-                return functools.partial(forward, self.module)
-            bound: Callable[..., Any] = forward.__get__(self.module)
-            return bound
+            return functools.partial(type(self.module).forward, self.module)
         return self.inner
 
     @property
