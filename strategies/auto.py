@@ -15,7 +15,7 @@ from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import Compilation
 from strategies.schedules.profile import ChainProfile
-from strategies.schedules.schedule import ALL, HOST
+from strategies.schedules.schedule import ALL, HOST, Schedule
 from strategies.schedules.solution import Solution
 from strategies.selective_ops import SelectiveOps
 from strategies.storage import Storage
@@ -77,8 +77,10 @@ class Auto(Optimal):
         if not _is_faster_compiled(profile):
             answers.append(SelectiveOps(budget=self.budget).solution(profile, budget_bytes))
             answers.append(self._beside_compute(profile, budget_bytes, answers))
-        distinct = {answer.schedule: answer for answer in reversed(answers) if answer is not None}
-        return list(reversed(distinct.values()))
+        distinct: dict[Schedule, Solution] = {}
+        for answer in filter(None, answers):
+            distinct.setdefault(answer.schedule, answer)
+        return list(distinct.values())
 
     def storage(self) -> Storage:
         """Of the boundaries that a schedule sends away, if it does."""

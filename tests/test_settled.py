@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 import strategies
 from strategies import Unsupported
+from strategies.auto import Auto
 from strategies.profiling import trial
 from strategies.profiling.ledger import Ledger, unique_bytes
 from strategies.profiling.step import ExampleStep
@@ -111,6 +112,14 @@ def test_what_dispatches_operators_is_taken_only_if_it_is_measured_to_be_faster(
     assert any(map(kept_by, fast.schedule.modes))
     assert "the plan of chosen operators takes 2.00 ×" in " ".join(slow.notes)
     assert "in which no operators are chosen takes 2.00 ×" in " ".join(fast.notes)
+
+
+def test_a_plan_that_comes_twice_is_the_simplest_still(case, monkeypatch):
+    """As from a solver of links, where nothing crosses: chosen operators were not timed then."""
+    monkeypatch.setattr(Auto, "_beside_compute", lambda *given: given[-1][0])
+    applied = decided(case, monkeypatch, [[1.0, 1.0], [2.0, 2.0]])
+    assert set(applied.schedule.modes) <= {"all"}
+    assert "the plan of chosen operators takes 2.00 ×" in " ".join(applied.notes)
 
 
 def test_a_plan_that_should_be_the_fastest_anyway_is_not_timed(case, monkeypatch):

@@ -38,6 +38,7 @@ from strategies.execution.places import (
 from strategies.execution.randoms import READABLE, Marks, Shared, marks, own_state
 from strategies.execution.stand_in import StandIn
 from strategies.execution.tensors import has_version, leaves_of
+from strategies.execution.undo import Undo
 
 _WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
 """Whether a module writes a tensor in place, by name, as its first forward showed."""
@@ -91,7 +92,7 @@ class BlockState:
         self.is_examined = self.is_examined or is_examined(self.root)
         return None if self.is_examined else self.root
 
-    def _look(self) -> Sequence[Any]:
+    def look(self) -> Sequence[Any]:
         """What all of it is; where it is, if modules or values of other kinds came or went."""
         if self.values is None or not self.inventory.holds(self.values):
             values = self.inventory.look()
@@ -137,7 +138,7 @@ class BlockState:
             leaves: of the block's arguments, among which may be generators and objects.
         """
         self.ran = True
-        values = self._look()  # which may find another inventory
+        values = self.look()  # which may find another inventory
         met = Met(self.inventory, values, leaves)
         met.shared = Shared(full=True) if self.draws else marks()
         if self.special or self.norms or not self.is_examined:
@@ -276,6 +277,12 @@ class WatchingStandIn(StandIn):
     def __init__(self, module: nn.Module, entry: str = "forward") -> None:
         super().__init__(module, entry)
         self.state = BlockState(module)
+
+    def install(self) -> Undo:
+        """Put it in place, and look now at what there is to watch, not in the first step."""
+        undo = super().install()
+        self.state.look()
+        return undo
 
     def on(self, module: nn.Module) -> Self:
         """The same for a replica of the module."""
