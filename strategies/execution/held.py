@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._C import _autograd
 
@@ -61,4 +62,5 @@ def taken(kept: Sequence[Any]) -> list[Any]:
     Raises:
         RuntimeError: one was written to since.
     """
-    return [each.unpack() if type(each) is _Saved else each for each in kept]
+    with torch.no_grad():  # to unpack is no part of what runs again
+        return [each.unpack() if type(each) is _Saved else each for each in kept]
