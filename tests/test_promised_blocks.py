@@ -74,7 +74,8 @@ def test_what_only_chance_decides_is_above_what_any_of_many_loops_takes():
 
 
 @pytest.mark.long
-def test_the_loops_that_broke_their_promise_on_an_h200_would_keep_it():
+def test_what_an_h200_took_is_between_tensors_and_blocks():
+    """Budgets that counted tensors alone were broken there."""
     (study,) = [
         one
         for one in promises.read_all(ROOT / RESULTS)
@@ -85,5 +86,6 @@ def test_the_loops_that_broke_their_promise_on_an_h200_would_keep_it():
     surplus = more.missing_bytes + more.working_bytes - less.missing_bytes - less.working_bytes
     for loop in study.loops:
         for promise in loop.promises:
-            now_bytes = max(promise.predicted_peak_bytes, loop.plain_peak_bytes) + surplus
-            assert USED * now_bytes <= promise.peak_allocated_bytes <= now_bytes
+            blocks, took = promise.predicted_peak_bytes, promise.peak_allocated_bytes
+            assert blocks - surplus < took <= blocks
+            assert took >= USED * blocks

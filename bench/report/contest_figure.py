@@ -34,7 +34,8 @@ def figure(contests: Sequence[Contest]) -> Figure:
     axes.set_ylim(*_limits([bout.ratio.estimate for bout in fought if bout.ratio]))
     axes.set_ylabel("auto's step ÷ the contender's")
     axes.grid(axis="y", **canvas.GRID)
-    axes.legend(frameon=False, ncols=4, fontsize=8, loc="upper right")
+    if fought:
+        axes.legend(frameon=False, ncols=4, fontsize=8, loc="upper right")
     facts = f"{display.where(display.places(held))}\nsame budget, same rounds; 95 % intervals"
     canvas.heading(figure, "auto against every contender", [facts])
     return figure
