@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from strategies.contract.strategy import Planned
@@ -61,26 +61,46 @@ class Auto(Optimal):
             raise ValueError("auto: a directory is for what rests on a disk: disk=True")
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
-        """The fastest of all, by the profile's times; the bound holds for all."""
+        """The fastest of all, by the profile's times."""
         solutions = self.solutions(profile, budget_bytes)
-        if not solutions:
-            return None
-        best = min(solutions, key=lambda answer: predict(profile, answer.schedule).step_s)
-        return dataclasses.replace(best, bound_s=min(answer.bound_s for answer in solutions))
+        by_time = sorted(solutions, key=lambda one: predict(profile, one.schedule).step_s)
+        return next(iter(by_time), None)
 
     def solutions(self, profile: ChainProfile, budget_bytes: int) -> list[Solution]:
-        """The best plan in which nothing is dispatched by Python first."""
+        """The best plan in which nothing is dispatched by Python first; the bound holds for all."""
+        answers = self._of_each_kind(profile, budget_bytes)
+        distinct: dict[Schedule, Solution] = {}
+        for answer in filter(None, answers):
+            distinct.setdefault(answer.schedule, answer)
+        if not distinct:
+            return []
+        bounds = [answer.bound_s for answer in filter(None, answers)]
+        bound_s = min([*bounds, *self._not_ruled_out(profile, budget_bytes, answers)])
+        return [dataclasses.replace(answer, bound_s=bound_s) for answer in distinct.values()]
+
+    def _of_each_kind(self, profile: ChainProfile, budget_bytes: int) -> list[Solution | None]:
         answers = [
             super().solution(_without_policies(profile), budget_bytes),
             super().solution(profile, budget_bytes),
         ]
         if not _is_faster_compiled(profile):
-            answers.append(SelectiveOps(budget=self.budget).solution(profile, budget_bytes))
+            answers.append(self._inside.solution(profile, budget_bytes))
             answers.append(self._beside_compute(profile, budget_bytes, answers))
-        distinct: dict[Schedule, Solution] = {}
-        for answer in filter(None, answers):
-            distinct.setdefault(answer.schedule, answer)
-        return list(distinct.values())
+        return answers
+
+    def _not_ruled_out(
+        self, profile: ChainProfile, budget_bytes: int, answers: Sequence[Solution | None]
+    ) -> Iterator[float]:
+        """A solver that found nothing has a bound as well: what fits may have escaped it."""
+        _, nested, *others = answers
+        if nested is None:
+            yield super().bound_s(profile, budget_bytes)
+        if others and others[0] is None:
+            yield self._inside.bound_s(profile, budget_bytes)
+
+    @property
+    def _inside(self) -> SelectiveOps:
+        return SelectiveOps(budget=self.budget)
 
     def storage(self) -> Storage:
         """Of the boundaries that a schedule sends away, if it does."""
@@ -104,8 +124,7 @@ class Auto(Optimal):
         """The smallest of all."""
         if _is_faster_compiled(profile):
             return super().smallest_bytes(profile)
-        inside = SelectiveOps(budget=self.budget)
-        sizes = [super().smallest_bytes(profile), inside.smallest_bytes(profile)]
+        sizes = [super().smallest_bytes(profile), self._inside.smallest_bytes(profile)]
         if self._may_send(profile) and self.disk:
             sizes.append(Hybrid().smallest_bytes(profile))
         return min(sizes)

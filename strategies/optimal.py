@@ -67,6 +67,12 @@ class Optimal(Budgeted):
 
         return optimal.solve(profile, budget_bytes, self.slots)
 
+    def bound_s(self, profile: ChainProfile, budget_bytes: int) -> float:
+        """See `strategies.solvers.optimal.bound_s`."""
+        from strategies.solvers import optimal  # noqa: PLC0415 - as above
+
+        return optimal.bound_s(profile, budget_bytes, self.slots)
+
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `strategies.solvers.optimal.smallest_bytes`."""
         from strategies.solvers import optimal  # noqa: PLC0415 - as above

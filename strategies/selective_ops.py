@@ -35,6 +35,12 @@ class SelectiveOps(Budgeted):
 
         return selective_ops.solve(profile, budget_bytes)
 
+    def bound_s(self, profile: ChainProfile, budget_bytes: int) -> float:
+        """See `ops.bound_s`."""
+        from strategies.solvers import selective_ops  # noqa: PLC0415 - as above
+
+        return selective_ops.bound_s(profile, budget_bytes)
+
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """See `ops.smallest_bytes`."""
         from strategies.solvers import selective_ops  # noqa: PLC0415 - as above

@@ -213,3 +213,17 @@ def test_what_the_model_keeps_of_a_boundary_that_rests_elsewhere_is_the_original
     besides = predicted("[0] [1] [2]", resting, shared=(kept,))
     assert besides.after_forward_bytes == alone.after_forward_bytes + 20
     assert besides.peak_bytes == alone.peak_bytes + 20
+
+
+@pytest.mark.parametrize("resting", [[0, 0, 0], [3, 3, 3], None])
+def test_the_original_may_be_freed_while_its_copy_is_there(resting):
+    """The model saved it between two blocks of one group."""
+    shape = {"number": 0, "size_bytes": 20, "boundary": 1, "born": 0, "until": 2}
+    kept = Shared(**shape, saved_by=(), read_by=(), between=(2,))
+    alone = predicted("[0] [1 2]", resting)
+    besides = predicted("[0] [1 2]", resting, shared=(kept,))
+    more_bytes = 0 if resting is None else 20
+    assert besides.after_forward_bytes == alone.after_forward_bytes + more_bytes
+    end = {"head_backward_working_bytes": 10_000}
+    last = predicted("[0] [1 2]", resting, shared=(kept,), **end)
+    assert last.peak_bytes == predicted("[0] [1 2]", resting, **end).peak_bytes

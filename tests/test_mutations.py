@@ -206,8 +206,8 @@ MUTATIONS = (
     Mutation(
         "what a group holds inside is not dropped",
         SCHEDULES,
-        "others, self.holders[begin] = self.holders[begin], 1",
-        "others, self.holders[begin] = self.holders[begin], 2",
+        "self.of_original, self.holders[begin] = self.holders[begin], 1",
+        "self.of_original, self.holders[begin] = self.holders[begin], 2",
         ["tests/test_overlapped.py::test_bytes_are_predicted_exactly"],
     ),
     Mutation(
@@ -248,9 +248,23 @@ MUTATIONS = (
     Mutation(
         "selective_ops: kept outputs take no room in later blocks",
         SOLVERS,
-        "highs.total([self.below[index], *own])",
-        "highs.total([self.below[index], *own[:1]])",
+        "self._sum([self.below[index], *self.saved(index)])",
+        "self._sum([self.below[index], *list(self.saved(index))[:1]])",
         ["tests/test_selective_ops.py::test_as_good_as_the_best_of_all_choices"],
+    ),
+    Mutation(
+        "selective_ops: a shared tensor is held through the whole backward",
+        SOLVERS,
+        "self.remade.get(index, self.chosen[2 * index + 1])",
+        "self.remade.get(index, self.chosen[-1])",
+        ["tests/test_selective_ops.py::test_as_good_where_tensors_are_shared"],
+    ),
+    Mutation(
+        "auto: what a solver has not found does not exist",
+        "strategies",
+        "min([*bounds, *self._not_ruled_out(profile, budget_bytes, answers)])",
+        "min(bounds)",
+        ["tests/test_shared_tensors.py::test_auto_does_not_rule_out_what_optimal_missed"],
     ),
     Mutation(
         "hybrid: the link is as fast as memory",

@@ -22,6 +22,7 @@ class Machine:
         self.sharing, self.is_forward = Sharing(profile, self.hold, self.drop), True
         self.holders = [0] * len(self.sharing.sizes)
         self.copied: int | None = None  # the boundary of whose copy `holders` counts the holders
+        self.of_original = 0  # holders of that boundary itself
 
     def mode(self, index: int) -> Mode:
         """How a block runs that runs so that its backward can follow."""
@@ -43,6 +44,15 @@ class Machine:
         self.holders[boundary] -= 1
         assert self.holders[boundary] >= 0
         if not self.holders[boundary]:
+            self.alive_bytes -= self.sharing.sizes[boundary]
+
+    def pass_back(self, boundary: int) -> None:
+        """One reason less: the model's own, which saved the original of what was copied."""
+        if boundary != self.copied:
+            self.drop(boundary)
+            return
+        self.of_original -= 1
+        if not self.of_original:
             self.alive_bytes -= self.sharing.sizes[boundary]
 
     def repeat_for(self, seconds: float) -> None:
@@ -179,7 +189,7 @@ class Machine:
         self.alive_bytes -= profile.tail_saved_bytes
         if profile.tail_keeps_input:
             self.drop(last)
-        self.sharing.pass_back(last)
+        self.sharing.pass_back(last, self.pass_back)
         self.alive_bytes += profile.tail_gradient_bytes + profile.boundary_bytes(last)
         for node in reversed(plan):
             self.unwind(node, top=True)
@@ -216,13 +226,12 @@ class Machine:
     def recompute_copy(self, group: tuple[Node, ...]) -> None:
         """Recompute from a copy of the boundary: whoever holds the original holds it besides."""
         begin = first(group)
-        others, self.holders[begin] = self.holders[begin], 1
+        self.of_original, self.holders[begin] = self.holders[begin], 1
         self.copied = begin
         self.recompute(group)
         self.copied = None
         self.drop(begin)
-        self.holders[begin] = others
-        self.sharing.pass_back(begin)  # what the model saved there is the original
+        self.holders[begin] = self.of_original
 
     def recompute(self, group: tuple[Node, ...]) -> None:
         """Run a group again, keeping what its plan keeps, then unwind it."""
@@ -281,8 +290,7 @@ class Machine:
         self.link.compute(profile.blocks[index].backward_s)
         self.alive_bytes += profile.blocks[index].gradient_bytes
         self.alive_bytes += profile.boundary_bytes(index) - profile.boundary_bytes(index + 1)
-        if index != self.copied:
-            self.sharing.pass_back(index)
+        self.sharing.pass_back(index, self.pass_back)
 
 
 def groups_in(node: Node) -> int:

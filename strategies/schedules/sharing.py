@@ -38,9 +38,9 @@ class Sharing:
         self._each(self.between.get(position, ()), self.hold)
         self._each(self.released.get(position, ()), self.drop)
 
-    def pass_back(self, position: int) -> None:
+    def pass_back(self, position: int, drop: Change) -> None:
         """In backward: what the model saved at that position is free."""
-        self._each(self.between.get(position, ()), self.drop)
+        self._each(self.between.get(position, ()), drop)
 
     def save(self, block: int, *, again: bool) -> None:
         """A block runs so that its backward can follow; ``again``: under an op policy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,13 @@ def total(terms: Iterable[Any]) -> Any:
     """As ``sum``, fast for expressions."""
     addends: Any = [0.0, *terms]
     return highspy.Highs.qsum(addends)
+
+
+def bound(model: Any) -> float:
+    """No solution costs less; infinite: there is none. Also where the search was cut short."""
+    infeasible = highspy.HighsModelStatus.kInfeasible
+    known = model.getModelStatus() != infeasible
+    return float(model.getInfo().mip_dual_bound) if known else math.inf
 
 
 def is_feasible(model: Any) -> bool:

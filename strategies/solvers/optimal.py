@@ -223,6 +223,18 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     return leanest.within(profile, _leanest(profile), budget_bytes)
 
 
+@functools.lru_cache(maxsize=64)
+def bound_s(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> float:
+    """No nested plan within a budget repeats less, in seconds; infinite: none fits.
+
+    Of use where `solve` finds nothing, which proves nothing: what else the model holds is not in
+    the table, and the plan that it names may not fit where another one would.
+    """
+    if not fixed_terms_fit(profile, budget_bytes):
+        return math.inf
+    return Solver(profile, budget_bytes, slots or slots_for(profile)).bound_s()
+
+
 def _solved(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution | None:
     """What the table finds; by its own rounding it misses a schedule that just fits."""
     if not fixed_terms_fit(profile, budget_bytes):
@@ -256,9 +268,19 @@ def fixed_terms_fit(profile: ChainProfile, budget_bytes: int) -> bool:
     """Whether head and update leave room, which no plan changes."""
     gradients = profile.tail_gradient_bytes + sum(b.gradient_bytes for b in profile.blocks)
     head = profile.head_saved_bytes + profile.input_bytes + profile.head_backward_working_bytes
+    head += _unfreed_bytes(profile, {0} if profile.head_keeps_output else set())
     update = gradients - profile.head_gradient_bytes + profile.update_working_bytes
+    update += _unfreed_bytes(profile, set())
     needs = (profile.head_working_bytes, gradients + head, update)
     return profile.resident_bytes + max(needs) <= budget_bytes
+
+
+def _unfreed_bytes(profile: ChainProfile, boundaries: set[int]) -> int:
+    """Of what the model itself holds to the end of the step, and these boundaries."""
+    unfreed = [one for one in profile.shared if one.until > len(profile.blocks) + 1]
+    boundaries = boundaries | {one.boundary for one in unfreed if one.boundary is not None}
+    beside_bytes = sum(one.size_bytes for one in unfreed if one.boundary is None)
+    return beside_bytes + sum(map(profile.boundary_bytes, boundaries))
 
 
 @functools.lru_cache(maxsize=64)

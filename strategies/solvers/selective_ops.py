@@ -23,10 +23,11 @@ from typing import Any
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import PS, BlockOperators, Moment, keep
-from strategies.schedules.profile import BlockCost, ChainProfile, Shared
+from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, leanest, optimal
+from strategies.solvers.selective_ops_tensors import Choices, tensors_of
 
 GAP = 1e-3
 """Of the repeated time: at this relative gap the programme is taken as solved. Equal blocks can be
@@ -49,6 +50,16 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
     if solution or not optimal.fixed_terms_fit(profile, budget_bytes):
         return solution
     return leanest.within(profile, _leanest(profile), budget_bytes)
+
+
+@functools.lru_cache(maxsize=64)
+def bound_s(profile: ChainProfile, budget_bytes: int) -> float:
+    """No choice within a budget repeats less; infinite: none fits. For where `solve` gives up."""
+    if not optimal.fixed_terms_fit(profile, budget_bytes):
+        return math.inf
+    programme = _Programme(profile, budget_bytes, GAP)
+    programme.solved()
+    return programme.bound_s()
 
 
 def _solved(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solution | None:
@@ -89,10 +100,10 @@ class _Programme:
     """Variables and constraints.
 
     Attributes:
-        whole: block i runs as it is.
-        kept: [i][j] the output of operator j of block i is kept.
-        held: [i] boundary i is alive between forward and backward.
-        below: [i] bytes that blocks before i keep, in the programme's unit.
+        choices: [i] of block i.
+        boundaries: [i] boundary i.
+        passed: tensors with other readers: their place alone does not say when they are alive.
+        below: [i] bytes that blocks before i keep, `passed` aside, in the programme's unit.
     """
 
     def __init__(self, profile: ChainProfile, budget_bytes: int, gap: float) -> None:
@@ -103,122 +114,102 @@ class _Programme:
         self.second = max(block.last_recompute_s for block in profile.blocks) or 1.0
         gaps = {"mip_rel_gap": gap, "mip_abs_gap": gap / 10 * profile.plain_step_s / self.second}
         self.model = highs.new_model(**gaps, mip_max_nodes=MOST_NODES)
-        self.whole = [self.model.addBinary() for _ in profile.blocks]
-        self.kept = [self._choices(block) for block in profile.blocks]
-        self.held = [self.model.addVariable(0, 1) for _ in range(self.count + 1)]
-        self.below = [self.model.addVariable(0, float("inf")) for _ in range(self.count + 1)]
-        self.shared = {shared: self._shared(shared) for shared in profile.shared}
+        self.choices = [self._choices(block) for block in profile.blocks]
+        tensors = list(tensors_of(profile, self.choices, self.model))
+        self.boundaries = tensors[: self.count + 1]
+        self.passed = [tensor for tensor in tensors if tensor.life in profile.shared]
+        self.below = [self.part(0)]
         for index in range(self.count):
             self._couple(index)
-            self._hold(index)
+            self.below.append(self._sum([self.below[index], *self.saved(index)]))
             self._fit(index)
         self._fit_tail()
 
-    def _choices(self, block: BlockCost) -> dict[int, Any]:
-        if block.operators is None:
-            return {}
-        operators = enumerate(block.operators.operators)
-        return {index: self.model.addBinary() for index, op in operators if op.keepable}
-
-    def _shared(self, shared: Shared) -> Any:
-        """Whether a tensor that has other readers is kept between forward and backward."""
-        place = shared.boundary
-        kept = self.model.addVariable(0, 1) if place is None else self.held[place]
-        for block in shared.saved_by:
-            self.require(kept >= self.whole[block])
-        for block in shared.read_by:
-            self.require(kept + self.whole[block] >= 1)
-        if shared.between:
-            self.require(kept >= 1)
-        return kept
-
-    def _kept_of(self, born: int) -> list[Any]:
-        """What is kept of the tensors that are there after a block, boundaries aside."""
-        return [
-            self.part(shared.size_bytes, kept)
-            for shared, kept in self.shared.items()
-            if shared.boundary is None and shared.born == born
-        ]
-
-    def _lent(self, position: int) -> Iterator[Any]:
-        """What the model itself holds at a position of forward, and nobody keeps.
-
-        Behind the last block: what it still holds when the tail ends.
-        """
-        own = min(position, self.count)
-        for shared, kept in self.shared.items():
-            if shared.born < position < shared.until and shared.boundary != own:
-                yield self.part(shared.size_bytes, 1 - kept)
+    def _choices(self, block: BlockCost) -> Choices:
+        operators = enumerate(block.operators.operators if block.operators else ())
+        whole = self.model.addBinary()
+        return Choices(whole, {j: self.model.addBinary() for j, op in operators if op.keepable})
 
     def require(self, constraint: Any) -> None:
         """One constraint."""
         self.model.addConstr(constraint)
 
+    def _sum(self, terms: list[Any]) -> Any:
+        """A variable in place of a sum that many constraints share."""
+        variable = self.model.addVariable(-math.inf, math.inf)
+        self.require(variable == highs.total(terms))
+        return variable
+
     def _couple(self, index: int) -> None:
         """A whole block keeps no single outputs; random operators run again in order."""
-        kept, operators = self.kept[index], self.profile.blocks[index].operators
+        kept, operators = self.choices[index].kept, self.profile.blocks[index].operators
         for variable in kept.values():
-            self.require(variable + self.whole[index] <= 1)
+            self.require(variable + self.choices[index].whole <= 1)
         random = [i for i, op in enumerate(operators.operators) if op.random] if operators else []
         for first, second in itertools.pairwise(random):
             if first in kept:
                 self.require(kept[first] <= kept.get(second, 0))
 
-    def _hold(self, index: int) -> None:
-        """Why boundaries are held, and what this block adds for the next ones."""
-        mode, held = self.profile.blocks[index].modes[0], self.held
-        if mode.keeps_input:
-            self.require(held[index] >= 1)
-        else:
-            self.require(held[index] + self.whole[index] >= 1)
-        if mode.keeps_output:
-            self.require(held[index + 1] >= self.whole[index])
-        if index == 0:
-            self.require(self.below[0] == highs.total([*self._kept_of(-1), self.part(0)]))
-        own = self.saved(index)
-        own.append(self.part(self.profile.boundary_bytes(index), held[index]))
-        own += self._kept_of(index)
-        self.require(self.below[index + 1] == highs.total([self.below[index], *own]))
-
     def part(self, size_bytes: float, variable: Any = 1.0) -> Any:
         """Bytes in the programme's unit, if ``variable``."""
         return (size_bytes / self.unit) * variable
 
-    def saved(self, index: int) -> list[Any]:
-        """What block ``index`` keeps between forward and backward, boundaries aside."""
-        block, whole = self.profile.blocks[index], self.whole[index]
-        own = self.profile.group_bytes
-        terms = [self.part(block.modes[0].saved_bytes, whole), self.part(own, 1 - whole)]
-        return terms + [
-            self.part(block.operators.operators[number].output_bytes, variable)
-            for number, variable in self.kept[index].items()
-            if block.operators is not None
+    def saved(self, index: int) -> Iterator[Any]:
+        """What block ``index`` keeps between forward and backward, and its input."""
+        block, whole = self.profile.blocks[index], self.choices[index].whole
+        yield self.part(block.modes[0].saved_bytes, whole)
+        yield self.part(self.profile.group_bytes, 1 - whole)
+        yield from self._plain_at(index, index)
+        for number, variable in self.choices[index].kept.items():
+            assert block.operators is not None
+            yield self.part(block.operators.operators[number].output_bytes, variable)
+
+    def _plain_at(self, place: int, index: int) -> Iterator[Any]:
+        """A boundary in backward of a block, if nobody but the chain has to do with it."""
+        tensor = self.boundaries[place]
+        if tensor not in self.passed:
+            yield self.part(tensor.size_bytes, tensor.in_backward(index))
+
+    def _before(self, position: int) -> list[Any]:
+        """Alive as a block is entered, its input aside; or at the end of forward, the last one."""
+        own = min(position, self.count)
+        others = (tensor for tensor in self.passed if tensor.life.boundary != own)
+        return [
+            self.below[own],
+            *(self.part(tensor.size_bytes, tensor.in_forward(position)) for tensor in others),
         ]
 
-    def _within(self, terms: list[Any]) -> None:
+    def _behind(self, index: int) -> list[Any]:
+        """Alive in backward of a block, its own saved tensors aside; or of the tail."""
+        places = range(index, min(index + 2, self.count + 1))
+        return [
+            self.below[index],
+            *itertools.chain.from_iterable(self._plain_at(place, index) for place in places),
+            *(self.part(tensor.size_bytes, tensor.in_backward(index)) for tensor in self.passed),
+        ]
+
+    def _within(self, *terms: Any) -> None:
         self.require(highs.total(terms) <= self.room / self.unit)
 
     def _fit(self, index: int) -> None:
         """Block ``index`` in forward, where it is on top of all before it, and in backward."""
-        profile, block, whole = self.profile, self.profile.blocks[index], self.whole[index]
-        mode = block.modes[0]
-        base = [self.below[index], self.part(profile.boundary_bytes(index)), *self._lent(index)]
-        self._within([*base, self.part(mode.forward_working_bytes, whole)])
+        profile, block, whole = self.profile, self.profile.blocks[index], self.choices[index].whole
+        mode, own_bytes = block.modes[0], profile.group_bytes
+        base = self._sum([*self._before(index), self.part(profile.boundary_bytes(index))])
+        self._within(base, self.part(mode.forward_working_bytes, whole))
         for moment in _forward(block):
-            self._within([*base, *self._moment(index, moment, 0)])
-        base = [self.below[index], self.part(self.around_bytes(index))]
-        base.append(self.part(profile.boundary_bytes(index), self.held[index]))
-        output_bytes = profile.boundary_bytes(index + 1) * mode.keeps_output
-        own_bytes = mode.saved_bytes + output_bytes + mode.backward_working_bytes
-        self._within([*base, self.part(own_bytes, whole)])
+            self._within(base, *self._moment(index, moment, 0))
+        base = self._sum([*self._behind(index), self.part(self.around_bytes(index))])
+        self._within(base, self.part(mode.saved_bytes + mode.backward_working_bytes, whole))
         for moment in _backward(block):
-            self._within([*base, *self._moment(index, moment, profile.group_bytes)])
+            self._within(base, *self._moment(index, moment, own_bytes))
 
     def _moment(self, index: int, moment: Moment, own_bytes: int) -> Iterator[Any]:
         """What is alive at a moment of a block under its own checkpoint."""
-        yield self.part(moment.alive_bytes + own_bytes, 1 - self.whole[index])
+        choices = self.choices[index]
+        yield self.part(moment.alive_bytes + own_bytes, 1 - choices.whole)
         for number, size_bytes in moment.more:
-            yield self.part(size_bytes, self.kept[index][number])
+            yield self.part(size_bytes, choices.kept[number])
 
     def around_bytes(self, index: int) -> int:
         """Alive in backward of a block whatever is chosen: gradients."""
@@ -228,25 +219,21 @@ class _Programme:
 
     def _fit_tail(self) -> None:
         profile, last_bytes = self.profile, self.profile.boundary_bytes(self.count)
-        below = self.below[self.count]
-        lent = self._lent(self.count + 1)
-        self._within([below, self.part(last_bytes + profile.tail_working_bytes), *lent])
-        if profile.tail_keeps_input:
-            self.require(self.held[self.count] >= 1)
-        held = self.part(last_bytes, self.held[self.count])
+        before, behind = self._before(self.count + 1), self._behind(self.count)
+        self._within(*before, self.part(last_bytes + profile.tail_working_bytes))
         backward_bytes = profile.tail_saved_bytes + profile.tail_backward_working_bytes
-        self._within([below, held, self.part(backward_bytes)])
+        self._within(*behind, self.part(backward_bytes))
 
     # The solution.
 
     def cost(self) -> Iterator[Any]:
         """Repeated time, in the programme's unit."""
-        for index, block in enumerate(self.profile.blocks):
-            operators, whole = block.operators, self.whole[index]
+        for choices, block in zip(self.choices, self.profile.blocks, strict=True):
+            operators = block.operators
             again_s = operators.recompute_s if operators else block.last_recompute_s
-            yield (again_s / self.second) * (1 - whole)
-            yield (block.modes[0].recompute_s / self.second) * whole
-            for number, variable in self.kept[index].items():
+            yield (again_s / self.second) * (1 - choices.whole)
+            yield (block.modes[0].recompute_s / self.second) * choices.whole
+            for number, variable in choices.kept.items():
                 assert operators is not None
                 yield (-operators.operators[number].time_ps / PS / self.second) * variable
 
@@ -257,8 +244,11 @@ class _Programme:
         self.model.minimize(highs.total(self.cost()))
         if not highs.is_feasible(self.model):
             return None
-        bound_s = self.model.getInfo().mip_dual_bound * self.second
-        return self._schedule(), max(0.0, bound_s)
+        return self._schedule(), self.bound_s()
+
+    def bound_s(self) -> float:
+        """On the repeated seconds; once it is solved."""
+        return max(0.0, highs.bound(self.model) * self.second)
 
     def _chosen(self, variable: Any) -> bool:
         return bool(self.model.val(variable) > 0.5)
@@ -266,11 +256,11 @@ class _Programme:
     def _schedule(self) -> Schedule:
         nodes: list[plans.Node] = []
         modes = [ALL] * self.count
-        for index in range(self.count):
-            kept = [j for j, variable in self.kept[index].items() if self._chosen(variable)]
+        for index, choices in enumerate(self.choices):
+            kept = [j for j, variable in choices.kept.items() if self._chosen(variable)]
             if kept:
                 modes[index] = keep(kept)
-            nodes.append(index if kept or self._chosen(self.whole[index]) else (index,))
+            nodes.append(index if kept or self._chosen(choices.whole) else (index,))
         return Schedule(tuple(nodes), tuple(modes) if set(modes) != {ALL} else ())
 
 
