@@ -23,6 +23,8 @@ from strategies.storage import Disk, Storage
 
 WIDTH = 4
 EXAMPLES = 5000 if scaled(100) >= 100 else 300
+PARTS = 10 if scaled(100) >= 100 else 2
+"""That the processes of a run can share."""
 SPECS = ("every_layer", "every_k(k=2)", "sqrt", "recursive", "offload(over=sqrt)")
 DRAWS = {
     "torch": lambda: torch.rand(()).item(),
@@ -359,9 +361,10 @@ def reference(model, run):
 
 
 @pytest.mark.filterwarnings("ignore:.*no block of h ran")  # all were dropped
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("part", range(PARTS))
+@settings(max_examples=EXAMPLES // PARTS, suppress_health_check=list(HealthCheck))
 @given(cases(), RUNS)
-def test_two_steps_are_as_without_or_refused(case, run):
+def test_two_steps_are_as_without_or_refused(part, case, run):
     blocks, traits, plan, storage = case
     seed(0)
     model = Model(blocks, traits).train()
