@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import command
 import injections
@@ -21,7 +23,7 @@ from test_executor import wait_for
 from test_sweep import ROOT, UNSTEADY
 
 from bench.report import regenerate
-from bench.run import executor, sweep
+from bench.run import executor, server, sweep
 from bench.run.blank import blank
 from bench.store import records
 from bench.store.json_store import UnknownVersionError
@@ -143,15 +145,21 @@ def test_two_sweeps_in_one_folder(folder, whole, rounds, tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 12 KiB, where a file system may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
+def small_disk():
+    """A disk of 12 KiB, where a file system may be mounted; sockets in it have short names."""
+    disk = Path(tempfile.mkdtemp())
     mount = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(disk)]
     if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no file system may be mounted here; RLIMIT_FSIZE stands for it")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+    disk.rmdir()
+
+
+def test_a_folder_whose_name_is_too_long_for_a_socket(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * server.MOST_NAME_BYTES)))
+    with pytest.raises(OSError, match="set TMPDIR to another folder"):
+        server.context()
 
 
 def test_a_full_disk(whole, small_disk):

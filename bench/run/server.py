@@ -9,12 +9,16 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
 _LIBRARIES = {"hf": "transformers.modeling_utils"}
 """What models of a source need, by its prefix; where it is not installed, it is passed over."""
+
+MOST_NAME_BYTES = 107 - len("/pymp-12345678/listener-12345678")
+"""Of the folder in which Python makes a socket, whose name the system has so many bytes for."""
 
 
 def shared(module: str, workload: str) -> list[str]:
@@ -27,7 +31,16 @@ def context(preload: Sequence[str] = ()) -> ForkServerContext:
 
     Args:
         preload: modules that all of them share, where none was started yet.
+
+    Raises:
+        OSError: no socket can have its name in the folder for temporary files.
     """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > MOST_NAME_BYTES:
+        raise OSError(
+            f"{folder}: too long a name for the sockets that processes start through, of"
+            f" {MOST_NAME_BYTES} bytes at most; set TMPDIR to another folder"
+        )
     # Threads that spin while they wait make a step many times slower as soon as any other process
     # wants a core; the server that all cells are forked from reads this when it starts.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
