@@ -57,10 +57,13 @@ def put_by(leaves: Sequence[Any]) -> list[Any] | None:
 
 
 def taken(kept: Sequence[Any]) -> list[Any]:
-    """The leaves.
+    """The leaves, for a recompute, which runs with gradients recorded.
 
     Raises:
         RuntimeError: one was written to since.
     """
-    with torch.no_grad():  # to unpack is no part of what runs again
+    torch._C._set_grad_enabled(False)  # to unpack is no part of what runs again
+    try:
         return [each.unpack() if type(each) is _Saved else each for each in kept]
+    finally:
+        torch._C._set_grad_enabled(True)
