@@ -129,10 +129,10 @@ class OpPolicy:
         """Of forward and of recompute."""
         forward, again = create_selective_checkpoint_contexts(self)
         if hasattr(forward, "respect_saved_tensors_hooks"):  # of PyTorch 2.14 and later
-            # What a policy keeps stays where it is, as in every earlier version. `checkpoint`'s own
-            # argument does not reach a context that, as here, stands among others.
+            # What a policy keeps stays where it is, as in every earlier version. `checkpoint` would
+            # put its own argument's default there, if it saw what this is.
             forward.respect_saved_tensors_hooks = False
-        return forward, _Once(again)
+        return _Once(forward), _Once(again)
 
     def __call__(
         self, context: SelectiveCheckpointContext, func: Any, *args: Any, **kwargs: Any
