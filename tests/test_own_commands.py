@@ -106,15 +106,9 @@ COMMANDS = {
     "frontier": ("frontier", "--budgets", "1", "--out", "{}/out", *SIMULATED, *JSON),
 }
 
-FRONTS = ("a file with a function", "a package", "needs a loss", "numpy", "a configuration")
-"""Loaded each in its own way. A front is what `run` simulates, under every strategy."""
-
-
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("own", "name"),
-    [(own, name) for own in OWN for name in COMMANDS if name != "frontier" or own in FRONTS],
-)
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("own", OWN)
 def test_every_command_takes_every_model(own, name, folder):
     arguments = [argument.format(folder) for argument in COMMANDS[name]]
     done = bench(arguments[0], *arguments[1:], own=own, folder=folder)

@@ -211,7 +211,7 @@ def test_plans_for_a_budget_are_those_of_every_rank(parallel, spec):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("parallel", ["fsdp2", "ddp", "sp"])
+@pytest.mark.parametrize("parallel", ["fsdp2", "ddp", "tp", "sp", "pp", "cp"])
 @pytest.mark.parametrize("spec", strategies.available())
 def test_every_strategy_runs_on_ranks_or_says_why_not(parallel, spec):
     together, *_ = launch.run(cell(parallel, spec, options=SMALL | {"seq": 64}), 300)
