@@ -106,6 +106,7 @@ COMMANDS = {
     "frontier": ("frontier", "--budgets", "1", "--out", "{}/out", *SIMULATED, *JSON),
 }
 
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("own", OWN)
