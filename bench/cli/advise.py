@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli import flags, plan_ranks
+from bench.measure.garbage import uncollected
 from bench.run import server
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def advise(  # noqa: PLR0917 - one parameter a flag
     sequence can be, and what else would help. Exit code 0 also where nothing fits: it is an answer.
     """
     server.begin(server.shared(FINDINGS, workload))  # imports while this process does
-    with server.importing():
+    with uncollected():
         from bench.advise import api
         from bench.advise.candidates import SPECS
 

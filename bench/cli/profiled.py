@@ -46,10 +46,9 @@ def answer(payload: bytes) -> bytes:
     """What is printed about a question, which is JSON; files are written."""
     question = msgspec.json.decode(payload, type=Question)
     cell = question.cell
-    if question.chain:
-        with guarded.named(cell):
-            return chain_text(cell, question.output, measured=question.measured).encode()
     with guarded.named(cell):
+        if question.chain:
+            return chain_text(cell, question.output, measured=question.measured).encode()
         step_profile = profiling.profile_cell(cell)
     return timeline_text(question, step_profile).encode()
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import profile, record_function
 
 from bench.cells.training import TrainingStep
+from strategies.profiling.allocator import profiler
 
 _ALLOCATORS = ("aten::empty", "aten::resize", "aten::new_empty", "aten::zeros")
 _MARK = "ckpt-bench: forward done"
@@ -82,7 +83,7 @@ def measure_cpu(forward: Callable[[], Tensor], backward: Callable[[Tensor], None
 @functools.cache
 def _warm_up() -> None:
     """The first trace in a process misses events."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True):
+    with profiler():
         pass
 
 
@@ -90,20 +91,18 @@ def _traced(
     forward: Callable[[], Tensor], backward: Callable[[Tensor], None]
 ) -> tuple[list[Event], list[Span], int]:
     gc.collect()
-    with profile(
-        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profiler:
+    with profiler() as recorder:
         loss = forward()
         with record_function(_MARK):
             pass
         backward(loss)
         del loss
-    return events_of(profiler)
+    return events_of(recorder)
 
 
-def events_of(profiler: profile) -> tuple[list[Event], list[Span], int]:
+def events_of(recorder: profile) -> tuple[list[Event], list[Span], int]:
     """Allocator events sorted by time, operators, and when forward was done (ns; 0: unmarked)."""
-    kineto: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    kineto: Any = recorder.profiler.kineto_results  # type: ignore[union-attr]
     events, spans, mark_ns = [], [], 0
     for event in kineto.events():
         if event.name() == "[memory]":

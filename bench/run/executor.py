@@ -41,7 +41,7 @@ from bench.run.endings import (
 from bench.run.server import context as _context
 from bench.store.records import Record, decode
 from bench.workloads.errors import InputError
-from bench.workloads.sources import SourceWorkload, running
+from bench.workloads.sources import references_of, running
 
 TIMEOUT_S = 600.0
 
@@ -84,8 +84,7 @@ def run(cell: Cell, timeout_s: float = TIMEOUT_S) -> Record:
 
 def _whose(cell: Cell, ending: Ending) -> str:
     """Whose model it was that a process ended with."""
-    workload = cell.make_workload()
-    own = workload.references() if isinstance(workload, SourceWorkload) else ()
+    own = references_of(cell.make_workload())
     return f"; the model is of {own[0].path}" if own and ending.status == "crash" else ""
 
 

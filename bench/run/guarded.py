@@ -13,7 +13,7 @@ from bench.run import culprit, executor
 from bench.run.endings import Ending
 from bench.run.executor import Work
 from bench.workloads.errors import InputError
-from bench.workloads.sources import SourceWorkload
+from bench.workloads.sources import references_of
 
 
 @contextlib.contextmanager
@@ -42,8 +42,7 @@ def answer(work: Work, payload: bytes, cell: Cell, timeout_s: float = executor.T
     Raises:
         ValueError: the user's model, batch or loss is at fault, or it cannot be done.
     """
-    workload = cell.make_workload()
-    if not (isinstance(workload, SourceWorkload) and workload.references()):
+    if not references_of(cell.make_workload()):
         return work(payload)
     given = executor.in_process(work, payload, timeout_s)
     if isinstance(given, Ending):

@@ -5,12 +5,10 @@ So a command can have it started first: it imports what it preloads while the co
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
@@ -55,15 +53,3 @@ def begin(preload: Sequence[str] = ()) -> None:
     """Start it, if it does not run."""
     context(preload)
     forkserver.ensure_running()
-
-
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """For large imports: what they make stays, so to look for garbage in it is a sixth in vain."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

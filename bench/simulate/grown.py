@@ -41,10 +41,8 @@ class Growth:
         Exact where storages are products of the size and numbers that do not depend on it, to a
         power below the number of traces.
         """
-        sizes, numbers = (
-            self._sizes(size),
-            {id(life): n for n, life in enumerate(self._first.lives)},
-        )
+        sizes = self._sizes(size)
+        numbers = {id(life): number for number, life in enumerate(self._first.lives)}
         return resized(self._first, lambda life: sizes[numbers[id(life)]])
 
     def peak_bytes(self, size: int, granule_bytes: int) -> int:

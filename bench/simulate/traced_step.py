@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from bench.measure.garbage import uncollected
 from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Trace
 from bench.simulate.tracer import Tracer
 
@@ -69,18 +69,6 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
         step_flops=step_flops,
         recompute_flops=tracer.recompute_flops,
     )
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Nothing is collected meanwhile: when a cycle of references dies would be chance."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _categorise(tracer: Tracer, parts: Parts) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import strategies
 from bench import devices
@@ -37,6 +36,7 @@ from bench.studies.timeline_parts import (
     residents,
     series_of,
 )
+from strategies.profiling.allocator import profiler
 from strategies.profiling.quiet import silenced
 
 
@@ -117,13 +117,13 @@ def profile_real(cell: Cell) -> Profile:
 
 def _record(step: TrainingStep, chain: strategies.Chain) -> Recording:
     with silenced():
-        with _profiler():
+        with profiler():
             pass  # the first one in a process misses events
         gc.collect()
-        with _profiler() as profiler:
+        with profiler() as recorder:
             tracer = TimedTracer(step.model, chain.blocks)
             step_trace = trace(tracer, parts_of(step, as_cuda=False))
-    events, spans, _ = memory.events_of(profiler)
+    events, spans, _ = memory.events_of(recorder)
     first = residents(step_trace) - 1
     sizes = (event.size_bytes for event in events)
     return Recording(
@@ -133,10 +133,6 @@ def _record(step: TrainingStep, chain: strategies.Chain) -> Recording:
         allocated_ns=[tracer.times_ns[first], *(event.time_ns for event in events)],
         spans=spans,
     )
-
-
-def _profiler() -> profile:
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
 
 
 def _timeline(cell: Cell, recording: Recording) -> Timeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,10 @@ class Workload(abc.ABC):
         seed: Of the initial weights and of the data.
         scale: ``quick`` takes about a second or less per step on a CPU, ``real`` is a published
             model that a CPU still runs, ``large`` needs simulation or an accelerator.
+        of_batch: Fields that decide the batch, and nothing of the model.
     """
+
+    of_batch: ClassVar[frozenset[str]] = frozenset()
 
     name: str
     summary: str
@@ -123,8 +126,8 @@ class Workload(abc.ABC):
         return {name: getattr(self, name) for name in self.option_names()}
 
     def model_options(self) -> dict[str, Any]:
-        """Those that decide the model; what is left decides the batch alone."""
-        return self.options()
+        """Those that decide the model; `of_batch` decide the batch alone."""
+        return {name: v for name, v in self.options().items() if name not in self.of_batch}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,13 +140,11 @@ class SizedWorkload(Workload):
         dim: Width of the stream between blocks, in features.
     """
 
+    of_batch: ClassVar[frozenset[str]] = frozenset({"batch"})
+
     layers: int
     batch: int
     dim: int
-
-    def model_options(self) -> dict[str, Any]:
-        """All but the batch."""
-        return {name: value for name, value in self.options().items() if name != "batch"}
 
 
 def _check_type(key: str, value: Any, current: Any) -> None:

@@ -169,8 +169,8 @@ def _expected_s(contenders: Sequence[Planned]) -> list[float]:
     """
     others = (one for one in contenders if not _is_dispatched(one))
     least_s = min(map(_predicted_s, others), default=0.0)
-    predicted_s = [(_predicted_s(one), _is_dispatched(one)) for one in contenders]
-    return [max(own_s, least_s) if dispatched else own_s for own_s, dispatched in predicted_s]
+    floors_s = (least_s if _is_dispatched(one) else 0.0 for one in contenders)
+    return list(map(max, map(_predicted_s, contenders), floors_s))
 
 
 def _is_dispatched(planned: Planned) -> bool:

@@ -35,7 +35,7 @@ class AllocatorTrace:
     def __init__(self, kind: str = "cpu") -> None:
         self.kind = getattr(torch._C._autograd.DeviceType, kind.upper())
         self.stack = contextlib.ExitStack()
-        self.profiler: profile | None = None
+        self.recorder: profile | None = None
         self.times_ns: list[int] = []
         self.alive: list[int] = []
         self.moments_ns: dict[str, int] = {}
@@ -43,9 +43,9 @@ class AllocatorTrace:
     def __enter__(self) -> AllocatorTrace:
         """Begin."""
         self.stack.enter_context(silenced())
-        with _profiler():
+        with profiler():
             pass  # the first one in a process misses events
-        self.profiler = self.stack.enter_context(_profiler())
+        self.recorder = self.stack.enter_context(profiler())
         return self
 
     def mark(self, name: str) -> None:
@@ -60,10 +60,10 @@ class AllocatorTrace:
         traceback: TracebackType | None,
     ) -> None:
         """End, and read; the profiler's own trace, far larger, is given up."""
-        profiler: Any = self.profiler
-        self.profiler = None
+        recorder: Any = self.recorder
+        self.recorder = None
         self.stack.__exit__(kind, error, traceback)
-        self._read(profiler.profiler.kineto_results.events())
+        self._read(recorder.profiler.kineto_results.events())
 
     def _read(self, recorded: Sequence[Any]) -> None:
         """All events, each looked at once: a step has tens of thousands."""
@@ -102,6 +102,9 @@ def give_back() -> None:
         trim(0)
 
 
-def _profiler() -> profile:
-    # Events add up: without that, some versions warn that a second cycle would lose the first's.
+def profiler() -> profile:
+    """PyTorch's, of operators and of what allocators give out.
+
+    Events add up: without that, some versions warn that a second cycle would lose the first's.
+    """
     return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)

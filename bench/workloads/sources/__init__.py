@@ -6,19 +6,25 @@ it: `bench.workloads.get` takes it, and its options.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.workloads.base import Workload
 from bench.workloads.sources import huggingface, images, own
+from bench.workloads.sources.references import Reference
 from bench.workloads.sources.source import SourceWorkload
 
-__all__ = ["SourceWorkload", "get", "is_source"]
+__all__ = ["SourceWorkload", "get", "is_source", "references_of"]
 
 _LIBRARIES: dict[str, Callable[[str], SourceWorkload]] = {
     "hf": huggingface.named,
     **dict.fromkeys(images.MAKERS, images.named),
 }
+
+
+def references_of(workload: Workload) -> Sequence[Reference]:
+    """A user's own functions that a workload is made of; none of what a package ships."""
+    return workload.references() if isinstance(workload, SourceWorkload) else ()
 
 
 def is_source(name: str) -> bool:

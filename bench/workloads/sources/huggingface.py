@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -40,6 +40,8 @@ class HuggingFaceWorkload(SourceWorkload):
         positions: The longest ``seq``.
     """
 
+    of_batch: ClassVar[frozenset[str]] = frozenset({"batch"})  # the library's models know of none
+
     batch: int = 1
     seq: int | None = None
     layers: int | None = None
@@ -60,10 +62,6 @@ class HuggingFaceWorkload(SourceWorkload):
         del sizes["num_hidden_layers"]
         changes = {name: size for name, size in sizes.items() if size is not None}
         return configurations.make(fields, changes)
-
-    def model_options(self) -> dict[str, Any]:
-        """All but the batch, which the library's models are not told."""
-        return {name: value for name, value in self.options().items() if name != "batch"}
 
     def model_class(self) -> type[nn.Module]:
         """The class that the configuration names, or else the one that trains on its task."""
