@@ -115,6 +115,23 @@ def test_a_check_is_as_strict_as_the_model_is_with_itself():
         strategies.apply(wrong, "every_layer", example=ROWS, check=True)
 
 
+class Turned(nn.Module):
+    """With a parameter of complex numbers, and no other."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = nn.Parameter(torch.ones(WIDTH, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (x * self.turn).real.tanh()
+
+
+def test_a_check_of_a_model_of_complex_numbers():
+    model = nn.Sequential(*(Turned() for _ in range(4)))
+    strategies.apply(model, "every_layer", example=ROWS, check=True)
+    assert all(torch.equal(block.turn, torch.ones_like(block.turn)) for block in model)
+
+
 SEEN = []
 
 

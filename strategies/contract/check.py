@@ -57,12 +57,15 @@ def _may_be(one: Tensor | None, other: Tensor | None, most: float) -> bool:
         return one is other
     if not most:
         return torch.equal(one, other)
-    return bool(other.isfinite().all()) and _apart(one, other) <= most
+    return bool(other.isfinite().all()) and (math.isinf(most) or _apart(one, other) <= most)
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    norm, difference = (t.double().norm().item() for t in (one, other - one))
-    return difference / norm if norm else math.inf if difference else 0.0
+    if torch.equal(one, other):
+        return 0.0
+    wide = torch.promote_types(one.dtype, torch.double)  # of complex numbers, both parts
+    norm, difference = (t.to(wide).norm().item() for t in (one, other - one))
+    return difference / norm if norm else math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,5 +110,7 @@ def reference_of(model: nn.Module, step: Step | None) -> Reference:
     if step is None:
         raise ValueError(f"to check {type(model).__name__}, apply needs example=...")
     outcome = Outcome.of(step)
-    rounding = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+    dtypes = {outcome.loss.dtype, *(parameter.dtype for parameter in model.parameters())}
+    rounded = (dtype for dtype in dtypes if dtype.is_floating_point or dtype.is_complex)
+    rounding = max(torch.finfo(dtype).eps for dtype in rounded)
     return Reference(outcome, min(_MULTIPLE * outcome.apart(Outcome.of(step)), rounding**0.5))
