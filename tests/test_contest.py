@@ -144,6 +144,7 @@ def test_who_rests_on_a_disk_meets_auto_that_may():
         "auto(budget='1000')",
         Outcome.slower,
     )
+    assert [report.DISK_NOTE in report.markdown([one]) for one in (held, alone)] == [True, False]
     over = contest_of(
         entries=entries, budgets=[msgspec.structs.replace(budget, with_disk=contender("auto", 7))]
     )

@@ -31,9 +31,10 @@ NOTES = (
     "the contender keeps and recomputes what `auto` does, and was not timed again; *over*: its "
     f"measured peak is above the budget; {MISSING} it cannot run (below). Peaks are of a training "
     "loop with AdamW from before its state exists, by the allocator; `every_k` is the fastest of "
-    "all k that fits. Whoever rests boundaries on a disk meets `auto(disk=True)`. A loss is a "
-    "ratio whose whole interval is above 1; of equal contenders one in 40 is lost by chance.\n"
+    "all k that fits. A loss is a ratio whose whole interval is above 1; of equal contenders one "
+    "in 40 is lost by chance.\n"
 )
+DISK_NOTE = "Whoever rests boundaries on a disk meets `auto(disk=True)`.\n"
 COMPILED_NOTES = (
     "`auto(compile=True)` against `torch.compile` of the whole model with PyTorch's own memory "
     "budget. That is of tensors that the compiler saves, and no promise on the peak; so budgets "
@@ -51,6 +52,7 @@ def markdown(contests: Sequence[Contest]) -> str:
         "# `auto` against every contender\n",
         cell(display.where(display.places(contests))) + "\n",
         NOTES,
+        *[DISK_NOTE] * any(bout.own is bout.budget.with_disk for bout in fought),
         summary(fought) + "\n",
         _eager([contest for contest in ended if not contest.compiled]),
         _compiled([contest for contest in ended if contest.compiled]),
