@@ -1,0 +1,37 @@
+"""The programme of `selective_ops` on seeded chains, row by row."""
+
+import dataclasses
+
+import pytest
+from answers import asked, everything, known, plain
+from programmes import written
+from test_selective_ops import random_block
+
+import random
+
+from strategies.schedules.interpreter import predict
+from strategies.solvers import selective_ops, selective_ops_tensors  # noqa: F401
+
+SEEDS = range(16)
+
+
+def chain(seed):
+    rng = random.Random(seed)
+    profile = everything(seed, 1 + seed % 3, 1, shared=seed % 2 == 1)
+    found = tuple(random_block(rng, block, profile.group_bytes) for block in profile.blocks)
+    found = (*found[:-1], dataclasses.replace(found[-1], operators=None)) if seed % 4 > 1 else found
+    return dataclasses.replace(profile, blocks=found)
+
+
+def whole(seed):
+    profile = chain(seed)
+    high = predict(profile, tuple(range(len(profile.blocks)))).peak_bytes
+    return written(selective_ops._Programme(profile, high - 9, 0.25).model)
+
+
+QUESTIONS = {"whole": whole}
+
+
+@pytest.mark.parametrize(("question", "seed"), asked("selective_ops"))
+def test_the_programme_is_what_it_was(question, seed):
+    assert plain(QUESTIONS[question](seed)) == known("selective_ops")[question][str(seed)]
