@@ -88,7 +88,9 @@ def counted(rng: random.Random, block: BlockCost) -> BlockCost:
     """With FLOPs."""
     return dataclasses.replace(
         block,
-        modes=tuple(dataclasses.replace(x, recompute_flops=rng.randint(1, 99)) for x in block.modes),
+        modes=tuple(
+            dataclasses.replace(x, recompute_flops=rng.randint(1, 99)) for x in block.modes
+        ),
         forward_flops=rng.randint(1, 99),
         last_recompute_flops=rng.randint(1, 99),
     )

@@ -46,10 +46,14 @@ def answers(seed):
     profile = chain(seed)
     for budget_bytes in budgets(profile):
         found = hybrid.solve(profile, budget_bytes, 30)
-        yield budget_bytes, found and (
-            found.schedule.render(),
-            found.bound_s,
-            found.slot_bytes,
+        yield (
+            budget_bytes,
+            found
+            and (
+                found.schedule.render(),
+                found.bound_s,
+                found.slot_bytes,
+            ),
         )
 
 

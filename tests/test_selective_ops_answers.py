@@ -1,13 +1,12 @@
 """The programme of `selective_ops` on seeded chains, row by row."""
 
 import dataclasses
+import random
 
 import pytest
 from answers import asked, everything, known, plain
 from programmes import written
 from test_selective_ops import random_block
-
-import random
 
 from strategies.schedules.interpreter import predict
 from strategies.solvers import selective_ops, selective_ops_tensors  # noqa: F401
