@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
+
+import highspy
 
 
 def written(model: Any) -> list[str]:
@@ -16,15 +19,25 @@ def written(model: Any) -> list[str]:
             zip(problem.col_lower_, problem.col_upper_, problem.integrality_, strict=True)
         )
     ]
-    matrix = problem.a_matrix_
-    starts = list(matrix.start_)
     rows = [
-        _between(low, _sum(list(zip(matrix.index_, matrix.value_, strict=True))[begin:end]), high)
-        for begin, end, low, high in zip(
-            starts[:-1], starts[1:], problem.row_lower_, problem.row_upper_, strict=True
+        _between(low, _sum(terms), high)
+        for low, terms, high in zip(
+            problem.row_lower_, _rows(problem), problem.row_upper_, strict=True
         )
     ]
     return [f"least {cost}", *columns, *rows]
+
+
+def _rows(problem: Any) -> list[list[tuple[int, float]]]:
+    """Column and value of each entry; after it was solved, they are kept by columns."""
+    matrix = problem.a_matrix_
+    by_row = matrix.format_ == highspy.MatrixFormat.kRowwise
+    rows: list[list[tuple[int, float]]] = [[] for _ in range(problem.num_row_)]
+    for outer, (begin, end) in enumerate(itertools.pairwise(matrix.start_)):
+        for inner, value in zip(matrix.index_[begin:end], matrix.value_[begin:end], strict=True):
+            row, column = (outer, inner) if by_row else (inner, outer)
+            rows[row].append((column, value))
+    return rows
 
 
 def _sum(terms: Any) -> str:

@@ -5,6 +5,7 @@ import random
 
 import pytest
 from answers import asked, everything, known, plain, spotlights
+from costs import block, chain, mode
 from nested import NAMES, nestings
 
 from strategies.schedules import abstract_machine, link, sharing  # noqa: F401 - what it is about
@@ -52,3 +53,13 @@ QUESTIONS = {"predicted": predicted, "moments": lambda seed: list(moments(seed))
 @pytest.mark.parametrize(("question", "seed"), asked("interpreter"))
 def test_a_step_costs_what_it_did(question, seed):
     assert plain(QUESTIONS[question](seed)) == known("interpreter")[question][str(seed)]
+
+
+def test_what_a_group_costs_is_known_of_first_modes_alone():
+    profile = chain(*2 * [block(mode(name="compiled(100)"), mode(name="all"))])
+    schedule = Schedule(((0, 1),), ("compiled(100)", "all"))
+    message = r"^what block 1 costs in a group is known of mode compiled\(100\), not of all$"
+    with pytest.raises(ValueError, match=message):
+        predict(profile, schedule)
+    assert predict(profile, ((0, 1),)) == predict(profile, profile.schedule(((0, 1),)))
+    assert predict(profile, profile.schedule((0, 1))).block_forwards == (1, 1)

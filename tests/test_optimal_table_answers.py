@@ -1,12 +1,14 @@
 """What `optimal` reads of seeded chains, its table step by step, and what it answers."""
 
+import bisect
 import dataclasses
+import functools
 import itertools
 import random
 
 import numpy as np
 import pytest
-from answers import asked, everything, known, plain, steps
+from answers import SHINES_BYTES, asked, everything, known, plain, steps, working
 
 from strategies.schedules.interpreter import predict
 from strategies.solvers import optimal, optimal_table  # noqa: F401 - what it is about
@@ -71,7 +73,19 @@ def said(solution):
     return solution.schedule.render(), solution.bound_s, solution.slot_bytes
 
 
+def fixed(seed):
+    """The least that head and update leave room in, whichever of them needs most."""
+    profile = chain(seed)
+    for name in ("none", *working(profile)):
+        more = {} if name == "none" else {name: getattr(profile, name) + SHINES_BYTES}
+        lit = dataclasses.replace(profile, **more)
+        yield bisect.bisect_left(
+            range(2 * SHINES_BYTES), True, key=functools.partial(optimal.fixed_terms_fit, lit)
+        )
+
+
 QUESTIONS = {
+    "fixed": lambda seed: list(fixed(seed)),
     "numbers": numbers,
     "slots": slots,
     "tables": lambda seed: list(tables(seed)),

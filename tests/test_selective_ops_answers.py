@@ -25,10 +25,24 @@ def chain(seed):
 def whole(seed):
     profile = chain(seed)
     high = predict(profile, tuple(range(len(profile.blocks)))).peak_bytes
-    return written(selective_ops._Programme(profile, high - 9, 0.25).model)
+    programme = selective_ops._Programme(profile, high - 9, 0.25)
+    programme.solved()  # which says what it costs
+    return written(programme.model)
 
 
-QUESTIONS = {"whole": whole}
+def answers(seed):
+    """By budget: what is found, and what is proven; and the most that is too little."""
+    profile = chain(seed)
+    low = selective_ops.smallest_bytes(profile)
+    high = predict(profile, tuple(range(len(profile.blocks)))).peak_bytes
+    for budget_bytes in (0, low - 1, low, (low + high) // 2):
+        found = selective_ops.solve(profile, budget_bytes, 0.0)
+        proven_s = round(selective_ops.bound_s(profile, budget_bytes), 6)
+        repeated_s = found and predict(profile, found.schedule).recompute_s
+        yield budget_bytes, proven_s, found and (repeated_s, round(found.bound_s, 6))
+
+
+QUESTIONS = {"whole": whole, "answers": lambda seed: list(answers(seed))}
 
 
 @pytest.mark.parametrize(("question", "seed"), asked("selective_ops"))
