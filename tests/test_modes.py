@@ -17,7 +17,9 @@ from strategies.schedules.modes import (
     keep,
     kept_by,
 )
+from strategies.schedules.profile import BlockCost, ChainProfile, Shared
 from strategies.schedules.schedule import runs_again
+from strategies.schedules.solution import Solution
 
 BLOCK = BlockOperators(
     operators=(
@@ -158,3 +160,13 @@ def test_a_measured_recompute_scales_the_operators():
     nothing = BLOCK.lasting(0.0)
     assert nothing.recompute_s == 0
     assert nothing.lasting(5.0) == nothing
+
+
+@pytest.mark.parametrize("kind", [Mode, BlockOperators, BlockCost, ChainProfile, Shared, Solution])
+def test_what_is_not_said_is_nothing(kind):
+    """But for the end of a link, and for memory that is counted to the byte."""
+    said = {"slot_bytes": 1, "link_tier": "host"}
+    given = [f for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING]
+    assert given
+    for field in given:
+        assert field.default == said.get(field.name, type(field.default)())
