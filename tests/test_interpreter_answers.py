@@ -28,7 +28,7 @@ def some(seed):
         away = frozenset(start for start in starts if rng.random() < 0.4)
         schedule = Schedule(plan, tuple(modes), away, profile.link_tier)
         sizes = [profile.boundary_bytes(index) for index in range(count)]
-        resting = [rng.choice((size, size, size // 2, 0)) for size in sizes]
+        resting = [rng.choice((size, size, size // 2, 0, size + 2)) for size in sizes]
         yield profile, schedule, rng.choice((None, resting))
 
 

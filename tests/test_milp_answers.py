@@ -89,3 +89,13 @@ def test_a_solver_says_what_it_knows(least, feasible):
     model.minimize(highs.total(model.getVariables()))
     assert highs.is_feasible(model) is feasible
     assert highs.bound(model) == (1.0 if feasible else math.inf)
+
+
+@pytest.mark.parametrize("name", working(chain(0)))
+def test_what_no_plan_changes_fits_to_the_byte(name):
+    """Whichever moment it is of that needs most."""
+    profile = chain(1)
+    profile = dataclasses.replace(profile, **{name: getattr(profile, name) + SHINES_BYTES})
+    low = milp.smallest_bytes(profile)
+    assert milp.solve(profile, low) is not None
+    assert milp.solve(profile, low - 1) is None

@@ -1,12 +1,15 @@
 """Modes by name, and what a block takes under a policy over its operators, by hand."""
 
 import dataclasses
+import importlib
 import math
+import pkgutil
 import re
 
 import pytest
 from costs import block, chain, mode
 
+from strategies import schedules, solvers
 from strategies.schedules.modes import (
     PS,
     BlockOperators,
@@ -170,3 +173,30 @@ def test_what_is_not_said_is_nothing(kind):
     assert given
     for field in given:
         assert field.default == said.get(field.name, type(field.default)())
+
+
+MODULES = [
+    importlib.import_module(f"{package.__name__}.{module.name}")
+    for package in (schedules, solvers)
+    for module in pkgutil.iter_modules(package.__path__)
+]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for module in MODULES
+        for kind in vars(module).values()
+        if dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
+    ],
+)
+def test_costs_and_answers_are_values(kind):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        object.__new__(kind).name = "changed"
+
+
+@pytest.mark.parametrize("kind", [Mode, BlockCost, ChainProfile, Shared])
+def test_what_has_many_figures_is_made_by_name(kind):
+    with pytest.raises(TypeError, match="positional"):
+        kind(*range(7))

@@ -87,11 +87,22 @@ def recorded():
         (range(5, 6), [QUICK, SLOW, FAR]),
         (range(3, 6), [QUICK, SLOW, FAR]),
         (range(7, 8), [QUICK, SLOW, FAR]),
+        (range(2, 4), [QUICK, SLOW, FAR]),
     ],
 )
-def test_the_tests_of_a_line(recorded, lines, tests):
-    """Those of files that import the module first; of a line that none runs, the file's."""
+def test_the_tests_of_a_line(recorded, lines, tests, monkeypatch):
+    """Those of files that import the module first; of a line that none runs, or that the first to
+    import it runs for all, the file's.
+    """
+    monkeypatch.setattr(killers, "lines_of_functions", lambda file: frozenset(range(3, 9)))
     assert recorded.of(PLAN, lines) == tests
+
+
+def test_which_lines_are_run_by_an_import(tmp_path, monkeypatch):
+    text = "@once\ndef add(\n    a=1,\n):\n    b = a\n\n    return b\n\n\nclass C:\n    x = 1\n"
+    (tmp_path / "sums.py").write_text(text)
+    monkeypatch.setattr(killers, "ROOT", tmp_path)
+    assert killers.lines_of_functions.__wrapped__("sums.py") == {5, 6, 7}
 
 
 def test_another_file_has_no_tests(recorded):

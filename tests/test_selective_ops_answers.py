@@ -48,3 +48,16 @@ QUESTIONS = {"whole": whole, "answers": lambda seed: list(answers(seed))}
 @pytest.mark.parametrize(("question", "seed"), asked("selective_ops"))
 def test_the_programme_is_what_it_was(question, seed):
     assert plain(QUESTIONS[question](seed)) == known("selective_ops")[question][str(seed)]
+
+
+def test_a_gap_is_of_what_is_repeated_or_a_tenth_of_it_of_the_step():
+    profile = chain(0)
+    programme = selective_ops._Programme(profile, 99, 0.25)
+    second = max(block.last_recompute_s for block in profile.blocks)
+    options = {
+        "mip_rel_gap": 0.25,
+        "mip_abs_gap": 0.025 * profile.plain_step_s / second,
+        "mip_max_nodes": 500,
+    }
+    model = programme.model
+    assert {name: model.getOptionValue(name)[1] for name in options} == pytest.approx(options)

@@ -161,6 +161,15 @@ def _too_long(*_: object) -> None:
     raise TimeoutError(f"more than {MOST_S} s")
 
 
+@functools.cache
+def lines_of_functions(file: str) -> frozenset[int]:
+    """Those that run when a function is called; others when the module is imported."""
+    nodes = ast.walk(ast.parse((ROOT / file).read_text()))
+    bodies = [node.body for node in nodes if isinstance(node, ast.FunctionDef)]
+    spans = (range(body[0].lineno, (body[-1].end_lineno or 0) + 1) for body in bodies)
+    return frozenset(line for span in spans for line in span)
+
+
 class Killers:
     """Of what the recorder wrote of each test file: the tests for a mutant, the quickest first."""
 
@@ -179,10 +188,14 @@ class Killers:
         return set(contexts) & record["seconds"].keys()
 
     def of(self, file: str, lines: range) -> list[str]:
-        """Tests that run one of the lines, or, as none does, any of the file's."""
+        """Tests that run one of the lines; of one that none does, or an import, any of the file's.
+
+        Whoever imports first runs the lines of a module, and all who come after depend on them.
+        """
         table = self.by_line[file]
         tests = {test for line in lines for test in table.get(line, ())}
-        tests = tests or {test for some in table.values() for test in some}
+        if not tests or not lines_of_functions(file).issuperset(lines):
+            tests = {test for some in table.values() for test in some}
         return sorted(tests, key=lambda test: (not _is_near(test, file), self.seconds[test], test))
 
 
