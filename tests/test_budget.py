@@ -99,32 +99,6 @@ def test_what_was_found_out_is_noted():
 # How it is asked for.
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("8GB", 8 * 10**9),
-        ("8GiB", 8 * 2**30),
-        ("1.5 mb", 1_500_000),
-        (" 64 KiB ", 65536),
-        ("123456", 123456),
-        ("7B", 7),
-        ("50%", 0.5),
-        ("37.5 %", 0.375),
-        ("1", 1),
-        ("1%", 0.01),
-        ("0.5%", 0.005),
-    ],
-)
-def test_ways_to_write_a_budget(text, value):
-    assert budget.parse(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "much", "8XB", "-1GB", "0", "0%", "8GB%", "1e9", "%", "GB"])
-def test_what_is_no_budget(text):
-    with pytest.raises(ValueError, match="a budget is written as 8GB, 8GiB, 123456 or 50%"):
-        strategies.get("optimal", budget=text)
-
-
 def test_an_example_is_asked_for():
     with pytest.raises(ValueError, match=r"strategies\.apply\(model, 'auto', example=batch\)"):
         strategies.apply(CASES["gpt"].model(), "auto")

@@ -1,9 +1,15 @@
 """Modes by name, and what a block takes under a policy over its operators, by hand."""
 
 import dataclasses
+import importlib
+import math
+import pkgutil
+import re
 
 import pytest
+from costs import block, chain, mode
 
+from strategies import schedules, solvers
 from strategies.schedules.modes import (
     PS,
     BlockOperators,
@@ -14,6 +20,9 @@ from strategies.schedules.modes import (
     keep,
     kept_by,
 )
+from strategies.schedules.profile import BlockCost, ChainProfile, Shared
+from strategies.schedules.schedule import runs_again
+from strategies.schedules.solution import Solution
 
 BLOCK = BlockOperators(
     operators=(
@@ -32,7 +41,11 @@ BLOCK = BlockOperators(
 
 @pytest.mark.parametrize(
     ("name", "how", "per_cent"),
-    [("compiled(50)", "compiled", 50), ("partitioned(0)", "partitioned", 0)],
+    [
+        ("compiled(50)", "compiled", 50),
+        ("partitioned(0)", "partitioned", 0),
+        ("compiled(100)", "compiled", 100),
+    ],
 )
 def test_a_compilation_is_read_and_named(name, how, per_cent):
     assert Compilation.parse(name) == Compilation(how, per_cent)
@@ -42,6 +55,50 @@ def test_a_compilation_is_read_and_named(name, how, per_cent):
 @pytest.mark.parametrize("name", ["all", "compiled(101)", "compiled(05)", "compiled()", "keep(1)"])
 def test_another_name_is_no_compilation(name):
     assert Compilation.parse(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("all", True),
+        ("compiled(100)", True),
+        ("partitioned(100)", True),
+        ("compiled(99)", False),
+        ("compiled(0)", False),
+        ("core", False),
+        ("keep(1)", False),
+    ],
+)
+def test_modes_of_which_a_group_can_run_again(name, again):
+    assert runs_again(name) is again
+
+
+def test_a_mode_is_asked_for_by_name():
+    cost = block(mode(name="all"), mode(name="core"), operators=BLOCK)
+    assert cost.mode("core") is cost.modes[1]
+    assert cost.mode("keep(0,3)") == BLOCK.mode("keep(0,3)")
+    for name in ("keep(1)", "keep(9)", "products"):
+        message = f"the block has no mode {name!r}; it has all, core"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            cost.mode(name)
+    with pytest.raises(ValueError, match="no mode 'keep"):
+        block(mode(name="all")).mode("keep(0)")
+
+
+def test_a_profile_without_compiled_modes():
+    eager, compiled = block(mode()), block(mode(), mode(name="compiled(50)"))
+    both = chain(compiled, compiled, eager_blocks=(eager, eager))
+    assert both.eager == chain(eager, eager)
+    assert both.eager.eager is None
+    assert compiled.mode("compiled(50)").name == "compiled(50)"
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(4.0, 2.5), (0.0, math.inf), (math.inf, 0.0)])
+def test_a_boundary_takes_time_on_the_link(rate, seconds):
+    costs = chain(block(output_bytes=10), block(output_bytes=7), input_bytes=3)
+    costs = dataclasses.replace(costs, link_bytes_per_s=rate)
+    assert [costs.boundary_bytes(index) for index in range(3)] == [3, 10, 7]
+    assert costs.transfer_s(1) == seconds
 
 
 def test_what_a_policy_keeps_is_read_and_named():
@@ -101,6 +158,45 @@ def test_a_measured_recompute_scales_the_operators():
     longer = BLOCK.lasting(23.0)
     assert [op.time_ps for op in longer.operators] == [6 * PS, 4 * PS, 10 * PS, 2 * PS]
     assert (longer.fixed_ps, longer.recompute_s, BLOCK.recompute_s) == (PS, 23.0, 11.5)
+    assert BLOCK.lasting(17.25).fixed_ps == 0.75 * PS
+    assert [op.time_ps for op in BLOCK.lasting(17.25).operators][:2] == [4.5 * PS, 3 * PS]
     nothing = BLOCK.lasting(0.0)
     assert nothing.recompute_s == 0
     assert nothing.lasting(5.0) == nothing
+
+
+@pytest.mark.parametrize("kind", [Mode, BlockOperators, BlockCost, ChainProfile, Shared, Solution])
+def test_what_is_not_said_is_nothing(kind):
+    """But for the end of a link, and for memory that is counted to the byte."""
+    said = {"slot_bytes": 1, "link_tier": "host"}
+    given = [f for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING]
+    assert given
+    for field in given:
+        assert field.default == said.get(field.name, type(field.default)())
+
+
+MODULES = [
+    importlib.import_module(f"{package.__name__}.{module.name}")
+    for package in (schedules, solvers)
+    for module in pkgutil.iter_modules(package.__path__)
+]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for module in MODULES
+        for kind in vars(module).values()
+        if dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
+    ],
+)
+def test_costs_and_answers_are_values(kind):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        object.__new__(kind).name = "changed"
+
+
+@pytest.mark.parametrize("kind", [Mode, BlockCost, ChainProfile, Shared])
+def test_what_has_many_figures_is_made_by_name(kind):
+    with pytest.raises(TypeError, match="positional"):
+        kind(*range(7))

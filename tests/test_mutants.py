@@ -1,8 +1,11 @@
 """Mutation testing does what it says: which mutants there are, which tests run, what kills."""
 
 import itertools
+import os
+import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 pytest.importorskip("cosmic_ray", reason="installed by nox -s mutants")
@@ -56,15 +59,10 @@ def test_tests_of_mutated_modules_are_run():
     named, others = (
         {Path(name).stem.removeprefix("test_") for name in some} for some in killers.test_files()
     )
-    assert {"plan", "optimal", "interpreter", "interpreter_costs", "sharing"} <= named
-    assert "operators" in others
+    assert {"plan", "optimal", "interpreter", "interpreter_costs"} <= named
+    assert {"operators", "sharing"} <= others
     assert not {"shape", "execute"} & (named | others)
     assert not named & others
-
-
-def test_compiled_files_are_known():
-    compiled = {Path(name).name for name in population.files() if killers.is_compiled(name)}
-    assert compiled == {"optimal_table.py", "hybrid_table.py"}
 
 
 SLOW, QUICK = "tests/test_plan.py::slow", "tests/test_plan.py::quick"
@@ -89,11 +87,22 @@ def recorded():
         (range(5, 6), [QUICK, SLOW, FAR]),
         (range(3, 6), [QUICK, SLOW, FAR]),
         (range(7, 8), [QUICK, SLOW, FAR]),
+        (range(2, 4), [QUICK, SLOW, FAR]),
     ],
 )
-def test_the_tests_of_a_line(recorded, lines, tests):
-    """Those of files that import the module first; of a line that none runs, the file's."""
+def test_the_tests_of_a_line(recorded, lines, tests, monkeypatch):
+    """Those of files that import the module first; of a line that none runs, or that the first to
+    import it runs for all, the file's.
+    """
+    monkeypatch.setattr(killers, "lines_of_functions", lambda file: frozenset(range(3, 9)))
     assert recorded.of(PLAN, lines) == tests
+
+
+def test_which_lines_are_run_by_an_import(tmp_path, monkeypatch):
+    text = "@once\ndef add(\n    a=1,\n):\n    b = a\n\n    return b\n\n\nclass C:\n    x = 1\n"
+    (tmp_path / "sums.py").write_text(text)
+    monkeypatch.setattr(killers, "ROOT", tmp_path)
+    assert killers.lines_of_functions.__wrapped__("sums.py") == {5, 6, 7}
 
 
 def test_another_file_has_no_tests(recorded):
@@ -109,12 +118,19 @@ def test_batches_hold_what_fits(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    return runs.Tree(tmp_path_factory.mktemp("mutants") / "tree")
+    modules, path, folder, njit = dict(sys.modules), sys.path[:], Path.cwd(), numba.njit
+    hosting = runs.Tree(tmp_path_factory.mktemp("mutants") / "tree")
+    hosting.host()
+    yield hosting
+    sys.modules.clear()
+    sys.modules.update(modules)
+    sys.path[:], numba.njit = path, njit
+    os.chdir(folder)
 
 
 @pytest.fixture(scope="module")
 def recorded_plan(tree):
-    return killers.Killers({"tests/test_plan.py": tree.record("tests/test_plan.py", runs.COMPILED)})
+    return killers.Killers({"tests/test_plan.py": tree.record("tests/test_plan.py")})
 
 
 @pytest.mark.long
@@ -133,7 +149,7 @@ def test_what_kills(tree, recorded_plan, old, new, killed_by):
     source = (population.ROOT / PLAN).read_text()
     text = source.replace(old, new)
     spec = population.MutationSpec(PLAN, "core/NoOp", 0, (1, 0), (len(source.splitlines()), 1))
-    verdict = tree.judge(population.Mutant(spec, text, old, new), recorded_plan, runs.COMPILED)
+    verdict = tree.judge(population.Mutant(spec, text, old, new), recorded_plan)
     assert verdict == Verdict(killed_by, len(recorded_plan.seconds))
     assert (tree.folder / PLAN).read_text() == source
 

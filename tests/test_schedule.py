@@ -90,6 +90,35 @@ def test_what_is_no_schedule_is_refused(text, message):
         Schedule.parse(text)
 
 
+def test_a_long_schedule_is_read():
+    """Of more signs and blocks than Python has numbers at hand."""
+    schedule = Schedule((tuple(range(300)), *range(300, 400)), (), frozenset({0}), "disk")
+    assert Schedule.parse(schedule.render()) == schedule
+    assert plans.parse(plans.render(schedule.plan)) == schedule.plan
+
+
+@pytest.mark.parametrize(
+    ("offloaded", "named"), [({1}, 1), ({0, 1, 3}, 1), ({4}, 4), ({2, 3}, 3), ({2}, None)]
+)
+def test_the_first_that_cannot_leave_is_named(offloaded, named):
+    plan = ((0, 1), (2, (3,)), 4)
+    if named is None:
+        assert Schedule(plan, (), frozenset(offloaded)).offloaded == offloaded
+        return
+    with pytest.raises(ValueError, match=f"block {named} begins no top-level group"):
+        Schedule(plan, (), frozenset(offloaded))
+
+
+def test_a_schedule_is_cut_where_it_straddles_a_border():
+    schedule = Schedule(((0, 1), 2), ("all", "all", "core"), frozenset({0}), "disk")
+    assert schedule.split((1,)) == Schedule(((0,), (1,), 2), *parts(schedule))
+    assert [schedule.mode(index) for index in range(3)] == [ALL, ALL, "core"]
+
+
+def parts(schedule):
+    return schedule.modes, schedule.offloaded, schedule.tier
+
+
 def test_a_schedule_has_a_mode_for_every_block():
     with pytest.raises(ValueError, match="1 modes for 2 blocks"):
         Schedule((0, 1), ("core",))

@@ -78,7 +78,7 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     plain = optimal.solve(profile, budget_bytes)
     schedules = [] if plain is None else [plain.schedule]
     if not profile.link_bytes_per_s or not optimal.fixed_terms_fit(profile, budget_bytes):
-        return Solution(schedules[0], plain.bound_s, plain.slot_bytes) if plain else None
+        return plain
     inside = optimal.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
     best = _best(profile, budget_bytes, [*schedules, *heuristics(profile)])
     bound_s = 0.0

@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mutants.killers import Killers, is_about, is_compiled, preload, test_files
+from mutants.killers import Killers, test_files
 from mutants.outcome import Judged, Outcome, Reading, judged
 from mutants.population import ROOT, Mutant, files, mutants, places, spread
-from mutants.runs import COMPILED, PLAIN, Tree, Verdict
+from mutants.runs import Tree, Verdict
 from mutants.session import Session
 
 WORK = ROOT / "build" / "mutants"
@@ -48,34 +48,32 @@ class Bench:
         WORK.mkdir(parents=True, exist_ok=True)
         self.tree = Tree(WORK / "tree")
         self.rings = test_files()[:rings]
-        self.recorded: dict[tuple[str, ...], dict[str, Any]] = {}
-        preload([])
-        self.tree.warm()
+        self.recorded: dict[str, dict[str, Any]] = {}
+        self.tree.host()
 
     @property
     def digest(self) -> str:
-        """Of the tests that there are."""
-        some = [f"{test}\0{(ROOT / test).read_text()}" for ring in self.rings for test in ring]
+        """Of the tests that there are, and of the answers that they know."""
+        known = sorted((ROOT / "tests/known").iterdir())
+        tests = [ROOT / test for ring in self.rings for test in ring]
+        some = [f"{path.name}\0{path.read_text()}" for path in (*tests, *known)]
         return hashlib.sha256("\0".join(some).encode()).hexdigest()[:16]
 
-    def record(self, test_file: str, mode: str) -> dict[str, Any]:
-        """What a file's tests run; and what it imports is from now on there for all."""
-        if (test_file, mode) not in self.recorded:
+    def record(self, test_file: str) -> dict[str, Any]:
+        """What a file's tests run."""
+        if test_file not in self.recorded:
             started_s = time.monotonic()
-            record = self.recorded[test_file, mode] = self.tree.record(test_file, mode)
+            record = self.recorded[test_file] = self.tree.record(test_file)
             took_s = time.monotonic() - started_s
-            say(f"{test_file}, {mode}: {len(record['seconds'])} tests, {took_s:.0f} s")
-            preload(list(self.recorded.values()))
-        return self.recorded[test_file, mode]
+            say(f"{test_file}: {len(record['seconds'])} tests, {took_s:.0f} s")
+        return self.recorded[test_file]
 
     def judge(self, mutant: Mutant) -> Verdict:
         """What tests say of a mutant."""
-        compiled, tests = is_compiled(mutant.file), 0
-        mode = PLAIN if compiled else COMPILED
+        tests = 0
         for ring in self.rings:
-            some = [test for test in ring if not compiled or is_about(test, mutant.file)]
-            killers = Killers({test: self.record(test, mode) for test in some})
-            verdict = self.tree.judge(mutant, killers, mode)
+            killers = Killers({test: self.record(test) for test in ring})
+            verdict = self.tree.judge(mutant, killers)
             tests += verdict.tests
             if verdict.killed_by:
                 break

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
-import importlib
 import json
 import signal
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from hypothesis import Phase, settings
 
 from mutants.population import FOLDERS, ROOT, files
 
-MOST_S, MOST_OF_A_FILE_S = 10.0, 60.0
+MOST_S, MOST_OF_A_FILE_S = 2.0, 15.0
 """Of a test in processor time, and of all of a file's: what takes longer is no test for mutants."""
 
 
@@ -42,20 +40,19 @@ def module_of(file: str) -> str:
     return file.removesuffix(".py").replace("/", ".")
 
 
-def is_compiled(file: str) -> bool:
-    """Whether functions of a file are compiled, so that Python runs no line of them."""
-    return "numba.njit" in (ROOT / file).read_text()
-
-
 def test_files() -> tuple[list[str], list[str]]:
-    """Those that are named after a mutated module; and others that import two.
+    """Those that are named after a mutated module, and need no model; and others that import two.
 
     One alone is imported to build plans for tests of something else.
     """
     paths = sorted((ROOT / "tests").glob("test_*.py"))
     some = {str(path.relative_to(ROOT)): _mutated(path) for path in paths}
     named = [
-        test for test, used in some.items() if used and any(is_about(test, x) for x in files())
+        test
+        for test, used in some.items()
+        if used
+        and any(is_about(test, file) for file in files())
+        and "torch" not in imports(ROOT / test)
     ]
     return named, [test for test, used in some.items() if len(used) > 1 and test not in named]
 
@@ -72,20 +69,20 @@ def _mutated(path: Path) -> set[str]:
     return {file for file in files() if module_of(file) in imports(path)}
 
 
-def own_modules() -> set[str]:
-    """The project's, which each process imports for itself, for they may be mutated."""
-    return {"strategies", "bench", "conftest", *(x.stem for x in (ROOT / "tests").iterdir())}
+@functools.cache
+def own_modules() -> frozenset[str]:
+    """Those that each process imports for itself: what is mutated, and the tests.
+
+    The rest of the project is there already. It uses the mutated modules' originals: a test through
+    it sees less, or cannot run at all, and then kills nothing.
+    """
+    tests = {path.stem for path in (ROOT / "tests").iterdir()} - {"mutants"}
+    return frozenset({"conftest", *tests, *(folder.replace("/", ".") for folder in FOLDERS)})
 
 
-def preload(records: Sequence[dict[str, Any]]) -> None:
-    """Import what most tests import of others: once, for all processes forked from this one."""
-    counts = Counter(imports(ROOT / "tests/conftest.py"))
-    counts.update(name for record in records for name in record["modules"])
-    own = own_modules()
-    for name, count in counts.items():
-        if 2 * count > len(records) and name.partition(".")[0] not in own:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
+def is_own(name: str) -> bool:
+    """Whether a module is one of `own_modules`, or in one."""
+    return not own_modules().isdisjoint({name.partition(".")[0], ".".join(name.split(".")[:2])})
 
 
 def profile() -> None:
@@ -152,19 +149,25 @@ class Recorder:
     def pytest_sessionfinish(self) -> None:
         self.coverage.stop()
         data, lines = self.coverage.get_data(), {}
-        own = own_modules()
-        others = [name for name in sys.modules if name.partition(".")[0] not in own]
         for file in data.measured_files():
             contexts = data.contexts_by_lineno(file)
             name = str(Path(file).relative_to(Path.cwd()))
             lines[name] = {line: [c for c in some if c] for line, some in contexts.items()}
         seconds = {k: v for k, v in self.seconds.items() if k not in self.failed}
-        answer = {"seconds": seconds, "lines": lines, "modules": others}
-        self.answer.write_text(json.dumps(answer))
+        self.answer.write_text(json.dumps({"seconds": seconds, "lines": lines}))
 
 
 def _too_long(*_: object) -> None:
     raise TimeoutError(f"more than {MOST_S} s")
+
+
+@functools.cache
+def lines_of_functions(file: str) -> frozenset[int]:
+    """Those that run when a function is called; others when the module is imported."""
+    nodes = ast.walk(ast.parse((ROOT / file).read_text()))
+    bodies = [node.body for node in nodes if isinstance(node, ast.FunctionDef)]
+    spans = (range(body[0].lineno, (body[-1].end_lineno or 0) + 1) for body in bodies)
+    return frozenset(line for span in spans for line in span)
 
 
 class Killers:
@@ -185,10 +188,14 @@ class Killers:
         return set(contexts) & record["seconds"].keys()
 
     def of(self, file: str, lines: range) -> list[str]:
-        """Tests that run one of the lines, or, as none does, any of the file's."""
+        """Tests that run one of the lines; of one that none does, or an import, any of the file's.
+
+        Whoever imports first runs the lines of a module, and all who come after depend on them.
+        """
         table = self.by_line[file]
         tests = {test for line in lines for test in table.get(line, ())}
-        tests = tests or {test for some in table.values() for test in some}
+        if not tests or not lines_of_functions(file).issuperset(lines):
+            tests = {test for some in table.values() for test in some}
         return sorted(tests, key=lambda test: (not _is_near(test, file), self.seconds[test], test))
 
 

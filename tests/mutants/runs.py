@@ -6,13 +6,14 @@ import bisect
 import contextlib
 import dataclasses
 import functools
+import gc
 import hashlib
+import importlib
 import itertools
 import json
 import multiprocessing
 import os
 import resource
-import runpy
 import shutil
 import signal
 import sys
@@ -23,11 +24,11 @@ from typing import Any
 import numba
 import pytest
 
-from mutants.killers import MOST_OF_A_FILE_S, Killers, Recorder, own_modules, profile
+from mutants.killers import MOST_OF_A_FILE_S, Killers, Recorder, is_own, profile
 from mutants.population import ROOT, Mutant
 
 COPIED = ("strategies", "bench", "tests", "conftest.py", "pyproject.toml", "README.md")
-BATCHES_S = (6.0, 12.0)
+BATCHES_S = (1.0, 8.0)
 """Processor time of the tests that run first, and of those that run if it survives them."""
 MOST_WALL_S = 1200
 """Of a process that waits: others are ended by what they compute."""
@@ -40,11 +41,11 @@ OPTIONS = (
 MEMORY = "peak memory"
 """What conftest calls the plugin that measures it."""
 BROKEN = 99
+PROJECT = ("strategies", "bench")
+HOSTED = ("strategies", "bench.run.executor", "hypothesis", "highspy", "tiny")
+"""What the tests import, and that with it."""
 IGNORED = shutil.ignore_patterns("__pycache__")
-CODE = (".nbi", ".nbc")
-"""What numba compiled: a minute's work, and kept from run to run."""
 FORK = multiprocessing.get_context("fork")
-PLAIN, COMPILED = "plain", "compiled"
 
 
 class Limits:
@@ -90,39 +91,49 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.writes = folder, folder.parent / "log.txt", 0
-        for path in list(folder.rglob("*")):
-            if path.is_file() and path.suffix not in CODE:
-                path.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
         for name in COPIED:
             _copy(ROOT / name, folder / name)
         own = {*folder.glob("tests/test_*.py"), *folder.glob("tests/mutants/*")}
         self.digest = _digest(folder, {*folder.rglob("*.py")} - own)
 
-    def warm(self) -> None:
-        """Compile what tests would, each in its own time."""
-        self._fork(lambda: runpy.run_path("tests/warm.py", run_name="__main__") and 0, COMPILED)
+    def host(self) -> None:
+        """Import the copy, once for all processes that are forked from this one.
 
-    def record(self, test_file: str, mode: str) -> dict[str, Any]:
+        Nothing is compiled in them: of a mutant's code it would take longer than to run it.
+        """
+        numba.njit = _interpreted
+        os.chdir(self.folder)
+        os.environ["PYTHONPATH"] = str(self.folder)
+        sys.path[:0] = [str(self.folder), str(self.folder / "tests")]
+        for name in [name for name in sys.modules if is_own(name) or name.startswith(PROJECT)]:
+            del sys.modules[name]
+        for name in HOSTED:
+            importlib.import_module(name)
+        gc.collect()
+        gc.freeze()
+
+    def record(self, test_file: str) -> dict[str, Any]:
         """What a file's tests run, and how long they take; kept from run to run."""
         text = (self.folder / test_file).read_bytes()
         name = hashlib.sha256(
-            f"{self.digest} {test_file} {mode} {MOST_OF_A_FILE_S}".encode() + text
+            f"{self.digest} {test_file} {MOST_OF_A_FILE_S}".encode() + text
         ).hexdigest()
         answer = self.folder.parent / "records" / f"{name[:16]}.json"
         answer.parent.mkdir(exist_ok=True)
         if not answer.exists():
-            self._fork(lambda: run([test_file], Recorder(answer)), mode)
-        empty = {"seconds": {}, "lines": {}, "modules": []}
+            self._fork(lambda: run([test_file], Recorder(answer)))
+        empty = {"seconds": {}, "lines": {}}
         return dict(json.loads(answer.read_text())) if answer.exists() else empty
 
-    def judge(self, mutant: Mutant, killers: Killers, mode: str) -> Verdict:
+    def judge(self, mutant: Mutant, killers: Killers) -> Verdict:
         """Run its tests, the quickest first, until one fails."""
         tests, path = killers.of(mutant.file, mutant.lines), self.folder / mutant.file
         self._write(path, mutant.text)
         try:
             for batch in batches(tests, killers.seconds):
                 limits = Limits(killers.seconds)
-                code = self._fork(functools.partial(run, ["-x", *batch], limits), mode)
+                code = self._fork(functools.partial(run, ["-x", *batch], limits))
                 if cause := self._cause(code):
                     return Verdict(cause, len(tests))
         finally:
@@ -135,8 +146,8 @@ class Tree:
         self.writes += 1
         os.utime(path, (self.writes, self.writes))
 
-    def _fork(self, work: Callable[[], int], mode: str) -> int | None:
-        process = FORK.Process(target=self._run, args=(work, mode))
+    def _fork(self, work: Callable[[], int]) -> int | None:
+        process = FORK.Process(target=self._run, args=(work,))
         process.start()
         process.join(MOST_WALL_S)
         code = process.exitcode
@@ -156,30 +167,31 @@ class Tree:
             return "" if "ERROR: not found" in self.log.read_text() else "failed"
         return "" if code == pytest.ExitCode.OK else "failed"
 
-    def _run(self, work: Callable[[], int], mode: str) -> None:
+    def _run(self, work: Callable[[], int]) -> None:
         code = BROKEN  # and not that of a test that fails
         try:
-            self._enter(mode)
+            self._enter()
             code = work()
         finally:
             sys.stdout.flush()
             os._exit(code)
 
-    def _enter(self, mode: str) -> None:
+    def _enter(self) -> None:
         os.setsid()
         log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(log, stream)
-        os.chdir(self.folder)
-        os.environ["PYTHONPATH"] = str(self.folder)
-        sys.path[:0] = [str(self.folder), str(self.folder / "tests")]
-        own = own_modules() - {"mutants"}
-        for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+        for name in [name for name in sys.modules if is_own(name)]:
             del sys.modules[name]
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
-        if mode == PLAIN:  # what is compiled could be that of another mutant
-            os.environ["NUMBA_DISABLE_JIT"] = "1"
-            numba.config.reload_config()
+
+
+def _interpreted(function: Any = None, **_: Any) -> Any:
+    """As ``numba.njit`` with an answer that is not compiled."""
+    if function is None:
+        return _interpreted
+    function.py_func = function
+    return function
 
 
 def run(tests: Sequence[str], plugin: Any) -> int:
