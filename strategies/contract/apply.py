@@ -37,9 +37,9 @@ def apply(
     """Put ``model`` under ``strategy``, in place.
 
     Parameters stay the same objects, ``state_dict`` keys stay the same, and ``train()``/``eval()``
-    keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. Forward hooks
-    on blocks that share a recompute group run again when the group is recomputed. Models of the
-    transformers library build no cache of keys and values while gradients are recorded.
+    keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. A user's
+    forward hooks on blocks run once a forward; those inside blocks run again when these do. Models
+    of the transformers library build no cache of keys and values while gradients are recorded.
 
     Args:
         model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.

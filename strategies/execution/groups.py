@@ -13,6 +13,7 @@ from torch._compile import _disable_dynamo
 
 from strategies.execution.errors import Unsupported, writes_arguments
 from strategies.execution.frames import Frame
+from strategies.execution.hooked import call_again
 from strategies.execution.hooks import Laid
 from strategies.execution.late import run_to_the_end
 from strategies.execution.met import Met
@@ -106,9 +107,9 @@ class GroupedForward(WatchingStandIn):
     def again(
         self, position: Position, met: Met, scope: Scope, args: Any, kwargs: Any
     ) -> Sequence[Any]:
-        """Run the block again, through its hooks, which may gather its parameters (FSDP)."""
+        """Run the block again, as a module."""
         scope.again = position, met, args, kwargs
-        self.module(*args, **kwargs)
+        call_again(self.module, args, kwargs)
         if not scope.is_taken():
             raise Unsupported(
                 f"{type(self.module).__name__} has another forward than when the strategy was"
