@@ -155,6 +155,43 @@ def test_a_plan_must_fit_the_chain():
 # What a model may do with its blocks.
 
 
+class Inner(Small):
+    """A block that runs another one, or itself, within its own forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = []  # no module of its own
+
+    def forward(self, x, depth=0):
+        x = super().forward(x)
+        return self.inner[depth](x, depth + 1) if depth < len(self.inner) else x
+
+
+def within(way):
+    """The first block runs all; each runs its successor as well; each runs itself twice more."""
+    model = Loop()
+    model.h = nn.ModuleList([Inner() for _ in range(BLOCKS)])
+    blocks = list(model.h)
+    for number, block in enumerate(blocks):
+        match way:
+            case "all":
+                block.inner = blocks[1:] if number == 0 else []
+            case "the next":
+                block.inner = blocks[number + 1 : number + 2]
+            case "itself":
+                block.inner = [block, block]
+    return model
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "recursive"])
+@pytest.mark.parametrize("way", ["all", "the next", "itself"])
+def test_blocks_that_blocks_run(way, spec):
+    model = within(way)
+    wanted = step(model, ROWS, backwards=2)
+    strategies.apply(model, spec)
+    assert_same(step(model, ROWS, backwards=2), wanted)
+
+
 @pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)"])
 def test_a_container_stays_what_it_is(spec):
     model = Loop()

@@ -70,7 +70,9 @@ def find_chain(model: nn.Module, blocks: str | Sequence[str] | None = None) -> C
     towers = _named(model, blocks) if blocks else discovery.towers(model)
     left_out = [tower[0] for tower in towers if _cannot_run_again(tower, towers)]
     if len(left_out) == len(towers):
-        raise Unsupported("all blocks are TorchScript; apply the strategy before torch.jit.script")
+        raise Unsupported(
+            "all blocks are TorchScript, or hold it; apply the strategy before torch.jit.script"
+        )
     chain = of_towers([tower for tower in towers if tower[0] not in left_out])
     return dataclasses.replace(chain, left_out=tuple(left_out))
 

@@ -48,6 +48,8 @@ class GroupedForward(WatchingStandIn):
             with met:
                 scope.output = self.run(scope, position, args, kwargs)
             return scope.output
+        if scope.inside:
+            return self.original(*args, **kwargs)
         number = scope.calls[self.module]
         scope.calls[self.module] += 1
         position = self.positions[number % len(self.positions)]
@@ -60,7 +62,7 @@ class GroupedForward(WatchingStandIn):
         groups = position.groups[scope.depth :]
         if not groups:
             with Laid(scope.hooks) if scope.hooks else contextlib.nullcontext():
-                return self.original(*args, **kwargs)
+                return self.alone(scope, args, kwargs)
         leaves, spec = flat(args, kwargs)
         with Laid() as laid:
             met = self.state.begin(leaves)
@@ -76,7 +78,7 @@ class GroupedForward(WatchingStandIn):
                 frame.enter(again, leaves, sources, spec)
                 laid.add(frame.hooks)
             try:
-                output = self.original(*args, **kwargs)
+                output = self.alone(scope, args, kwargs)
             except BaseException:
                 scope.frames.clear()
                 raise
@@ -93,6 +95,14 @@ class GroupedForward(WatchingStandIn):
             else:
                 frame.leave(leaves_of(output))
         return output
+
+    def alone(self, scope: Scope, args: Any, kwargs: Any) -> Any:
+        """Run the block; others that it calls, or itself, run as parts of it."""
+        scope.inside = True
+        try:
+            return self.original(*args, **kwargs)
+        finally:
+            scope.inside = False
 
     def frame(
         self, group: Group, depth: int, leaves: Sequence[Any], args: Any, kwargs: Any

@@ -85,7 +85,7 @@ class Special:
     def __bool__(self) -> bool:
         """Whether a recompute has anything to do with it, whatever changed since."""
         kept = (self.makers, self.generators, self.objects, self.norms, self.replaced)
-        return self.settings is not None or any(kept)
+        return any(kept) or (self.settings is not None and self.settings.are_others())
 
 
 class Met:
@@ -208,7 +208,7 @@ class Met:
             self.shared.restore()
         if special.norms:
             stack.enter_context(FrozenStatistics(special.norms))
-        if special.settings is not None:
+        if special.settings is not None and special.settings.are_others():
             special.settings.restore(stack)
         return stack
 

@@ -64,16 +64,18 @@ class Settings:
         self.values = [get() for get, _ in _SETTINGS]
         self.device = _default_device()
 
+    def are_others(self) -> bool:
+        """Whether one is another now."""
+        now = Settings()
+        return now.values != self.values or now.device != self.device
+
     def restore(self, stack: contextlib.ExitStack) -> None:
         """Set them so until the stack ends."""
         now = Settings()
-        if now.values != self.values:
-            stack.callback(now.put)
-            self.put()
+        stack.callback(now.put)
+        self.put()
         if now.device != self.device:
             stack.enter_context(self.device)
-        elif now.values == self.values:
-            return
         SCOPED[:] = [self]
 
     def put(self) -> None:
