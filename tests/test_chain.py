@@ -332,6 +332,35 @@ def test_towers(model, paths):
     assert find_chain(model).paths == paths
 
 
+class Universal(nn.Module):
+    """Runs its only block again and again, which no list holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.head = Mlp(), linear()
+
+    def forward(self, x):
+        for number in range(4):
+            x = self.block(x + number)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "recursive"])
+def test_a_block_that_runs_many_times_is_named_itself(spec):
+    model, rows = Universal(), torch.linspace(-1, 1, 2 * WIDTH).view(2, WIDTH)
+    wanted = step(model, rows)
+    with pytest.raises(Unsupported, match="a block that runs many times with blocks='block'"):
+        find_chain(model)
+    applied = strategies.apply(model, spec, blocks="block", example=rows)
+    assert applied.chain.names == ("block",)
+    inside = []
+    model.block.up.register_forward_hook(lambda *_: inside.append(1))
+    assert_same(step(model, rows), wanted)
+    assert len(inside) == (8 if spec == "every_layer" else 4)
+    with pytest.raises(ValueError, match="'net' is a Holder, not a filled ModuleList"):
+        find_chain(Holder(net=Holder(h=mlps())), "net")
+
+
 # Lists of what only holds the parts of a block.
 
 

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from strategies.execution import discovery
-from strategies.execution.containers import PARTS, Attributes, Parts, children, is_container, keys
+from strategies.execution.containers import (
+    PARTS,
+    Alone,
+    Attributes,
+    Parts,
+    children,
+    is_container,
+    keys,
+)
 from strategies.execution.discovery import Tower
 from strategies.execution.errors import Unsupported
 from strategies.schedules.profile import ChainProfile
@@ -56,10 +64,11 @@ def find_chain(model: nn.Module, blocks: str | Sequence[str] | None = None) -> C
         model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.
         blocks: dotted path of the container (``"transformer.h"``) or several, in running order
             (a list, or comma separated); ``"layers.*"`` for the parts of each member, where the
-            model calls those. Without it, every tower is taken: all lists of blocks,
-            of encoder and decoder, of all stages; failing that, a list of alike layers, or a
-            ``Sequential`` of unlike ones. Left out are containers within a block of
-            another, and those of TorchScript, which swallows the signal that ends a recompute.
+            model calls those; of a block that runs many times, its own path. Without it, every
+            tower is taken: all lists of blocks, of encoder and decoder, of all stages; failing
+            that, a list of alike layers, or a ``Sequential`` of unlike ones. Left out are
+            containers within a block of another, and those of TorchScript, which swallows the
+            signal that ends a recompute.
 
     Raises:
         ValueError: ``blocks`` names no container.
@@ -87,7 +96,7 @@ def _cannot_run_again(tower: Tower, towers: Sequence[Tower]) -> bool:
 def of_towers(towers: Sequence[Tower]) -> Chain:
     """The chain of some towers, in running order."""
     within = [(path.removesuffix(PARTS), container) for path, container in towers]
-    names = [f"{path}.{key}" if path else key for path, c in within for key in keys(c)]
+    names = [".".join(filter(None, (path, key))) for path, c in within for key in keys(c)]
     sizes = [len(keys(container)) for _, container in towers]
     return Chain(
         containers=tuple(container for _, container in towers),
@@ -111,13 +120,18 @@ def _named_tower(model: nn.Module, path: str) -> Tower:
     if path.endswith(PARTS):
         return path, _parts(module, path)
     listed = is_container(module)
-    container = module if listed else Attributes.of(module) or module
+    container = module if listed else Attributes.of(module) or _alone(module) or module
     if not is_container(container) or not keys(container):
         raise ValueError(
             f"{path!r} is a {type(container).__name__}, not a filled ModuleList or Sequential;"
             f" {_candidates(model)}"
         )
     return discovery.opened(path, container)
+
+
+def _alone(module: nn.Module) -> Alone | None:
+    """A block, if there is none inside."""
+    return None if discovery.holds_lists(module) else Alone.of(module)
 
 
 def _parts(module: nn.Module, path: str) -> Parts:

@@ -45,6 +45,15 @@ class Attributes(Beside):
         return cls(blocks) if len(set(map(type, blocks.values()))) < len(blocks) else None
 
 
+class Alone(Beside):
+    """One block that no list holds: a model may run it many times."""
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Self | None:
+        """Of what is a block."""
+        return cls({"": module}) if is_block(module) else None
+
+
 class Parts(Beside):
     """The blocks that the members of a list hold, which are no blocks: the model calls their parts.
 

@@ -56,6 +56,8 @@ def towers(model: nn.Module) -> list[Tower]:
         return alone
     closed = [repr(path) for path, _ in _outermost(model, _is_closed)]
     remedy = f", or give the members of {', '.join(closed)} a forward" if closed else ""
+    single = [name for name, child in model.named_children() if is_block(child)]
+    remedy += f"; a block that runs many times with blocks={single[0]!r}" if single else ""
     raise Unsupported(
         "no chain of blocks found: the model holds no ModuleList or Sequential of at least two"
         " blocks with parameters, nor blocks of one class in attributes; name it with"
@@ -67,6 +69,11 @@ def opened(path: str, container: nn.Module) -> Tower:
     """A tower as it is, or of the parts of its members, if these cannot be called."""
     parts = Parts.of(container)
     return (path, container) if parts is None else (f"{path}{PARTS}", parts)
+
+
+def holds_lists(module: nn.Module) -> bool:
+    """Whether there are lists of blocks inside."""
+    return any(True for _ in _block_lists(module))
 
 
 def _is_closed(container: nn.Module) -> bool:
