@@ -32,6 +32,9 @@ class Holder(nn.Module):
         for name, module in modules.items():
             setattr(self, name, module)
 
+    def forward(self, x):
+        """To be called, in the tests that look alone."""
+
 
 def linear(width=WIDTH):
     return nn.Linear(width, width)
@@ -94,6 +97,8 @@ def test_a_block_with_a_list_of_networks_is_no_stage():
             self.attention, self.output = Block(), Block()
             self.ffn = nn.ModuleList([Block() for _ in range(5)])
 
+        forward = Holder.forward
+
     assert find_chain(Holder(layer=nn.ModuleList([Mobile(), Mobile()]))).paths == ("layer",)
 
 
@@ -106,6 +111,8 @@ def test_what_its_library_marks_is_a_block():
         def __init__(self):
             super().__init__()
             self.conv = nn.Conv1d(2, 2, 3)
+
+        forward = Holder.forward
 
     listening = nn.ModuleList([Listens(), Listens()])
     chain = find_chain(Holder(conv=listening, layers=nn.ModuleList([Block(), Block()])))
@@ -234,6 +241,8 @@ class Staged(nn.Module):
         setattr(self, name, nn.ModuleList([Mlp() for _ in range(blocks)]))
         self.behind = linear()
 
+    forward = Holder.forward
+
 
 class Numbered(nn.Module):
     """A stage whose blocks are attributes, as RegNet's in timm."""
@@ -321,6 +330,126 @@ def stack():
 )
 def test_towers(model, paths):
     assert find_chain(model).paths == paths
+
+
+class Universal(nn.Module):
+    """Runs its only block again and again, which no list holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.head = Mlp(), linear()
+
+    def forward(self, x):
+        for number in range(4):
+            x = self.block(x + number)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "recursive"])
+def test_a_block_that_runs_many_times_is_named_itself(spec):
+    model, rows = Universal(), torch.linspace(-1, 1, 2 * WIDTH).view(2, WIDTH)
+    wanted = step(model, rows)
+    with pytest.raises(Unsupported, match="a block that runs many times with blocks='block'"):
+        find_chain(model)
+    applied = strategies.apply(model, spec, blocks="block", example=rows)
+    assert applied.chain.names == ("block",)
+    inside = []
+    model.block.up.register_forward_hook(lambda *_: inside.append(1))
+    assert_same(step(model, rows), wanted)
+    assert len(inside) == (8 if spec == "every_layer" else 4)
+    with pytest.raises(ValueError, match="'net' is a Holder, not a filled ModuleList"):
+        find_chain(Holder(net=Holder(h=mlps())), "net")
+
+
+# Lists of what only holds the parts of a block.
+
+
+class Pair(nn.Module):
+    """Is never called: the model calls its parts, or another method of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.norm, self.mlp = Other(), nn.LayerNorm(WIDTH), Mlp()
+
+    def both(self, x):
+        return self.mlp(self.norm(self.mix(x)))
+
+
+class Runs(nn.Module):
+    """Runs the parts of what it is made of, by ``run(part, x)``."""
+
+    def __init__(self, part, run):
+        super().__init__()
+        self.layers, self.run = nn.ModuleList([part() for _ in range(3)]), run
+
+    def forward(self, x):
+        for part in self.layers:
+            x = self.run(part, x)
+        return x
+
+
+def listed():
+    return nn.ModuleList([nn.LayerNorm(WIDTH), Other(), nn.ModuleList([Mlp()])])
+
+
+def tabled():
+    return nn.ModuleDict({"mix": Other(), "mlp": Mlp()})
+
+
+PARTS = {
+    "attributes": (Pair, lambda part, x: part.mlp(part.mix(x)), ("mix", "mlp")),
+    "a method": (Pair, Pair.both, ("mix", "mlp")),
+    "lists": (listed, lambda part, x: x + part[2][0](part[1](part[0](x))), ("1", "2.0")),
+    "tables": (tabled, lambda part, x: part["mlp"](x + part["mix"](x)), ("mix", "mlp")),
+}
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "recursive"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_parts_of_what_cannot_be_called_are_blocks(kind, spec):
+    part, run, names = PARTS[kind]
+    model, rows = Runs(part, run), torch.linspace(-1, 1, 2 * WIDTH).view(2, WIDTH)
+    wanted = step(model, rows)
+    applied = strategies.apply(model, spec)
+    assert applied.chain.names == tuple(f"layers.{n}.{name}" for n in range(3) for name in names)
+    assert applied.chain.paths == ("layers.*",)
+    inside = []
+    for block in applied.chain.blocks:
+        block.up.register_forward_pre_hook(lambda module, _: inside.append(module))
+    assert_same(step(model, rows), wanted)
+    assert len(inside) > 4 / 3 * len(applied.chain)  # recursive leaves some as they are
+    strategies.undo(model)
+    for paths in (("layers",), applied.chain.paths):
+        assert find_chain(model, paths).names == applied.chain.names
+
+
+def test_parts_of_blocks_that_the_model_never_calls():
+    """Nobody can see that; watching can, and says what to do."""
+
+    class Called(Pair):
+        forward = Holder.forward
+
+    model, rows = Runs(Called, Pair.both), torch.ones(2, WIDTH)
+    applied = strategies.apply(model, "every_layer", example=rows)
+    assert any("blocks='layers.*'" in note for note in applied.notes)
+    strategies.undo(model)
+    strategies.apply(model, "every_layer")
+    with pytest.warns(RuntimeWarning, match=r"blocks='layers\.\*'"):
+        model(rows)
+    strategies.undo(model)
+    applied = strategies.apply(model, "every_layer", blocks="layers.*", example=rows)
+    assert "6 of layers.*; they save" in applied.notes[0]
+
+
+def test_single_layers_in_lists_are_no_blocks_and_the_refusal_says_what_to_do():
+    def table():
+        return nn.ModuleDict({name: linear() for name in ("query", "key", "value")})
+
+    model = Holder(layers=nn.ModuleList([table(), table()]))
+    with pytest.raises(Unsupported, match="or give the members of 'layers' a forward"):
+        find_chain(model)
+    with pytest.raises(ValueError, match=r"'layers\.\*' names no blocks: no two parts"):
+        find_chain(model, "layers.*")
 
 
 class Handwritten(nn.Module):

@@ -4,8 +4,10 @@ Predictions are exact where the ledger can tell, with two exceptions that are bo
 in groups of blocks that keep neither input nor output, and tables that blocks share.
 """
 
+import copy
 import dataclasses
 import functools
+import types
 
 import pytest
 import tiny
@@ -18,6 +20,7 @@ import strategies
 from bench.measure.forwards import count_forwards
 from strategies.profiling.flops import count_flops
 from strategies.profiling.profiler import profile_chain
+from strategies.profiling.step import ExampleStep, preserved
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import Mode
 from strategies.schedules.profile import BlockCost
@@ -264,3 +267,49 @@ def test_a_chain_that_is_none_is_refused(order):
 
     with pytest.raises(ValueError, match="a chain runs each once, in order"):
         profile_chain(Step(), strategies.find_chain(model))
+
+
+@pytest.mark.parametrize("short", range(3))
+def test_blocks_that_run_in_one_forward_and_not_in_another(short):
+    """As layers that are dropped at random: whichever look at the model it is."""
+    model, orders = OutOfOrder(), iter([(0, 1, 2)] * short + [(0, 1)] + [(0, 1, 2)] * 9)
+    model.forward = lambda x: OutOfOrder.forward(model, x, next(orders))
+    with pytest.raises(strategies.Unsupported, match="a chain runs each once, in order"):
+        profile_chain(ExampleStep(model, torch.ones(2, 4)), strategies.find_chain(model))
+
+
+class Counts(nn.Module):
+    """A forward leaves all kinds of marks, on which the next ones depend."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.calls, self.seen = nn.Linear(4, 4), 0, [1.0]
+        self.table, self.names = {"a": torch.ones(())}, {"one"}
+        self.scale, self.rest = torch.ones(4), types.SimpleNamespace(count=0)
+        self.draws = torch.Generator().manual_seed(0)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(float(self.calls))
+        self.table = {**self.table, "b": torch.ones(())}
+        self.names |= {str(self.calls)}
+        self.scale += 1
+        self.rest.count += 2
+        self.mean = self.mean + 1
+        self.late = self.calls
+        noise = torch.rand((), generator=self.draws)
+        marks = sum(self.seen) + len(self.table) + len(self.names) + self.rest.count + self.late
+        return self.linear(x) * self.scale * marks + self.mean * noise
+
+
+def test_what_forwards_leave_on_a_model_is_put_back_when_they_were_to_be_watched():
+    model = nn.Sequential(*[Counts() for _ in range(3)])
+    wanted, rows = copy.deepcopy(model), torch.ones(2, 4)
+    containers = [(block.seen, block.names) for block in model]
+    with preserved(model):
+        changed = model(rows)
+        assert not torch.equal(changed, model(rows))
+    assert [(block.seen, block.names) for block in model] == containers
+    assert all(b.seen is s and b.names is n for b, (s, n) in zip(model, containers, strict=True))
+    assert torch.equal(model(rows), wanted(rows))

@@ -29,6 +29,7 @@ from models import (
     step,
 )
 from torch import nn
+from torch.nn.utils import prune
 
 import strategies
 from strategies import Unsupported, find_chain
@@ -154,6 +155,43 @@ def test_a_plan_must_fit_the_chain():
 # What a model may do with its blocks.
 
 
+class Inner(Small):
+    """A block that runs another one, or itself, within its own forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = []  # no module of its own
+
+    def forward(self, x, depth=0):
+        x = super().forward(x)
+        return self.inner[depth](x, depth + 1) if depth < len(self.inner) else x
+
+
+def within(way):
+    """The first block runs all; each runs its successor as well; each runs itself twice more."""
+    model = Loop()
+    model.h = nn.ModuleList([Inner() for _ in range(BLOCKS)])
+    blocks = list(model.h)
+    for number, block in enumerate(blocks):
+        match way:
+            case "all":
+                block.inner = blocks[1:] if number == 0 else []
+            case "the next":
+                block.inner = blocks[number + 1 : number + 2]
+            case "itself":
+                block.inner = [block, block]
+    return model
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "recursive"])
+@pytest.mark.parametrize("way", ["all", "the next", "itself"])
+def test_blocks_that_blocks_run(way, spec):
+    model = within(way)
+    wanted = step(model, ROWS, backwards=2)
+    strategies.apply(model, spec)
+    assert_same(step(model, ROWS, backwards=2), wanted)
+
+
 @pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)"])
 def test_a_container_stays_what_it_is(spec):
     model = Loop()
@@ -195,24 +233,63 @@ def test_a_forward_of_the_instance_is_kept_and_put_back():
     assert model.h[2].forward is forward
 
 
-@pytest.mark.parametrize(("spec", "runs"), [("every_layer", 1), ("every_k(k=2)", 2)])
-def test_hooks_of_a_block_see_its_own_tensors(spec, runs):
-    model, seen = Loop(), {}
+def recorded(model, seen):
+    """Every block's inputs and outputs, in the order in which hooks see them."""
     for index, block in enumerate(model.h):
-        block.register_forward_hook(
-            lambda _, __, output, index=index: seen.setdefault(index, []).append(output.detach())
-        )
+        block.register_forward_pre_hook(lambda _, args, n=index: seen.append((n, *args)))
+        block.register_forward_hook(lambda _, __, output, n=index: seen.append((n, output)))
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "recursive"])
+def test_hooks_of_a_block_see_what_they_see_without(spec):
+    """Each once in forward, and nothing of what runs again."""
+    model, seen = Loop(), []
+    recorded(model, seen)
     step(model, ROWS)
-    wanted, seen = dict(seen), {}
+    wanted, seen[:] = list(seen), []
     strategies.apply(model, spec)
-    seed(2)
-    loss = model(ROWS).sum()
-    assert seen.keys() == wanted.keys()
-    for index, (output,) in seen.items():
-        assert torch.equal(output, wanted[index][0])
-    loss.backward()
-    # A group's blocks run again; the last stops before its hook.
-    assert [len(seen[index]) for index in range(BLOCKS - 1)] == [runs, 1, runs, 1]
+    step(model, ROWS)
+    assert [number for number, _ in seen] == [number for number, _ in wanted]
+    assert all(map(torch.equal, *([tensor for _, tensor in each] for each in (seen, wanted))))
+
+
+@pytest.mark.parametrize("spec", ["every_layer", "every_k(k=2)", "recursive"])
+def test_what_hooks_of_a_block_change_stays_changed(spec):
+    """Its arguments, its output, its attributes, with random numbers; also of norms in hooks."""
+    model = Loop()
+    for block in model.h:
+        block.register_forward_pre_hook(lambda _, args: (args[0] + torch.randn(WIDTH),))
+        block.register_forward_hook(lambda _, __, output: output * torch.rand(1))
+    for module in (m for m in model.modules() if isinstance(m, nn.Linear)):
+        prune.random_unstructured(module, "weight", 0.3)
+    wanted = step(model, ROWS)
+    strategies.apply(model, spec)
+    assert_same(step(model, ROWS), wanted)
+
+
+def test_hooks_that_gather_parameters_run_again():
+    """A library's, that are nowhere between two runs of the block."""
+    model, runs = Loop(), []
+    wanted = step(model, ROWS)
+    whole = {parameter: parameter.data for parameter in model.h.parameters()}
+
+    def gather(block, *_):
+        runs.append(block)
+        for parameter in block.parameters():
+            parameter.data = whole[parameter]
+
+    def scatter(block, *_):
+        for parameter in block.parameters():
+            parameter.data = parameter.data.new_empty(0)
+
+    strategies.apply(model, "every_k(k=2)")
+    for block in model.h:
+        scatter(block)
+        block.register_forward_pre_hook(gather)
+        block.register_forward_hook(scatter)
+        block.register_full_backward_pre_hook(gather)
+    assert_same(step(model, ROWS), wanted)
+    assert len(runs) > 2 * BLOCKS
 
 
 def test_parts_of_a_list():

@@ -15,6 +15,7 @@ from effort import few
 from models import assert_same, step
 from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import CheckpointError, set_checkpoint_early_stop
 
 import strategies
@@ -354,32 +355,97 @@ def test_autocast_switched_off_inside(spec):
     assert_as_without(spec, careful, around=around)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_a_default_dtype_around_forward_alone(spec):
-    def made(block, x):
-        return plain(block, x) * torch.full((WIDTH,), 0.3).float()
-
-    @contextlib.contextmanager
-    def doubles():
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(torch.float32)
-
-    assert_as_without(spec, made, around=doubles)
+@contextlib.contextmanager
+def doubles():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_a_device_context_around_forward_alone(spec):
-    """What a block makes is on the context's device, again in backward."""
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def attention_of(kernel):
+    return lambda: sdpa_kernel(kernel)
+
+
+def of_their_dtype(block, x):
+    """What it makes decides in which dtype it computes."""
+    return (plain(block, x) * torch.full((WIDTH,), 0.3)).float()
+
+
+def of_their_kernel(block, x):
+    heads = x.repeat(1, 8).view(1, 1, len(x), 8 * WIDTH)
+    mixed = nn.functional.scaled_dot_product_attention(heads.sin(), heads.cos(), heads.tanh())
+    return plain(block, mixed.view(len(x), 8, WIDTH).sum(1))
+
+
+def of_their_algorithms(block, x):
+    return plain(block, x) * (1 + torch.are_deterministic_algorithms_enabled())
+
+
+AROUND = {
+    "a default dtype": (of_their_dtype, doubles),
+    "attention without flash": (of_their_kernel, attention_of(SDPBackend.MATH)),
+    "deterministic algorithms": (of_their_algorithms, deterministic),
+}
+
+
+@under
+@pytest.mark.parametrize("setting", AROUND)
+def test_a_setting_around_forward_alone(setting, spec):
+    body, around = AROUND[setting]
+    assert_as_without(spec, body, around=around)
+
+
+@under
+@pytest.mark.parametrize("setting", AROUND)
+def test_a_setting_around_one_block(setting, spec):
+    """Of a group, say; and of later steps, though these blocks ran again by then."""
+    body, around = AROUND[setting]
+
+    def call(block, x):
+        with around() if block.number == 2 else contextlib.nullcontext():
+            return block(x)
+
+    assert_as_without(spec, body, call)
+
+
+@under
+@pytest.mark.parametrize("backward", [contextlib.nullcontext, lambda: torch.device("cpu")])
+def test_a_device_context_around_forward_alone(spec, backward):
+    """What a block makes is on the context's device, again in backward, whatever is there."""
     wanted, found = pair(
         lambda block, x: plain(block, x) * torch.ones(WIDTH), around=lambda: torch.device("meta")
     )
     strategies.apply(found, spec)
     for model in (wanted.to("meta"), found.to("meta")):
-        model(ROWS.to("meta")).sum().backward()
+        loss = model(ROWS.to("meta")).sum()
+        with backward():
+            loss.backward()
         assert all(p.grad.device.type == "meta" for p in model.parameters())
+
+
+@under
+def test_a_device_context_around_backward_alone(spec):
+    """What a block makes is where it was in forward, as if there were none."""
+    body = lambda block, x: plain(block, x) * torch.full((WIDTH,), 0.7)  # noqa: E731
+    wanted, found = pair(body)
+    strategies.apply(found, spec)
+    for model in (wanted, found):
+        loss = model(ROWS).sum()
+        with torch.device("meta"):
+            loss.backward()
+    for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
 
 
 @under

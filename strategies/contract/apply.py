@@ -37,9 +37,9 @@ def apply(
     """Put ``model`` under ``strategy``, in place.
 
     Parameters stay the same objects, ``state_dict`` keys stay the same, and ``train()``/``eval()``
-    keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. Forward hooks
-    on blocks that share a recompute group run again when the group is recomputed. Models of the
-    transformers library build no cache of keys and values while gradients are recorded.
+    keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. A user's
+    forward hooks on blocks run once a forward; those inside blocks run again when these do. Models
+    of the transformers library build no cache of keys and values while gradients are recorded.
 
     Args:
         model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.
@@ -49,8 +49,8 @@ def apply(
         example: a batch: a tensor, a sequence of arguments, or a mapping of keyword arguments. The
             notes then say which blocks ran on it, and how much of the memory is theirs. Strategies
             that plan by what blocks cost (``needs_profile``) need one: one step runs on it a few
-            times, on fake tensors if it does not fit. Gradients, buffers and random states are
-            afterwards what they were.
+            times, on fake tensors if it does not fit. Gradients, buffers, what its modules count and
+            collect, and random states are afterwards what they were.
         loss: of the model's output on the example; default: its ``.loss``, or else its sum.
         optimizer: whose update is a part of the step that a budget is of, and whose state counts,
             whether it exists by now or not.

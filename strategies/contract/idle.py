@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from strategies.execution.chain import Chain
+from strategies.execution.containers import parts_instead
 from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.state import WatchingStandIn
 from strategies.execution.undo import Undo
@@ -57,12 +58,15 @@ class Watching(StandIn):
             self.waiting.pop()
         except IndexError:  # another replica was faster
             return
-        idle = [path or "the model" for path, names in self.towers.items() if self._is_idle(names)]
+        idle = [path for path, names in self.towers.items() if self._is_idle(names)]
         if idle and not _is_anything_compiled():
+            named = " and of ".join(path or "the model" for path in idle)
+            modules = dict(self.module.named_modules())
+            remedy = parts_instead((path, modules[path]) for path in idle if path in modules)
             warnings.warn(
-                f"{self.asker}: in the first training step no block of {' and of '.join(idle)} ran"
+                f"{self.asker}: in the first training step no block of {named} ran"
                 " with gradients, so that nothing is saved there; if others ran, name them with"
-                " blocks=..., and ask what did with example=...",
+                f" blocks=...{remedy}, and ask what did with example=...",
                 RuntimeWarning,
                 stacklevel=2,
             )

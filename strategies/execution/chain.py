@@ -10,6 +10,15 @@ import torch
 from torch import nn
 
 from strategies.execution import discovery
+from strategies.execution.containers import (
+    PARTS,
+    Alone,
+    Attributes,
+    Parts,
+    children,
+    is_container,
+    keys,
+)
 from strategies.execution.discovery import Tower
 from strategies.execution.errors import Unsupported
 from strategies.schedules.profile import ChainProfile
@@ -54,10 +63,12 @@ def find_chain(model: nn.Module, blocks: str | Sequence[str] | None = None) -> C
     Args:
         model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.
         blocks: dotted path of the container (``"transformer.h"``) or several, in running order
-            (a list, or comma separated). Without it, every tower is taken: all lists of blocks,
-            of encoder and decoder, of all stages; failing that, a list of alike layers, or a
-            ``Sequential`` of unlike ones. Left out are containers within a block of
-            another, and those of TorchScript, which swallows the signal that ends a recompute.
+            (a list, or comma separated); ``"layers.*"`` for the parts of each member, where the
+            model calls those; of a block that runs many times, its own path. Without it, every
+            tower is taken: all lists of blocks, of encoder and decoder, of all stages; failing
+            that, a list of alike layers, or a ``Sequential`` of unlike ones. Left out are
+            containers within a block of another, and those of TorchScript, which swallows the
+            signal that ends a recompute.
 
     Raises:
         ValueError: ``blocks`` names no container.
@@ -68,7 +79,9 @@ def find_chain(model: nn.Module, blocks: str | Sequence[str] | None = None) -> C
     towers = _named(model, blocks) if blocks else discovery.towers(model)
     left_out = [tower[0] for tower in towers if _cannot_run_again(tower, towers)]
     if len(left_out) == len(towers):
-        raise Unsupported("all blocks are TorchScript; apply the strategy before torch.jit.script")
+        raise Unsupported(
+            "all blocks are TorchScript, or hold it; apply the strategy before torch.jit.script"
+        )
     chain = of_towers([tower for tower in towers if tower[0] not in left_out])
     return dataclasses.replace(chain, left_out=tuple(left_out))
 
@@ -82,12 +95,13 @@ def _cannot_run_again(tower: Tower, towers: Sequence[Tower]) -> bool:
 
 def of_towers(towers: Sequence[Tower]) -> Chain:
     """The chain of some towers, in running order."""
-    names = [f"{path}.{key}" if path else key for path, c in towers for key in discovery.keys(c)]
-    sizes = [len(discovery.keys(container)) for _, container in towers]
+    within = [(path.removesuffix(PARTS), container) for path, container in towers]
+    names = [".".join(filter(None, (path, key))) for path, c in within for key in keys(c)]
+    sizes = [len(keys(container)) for _, container in towers]
     return Chain(
         containers=tuple(container for _, container in towers),
         paths=tuple(path for path, _ in towers),
-        blocks=tuple(block for _, c in towers for block in discovery.children(c)),
+        blocks=tuple(block for _, c in towers for block in children(c)),
         names=tuple(names),
         borders=tuple(itertools.accumulate(sizes))[:-1],
     )
@@ -95,21 +109,39 @@ def of_towers(towers: Sequence[Tower]) -> Chain:
 
 def _named(model: nn.Module, blocks: str | Sequence[str]) -> list[Tower]:
     paths = [p.strip() for p in blocks.split(",")] if isinstance(blocks, str) else list(blocks)
-    containers = []
-    for path in paths:
-        try:
-            module = model.get_submodule(path)
-        except AttributeError as error:
-            raise ValueError(f"the model has no module {path!r}; {_candidates(model)}") from error
-        listed = discovery.is_container(module)
-        container = module if listed else discovery.Attributes.of(module) or module
-        if not discovery.is_container(container) or not discovery.keys(container):
-            raise ValueError(
-                f"{path!r} is a {type(container).__name__}, not a filled ModuleList or Sequential;"
-                f" {_candidates(model)}"
-            )
-        containers.append((path, container))
-    return containers
+    return [_named_tower(model, path) for path in paths]
+
+
+def _named_tower(model: nn.Module, path: str) -> Tower:
+    try:
+        module = model.get_submodule(path.removesuffix(PARTS))
+    except AttributeError as error:
+        raise ValueError(f"the model has no module {path!r}; {_candidates(model)}") from error
+    if path.endswith(PARTS):
+        return path, _parts(module, path)
+    listed = is_container(module)
+    container = module if listed else Attributes.of(module) or _alone(module) or module
+    if not is_container(container) or not keys(container):
+        raise ValueError(
+            f"{path!r} is a {type(container).__name__}, not a filled ModuleList or Sequential;"
+            f" {_candidates(model)}"
+        )
+    return discovery.opened(path, container)
+
+
+def _alone(module: nn.Module) -> Alone | None:
+    """A block, if there is none inside."""
+    return None if discovery.holds_lists(module) else Alone.of(module)
+
+
+def _parts(module: nn.Module, path: str) -> Parts:
+    parts = Parts.of(module, asked=True)
+    if parts is None:
+        raise ValueError(
+            f"{path!r} names no blocks: no two parts of the members of that"
+            f" {type(module).__name__} can be called and hold two matrices each"
+        )
+    return parts
 
 
 def _candidates(model: nn.Module) -> str:

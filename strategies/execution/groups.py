@@ -13,6 +13,7 @@ from torch._compile import _disable_dynamo
 
 from strategies.execution.errors import Unsupported, writes_arguments
 from strategies.execution.frames import Frame
+from strategies.execution.hooked import call_again
 from strategies.execution.hooks import Laid
 from strategies.execution.late import run_to_the_end
 from strategies.execution.met import Met
@@ -47,6 +48,8 @@ class GroupedForward(WatchingStandIn):
             with met:
                 scope.output = self.run(scope, position, args, kwargs)
             return scope.output
+        if scope.inside:
+            return self.original(*args, **kwargs)
         number = scope.calls[self.module]
         scope.calls[self.module] += 1
         position = self.positions[number % len(self.positions)]
@@ -59,7 +62,7 @@ class GroupedForward(WatchingStandIn):
         groups = position.groups[scope.depth :]
         if not groups:
             with Laid(scope.hooks) if scope.hooks else contextlib.nullcontext():
-                return self.original(*args, **kwargs)
+                return self.alone(scope, args, kwargs)
         leaves, spec = flat(args, kwargs)
         with Laid() as laid:
             met = self.state.begin(leaves)
@@ -75,7 +78,7 @@ class GroupedForward(WatchingStandIn):
                 frame.enter(again, leaves, sources, spec)
                 laid.add(frame.hooks)
             try:
-                output = self.original(*args, **kwargs)
+                output = self.alone(scope, args, kwargs)
             except BaseException:
                 scope.frames.clear()
                 raise
@@ -93,6 +96,14 @@ class GroupedForward(WatchingStandIn):
                 frame.leave(leaves_of(output))
         return output
 
+    def alone(self, scope: Scope, args: Any, kwargs: Any) -> Any:
+        """Run the block; others that it calls, or itself, run as parts of it."""
+        scope.inside = True
+        try:
+            return self.original(*args, **kwargs)
+        finally:
+            scope.inside = False
+
     def frame(
         self, group: Group, depth: int, leaves: Sequence[Any], args: Any, kwargs: Any
     ) -> Frame:
@@ -106,9 +117,9 @@ class GroupedForward(WatchingStandIn):
     def again(
         self, position: Position, met: Met, scope: Scope, args: Any, kwargs: Any
     ) -> Sequence[Any]:
-        """Run the block again, through its hooks, which may gather its parameters (FSDP)."""
+        """Run the block again, as a module."""
         scope.again = position, met, args, kwargs
-        self.module(*args, **kwargs)
+        call_again(self.module, args, kwargs)
         if not scope.is_taken():
             raise Unsupported(
                 f"{type(self.module).__name__} has another forward than when the strategy was"

@@ -23,6 +23,7 @@ from strategies.execution.places import (
     written_to,
 )
 from strategies.execution.randoms import Marks, Restore, Shared, is_generator, own_state
+from strategies.execution.settings import Settings
 from strategies.execution.statistics import FrozenStatistics
 from strategies.execution.tensors import Spec, unflat
 from strategies.storage.changes import written_in_place
@@ -48,6 +49,7 @@ class Special:
         places: that may change without being replaced, as they were, until then.
         parameters: whose, their names, themselves, and how often they had been written to, of a
             block that was not examined by then; until the forward is over.
+        settings: of the whole process, of such a block.
     """
 
     arguments: Inventory | None = None
@@ -60,6 +62,7 @@ class Special:
     contents: Sequence[tuple[Values, Contents]] = ()
     places: Sequence[Any] = ()
     parameters: Sequence[tuple[nn.Module, str, Tensor, int]] = ()
+    settings: Settings | None = None
 
     @classmethod
     def of(cls, leaves: Sequence[Any]) -> Special:
@@ -82,7 +85,7 @@ class Special:
     def __bool__(self) -> bool:
         """Whether a recompute has anything to do with it, whatever changed since."""
         kept = (self.makers, self.generators, self.objects, self.norms, self.replaced)
-        return any(kept)
+        return any(kept) or (self.settings is not None and self.settings.are_others())
 
 
 class Met:
@@ -205,6 +208,8 @@ class Met:
             self.shared.restore()
         if special.norms:
             stack.enter_context(FrozenStatistics(special.norms))
+        if special.settings is not None and special.settings.are_others():
+            special.settings.restore(stack)
         return stack
 
 

@@ -50,6 +50,7 @@ class Scope:
         hooks: of that recompute.
         frames: that are open.
         calls: how often each block was called in this forward.
+        inside: a block runs; those that it calls are parts of it.
         again: the position of the block that is to run again, what it met, and its arguments.
         output: of that block.
     """
@@ -58,6 +59,7 @@ class Scope:
         self.depth, self.hooks = depth, hooks
         self.frames: dict[Group, Frame] = {}
         self.calls: Counter[nn.Module] = Counter()
+        self.inside = False
         self.again: tuple[Position, Met, Any, Any] | None = None
         self.output: Any = None
 

@@ -36,6 +36,7 @@ from strategies.execution.places import (
     written_to,
 )
 from strategies.execution.randoms import READABLE, Marks, Shared, marks, own_state
+from strategies.execution.settings import SCOPED, Settings
 from strategies.execution.stand_in import StandIn
 from strategies.execution.tensors import has_version, leaves_of
 from strategies.execution.undo import Undo
@@ -141,13 +142,15 @@ class BlockState:
         values = self.look()  # which may find another inventory
         met = Met(self.inventory, values, leaves)
         met.shared = Shared(full=True) if self.draws else marks()
-        if self.special or self.norms or not self.is_examined:
+        if self.special or self.norms or not self.is_examined or SCOPED:
             met.special = self._begin_special(Special() if met.special is None else met.special)
         return met
 
     def _begin_special(self, special: Special) -> Special:
         special.norms = [norm for norm in self.norms if norm.training]
         special.places = [Before(place) for place in self.special]
+        if self.unexamined is not None or SCOPED:
+            special.settings = Settings()
         if self.unexamined is not None:
             special.parameters = [
                 (module, name, parameter, parameter._version)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from strategies.execution.chain import Chain, find_chain
+from strategies.execution.containers import parts_instead
 from strategies.execution.tensors import dense_parts, storage_key
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.step import ExampleStep, Step
@@ -40,7 +41,10 @@ class Coverage:
         yield f"blocks: {' and '.join(counts)}; they save {share:.0%} of what forward saves"
         idle = [name for name, calls in zip(chain.names, self.ran, strict=True) if not calls]
         if idle:
-            yield f"not run on the example, and so without effect: {', '.join(idle)}"
+            lists = zip(chain.paths, chain.containers, chain.spans, strict=True)
+            unused = [(p, each) for p, each, span in lists if not any(self.ran[n] for n in span)]
+            remedy = parts_instead(unused)
+            yield f"not run on the example, and so without effect: {', '.join(idle)}{remedy}"
 
 
 def coverage(chain: Chain, step: Step) -> Coverage:

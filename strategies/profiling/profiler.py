@@ -34,7 +34,7 @@ from strategies.profiling.composing import (
 from strategies.profiling.lives import Passed, watch_lives
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
-from strategies.profiling.saved import Saved, watch_saved
+from strategies.profiling.saved import Saved, check_all_ran, watch_saved
 from strategies.profiling.scout import Alike, scout
 from strategies.profiling.step import Step, run_once
 from strategies.profiling.watched import How, Watched, after
@@ -151,6 +151,7 @@ class _Passes:
     ) -> ChainProfile:
         """The whole chain, each block by the one that was watched for it."""
         chain, like, rates = self.chain, self.alike.like, self.how.rates
+        check_all_ran([index < len(passed.input_bytes) for index in range(len(chain))])
         gradients = gradient_bytes(chain, exist=getattr(self.step, "accumulation", False))
         outputs = (*passed.input_bytes[1:], costs[like[-1]].output_bytes)
         own = [

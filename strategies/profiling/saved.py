@@ -117,6 +117,20 @@ def _check_order(order: list[int], n_blocks: int) -> None:
         raise Unsupported(f"the blocks ran in the order {order}; a chain runs each once, in order")
 
 
+def check_all_ran(ran: Sequence[bool]) -> None:
+    """A chain was seen to run as one; whether it does so each time.
+
+    Raises:
+        Unsupported: not all of its blocks ran in this forward.
+    """
+    left_out = [index for index, here in enumerate(ran) if not here]
+    if left_out:
+        raise Unsupported(
+            f"the blocks {left_out} ran in one forward and not in another; a chain runs each once,"
+            " in order"
+        )
+
+
 @contextlib.contextmanager
 def hooks(
     chain: Chain,

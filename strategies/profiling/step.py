@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from strategies.execution import randoms
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
+from strategies.profiling.remembered import remember
 
 
 class Step(Protocol):
@@ -185,15 +186,18 @@ def default_loss(output: Any) -> Tensor:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Afterwards gradients, buffers and random states (Python's and numpy's too) are as before.
 
-    Meanwhile no hook is called with a gradient that is whole: it might update the parameter.
+    So are the attributes of its modules, in which a forward may count, cache or collect. Meanwhile
+    no hook is called with a gradient that is whole: it might update the parameter.
     """
     shared = randoms.Shared(full=True)
     gradients = [(p, p.grad) for p in model.parameters()]
     buffers = [(b, b.clone()) for b in model.buffers()]
+    restore = remember(model)
     try:
         with torch.random.fork_rng(), _unhooked(model):
             yield
     finally:
+        restore()
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)

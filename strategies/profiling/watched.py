@@ -13,7 +13,7 @@ from strategies.execution.chain import Chain
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger, Mark
 from strategies.profiling.rates import Rates
-from strategies.profiling.saved import hooks
+from strategies.profiling.saved import check_all_ran, hooks
 from strategies.profiling.step import ExampleStep, Step
 from strategies.schedules.modes import PS
 
@@ -87,6 +87,9 @@ def watch_step(
         chain: the blocks whose beginnings and ends are marked.
         ledger: that watches, and is read afterwards.
         trace: of a real device's allocator.
+
+    Raises:
+        Unsupported: a block did not run.
     """
     step.drop_gradients()
     seen: set[str] = set()
@@ -115,6 +118,7 @@ def watch_step(
         resident_bytes = ledger.adopt(step.resident_tensors())
         with ledger:
             _run(step, chain, mark)
+    check_all_ran([f"enter {index}" in seen for index in range(len(chain))])
     group_bytes = torch.get_rng_state().nbytes
     step.drop_gradients()
     return Watched(ledger, resident_bytes, group_bytes, trace)
