@@ -10,7 +10,9 @@ from test_report_factory import chain, make
 
 from bench.cli import contest as contest_command
 from bench.cli import printing
+from bench.cli import sweep as sweep_command
 from bench.cli.flags import RunFormat
+from bench.cli.plan import sentences
 from bench.report import pays as pays_report
 from bench.report import regenerate
 from bench.report.shared import row
@@ -19,6 +21,7 @@ from bench.simulate import fit
 from bench.store import budgets as budget_studies
 from bench.store import contests, records
 from bench.studies import pays as pays_study
+from bench.sweeps import submission
 
 SIM = "sim:l4-24gb"
 TINY = ("--workload", "mlp-chain", "--layers", "2", "--dim", "8")
@@ -115,6 +118,70 @@ def test_a_chain_is_printed(inline):
     assert done.stdout.startswith(f"mlp-chain on {SIM}")
     assert "| output_bytes" in done.stdout
     assert "link_bytes_per_s" in done.stdout
+
+
+def test_a_plan_is_said_in_sentences():
+    facts = {
+        "plan": "0 [1]",
+        "workload": "mlp-chain",
+        "device": SIM,
+        "predicted_peak_bytes": 60_000_000,
+        "none_peak_bytes": 80_000_000,
+        "budget_bytes": 75_000_000,
+        "used_fraction": 0.8,
+        "peak_phase": "backward",
+        "times": "modelled",
+        "step_ratio": 1.25,
+        "among": "plan",
+        "gap_fraction": 0.015,
+        "slot_bytes": 1,
+        "next_cheaper": None,
+        "next_smaller": {
+            "plan": "[0] [1]",
+            "predicted_peak_bytes": 50_000_000,
+            "step_s": 1.0,
+            "step_ratio": 1.5,
+        },
+    }
+    first, peak, time, cheaper, smaller = sentences(facts)
+    assert first == "0 [1]"
+    assert "predicted peak 60.0 MB of a budget of 75.0 MB (80.0%), 0.75× none" in peak
+    assert "1.250× none; no plan within the budget is faster by more than 1.50%" in time
+    assert cheaper == "No plan is cheaper."
+    assert smaller == "The next smaller plan peaks at 50.0 MB and takes 1.500× none: [0] [1]"
+
+
+# Sweeps.
+
+
+def test_a_suite_is_measured_here(tmp_path, monkeypatch, untouched):
+    some = [make("none", step_s=[1.0], none_step_s=[1.0]), make("sqrt")]
+    monkeypatch.setattr(sweep, "run", lambda *given, timeout_s: some)
+    shown = []
+    monkeypatch.setattr(sweep_command, "show", lambda records, output: shown.append(records))
+    given = ("--suite", "smoke", "--device", SIM, "--results", str(tmp_path))
+    done = command.run("sweep", *given)
+    assert done.returncode == 0, done.stderr
+    assert shown == [some[:1]]  # of those that were timed there is a table of times
+    assert untouched == [tmp_path]
+
+
+def test_a_suite_in_jobs_that_ended_early_exits_1(tmp_path, monkeypatch, untouched):
+    plans = []
+
+    def run(plan, cells, progress):
+        plans.append(plan)
+        raise submission.LostError("2 of 3 jobs ended early")
+
+    monkeypatch.setattr(submission, "run", run)
+    asked = ("--executor", "slurm", "--jobs", "3", "--cores", "4", "--sbatch", "partition=gpu")
+    where = ("--device", SIM, "--suite", "smoke", "--results", str(tmp_path))
+    done = command.run("sweep", *asked, *where)
+    assert (done.returncode, done.stderr) == (1, "error: 2 of 3 jobs ended early\n")
+    [plan] = plans
+    assert (plan.cluster, plan.jobs, plan.resources.cores) == ("slurm", 3, 4)
+    assert plan.resources.more == {"partition": "gpu"}
+    assert untouched == []
 
 
 # Studies.
