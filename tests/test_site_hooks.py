@@ -30,6 +30,7 @@ def page_of(path):
 def test_pages_that_are_made_are_files_and_in_the_order(hooks):
     config = importlib.import_module("mkdocs.config.defaults").MkDocsConfig()
     config["plugins"] = importlib.import_module("mkdocs.plugins").PluginCollection()
+    config.plugins._current_plugin = "hooks"  # as mkdocs sets it when it calls one
     config["nav"] = ["made.md", {"Drawn": ["a/"]}]
     assert hooks.on_config(config).nav[-1] == {pages.MORE: ["own.md"]}
     files = hooks.on_files(hooks.Files([]), config)
