@@ -85,7 +85,8 @@ class Run:
         stale = [x for x, name in names.items() if then.get(name) != now.get(name)]
         copy = CoverageData(no_disk=True)
         copy.update(data)
-        copy.purge_files(stale)
+        if stale:
+            copy.purge_files(stale)
         return copy
 
 
