@@ -1,6 +1,7 @@
 """The loops and models of published points, small: each option does what it says."""
 
 import gc
+import types
 import weakref
 
 import pytest
@@ -10,11 +11,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.devices import accelerators
-from bench.published import language, loops, ranks, vision
+from bench.devices.accelerators import CONTEXT_BYTES
+from bench.published import language, loops, modelling, ranks, vision
+from bench.published.figures import Moments
 from bench.published.modelling import bytes_of, largest
 from bench.published.softmax import keeping_input
 from bench.published.subject import made_in, record
 from bench.store.published import Configuration, Search
+from strategies.profiling.caching_allocator import OutOfMemoryError
 
 DEVICE = "a100-80gb"
 SMALL = {"width": 8, "positions": 6, "dropout": 0.0, "vocabulary": 11, "heads": 2, "layers": 2}
@@ -196,25 +200,37 @@ def configuration(**fields):
     return Configuration(**given | fields)
 
 
-def test_a_configuration_of_no_subject_or_moment_is_refused():
+def test_a_configuration_of_no_subject_is_refused():
     with pytest.raises(ValueError, match=r"no subject 'nothing'; there are .*min_gpt"):
         bytes_of(DEVICE, configuration(subject="nothing"))
-    with pytest.raises(ValueError, match="no moment 'noon'; there are peak, reserved,"):
-        bytes_of(DEVICE, configuration(quantity="noon"))
 
 
-def test_the_largest_batch_is_the_last_that_fits(monkeypatch):
-    wide = MIN_GPT | {"vocabulary": 1000, "layers": 1, "loop": {}}
+def test_a_quantity_is_a_moment_or_the_difference_of_two():
+    found = Moments({"begin": 3, "end": 8}, {"begin": 4, "end": 9}, 11)
+    assert [found.figure(x) for x in ("end", "peak begin", "peak", "reserved")] == [8, 4, 9, 11]
+    assert found.figure("peak - begin") == 6
+    with pytest.raises(ValueError, match="no moment 'noon'; there are peak, reserved, peak begin"):
+        found.figure("noon")
+
+
+@pytest.mark.parametrize(("room", "expected"), [(512, 512), (600, 512), (9999, 768), (9, 0)])
+def test_the_largest_batch_is_the_last_that_fits(monkeypatch, room, expected):
+    seen = []
+
+    def moments(recording, **more):
+        assert more["capacity_bytes"] == accelerators.get(DEVICE).memory_bytes - CONTEXT_BYTES
+        if seen[-1] > room:
+            raise OutOfMemoryError(1, 1, 0, 0, 0)
+
+    recording = types.SimpleNamespace(workspaces=lambda device: [])
+    monkeypatch.setattr(
+        modelling,
+        "_recorded",
+        lambda _, options, device: seen.append(options["batch"]) or recording,
+    )
+    monkeypatch.setattr(modelling, "moments", moments)
     search = Search(option="batch", lowest=256, highest=768, step=256)
-    whole = accelerators.get(DEVICE).memory_bytes
-
-    def reserved_bytes(batch):
-        options = wide | {"batch": batch}
-        return bytes_of(DEVICE, configuration(options=options, quantity="reserved"))
-
-    for there_bytes, expected in [(reserved_bytes(512), 512), (1 << 20, 0)]:
-        monkeypatch.setattr(accelerators, "CONTEXT_BYTES", whole - there_bytes)
-        assert largest(DEVICE, configuration(options=wide), search) == expected
+    assert largest(DEVICE, configuration(), search) == expected
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +259,7 @@ def test_a_classifier_has_a_label_a_row(library):
     subject.step(lambda moment: None)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
 def test_a_model_of_the_library_is_checkpointed_and_then_saves_less(library):
     def peak(**more):

@@ -152,11 +152,11 @@ def outcome() -> Outcome:
 
 def _counts(file: Path) -> Iterator[Counts]:
     """Of each source, those that no test imports too."""
-    report = file.with_suffix(".json")
+    report, own = file.with_suffix(".json"), sources()
     coverage = Coverage(data_file=str(file), config_file=str(ROOT / "pyproject.toml"))
     coverage.load()
     coverage.json_report(outfile=str(report))
+    numbers = ("covered_lines", "num_statements", "covered_branches", "num_branches")
     for name, found in sorted(json.loads(report.read_text())["files"].items()):
-        one = found["summary"]
-        lines, branches = ("covered_lines", "num_statements"), ("covered_branches", "num_branches")
-        yield Counts(name, *(one[x] for x in (*lines, *branches)))
+        if name in own:
+            yield Counts(name, *(found["summary"][number] for number in numbers))
