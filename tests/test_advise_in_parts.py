@@ -12,6 +12,7 @@ from bench.advise import api, candidates, findings, remedies, shared, words
 from bench.advise.candidates import Modelled
 from bench.advise.facts import Candidate, Largest, PeakOf
 from bench.advise.findings import Findings, Question
+from bench.advise.shared_facts import Smaller
 from bench.run import endings, executor
 from strategies import Unsupported
 
@@ -293,3 +294,56 @@ def test_flash_attention_that_cannot_be_had(fused):
     base.bench.simulate = simulate
     reason = remedies.ALREADY if fused else "no attention that can be switched"
     assert why(remedies._flash(base)) == reason
+
+
+# Words.
+
+
+def advice_on(*some):
+    found = Findings(candidates=some, base="none", peak=PEAK, remedies=())
+    one = adviser()
+    return one.put_together(found, one.setting(100, "a budget"), [])
+
+
+def test_the_verdict_says_what_is_needed():
+    plain, over = candidate("none"), candidate("none", status="oom")
+    refused = candidate("selective", status="unsupported")
+    assert "None is needed: without one the step is fastest." in advice_on(plain).markdown()
+    assert "selective: unsupported: it says why." in advice_on(plain, refused).markdown()
+    assert "None of these makes it fit; what else would help" in advice_on(over).markdown()
+    untimed = advice_on(over, candidate("sqrt", 1000, recompute=0.5)).markdown()
+    assert "Its peak is 1.0 kB (1,000 bytes), untimed, 50.0 % of a forward" in untimed
+    assert "Most of the saved tensors were made by" not in untimed
+
+
+def cluster_advice(*some, smaller=None):
+    ranked = tuple(shared.RankCandidate(**vars(one), step_s=2.0, waiting_s=0.5) for one in some)
+    chosen = candidates.fastest(ranked)
+    one = adviser()
+    return shared.SharedAdvice(
+        setting=one.setting(100, "a budget"),
+        ranks=4,
+        parallel="fsdp2",
+        candidates=ranked,
+        chosen=chosen and chosen.spec,
+        line="",
+        command="python -m bench run",
+        smaller=smaller,
+    )
+
+
+def test_the_verdict_on_a_cluster_says_what_is_needed():
+    plain, over = candidate("none"), candidate("none", status="oom")
+    fits = cluster_advice(plain).markdown()
+    assert "None is needed: without one the step is fastest." in fits
+    assert "sends, in a step" not in fits
+    smaller = Smaller(2, "every_layer", 3_000_000)
+    nothing = cluster_advice(over, smaller=smaller).markdown()
+    assert "None of these makes it fit; more ranks divide what the model is." in nothing
+    assert "on 2 ranks each would hold 3.0 MB under every_layer." in nothing
+    assert "python -m bench run" not in nothing
+    sqrt = candidate("sqrt", 1_000_000, ratio=1.25, recompute=0.5)
+    text = cluster_advice(over, sqrt).markdown()
+    assert "sqrt: the fastest that fits. Each rank holds 1.0 MB of" in text
+    assert "a step takes 2 s (1.25" in text
+    assert "50.0 % of a forward is computed again." in text
