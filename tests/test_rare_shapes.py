@@ -1,0 +1,130 @@
+"""Rare tensors, modules and plans, as profiles and checkpoints see them."""
+
+import dataclasses
+import types
+
+import pytest
+import torch
+from nested import random_profile
+from torch import nn
+
+import strategies
+from strategies.contract.remedies import tail_bytes
+from strategies.execution import late
+from strategies.execution.tensors import dense_parts, tensors_in
+from strategies.profiling import kinds
+from strategies.profiling.passage import Form, reached
+from strategies.profiling.update import _number
+from strategies.schedules import plan as plans
+from strategies.schedules.interpreter import predict
+from strategies.schedules.schedule import Schedule
+
+
+@dataclasses.dataclass
+class Pair:
+    first: torch.Tensor
+    more: list[torch.Tensor]
+
+
+def test_tensors_are_found_in_objects_of_data_too():
+    first, second = torch.zeros(1), torch.zeros(2)
+    found = list(tensors_in([Pair(first, [second]), {"a": (first, 3)}, Pair]))
+    assert [id(t) for t in found] == [id(first), id(second), id(first)]
+
+
+def test_a_sparse_tensor_is_its_values_and_indices():
+    dense = torch.tensor([[0.0, 2.0, 3.0], [0.0, 0.0, 4.0]])
+    assert dense_parts(dense) == [dense]
+    coo = dense.to_sparse_coo()
+    values, indices = dense_parts(coo)
+    assert values.tolist() == [2, 3, 4]
+    assert indices.tolist() == [[0, 0, 1], [1, 2, 2]]
+
+
+@pytest.mark.long  # PyTorch imports its compiler for it
+def test_a_jagged_tensor_is_its_values_and_offsets():
+    jagged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    shapes = sorted(tuple(part.shape) for part in dense_parts(jagged))
+    assert shapes == [(3,), (5,)]
+
+
+def test_what_is_no_contiguous_tensor_is_made_again_as_it_was():
+    turned = torch.ones(2, 3).t()
+    made = Form.of(turned).zeros()
+    assert made.stride() == turned.stride() == (1, 3)
+    assert not made.any()
+    assert Form.of(torch.ones(2)).zeros().tolist() == [0, 0]
+
+
+def test_where_a_gradient_comes_to():
+    block, leaf, other = nn.Linear(2, 2), torch.ones(2, requires_grad=True), torch.ones(2)
+    inner = leaf * 2
+    assert reached([block(leaf)], [leaf], block) == ({id(leaf)}, {"weight", "bias"})
+    assert reached([block(inner)], [inner], block) == ({id(inner)}, {"weight", "bias"})
+    other.requires_grad_()
+    assert reached([block(leaf) + other], [leaf], block) is None  # to one that nobody gave
+
+
+class Placed(nn.Module):
+    """A block that knows its place, and holds a module twice."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.layer_idx = place
+        self.linear = self.again = nn.Linear(2, 2)
+
+
+def kinds_of(*blocks):
+    chain = types.SimpleNamespace(blocks=blocks, spans=[range(len(blocks))])
+    return kinds.kinds_of(chain, nn.Sequential(*blocks))
+
+
+def test_blocks_that_differ_by_their_place_alone_are_of_one_kind():
+    first, second, other = kinds_of(Placed(0), Placed(1), Placed(1))
+    assert first == second
+    assert first.numbered
+    assert other != first  # it says a place that is not its own
+    twice, once = Placed(0), Placed(0)
+    once.again = nn.Linear(2, 2)
+    assert len(set(kinds_of(twice, nn.Tanh())) & set(kinds_of(once, nn.Tanh()))) == 1  # Tanh
+
+
+def test_a_compiled_block_is_of_another_kind():
+    plain, compiled = nn.Linear(2, 2), nn.Linear(2, 2)
+    setattr(compiled, kinds.COMPILED, lambda *given: None)
+    setattr(plain, kinds.COMPILED, None)
+    assert len(set(kinds_of(plain, compiled))) == 2
+
+
+def test_steps_so_far_are_of_the_kind_that_is_asked_for():
+    values = [_number(torch.zeros((), dtype=kind)) for kind in (torch.bool, torch.int64)]
+    assert values[0] is False
+    assert type(values[1]) is int
+    assert _number(torch.zeros(())) == values[1]
+
+
+def test_a_checkpoint_whose_frame_is_elsewhere_is_refused():
+    def pack(tensor):
+        return tensor
+
+    with pytest.raises(strategies.Unsupported, match="Tanh has an operator that writes into"):
+        late.run_to_the_end((pack, pack), nn.Tanh())
+
+
+@pytest.mark.parametrize("phase", ["tail", "backward of the tail", "forward", None])
+def test_bytes_of_the_tail_count_where_the_peak_is_there(phase):
+    sizes = {"tail_saved_bytes": 0, "tail_working_bytes": 0, "tail_backward_working_bytes": 0}
+    large = {"tail": "tail_working_bytes", "backward of the tail": "tail_backward_working_bytes"}
+    if phase in large:
+        sizes[large[phase]] = 10_000
+    profile = dataclasses.replace(random_profile(0, 3), **sizes)
+    schedule = Schedule.parse("[0] [1] [2]")
+    assert (predict(profile, plans.parse("[0] [1] [2]")).peak_phase == phase) == (phase in large)
+    solution = types.SimpleNamespace(schedule=schedule) if phase else None
+    planner = types.SimpleNamespace(solution=lambda profile, budget_bytes: solution)
+    assert tail_bytes(planner, profile, 1) == (10_000 if phase in large else 0)
+
+
+def test_a_directory_needs_a_disk():
+    with pytest.raises(ValueError, match="a directory is for what rests on a disk: disk=True"):
+        strategies.get("auto", directory="/tmp")
