@@ -12,8 +12,10 @@ import strategies
 from strategies.contract.remedies import tail_bytes
 from strategies.execution import late
 from strategies.execution.tensors import dense_parts, tensors_in
-from strategies.profiling import kinds
+from strategies.peers.checkpoint_schedules_revolve import CheckpointSchedulesRevolve
+from strategies.profiling import kinds, saved
 from strategies.profiling.passage import Form, reached
+from strategies.profiling.step import ExampleStep, default_loss
 from strategies.profiling.update import _number
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
@@ -128,3 +130,41 @@ def test_bytes_of_the_tail_count_where_the_peak_is_there(phase):
 def test_a_directory_needs_a_disk():
     with pytest.raises(ValueError, match="a directory is for what rests on a disk: disk=True"):
         strategies.get("auto", directory="/tmp")
+
+
+@pytest.mark.parametrize(
+    "example",
+    [torch.ones(3), (torch.ones(3),), {"input": torch.ones(3)}],
+    ids=["one", "two", "map"],
+)
+def test_an_example_is_a_tensor_arguments_or_keywords(example):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    step = ExampleStep(model, example)
+    assert torch.equal(step.forward(), model(torch.ones(3)).sum())
+    assert torch.equal(step.output[0], model(torch.ones(3)))
+
+
+def test_an_output_without_a_gradient_has_no_loss():
+    with pytest.raises(ValueError, match="holds no tensor with a gradient"):
+        default_loss({"logits": torch.ones(2)})
+    loss = torch.ones(())
+    assert default_loss({"loss": loss, "logits": torch.ones(2)}) is loss
+
+
+def test_a_block_that_gives_no_tensor_has_no_known_costs():
+    with pytest.raises(strategies.Unsupported, match="Tanh returns no tensor, so that its costs"):
+        saved._first([], nn.Tanh(), "returns")
+    frozen, learning = torch.ones(1), torch.ones(1, requires_grad=True)
+    assert saved._first([frozen, learning], nn.Tanh(), "returns") is learning
+    assert saved._first([frozen], nn.Tanh(), "returns") is frozen
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"snapshots": 0}, "snapshots must be at least 1, not 0"),
+     ({"family": "no"}, "family must be one of revolve, multistage, not 'no'")],
+)  # fmt: skip
+def test_a_schedule_that_cannot_be_asked_for(given, said):
+    with pytest.raises(ValueError, match=said):
+        CheckpointSchedulesRevolve(**given)
