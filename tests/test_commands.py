@@ -1,10 +1,16 @@
 """Commands whose work is done elsewhere: what they refuse, hand on, print and exit with."""
 
 import json
+import math
+import types
 
 import command
 import pytest
 import study_factory
+import test_clusters
+import tiny
+import torch
+from study_factory import changed
 from test_contest import contest_of
 from test_report_factory import chain, make
 
@@ -13,14 +19,18 @@ from bench.cli import printing
 from bench.cli import sweep as sweep_command
 from bench.cli.flags import RunFormat
 from bench.cli.plan import sentences
+from bench.measure import reference
 from bench.report import pays as pays_report
 from bench.report import regenerate
 from bench.report.shared import row
-from bench.run import endings, executor, sweep
+from bench.run import endings, executor, guarded, sweep
 from bench.simulate import fit
 from bench.store import budgets as budget_studies
-from bench.store import contests, records
+from bench.store import clusters, contests, records
+from bench.studies import clusters as cluster_study
+from bench.studies import entrants, ring
 from bench.studies import pays as pays_study
+from bench.studies.timeline_parts import Profile
 from bench.sweeps import submission
 
 SIM = "sim:l4-24gb"
@@ -315,3 +325,73 @@ def test_records_of_a_search_have_a_line_a_strategy(capsys):
     assert "largest layers" in lines[0]
     assert lines[2].split()[1:4] == ["sqrt", "|", "8"]
     assert lines[3].split()[1:4] == ["none", "|", "0"]
+
+
+# Clusters, and whoever answers.
+
+
+def test_ranks_of_clusters_are_said_and_stored(tmp_path, monkeypatch):
+    known = test_clusters.study(*test_clusters.SMALL)
+
+    def studies(device, ranks, points, said):
+        assert (device, ranks, points) == (SIM, [8], list(known.points))
+        said(known.points[0])
+        yield known
+
+    path = clusters.write(known, tmp_path)
+    monkeypatch.setattr(cluster_study, "studies", studies)
+    monkeypatch.setattr(clusters, "read_all", lambda results: [changed(known, device=SIM)])
+    given = ("clusters", "--device", SIM, "--ranks", "8", "--results", str(tmp_path))
+    done = command.run(*given)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("small, 8 ranks, none: reserves 90.0 GB, does not fit; ")
+    assert done.stdout == f"wrote {path}\n"
+
+
+def test_code_of_a_user_runs_in_a_process_of_its_own(monkeypatch):
+    cell = tiny.cell("mlp-chain")
+    assert guarded.answer(bytes.upper, b"own", cell) == b"OWN"
+    monkeypatch.setattr(guarded, "references_of", lambda workload: ["own.py:model"])
+    answering(monkeypatch, b"there")
+    assert guarded.answer(bytes.upper, b"own", cell) == b"there"
+    answering(monkeypatch, endings.Ending("timeout", "no result within 1 s"))
+    with pytest.raises(ValueError, match="mlp-chain ended in timeout: no result within 1 s"):
+        guarded.answer(bytes.upper, b"own", cell)
+
+
+def test_every_solver_of_the_compiler_is_asked_where_it_decides():
+    asked = [(one.fraction, one.solver) for one in entrants.compilers([0, 0.5, 1])]
+    others = [(0.5, solver) for solver in entrants.SOLVERS]
+    assert asked == [(0, entrants.SOLVERS[0]), *others, (1, entrants.SOLVERS[0])]
+
+
+def test_budgets_of_a_contest_of_compilers_are_apart(monkeypatch):
+    """Those of promises, and what compilers need, unless another is as close as can be."""
+    monkeypatch.setattr(ring.Ring, "sizes", lambda self, least, most: [1000, 2000])
+    one = object.__new__(ring.CompiledRing)
+    peaks = [900, 1500, int(2000 * (1 + ring.CLOSE)), 1500]
+    one.entries = [types.SimpleNamespace(peak_allocated_bytes=peak) for peak in peaks]
+    one._others = [types.SimpleNamespace(entry=n) for n in (0, 1, 2, None)]
+    assert one.sizes(1000, 2000) == [1000, 1500, 2000]
+    assert one.others(1) is one._others
+
+
+def test_a_reference_that_is_not_finite_compares_nothing():
+    def problem(loss, gradient):
+        first = types.SimpleNamespace(loss=torch.tensor(loss), gradients={"w": gradient, "b": None})
+        return reference.Reference.problem.fget(types.SimpleNamespace(first=first))
+
+    assert problem(1.0, torch.ones(2)) is None
+    assert "the reference's loss is nan" in problem(math.nan, torch.ones(2))
+    assert problem(1.0, torch.tensor([math.inf])).endswith("gradient is not finite for w")
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "facts", "said"),
+    [(None, {}, ""),
+     (10_000_000, {"status": "ok"}, "It fits: the allocator reserves 9.0 MB of 10.0 MB."),
+     (1, {"status": "oom", "reason": "lacks 8 bytes"}, "It does not fit: it lacks 8 bytes.")],
+)  # fmt: skip
+def test_a_timeline_says_whether_it_fits(limit_bytes, facts, said):
+    timeline = types.SimpleNamespace(limit_bytes=limit_bytes)
+    assert Profile(timeline, {"peak_reserved_bytes": 9_000_000, **facts})._verdict() == said
