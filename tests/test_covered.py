@@ -58,7 +58,10 @@ def test_the_page_has_each_folder_and_what_was_run():
 def test_the_page_says_what_was_not_run_on_this_code_and_what_failed():
     some = dataclasses.replace(ENOUGH, long=[], earlier=2, failed={"tests/test_a.py": 2})
     text = "\n".join(some.section())
-    assert "1,234 tests; no long ones. 2 ran before the last change of a source" in text
+    assert (
+        "1,234 tests; no long ones. 2 ran before the last change of a source or of their tests"
+        in text
+    )
     assert "Failed: 2 in tests/test_a.py." in text
 
 

@@ -43,7 +43,8 @@ class Outcome:
         test_files: that there are.
         short: how many of them ran.
         long: those that ran with their long tests.
-        earlier: how many ran on other sources, and count only for those that did not change since.
+        earlier: how many ran on other sources or tests; they count only for sources that did not
+            change since.
         passed: tests.
         failed: by test file, how many.
         counts: of each source.
@@ -114,8 +115,8 @@ class Outcome:
         text += f"; long ones of {len(self.long)} files." if self.long else "; no long ones."
         if self.earlier:
             text += (
-                f" {self.earlier} ran before the last change of a source, and do not count for what"
-                " changed since."
+                f" {self.earlier} ran before the last change of a source or of their tests, and do not"
+                " count for what changed since."
             )
         if self.failed:
             text += f" Failed: {sum(self.failed.values())} in {', '.join(sorted(self.failed))}."
