@@ -115,8 +115,8 @@ class Outcome:
         text += f"; long ones of {len(self.long)} files." if self.long else "; no long ones."
         if self.earlier:
             text += (
-                f" {self.earlier} ran before the last change of a source or of their tests, and do not"
-                " count for what changed since."
+                f" {self.earlier} ran before the last change of a source or of their tests, and do"
+                " not count for what changed since."
             )
         if self.failed:
             text += f" Failed: {sum(self.failed.values())} in {', '.join(sorted(self.failed))}."
