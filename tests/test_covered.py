@@ -29,6 +29,10 @@ def changed(which, **changes):
 COUNTS = ENOUGH.counts
 
 
+def test_enough_lines_and_branches_are_run():
+    assert list(Outcome.read().faults()) == []
+
+
 def test_each_folder_is_judged_by_itself():
     assert list(ENOUGH.faults()) == []
     assert list(changed("bench/cli/plan.py", lines=79, branches=8).faults()) == [
