@@ -7,19 +7,23 @@ import pytest
 import torch
 from nested import random_profile
 from torch import nn
+from torch.utils import _triton
 
 import strategies
 from strategies.contract.remedies import tail_bytes
-from strategies.execution import late
+from strategies.execution import compiler, late
 from strategies.execution.tensors import dense_parts, tensors_in
 from strategies.peers.checkpoint_schedules_revolve import CheckpointSchedulesRevolve
-from strategies.profiling import kinds, saved
+from strategies.profiling import block_times, kinds, profiler, saved, trial
 from strategies.profiling.passage import Form, reached
 from strategies.profiling.step import ExampleStep, default_loss
 from strategies.profiling.update import _number
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import Schedule
+from strategies.storage import auto
+from strategies.storage.codecs import Int8, Projection
+from strategies.storage.tiers import Host
 
 
 @dataclasses.dataclass
@@ -168,3 +172,68 @@ def test_a_block_that_gives_no_tensor_has_no_known_costs():
 def test_a_schedule_that_cannot_be_asked_for(given, said):
     with pytest.raises(ValueError, match=said):
         CheckpointSchedulesRevolve(**given)
+
+
+# What an accelerator alone does, with one that is not there.
+
+
+def test_a_tensor_of_an_accelerator_rests_on_the_host_and_comes_back_to_its_device():
+    host = Host(pin=False)
+    values = torch.arange(6.0).view(2, 3)
+    handle = host.reserve(values.to("meta"))  # a device that no bytes come from
+    assert (handle[0].device.type, handle[1].type) == ("cpu", "meta")
+    host.send(values, handle)
+    assert torch.equal(handle[0], values)
+    room = host.room(handle)
+    assert (room.device.type, room.shape) == ("meta", (2, 3))
+    back = torch.empty(2, 3)
+    host.fetch(handle, back)
+    assert torch.equal(back, values)
+
+
+def test_a_peak_of_an_accelerator_is_its_allocators(monkeypatch):
+    """Above what was allocated before, and what stays."""
+    readings, called = [100, 130], []
+    memory = types.SimpleNamespace(
+        reset_peak_memory_stats=lambda: called.append("reset"),
+        memory_allocated=lambda: readings.pop(0),
+        max_memory_allocated=lambda: 190,
+    )
+    monkeypatch.setattr(torch.accelerator, "memory", memory)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda *given: called.append("wait"))
+    step = types.SimpleNamespace(
+        forward=lambda: called.append("forward"), backward=lambda loss: called.append("backward")
+    )
+    assert trial._accelerator(step) == (90, 30)
+    assert called == ["wait", "reset", "forward", "backward", "wait"]
+    called.clear()
+    assert block_times.now_s(torch.device("meta")) > 0
+    assert called == ["wait"]
+
+
+def test_blocks_of_gradients_count_in_the_update():
+    """A gradient of 3 floats takes a block of 512 bytes."""
+    profile = random_profile(0, 2)
+    step = types.SimpleNamespace(model=nn.Linear(3, 1, bias=False))
+    changed = profiler._with_blocks(profile, step)
+    assert changed.update_working_bytes == profile.update_working_bytes + 512 - 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("triton", "said"), [(True, None), (False, "Inductor needs Triton on cuda")]
+)
+def test_an_accelerator_is_compiled_for_by_triton(monkeypatch, triton, said):
+    monkeypatch.setattr(_triton, "has_triton", lambda: triton)
+    assert compiler.missing_compiler(torch.device("cuda")) == said
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [(lambda: Int8(group=3), "group must be an even number of at least 2, not 3"),
+     (lambda: Projection(ratio=0), "ratio must be above 0 and at most 1, not 0"),
+     (lambda: auto.check("auto", "moon", ""), "auto: tier must be one of .*, not 'moon'"),
+     (lambda: auto.check("auto", auto.NAMES[0], "/no"), "auto: directory '/no' does not exist")],
+)  # fmt: skip
+def test_a_storage_that_cannot_be_asked_for(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
