@@ -32,11 +32,6 @@ NEWEST = "2.14.1"
 TORCH = ("2.9.1", PINNED, NEWEST)  # the oldest supported, the pinned one, the newest tried
 # What PyTorch decides: the contract, and what it is built on.
 CONTRACT = ("contract", "apply", "execute", "policies", "overlapped", "memory_budget")
-# What is counted: of which, and the least share.
-COVERED = {
-    "lines": ("covered_lines", "num_statements", 0.95),
-    "branches": ("covered_branches", "num_branches", 0.90),
-}
 # Of a process: a torch that is not the pinned one may be larger.
 MOST_BYTES = 1_500_000_000
 
@@ -200,21 +195,10 @@ def report(session):
 
 @nox.session(default=False)
 def coverage(session):
-    """Count the lines and branches that the tests run, the long ones too; an hour."""
+    """Count the lines and branches that the tests run; half an hour: -- --long, --write, files."""
     install(session, "coverage", "docs", "test", "transformers", "train", "slurm")
-    tests = session.posargs or [*PARALLEL, "--long"]
-    session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *tests, env=ONE_THREAD)
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report", "--skip-covered", "--sort=cover")
-    file = Path(session.create_tmp()) / "coverage.json"
-    session.run("coverage", "json", "--quiet", "-o", str(file))
-    totals = json.loads(file.read_text())["totals"]
-    for what, (done, of, least) in COVERED.items():
-        share = totals[done] / totals[of]
-        session.log(f"{what}: {share:.2%} of {totals[of]:,}; at least {least:.0%}")
-        if share < least:
-            session.error(f"too few {what} are run")
+    env = ONE_THREAD | {"PYTHONPATH": "tests"}
+    session.run("python", "-m", "covered", *session.posargs, env=env)
 
 
 @nox.session(default=False)

@@ -1,5 +1,7 @@
 """``python -m bench published``: stored figures are those that are modelled; table and bounds."""
 
+import csv
+import io
 import statistics
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import msgspec
 import pytest
 
 from bench.published.modelling import figure_of, modelled
+from bench.report import figures
 from bench.report import published as report
 from bench.store import published as store
 from bench.store.json_store import RESULTS
@@ -111,3 +114,32 @@ def test_a_point_that_is_not_there_exits_2(tmp_path):
     done = command.run("published", "--name", "nowhere", "--results", str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == "error: no point nowhere; there are torchtitan-full\n"
+
+
+def test_the_data_are_the_points():
+    some = [point_of("cce-loss-fw"), point_of("cce-loss-bw", modelled=None, error_fraction=None)]
+    first, second = csv.DictReader(io.StringIO(report.csv(some)))
+    assert (first["name"], float(first["published"])) == (some[0].name, some[0].published)
+    assert float(first["modelled"]) == pytest.approx(some[0].modelled, rel=1e-9)
+    assert (second["modelled"], second["error"], second["source"]) == ("", "", some[1].source)
+    assert "cce-loss-bw" in report.markdown(some)
+
+
+def test_a_mark_a_point_a_colour_a_kind_and_nothing_without_an_error():
+    some = [POINTS["cce-loss-fw"], POINTS["cce-loss-bw"], POINTS["korthikanti-22b-none"]]
+    assert list(figures._published([point_of("cce-loss-fw", error_fraction=None)])) == []
+    [(name, figure)] = figures._published(some)
+    assert name == "published"
+    marks = {c.get_label(): c.get_offsets().tolist() for c in figure.axes[0].collections}
+    operators = marks[report.KINDS["operator"]]
+    assert len(operators) == 2
+    published_bytes = some[0].published * store.UNITS[some[0].unit]
+    assert operators[0][0] == pytest.approx(published_bytes / 1e6)
+    assert operators[0][1] == pytest.approx(100 * some[0].error_fraction)
+    assert len(marks[report.KINDS["formula"]]) == 1
+    assert marks[report.KINDS["model"]] == []
+
+
+def test_what_is_not_stored_is_not_drawn():
+    assert list(figures._coverage([])) == list(figures._clusters([])) == []
+    assert list(figures._pays([])) == list(figures._contests([])) == []

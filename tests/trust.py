@@ -13,6 +13,7 @@ from typing import Any
 
 import injections
 import misbehaving
+from covered.outcome import Outcome
 from mutants import outcome
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,8 +28,8 @@ SECTIONS = {
 HEAD = """\
 # What happens when things go wrong
 
-Made by `python tests/trust.py` from the tests and from what they say of mutants; a test holds it to
-them.
+Made by `python tests/trust.py` from the tests and from what they say of mutants and
+of coverage; a test holds it to them.
 
 **The promise**: finished cells are kept, byte for byte; nothing half-written is trusted; the next
 run of the same command completes, and its records equal those of a run that nothing happened to.
@@ -120,7 +121,7 @@ def text() -> str:
     for name, title in SECTIONS.items():
         parts += section(name, title)
     mutants = outcome.Reading(outcome.Outcome.read()).section()
-    return "\n".join([*parts, *names(), *mutants])
+    return "\n".join([*parts, *names(), *Outcome.read().section(), *mutants])
 
 
 def main() -> int:
