@@ -6,13 +6,14 @@ import gc
 import math
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
 import pytest
 from hypothesis import settings
 
+from bench.simulate import calibrate
 from strategies.execution import checkpoint as checkpoint_module
 from strategies.execution import framed
 from strategies.profiling.allocator import give_back
@@ -127,6 +128,14 @@ class Memory:
 def resident_bytes(who: int) -> int:
     """The most that was resident; Linux counts in KiB, macOS in bytes."""
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_copies() -> Iterator[None]:
+    """How fast memory is copied, which no test looks at, is not measured with 256 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_COPY_VALUES", 2**16)
+        yield
 
 
 @pytest.fixture
