@@ -11,6 +11,9 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 nox.options.sessions = ["lint", "types", "tests"]  # what answers soonest comes first
+# Nothing is compiled to byte code when it is installed: where Python may not write any, as in many
+# images of containers, each of hundreds of processes would compile PyTorch anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 CONSTRAINTS = Path("constraints.txt")
 REQUIREMENTS = Path("requirements.txt")

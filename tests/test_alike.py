@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import tiny
 import torch
+from effort import few
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -50,7 +51,7 @@ def test_workloads(workload):
     check(step, tiny.chain_of(step), WATCHED[workload], **OPTIONS)
 
 
-@pytest.mark.parametrize("workload", ["mlp-chain", "gpt-mini"])
+@pytest.mark.parametrize("workload", few(["mlp-chain", "gpt-mini"]))
 def test_on_fake_tensors(workload):
     with FakeTensorMode():
         step = tiny.step(workload)

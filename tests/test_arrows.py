@@ -1,6 +1,7 @@
 """What strategies and reports may do; `lint-imports` holds who may import whom."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -25,26 +26,40 @@ def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def tree_of(path):
-    return ast.parse(path.read_text(encoding="utf-8"))
+class Source:
+    """What a file imports and calls.
+
+    Attributes:
+        head: top-level names of the modules that its head imports.
+        roots: of all modules that it imports, late ones too.
+        calls: each call's dotted name, and its keywords.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = list(ast.walk(tree))
+        self.head = set(self._roots(tree.body))
+        self.roots = set(self._roots(nodes))
+        self.calls = [
+            (ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords})
+            for node in nodes
+            if isinstance(node, ast.Call)
+        ]
+
+    def _roots(self, nodes):
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.path} imports relatively"
+                yield str(node.module).partition(".")[0]
 
 
-def roots(path, *, top_level=False):
-    """Top-level names of the modules that a file imports."""
-    tree = tree_of(path)
-    for node in tree.body if top_level else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            yield str(node.module).partition(".")[0]
-
-
-def calls(path):
-    """Each call in a file, with the dotted name that is called."""
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+@functools.cache
+def source(path):
+    """Of a file: each is read once for all tests."""
+    return Source(path)
 
 
 def test_strategies_import_torch_and_the_standard_library_alone():
@@ -52,32 +67,32 @@ def test_strategies_import_torch_and_the_standard_library_alone():
     theirs = {cls.__module__.rpartition(".")[2]: cls.package for cls in peers().values()}
     for path in STRATEGIES:
         if "solvers" in path.parts:
-            assert set(roots(path)) - allowed <= {"numpy", "numba", "highspy"}, path
+            assert source(path).roots - allowed <= {"numpy", "numba", "highspy"}, path
         else:
             optional = theirs.get(path.stem, "flash_attn")
-            assert set(roots(path)) - allowed <= {optional}, path
-            assert set(roots(path, top_level=True)) <= allowed, path
+            assert source(path).roots - allowed <= {optional}, path
+            assert source(path).head <= allowed, path
 
 
 def test_strategies_have_no_side_effects():
     for path in STRATEGIES:
         warns = {"warnings"} if name_of(path) == WARNING else set()
         clock = {"time"} if name_of(path) == CLOCK else set()
-        assert set(roots(path)) & SIDE_EFFECTS == warns | clock, path
-        for called, _ in calls(path):
+        assert source(path).roots & SIDE_EFFECTS == warns | clock, path
+        for called, _ in source(path).calls:
             assert called not in PRINTS, path
             assert not called.startswith(("torch.save", "sys.std")), path
             last = called.split(".")[-1]
             assert last not in {"write_text", "write_bytes"}, path
             timed = called.startswith("time.") or last == "perf_counter"
             assert not timed or name_of(path) == CLOCK, path
-        warned = [called for called, _ in calls(path) if called.split(".")[-1] == "warn"]
+        warned = [called for called, _ in source(path).calls if called.split(".")[-1] == "warn"]
         assert len(warned) == len(warns), path
 
 
 def test_files_are_written_by_the_spool_of_the_disk_tier_alone():
     for path in STRATEGIES:
-        found = [called for called, _ in calls(path)]
+        found = [called for called, _ in source(path).calls]
         writes = [called for called in found if called.endswith((".tofile", "write"))]
         temporary = {called for called in found if called.startswith("tempfile.mk")}
         if name_of(path) == "strategies/storage/spool.py":
@@ -138,8 +153,7 @@ def test_strategies_load_neither_the_bench_nor_its_requirements():
 
 def test_nothing_is_pickled():
     for path in SOURCES:
-        assert not set(roots(path)) & PICKLES, path
-        for called, node in calls(path):
+        assert not source(path).roots & PICKLES, path
+        for called, given in source(path).calls:
             if called.endswith("torch.load"):
-                given = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert given["weights_only"] == "True", path

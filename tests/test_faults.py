@@ -5,6 +5,7 @@ import itertools
 import planted
 import pytest
 import tiny
+from effort import few
 
 from bench.cells.training import TrainingStep
 from bench.run import executor, worker
@@ -96,8 +97,10 @@ def other_bits(monkeypatch):
     monkeypatch.setattr(worker, "build", built)
 
 
-@pytest.mark.parametrize("workload", ["mlp-chain", "resnet-mini"])
-@pytest.mark.parametrize("spec", ["none", "every_layer", "offload"])
+@pytest.mark.parametrize(
+    ("workload", "spec"),
+    few(itertools.product(["mlp-chain", "resnet-mini"], ["none", "every_layer", "offload"]), 3),
+)
 def test_where_the_plain_model_gives_other_bits_rounding_is_judged(workload, spec, other_bits):
     record = tiny.measure(workload, spec)
     assert record.status == "ok", record.reason

@@ -1,11 +1,12 @@
 """The dynamic programme against every nested plan, one by one."""
 
 import dataclasses
+import itertools
 import random
 
 import numpy as np
 import pytest
-from effort import examples
+from effort import examples, few
 from hypothesis import example, given
 from hypothesis import strategies as st
 from nested import nestings, outcomes, random_profile
@@ -61,8 +62,7 @@ def test_a_schedule_repeats_and_takes_what_the_table_says(seed, modes):
         assert predicted.peak_bytes - other_bytes <= start
 
 
-@pytest.mark.parametrize("blocks", [6, 7])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "blocks"), few(itertools.product(range(3), [6, 7]), 2))
 def test_longer_chains(seed, blocks):
     check(random_profile(seed, blocks), 1)
 
@@ -212,8 +212,9 @@ def test_runs_of_equal_blocks_are_solved_as_well_as_unlike_ones(seed, runs):
     check(in_runs(random_profile(seed, len(runs)), runs), 1)
 
 
-@pytest.mark.parametrize("runs", [(7,), (1, 5, 1), (3, 4)])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("seed", "runs"), few(itertools.product(range(2), [(7,), (1, 5, 1), (3, 4)]), 2)
+)
 def test_longer_runs(seed, runs):
     check(in_runs(random_profile(seed, len(runs)), runs), 1)
 

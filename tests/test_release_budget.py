@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import re
 
 import pytest
@@ -110,9 +111,10 @@ def smallest(error):
     return int(found[1].replace(",", ""))
 
 
-@pytest.mark.parametrize("share", few(["50%", "100%", "70%", "1"], 2))
-@pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "foreach", "share"),
+    few(itertools.product(MODELS, [False, True], ["50%", "100%", "70%", "1"]), 4),
+)
 def test_the_peak_of_the_usual_loop_is_predicted(name, foreach, share):
     model, batch, optimizer = prepared_model(name, foreach=foreach)
     given = {"example": (batch,), "optimizer": optimizer, "release_gradients": True}

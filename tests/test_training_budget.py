@@ -1,9 +1,11 @@
 """A budget is of the step that is trained: update, accumulation, side inputs, the output held."""
 
 import functools
+import itertools
 
 import pytest
 import torch
+from effort import few
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -107,8 +109,10 @@ def test_an_update_that_is_not_run_costs_what_it_costs(optimizer):
     assert update_cost(real) == UpdateCost(0, working_bytes)
 
 
-@pytest.mark.parametrize("share", ["100%", "80%", "60%", "45%"])
-@pytest.mark.parametrize("accumulation", [False, True])
+@pytest.mark.parametrize(
+    ("accumulation", "share"),
+    few(itertools.product([False, True], ["100%", "80%", "60%", "45%"]), 4),
+)
 def test_the_peak_of_the_usual_loop_is_within_the_budget(accumulation, share):
     model, batch, optimizer = prepared_model()
     given = {"example": (batch,), "optimizer": optimizer, "accumulation": accumulation}
