@@ -3,6 +3,7 @@ is wrong with it in one sentence."""
 
 import json
 import os
+from multiprocessing import forkserver
 
 import command
 import own_models
@@ -11,6 +12,7 @@ import torch
 from own_models import OWN
 
 from bench import workloads
+from bench.run import server
 from bench.simulate import fit
 from bench.store import records, validations
 from bench.studies import frontier
@@ -50,6 +52,15 @@ def small_fronts(monkeypatch):
         return cell.spec.partition("(")[0] in FRONT
 
     monkeypatch.setattr(frontier, "planned", few)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def transformers_are_shared(request):
+    """In a long run processes of cells are forked from one that has imported the library: each of
+    dozens would for seconds."""
+    if request.config.getoption("--long"):
+        forkserver._forkserver._stop()
+        server.begin(server.shared("bench.run.executor", "hf:any"))
 
 
 def bench(name, *arguments, own="a file with a function", folder):
