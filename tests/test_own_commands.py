@@ -3,10 +3,10 @@ is wrong with it in one sentence."""
 
 import json
 import os
-from multiprocessing import forkserver
 
 import command
 import own_models
+import preloaded
 import pytest
 import torch
 from own_models import OWN
@@ -56,11 +56,9 @@ def small_fronts(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def transformers_are_shared(request):
-    """In a long run processes of cells are forked from one that has imported the library: each of
-    dozens would for seconds."""
+    """In a long run, which has dozens of such cells; a short one has none."""
     if request.config.getoption("--long"):
-        forkserver._forkserver._stop()
-        server.begin(server.shared("bench.run.executor", "hf:any"))
+        preloaded.share(server.shared("bench.run.executor", "hf:any"))
 
 
 def bench(name, *arguments, own="a file with a function", folder):
