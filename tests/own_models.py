@@ -125,7 +125,7 @@ LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 16,
     "intermediate_size": 32,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "vocab_size": 64,
@@ -133,7 +133,7 @@ LLAMA = {
     "torch_dtype": "bfloat16",
 }
 NET_BYTES = 4 * (4 * (8 * 8 + 8) + 8 * 3 + 3)
-LLAMA_BYTES = 4 * (2 * 64 * 16 + 4 * (2 * 16 * 16 + 2 * 8 * 16 + 3 * 16 * 32 + 2 * 16) + 16)
+LLAMA_BYTES = 4 * (2 * 64 * 16 + 2 * (2 * 16 * 16 + 2 * 8 * 16 + 3 * 16 * 32 + 2 * 16) + 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ OWN = {
     "a mapping": Own("{}/mapping.py:build", batch_bytes=4 * 5 * 8 + 4 * 5),
     "numpy": Own("{}/with_numpy.py:build"),
     "batch statistics": Own("{}/stateful.py:build", 4 * (5 * 72 + 4 * 16), options={"blocks": "1"}),
-    "a configuration": Own("hf:{}/config.json", LLAMA_BYTES, 2 * 8 * 8, {"seq": 8, "batch": 1}),
+    "a configuration": Own("hf:{}/config.json", LLAMA_BYTES, 2 * 8 * 8, {"seq": 8, "batch": 1}, 2),
 }
 """Each as a workload's name, with what is known about it."""
 

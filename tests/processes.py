@@ -1,5 +1,6 @@
 """What the two processes of a distributed test run: imported anew in each."""
 
+import gc
 import os
 import sys
 
@@ -103,6 +104,7 @@ def traced(rank, store, steps):
     split = parallelise(workload.model(), mesh, way, workload)
     batch = way.share(workload.make_batch(), mesh)
     step = TrainingStep(workload, split.model, batch, torch.device("cpu"))
+    gc.freeze()  # each step collects garbage first; what was imported is none
     for _ in range(steps):
         step_memory(step, settle=split.settle)
         step.drop_gradients()

@@ -14,6 +14,7 @@ from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
 from bench.ranks.simulated_plan import on_ranks
 from bench.ranks.simulated_record import simulate
+from bench.store import records
 
 SIZES = {"layers": 6, "dim": 128, "heads": 2, "seq": 256, "batch": 1}
 MEMORY_BYTES = accelerators.get("h100-80gb").memory_bytes
@@ -36,10 +37,9 @@ def ran(one, spec):
     return simulate(msgspec.structs.replace(one, spec=spec))
 
 
-def promised(candidate, one):
+def promised(candidate, record):
     """What it says, and what the record of that run says."""
     names = ("plan", "peak_allocated_bytes", "by_category", "step_s", "waiting_s")
-    record = ran(one, candidate.spec)
     recorded = (
         *(record.plan, record.peak_allocated_bytes, record.peak_by_category),
         *(record.modelled_step_s, record.modelled_exposed_s, record.communication_bytes),
@@ -54,12 +54,11 @@ def small():
     return shared.advise(cell(layers=2), 2, MEMORY_BYTES, "the device's memory", ("every_layer",))
 
 
-@functools.cache
 def tight():
-    """Four ranks with 4 MiB less than the step takes as it is."""
-    plain = ran(on_ranks(cell(), 4), NONE)
-    room_bytes = plain.steady_reserved_bytes - 4 * 2**20
-    return shared.advise(cell(), 4, room_bytes, "a budget", ("every_layer",))
+    """Four ranks with 2 MiB less than the step takes as it is."""
+    plain = ran(on_ranks(cell(layers=4), 4), NONE)
+    room_bytes = plain.steady_reserved_bytes - 2 * 2**20
+    return shared.advise(cell(layers=4), 4, room_bytes, "a budget", ("every_layer",))
 
 
 def test_a_rank_that_fits_is_left_as_it_is():
@@ -71,47 +70,40 @@ def test_a_rank_that_fits_is_left_as_it_is():
 
 
 def test_a_promise_is_what_run_gives_to_the_byte():
-    said, recorded = promised(small().candidates[1], on_ranks(cell(layers=2), 2))
-    assert said == recorded
     record = ran(on_ranks(cell(layers=2), 2), "every_layer")
+    said, recorded = promised(small().candidates[1], record)
+    assert said == recorded
     assert small().candidates[1].peak_reserved_bytes == record.peak_reserved_bytes
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("place", range(3))
-def test_promises_within_a_budget_are_what_run_gives_to_the_byte(place):
-    """`none`, a strategy, and a plan that was made for the rank's room."""
-    said, recorded = promised(tight().candidates[place], on_ranks(cell(), 4))
-    assert said == recorded
-
-
-@pytest.mark.long
-def test_a_plan_is_made_for_the_room_of_a_rank():
+def test_promises_within_a_budget_are_what_run_gives_to_the_byte():
+    """`none`, a strategy, and a plan that was made for the rank's room; pasted, it is run."""
     advice = tight()
-    plan = advice.candidates[-1]
+    plain, strategy, plan = advice.candidates
+    done = command.run(*shlex.split(advice.command)[3:], "--format", "json")
+    assert done.returncode == 0, done.stderr
+    of_plan = records.decode(done.stdout.encode())
+    assert (of_plan.ranks, of_plan.parallel) == (4, "fsdp2")
+    one = on_ranks(cell(layers=4), 4)
+    for candidate, record in (
+        (plain, ran(one, plain.spec)),
+        (strategy, ran(one, strategy.spec)),
+        (plan, of_plan),
+    ):
+        said, recorded = promised(candidate, record)
+        assert said == recorded
     assert advice.chosen == plan.spec
     assert plan.spec.startswith("optimal(budget=")
     assert plan.peak_reserved_bytes <= advice.setting.room_bytes
-    assert not advice.candidates[0].fits
-    assert advice.candidates[1].step_ratio > plan.step_ratio > 1
-
-
-@pytest.mark.long
-def test_the_command_runs_what_was_promised():
-    """Pasted, it gives the record."""
-    advice = tight()
-    words = shlex.split(advice.command)
-    done = command.run(*words[3:], "--format", "json")
-    assert done.returncode == 0, done.stderr
-    record, chosen = json.loads(done.stdout), advice.strategy
-    assert record["peak_allocated_bytes"] == chosen.peak_allocated_bytes
-    assert (record["plan"], record["ranks"], record["parallel"]) == (chosen.plan, 4, "fsdp2")
+    assert not plain.fits
+    assert strategy.step_ratio > plan.step_ratio > 1
 
 
 @pytest.mark.long
 def test_the_smallest_cluster_and_why_it_is_no_smaller():
     """A room between what two and four ranks need with every block recomputed."""
-    given = cell(dim=256)
+    given = cell(dim=256, layers=2)
     four = ran(on_ranks(given, 4), "every_layer").steady_reserved_bytes
     advice = shared.advise(given, None, four, "a budget", ("every_layer",))
     two = ran(on_ranks(given, 2), "every_layer")

@@ -6,13 +6,16 @@ import os
 
 import command
 import own_models
+import preloaded
 import pytest
 import torch
 from own_models import OWN
 
 from bench import workloads
+from bench.run import server
 from bench.simulate import fit
 from bench.store import records, validations
+from bench.studies import frontier
 from bench.workloads.sources import configurations
 
 CPU, SIMULATED = ("--device", "cpu"), ("--device", "sim:rtx4090-24gb")
@@ -28,6 +31,34 @@ with pathlib.Path(__file__).with_suffix(".pids").open("a") as stream:
 def folder(tmp_path, monkeypatch):
     """Where the models' files lie; a package there can be imported."""
     yield from own_models.importable(tmp_path, monkeypatch)
+
+
+WHOLE_FRONT = "a file with a function"
+"""Whose front is drawn of every strategy; that of the others of a few of each kind."""
+FRONT = ("none", "compressed", "optimal", "sqrt")
+
+
+@pytest.fixture
+def small_fronts(monkeypatch):
+    """All cells are planned, and few are measured: a process each."""
+    planned = frontier.planned
+
+    def few(*asked):
+        cells = planned(*asked)
+        assert len(cells) > 2 * len(FRONT)
+        return list({cell.spec.partition("(")[0]: cell for cell in cells if is_in(cell)}.values())
+
+    def is_in(cell):
+        return cell.spec.partition("(")[0] in FRONT
+
+    monkeypatch.setattr(frontier, "planned", few)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def transformers_are_shared(request):
+    """In a long run, which has dozens of such cells; a short one has none."""
+    if request.config.getoption("--long"):
+        preloaded.share(server.shared("bench.run.executor", "hf:any"))
 
 
 def bench(name, *arguments, own="a file with a function", folder):
@@ -47,7 +78,7 @@ def test_a_users_file_is_loaded_in_the_process_of_the_cell_alone(folder):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["run", "frontier"])
-def test_sizes_and_fronts_are_searched_in_a_process_of_their_own(name, folder):
+def test_sizes_and_fronts_are_searched_in_a_process_of_their_own(name, folder, small_fronts):
     path = folder / "own.py"
     path.write_text(path.read_text() + MARK)
     if name == "run":
@@ -110,7 +141,9 @@ COMMANDS = {
 @pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("own", OWN)
-def test_every_command_takes_every_model(own, name, folder):
+def test_every_command_takes_every_model(own, name, folder, request):
+    if own != WHOLE_FRONT:
+        request.getfixturevalue("small_fronts")
     arguments = [argument.format(folder) for argument in COMMANDS[name]]
     done = bench(arguments[0], *arguments[1:], own=own, folder=folder)
     assert done.returncode == 0, done.stderr
@@ -126,6 +159,8 @@ def test_every_command_takes_every_model(own, name, folder):
         assert json.loads(done.stdout)["plan"] == " ".join(map(str, range(OWN[own].blocks)))
     else:
         assert json.loads(done.stdout)
+    if name == "frontier" and own != WHOLE_FRONT:
+        assert len(json.loads(done.stdout)["rows"]) == len(FRONT)
 
 
 @pytest.mark.long

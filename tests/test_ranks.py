@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import preloaded
 import processes
 import psutil
 import pytest
@@ -28,6 +29,13 @@ SILENT = Ending("timeout", "no result within 10 s")
 ABORTED = Ending("crash", "the process ended with signal SIGABRT: what(): bad memory access")
 WATCHED = Ending("crash", "the process ended with signal SIGABRT: collective operation timeout")
 SMALL = {"layers": 2, "dim": 64, "seq": 32, "batch": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collectives_are_shared(request):
+    """In a long run, which has hundreds of ranks; a short one has few."""
+    if request.config.getoption("--long"):
+        preloaded.share(launch._PRELOAD)
 
 
 def cell(parallel, spec, ranks=2, workload="gpt-mini", **fields):

@@ -20,7 +20,7 @@ from bench.published.subject import Builder, Recording, record
 from bench.published.toys import TOYS
 from bench.published.vision import VISION
 from bench.simulate import scratch
-from bench.simulate.fit import bisect
+from bench.simulate.fit import around
 from bench.store.published import UNITS, Configuration, Point, Search, error_of
 from strategies.profiling.caching_allocator import OutOfMemoryError
 
@@ -50,8 +50,13 @@ def figure_of(point: Point) -> float:
     """What is modelled, in the point's unit."""
     configuration = point.configuration
     if configuration.search is not None:
-        return largest(point.device, configuration, configuration.search)
+        return largest(point.device, configuration, configuration.search, near=_guess(point))
     return bytes_of(point.device, configuration) / UNITS[point.unit]
+
+
+def _guess(point: Point) -> float:
+    """Where the largest may be: what was modelled before, or what is published."""
+    return point.published if point.modelled is None else point.modelled
 
 
 def bytes_of(device: str, configuration: Configuration) -> int:
@@ -84,10 +89,11 @@ def _builder(configuration: Configuration) -> Builder:
     return SUBJECTS[configuration.subject]
 
 
-def largest(device: str, configuration: Configuration, search: Search) -> int:
+def largest(device: str, configuration: Configuration, search: Search, *, near: float) -> int:
     """The largest value of an option, of those that were tried, with which the loop fits.
 
-    0 if not even the lowest does.
+    0 if not even the lowest does. Where ``near`` is the answer, two loops are simulated: this one
+    and the next larger; every other answer takes about twice the logarithm of the distance.
     """
     accelerator = accelerators.get(device)
     capacity_bytes = accelerator.memory_bytes - accelerators.CONTEXT_BYTES
@@ -103,5 +109,6 @@ def largest(device: str, configuration: Configuration, search: Search) -> int:
         return True
 
     values = range(search.lowest, search.highest + 1, search.step)
-    fitting = bisect(lambda count: fits(values[count - 1]), len(values))
+    expected = round((near - search.lowest) / search.step) + 1
+    fitting = around(expected, lambda count: fits(values[count - 1]), len(values))
     return values[fitting - 1] if fitting else 0

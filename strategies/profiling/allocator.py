@@ -35,7 +35,7 @@ class AllocatorTrace:
     def __init__(self, kind: str = "cpu") -> None:
         self.kind = getattr(torch._C._autograd.DeviceType, kind.upper())
         self.stack = contextlib.ExitStack()
-        self.recorder: profile | None = None
+        self.recorder: Recorder | None = None
         self.times_ns: list[int] = []
         self.alive: list[int] = []
         self.moments_ns: dict[str, int] = {}
@@ -102,9 +102,24 @@ def give_back() -> None:
         trim(0)
 
 
-def profiler() -> profile:
-    """PyTorch's, of operators and of what allocators give out.
+class Recorder(profile):
+    """PyTorch's profiler, whose events are read as they are, not made into objects first.
 
-    Events add up: without that, some versions warn that a second cycle would lose the first's.
+    It makes them at the end of each cycle where they are to add up, which takes longer than the
+    step itself; nobody here asks for them.
     """
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+
+    def stop_trace(self) -> None:
+        """End the cycle."""
+        assert self.profiler is not None, "it was started"
+        self.profiler.acc_events = False
+        super().stop_trace()
+
+
+def profiler() -> Recorder:
+    """Of operators and of what allocators give out.
+
+    Events add up, or so it is told: some versions warn else that a second cycle would lose the
+    first's.
+    """
+    return Recorder(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
