@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.autograd.profiler import profile, record_function
 
 from strategies.profiling.quiet import silenced
 
@@ -63,7 +63,7 @@ class AllocatorTrace:
         recorder: Any = self.recorder
         self.recorder = None
         self.stack.__exit__(kind, error, traceback)
-        self._read(recorder.profiler.kineto_results.events())
+        self._read(recorder.kineto_results.events())
 
     def _read(self, recorded: Sequence[Any]) -> None:
         """All events, each looked at once: a step has tens of thousands."""
@@ -105,6 +105,7 @@ def give_back() -> None:
 def profiler() -> profile:
     """PyTorch's, of operators and of what allocators give out.
 
-    Events add up: without that, some versions warn that a second cycle would lose the first's.
+    It is read from ``kineto_results``: what `torch.profiler.profile` makes of it, a Python object
+    an event, takes longer than the step.
     """
-    return profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+    return profile(use_kineto=True, profile_memory=True)  # type: ignore[no-untyped-call]
