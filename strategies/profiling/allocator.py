@@ -108,4 +108,4 @@ def profiler() -> profile:
     It is read from ``kineto_results``: what `torch.profiler.profile` makes of it, a Python object
     an event, takes longer than the step.
     """
-    return profile(use_kineto=True, profile_memory=True)  # type: ignore[no-untyped-call]
+    return profile(use_kineto=True, profile_memory=True)
