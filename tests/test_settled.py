@@ -80,7 +80,7 @@ def answers(**options):
 
 def decided(case, monkeypatch, times):
     model, batch = case
-    monkeypatch.setattr(trial, "seconds", lambda *_: times)
+    monkeypatch.setattr(trial, "seconds", lambda *_, **__: times)
     with strategies.apply(model, "auto", budget="60%", example=batch) as applied:
         return applied
 
@@ -123,7 +123,7 @@ def test_a_plan_that_comes_twice_is_the_simplest_still(case, monkeypatch):
 
 
 def test_a_plan_that_should_be_the_fastest_anyway_is_not_timed(case, monkeypatch):
-    monkeypatch.setattr(trial, "seconds", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(trial, "seconds", lambda *_, **__: pytest.fail("timed"))
     model, batch = case
     with strategies.apply(model, "auto", budget="110%", example=batch) as applied:
         assert applied.schedule.render() == "0 1 2 3 4 5"
@@ -133,7 +133,7 @@ def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
     model, batch = case
     order = []
     clock = iter([1.05, 1.0, 1.0, 1.05])
-    monkeypatch.setattr(trial, "_timed", lambda _: next(clock))
+    monkeypatch.setattr(trial, "_time", lambda _: next(clock))
     installs = [lambda name=name: order.append(name) or [] for name in "ab"]
     step = ExampleStep(model, batch)
     assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[1.05, 1.05], [1.0, 1.0]]
@@ -155,7 +155,7 @@ def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
 )
 def test_two_at_most_go_on(case, monkeypatch, clock, times, chosen):
     seconds = iter(clock)
-    monkeypatch.setattr(trial, "_timed", lambda _: next(seconds))
+    monkeypatch.setattr(trial, "_time", lambda _: next(seconds))
     installs, expected = [list] * 3, [1.0] * 3
     assert trial.seconds(ExampleStep(*case), installs, expected, rounds=2) == times
     assert next(seconds, None) is None
@@ -163,15 +163,36 @@ def test_two_at_most_go_on(case, monkeypatch, clock, times, chosen):
 
 
 def test_no_step_runs_but_for_the_clock_the_peak_and_the_notes(case, monkeypatch):
-    """One to warm up; the timed ones; one whose peak is read; a fake forward, for the notes."""
+    """One to warm up, whose peak is read; the timed ones; and a fake forward, for the notes."""
     model, batch = case
     chain = chain_of(model, batch)
     calls, timed = [], []
     model.register_forward_pre_hook(lambda _, inputs: calls.append(type(inputs[0])))
-    monkeypatch.setattr(trial, "_timed", lambda _: timed.append(1) or 1.0)
+    monkeypatch.setattr(trial, "_time", lambda _: timed.append(1) or 1.0 + len(timed))
     with strategies.apply(model, "auto", budget="60%", example=batch, chain=chain):
-        assert calls == [torch.Tensor, torch.Tensor, FakeTensor]
-    assert len(timed) in (4, 5)  # one round of two plans or of three, and one of two
+        begun, watched = [torch.Tensor], [torch.Tensor]  # what the loop holds, and the first step
+        assert calls == [*begun, *watched, FakeTensor]
+    assert len(timed) in (2, 3)  # a round of two plans or of three, and the first is the fastest
+
+
+def test_peaks_are_read_while_the_clock_runs(case, monkeypatch):
+    """Of whoever wins, if not in the first step, then in the second round."""
+    model, batch = case
+    chain, watched = chain_of(model, batch), []
+    monkeypatch.setattr(trial, "_time", lambda _: 1.0)
+    monkeypatch.setattr(trial, "peak_bytes", lambda *_: pytest.fail("one more step"))
+    peak_of = trial.watched
+    times = iter([1.0, 1.0, 2.0])  # the first step, which is not counted; then the last is first
+
+    def watch(step, profile):
+        watched.append(peak_of(step, profile)[1])
+        return next(times), watched[-1]
+
+    monkeypatch.setattr(trial, "watched", watch)
+    with strategies.apply(model, "auto", budget="60%", example=batch, chain=chain) as applied:
+        assert len(watched) == 3
+        assert any(map(kept_by, applied.schedule.modes))
+    assert any(f"a peak of {watched[1]:,} bytes" in note for note in applied.notes)
 
 
 # Whether the budget is kept.
@@ -283,7 +304,7 @@ def test_nothing_of_the_model_or_of_the_generators_changes(case):
 @pytest.mark.parametrize("way", ["verify=False", "on fake tensors", "optimal"])
 def test_nothing_is_measured(case, way, monkeypatch):
     for name in ("seconds", "peak_bytes"):
-        monkeypatch.setattr(trial, name, lambda *_: pytest.fail("measured"))
+        monkeypatch.setattr(trial, name, lambda *_, **__: pytest.fail("measured"))
     model, batch = case
     options = {"example": batch, "budget": "60%"}
     if way == "on fake tensors":

@@ -1,7 +1,7 @@
 """Tensors with readers beside the next block: budgets are kept, and bounds are below the best.
 
-What `selective_ops` finds is the best (`test_selective_ops`). The table of `optimal` does not see
-them: it may miss a plan, but must not say that there is none.
+What `selective_ops` finds is the best (`test_selective_ops`), and so is what `optimal` finds: its
+table does not see them, so that plans are tried in the order of its times.
 """
 
 import dataclasses
@@ -36,6 +36,19 @@ def assert_bounded(profile, known, solve, seed):
     assert profile.link_bytes_per_s or solve(profile, peaks[0] - 1) is None
 
 
+def optimal_is_the_best(seed, blocks):
+    """Time and bound, within every budget of a sample."""
+    profile = sharing(random_profile(seed, blocks, modes=2), seed)
+    known = outcomes_of(profile, 2)
+    peaks = sorted({peak for peak, _ in known})
+    for budget_bytes in random.Random(seed).sample(peaks, min(8, len(peaks))):
+        best_s = min(time for peak, time in known if peak <= budget_bytes)
+        solution = optimal.solve(profile, budget_bytes)
+        repeated_s = predict(profile, solution.schedule).recompute_s
+        assert repeated_s == pytest.approx(best_s)
+        assert solution.bound_s == pytest.approx(best_s)
+
+
 def optimal_is_bounded(seed, blocks):
     borders = (2,) if seed % 5 == 0 and blocks > 2 else ()
     profile = sharing(random_profile(seed, blocks, modes=2, borders=borders), seed)
@@ -64,6 +77,7 @@ def outcomes_of(profile, modes):
 def test_optimal(blocks):
     for seed in range(6):
         optimal_is_bounded(seed, blocks)
+        optimal_is_the_best(seed, blocks)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -93,7 +107,9 @@ def test_auto_bounds_every_candidate_by_all():
 
 @pytest.mark.long
 @pytest.mark.parametrize("begin", range(1000, 1400, 100))
-@pytest.mark.parametrize("is_bounded", [optimal_is_bounded, auto_is_bounded, linked_is_bounded])
+@pytest.mark.parametrize(
+    "is_bounded", [optimal_is_bounded, optimal_is_the_best, auto_is_bounded, linked_is_bounded]
+)
 def test_many(is_bounded, begin):
     for seed in range(begin, begin + 100):
         is_bounded(seed, 1 + seed % 4)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import profile, record_function
+from torch.autograd.profiler import profile, record_function
 
 from bench.cells.training import TrainingStep
 from strategies.profiling.allocator import profiler
@@ -102,7 +102,7 @@ def _traced(
 
 def events_of(recorder: profile) -> tuple[list[Event], list[Span], int]:
     """Allocator events sorted by time, operators, and when forward was done (ns; 0: unmarked)."""
-    kineto: Any = recorder.profiler.kineto_results  # type: ignore[union-attr]
+    kineto: Any = recorder.kineto_results
     events, spans, mark_ns = [], [], 0
     for event in kineto.events():
         if event.name() == "[memory]":

@@ -56,7 +56,7 @@ def profiled(
         chain = _profiled(chain, get(strategy), step)
     if not isinstance(step, ExampleStep):
         return chain
-    step.output = []
+    step.let_go()
     return _updated(chain, step)
 
 

@@ -19,7 +19,7 @@ from strategies.profiling.step import ExampleStep, Step
 from strategies.schedules import budget as budgets
 from strategies.schedules.modes import kept_by
 from strategies.schedules.profile import ChainProfile
-from strategies.schedules.schedule import ALL
+from strategies.schedules.schedule import ALL, Schedule
 
 CONTENDERS = 2
 """That are timed beside the simplest plan."""
@@ -66,6 +66,8 @@ class _Settling:
     profile: ChainProfile
     step: Step
     compile_blocks: Compile
+    peaks: dict[Schedule, int] = dataclasses.field(default_factory=dict)
+    """Measured while the clock ran, in bytes, by what the step ran under."""
 
     @property
     def budget_bytes(self) -> int:
@@ -96,9 +98,17 @@ class _Settling:
             return simplest, ()
         contenders = (simplest, *faster[:CONTENDERS])
         installs, expected_s = map(self._install, contenders), _expected_s(contenders)
-        times = trial.seconds(self.step, list(installs), expected_s)
+        watch = functools.partial(self._watch, contenders)
+        times = trial.seconds(self.step, list(installs), expected_s, watch=watch)
         chosen = contenders[trial.fastest(times, expected_s)]
         return chosen, (_timed(contenders, times, chosen),)
+
+    def _watch(self, contenders: Sequence[Planned], index: int) -> float:
+        """Seconds of a step of one that is installed; its peak is noted, the smallest counts."""
+        seconds, peak_bytes = trial.watched(self.step, self.profile)
+        schedule = contenders[index].schedule
+        self.peaks[schedule] = min(peak_bytes, self.peaks.get(schedule, peak_bytes))
+        return seconds
 
     def _install(self, planned: Planned) -> trial.Install:
         return functools.partial(self.under(planned).install, self.compile_blocks)
@@ -116,6 +126,9 @@ class _Settling:
 
     def _peak_bytes(self, planned: Planned) -> int:
         """Of a second step, where the first is above the budget: what is made once is in it."""
+        known_bytes = self.peaks.get(planned.schedule)
+        if known_bytes is not None and known_bytes <= self.budget_bytes:
+            return known_bytes
         with installed(self._install(planned)):
             peak_bytes = trial.peak_bytes(self.step, self.profile)
             if peak_bytes <= self.budget_bytes:

@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch._C._autograd import _enable_profiler
+from torch._C._profiler import RecordScope
+from torch.autograd.profiler import profile, record_function
 
 from strategies.profiling.quiet import silenced
 
@@ -35,7 +37,7 @@ class AllocatorTrace:
     def __init__(self, kind: str = "cpu") -> None:
         self.kind = getattr(torch._C._autograd.DeviceType, kind.upper())
         self.stack = contextlib.ExitStack()
-        self.recorder: Recorder | None = None
+        self.recorder: profile | None = None
         self.times_ns: list[int] = []
         self.alive: list[int] = []
         self.moments_ns: dict[str, int] = {}
@@ -45,7 +47,7 @@ class AllocatorTrace:
         self.stack.enter_context(silenced())
         with profiler():
             pass  # the first one in a process misses events
-        self.recorder = self.stack.enter_context(profiler())
+        self.recorder = self.stack.enter_context(_of_allocators())
         return self
 
     def mark(self, name: str) -> None:
@@ -59,14 +61,14 @@ class AllocatorTrace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End, and read; the profiler's own trace, far larger, is given up."""
+        """End, and read; the profiler's own trace is given up."""
         recorder: Any = self.recorder
         self.recorder = None
         self.stack.__exit__(kind, error, traceback)
-        self._read(recorder.profiler.kineto_results.events())
+        self._read(recorder.kineto_results.events())
 
     def _read(self, recorded: Sequence[Any]) -> None:
-        """All events, each looked at once: a step has tens of thousands."""
+        """All events, each looked at once: a step has thousands."""
         events: list[tuple[int, int]] = []
         for event in recorded:
             name = event.name()
@@ -102,24 +104,22 @@ def give_back() -> None:
         trim(0)
 
 
-class Recorder(profile):
-    """PyTorch's profiler, whose events are read as they are, not made into objects first.
+def profiler() -> profile:
+    """PyTorch's, of operators and of what allocators give out.
 
-    It makes them at the end of each cycle where they are to add up, which takes longer than the
-    step itself; nobody here asks for them.
+    It is read from ``kineto_results``: what `torch.profiler.profile` makes of it, a Python object
+    an event, takes longer than the step.
     """
-
-    def stop_trace(self) -> None:
-        """End the cycle."""
-        assert self.profiler is not None, "it was started"
-        self.profiler.acc_events = False
-        super().stop_trace()
+    return profile(use_kineto=True, profile_memory=True)
 
 
-def profiler() -> Recorder:
-    """Of operators and of what allocators give out.
+class _OfAllocators(profile):
+    """Records what allocators give out, and marks; operators would take 100 MB a step."""
 
-    Events add up, or so it is told: some versions warn else that a second cycle would lose the
-    first's.
-    """
-    return Recorder(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+    def _start_trace(self) -> None:
+        self.entered = True
+        _enable_profiler(self.config(), self.kineto_activities, {RecordScope.USER_SCOPE})
+
+
+def _of_allocators() -> profile:
+    return _OfAllocators(use_kineto=True, profile_memory=True)

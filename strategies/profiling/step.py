@@ -71,6 +71,7 @@ class ExampleStep:
             ``out = model(batch); out.loss.backward()``, in a loop.
         release_gradients: each parameter is updated in backward (`strategies.release_gradients`).
         output: what the loop holds.
+        held: bytes of that, and where, by storage, as last seen.
         update_bytes: most alive during each parameter's own update, by its name, where gradients
             are released (`strategies.profiling.update.update_bytes`).
     """
@@ -83,6 +84,7 @@ class ExampleStep:
     keep_output: bool = True
     release_gradients: bool = False
     output: list[Tensor] = dataclasses.field(default_factory=list, repr=False)
+    held: list[tuple[int, torch.device]] = dataclasses.field(default_factory=list, repr=False)
     update_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -128,15 +130,21 @@ class ExampleStep:
         values += [*self.output, *(p.grad for p in model.parameters() if self.accumulation)]
         return [value for value in values if isinstance(value, Tensor)]
 
-    def renew_output(self) -> None:
-        """Hold as many bytes as now in new memory, which whoever watches from now on knows of."""
+    def let_go(self) -> None:
+        """Hold nothing any more, and know what was held."""
+        if not self.output:
+            return
         held, self.output = self.output, []
         known = {storage_key(part) for t in self.resident_tensors() for part in dense_parts(t)}
         storages = {storage_key(p): p.untyped_storage() for t in held for p in dense_parts(t)}
+        self.held = [(s.nbytes(), s.device) for key, s in storages.items() if key not in known]
+
+    def renew_output(self) -> None:
+        """Hold as many bytes as before in new memory, which whoever watches from now on sees."""
+        self.let_go()
         self.output = [
-            torch.empty(storage.nbytes(), dtype=torch.uint8, device=storage.device)
-            for key, storage in storages.items()
-            if key not in known
+            torch.empty(size_bytes, dtype=torch.uint8, device=device)
+            for size_bytes, device in self.held
         ]
 
     def assumptions(self) -> str:
@@ -154,7 +162,7 @@ class ExampleStep:
         )
         with FakeCopyMode(mode):
             model = copy.deepcopy(self.model)
-        return dataclasses.replace(self, model=model, example=example, output=[])
+        return dataclasses.replace(self, model=model, example=example, output=[], held=[])
 
 
 def run_once(step: Step) -> None:

@@ -34,13 +34,24 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
         profile: of that model; what is resident is taken from it.
     """
     with preserved(step.model):
-        if not getattr(step, "output", None):
-            _begin(step)
-        step.drop_gradients()
-        gc.collect()
-        give_back()
-        peak, end = _cpu(step) if step.device.type == "cpu" else _accelerator(step)
-    return profile.resident_bytes + max(peak, end + profile.update_working_bytes)
+        return watched(step, profile)[1]
+
+
+def watched(step: Step, profile: ChainProfile) -> tuple[float, int]:
+    """Seconds of a step, and its `peak_bytes`; gradients, buffers and random states change."""
+    is_cpu = step.device.type == "cpu"
+    if not _has_begun(step, is_cpu=is_cpu):
+        _begin(step)
+    step.drop_gradients()
+    gc.collect()
+    give_back()
+    seconds, peak, end = _cpu(step) if is_cpu else _accelerator(step)
+    return seconds, profile.resident_bytes + max(peak, end + profile.update_working_bytes)
+
+
+def _has_begun(step: Step, *, is_cpu: bool) -> bool:
+    """Whether the loop holds an output; on a CPU it is enough to know of how many bytes."""
+    return isinstance(step, ExampleStep) and bool(step.output or (is_cpu and step.held))
 
 
 def _begin(step: Step) -> None:
@@ -52,31 +63,35 @@ def _begin(step: Step) -> None:
         run_once(step)
 
 
-def _cpu(step: Step) -> tuple[int, int]:
-    """Most allocated, and what is at the end, above what was before."""
+def _cpu(step: Step) -> tuple[float, int, int]:
+    """Seconds, most allocated, and what is at the end, above what was before."""
     with AllocatorTrace() as trace:
         if isinstance(step, ExampleStep):
             step.renew_output()  # what was there before the trace is let go unseen
         trace.mark("begin")
-        step.backward(step.forward())
+        seconds = _timed(step)
         trace.mark("end")
-    return trace.working_bytes("begin", "end"), trace.gained_bytes("begin", "end")
+    return seconds, trace.working_bytes("begin", "end"), trace.gained_bytes("begin", "end")
 
 
-def _accelerator(step: Step) -> tuple[int, int]:
+def _accelerator(step: Step) -> tuple[float, int, int]:
     memory: Any = torch.accelerator.memory
     torch.accelerator.synchronize()
     memory.reset_peak_memory_stats()
     before_bytes = memory.memory_allocated()
-    step.backward(step.forward())
-    torch.accelerator.synchronize()
-    return memory.max_memory_allocated() - before_bytes, memory.memory_allocated() - before_bytes
+    seconds = _timed(step)
+    most_bytes = memory.max_memory_allocated()
+    return seconds, most_bytes - before_bytes, memory.memory_allocated() - before_bytes
 
 
 def seconds(
-    step: Step, contenders: Sequence[Install], expected_s: Sequence[float], rounds: int = ROUNDS
+    step: Step,
+    contenders: Sequence[Install],
+    expected_s: Sequence[float],
+    rounds: int = ROUNDS,
+    watch: Callable[[int], float] | None = None,
 ) -> list[list[float]]:
-    """Time of a step under each contender, interleaved, after one that is not timed.
+    """Time of a step under each contender, interleaved, after one that is not counted.
 
     Args:
         step: of the model as it is; it stays so.
@@ -84,6 +99,9 @@ def seconds(
         expected_s: what a step should take under each.
         rounds: at most, every other one in reverse order; fewer, where it is clear before. After
             each the fastest goes on, and the next one, if it is not clearly slower.
+        watch: runs a step of the contender of that number, and returns its seconds: the step that
+            is not counted, and those after the first round. So whoever wants to know more than the
+            time runs no further step.
 
     Returns:
         For each contender its seconds, by round.
@@ -92,12 +110,12 @@ def seconds(
     playing = list(enumerate(contenders))
     give_back()
     with preserved(step.model):
-        with installed(contenders[0]):
-            run_once(step)  # memory that is new is slow
+        with installed(contenders[0]):  # memory that is new is slow
+            watch(0) if watch else run_once(step)
         for number in range(rounds):
             for index, install in reversed(playing) if number % 2 else playing:
                 with installed(install):
-                    times[index].append(_timed(step))
+                    times[index].append(watch(index) if watch and number else _time(step))
             near = _near(times, expected_s)
             if len(near) < 2:
                 break
@@ -131,8 +149,13 @@ def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) ->
     return estimates
 
 
-def _timed(step: Step) -> float:
+def _time(step: Step) -> float:
     step.drop_gradients()
+    return _timed(step)
+
+
+def _timed(step: Step) -> float:
+    """Seconds of a step that begins as it should."""
     begin_s = now_s(step.device)
     step.backward(step.forward())
     return now_s(step.device) - begin_s

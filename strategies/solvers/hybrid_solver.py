@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from strategies.schedules.schedule import Schedule
 from strategies.solvers import optimal
 from strategies.solvers.hybrid_numbers import roads_of
+from strategies.solvers.optimal_solver import Stretch, fitting
 
 
 class Choice(NamedTuple):
@@ -50,7 +51,7 @@ class Solver:
     def fitting(self, budget_bytes: int) -> Schedule | None:
         """The first schedule whose real peak is within the budget, from the largest start down."""
         start = self.inside.start
-        return optimal.fitting(self.profile, budget_bytes, self.row, start, self.schedule)
+        return fitting(self.profile, budget_bytes, self.row, start, self.schedule)
 
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""
@@ -71,8 +72,8 @@ class Solver:
             modes[begin] = self.inside.mode_name(begin, choice.mode)
             return begin
         plane, last = self.inside.table.shape[0] - 1, choice.end - 1
-        own = self._inside(last, slots)
-        return tuple(self.inside.nodes(plane, begin, last, own, modes))
+        stretch = Stretch(plane, begin, last, self._inside(last, slots))
+        return tuple(self.inside.nodes(stretch, self.inside.cheapest, modes))
 
     def _inside(self, last: int, slots: int) -> int:
         """Room inside a group that ends at ``last``; no more than the table knows of."""

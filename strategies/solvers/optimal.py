@@ -19,17 +19,16 @@ little, and memory can be counted finely.
 Memory is counted in slots. Sizes are rounded *down*, so that the table's value is a proven lower
 bound on the time of every nested plan within the budget. A schedule taken from the table is judged
 by the interpreter, with a smaller and smaller start, until its real peak is within the budget:
-rounding can cost time, but never breaks the budget.
+rounding can cost time, but never breaks the budget. Where the value is below what that schedule
+takes, plans are tried in the order of their times (`optimal_search`): that finds the fastest, or
+raises the bound.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterator
 
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
@@ -37,150 +36,15 @@ from strategies.schedules.plan import Plan
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
-from strategies.solvers import leanest, optimal_table, recursive
-from strategies.solvers.optimal_numbers import numbers_of, slot_bytes_for
+from strategies.solvers import leanest, optimal_search, recursive
+from strategies.solvers.optimal_solver import Solver
 from strategies.solvers.optimal_stretches import stretches_of
 
 _WORK = 4e9  # table cells times choices in a few seconds: what bounds the slots
 _MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
 _ROUNDING = 1e-9  # of sums of times, in another order
-
-
-def fitting(
-    profile: ChainProfile,
-    budget_bytes: int,
-    row: Any,
-    start: int,
-    schedule: Callable[[int], Schedule],
-) -> Schedule | None:
-    """The first schedule whose real peak is within the budget, from the largest start down.
-
-    Args:
-        profile: of the chain.
-        budget_bytes: that the peak must not exceed.
-        row: seconds by start; infinite where nothing fits.
-        start: the largest.
-        schedule: what the table says for a start.
-    """
-    low, high, best = int(np.argmax(np.isfinite(row))), start, None
-    if not np.isfinite(row[high]):
-        return None
-    while low <= high:
-        middle = high if high == start else (low + high) // 2
-        candidate = schedule(middle)
-        if predict(profile, candidate).peak_bytes <= budget_bytes:
-            low, best = middle + 1, candidate
-        else:
-            high = middle - 1
-    return best
-
-
-class Solver:
-    """The table for one profile and budget, and schedules read from it."""
-
-    def __init__(self, profile: ChainProfile, budget_bytes: int, slots: int) -> None:
-        self.profile = profile
-        count = len(profile.blocks)
-        total_bytes = max(1, budget_bytes - profile.resident_bytes - profile.head_saved_bytes)
-        self.slot_bytes = slot_bytes_for(profile, total_bytes, slots)
-        self.slots = -(-total_bytes // self.slot_bytes)
-        room_bytes = max(0, total_bytes - profile.input_bytes)
-        self.start = -(-room_bytes // self.slot_bytes)
-        self.numbers = numbers_of(profile, self.slot_bytes)
-        keeps = all(mode.keeps_input for block in profile.blocks for mode in block.modes)
-        planes = 1 if keeps and profile.tail_keeps_input else 2
-        self.held = int(profile.head_keeps_output) * (planes - 1)
-        self.table = optimal_table.empty(planes, len(self.numbers.firsts), self.slots)
-        optimal_table.filling(stretches_of(profile).work)(self.table, self.numbers)
-        self.top = self.table[self.held, self.numbers.rows[0, count]]
-
-    def bound_s(self) -> float:
-        """The table's value for the whole budget."""
-        return float(self.top[self.start])
-
-    def fitting(self, budget_bytes: int) -> Schedule | None:
-        """The first schedule whose real peak is within the budget, from the largest start down."""
-        return fitting(self.profile, budget_bytes, self.top, self.start, self.schedule)
-
-    def schedule(self, slots: int) -> Schedule:
-        """Read the choices for a start of ``slots``."""
-        modes = list(self.profile.first_modes)
-        nodes = tuple(self.nodes(self.held, 0, len(self.profile.blocks), slots, modes))
-        return Schedule(nodes, tuple(modes))
-
-    def nodes(self, held: int, begin: int, end: int, slots: int, modes: list[str]) -> Iterator[Any]:
-        """The nodes of a stretch with ``slots`` left, its modes written into ``modes``.
-
-        Slots are counted as in the table: above what is alive by the position of ``end``.
-        """
-        count = len(self.profile.blocks)
-        while begin < end:
-            kind, which = self._choice(held, begin, end, slots)
-            if kind == "bare":
-                modes[begin] = self.mode_name(begin, which)
-                yield begin
-                slots = min(slots - int(self.numbers.mode_taken[held, which]), self.slots)
-                held = min(int(self.numbers.mode_holds[which]), self.table.shape[0] - 1)
-                begin += 1
-            else:
-                inside = self.table.shape[0] - 1
-                own = min(slots - self.inside_less(which, end), self.slots)
-                yield tuple(self.nodes(inside, begin, which, own, modes))
-                slots, held, begin = slots - int(self.numbers.group_taken[which]), 0, which + 1
-        if begin < count:
-            yield begin
-
-    def inside_less(self, last: Any, end: int) -> Any:
-        """As the table's function of that name, for one block or an array of them."""
-        around = self.numbers.around_bytes
-        return (self.numbers.group_own_bytes + around[last] - around[end]) // self.slot_bytes
-
-    def mode_name(self, block: int, mode: int) -> str:
-        """Of a mode by its place among all blocks' modes."""
-        return self.profile.blocks[block].modes[mode - int(self.numbers.mode_begin[block])].name
-
-    def _choice(self, held: int, begin: int, end: int, slots: int) -> tuple[str, int]:
-        """The choice that the table's value came from: the cheapest, worked out again."""
-        choices = [
-            *self._bare_costs(held, begin, end, slots),
-            *self._group_costs(begin, end, slots),
-        ]
-        _, kind, which = min(choices, key=lambda choice: choice[0])
-        return kind, which
-
-    def _bare_costs(
-        self, held: int, begin: int, end: int, slots: int
-    ) -> Iterator[tuple[float, str, int]]:
-        n, count = self.numbers, len(self.profile.blocks)
-        repeated = 0.0 if end == count else n.forward_s[begin]
-        modes = n.mode_begin[begin + 1] if end == count else n.mode_begin[begin] + 1
-        for mode in range(n.mode_begin[begin], modes):
-            back_bytes = n.around_bytes[begin] - n.around_bytes[end]
-            back_bytes += n.mode_backward_bytes[held, mode]
-            need = max(int(n.mode_forward[mode]), int(back_bytes // self.slot_bytes))
-            taken = n.mode_taken[held, mode]
-            if slots >= max(need, taken):
-                plane = min(int(n.mode_holds[mode]), self.table.shape[0] - 1)
-                left = min(slots - int(taken), self.slots)
-                rest = self.table[plane, n.rows[begin + 1, end], left]
-                yield float(rest) + repeated + n.mode_s[mode], "bare", mode
-
-    def _group_costs(self, begin: int, end: int, slots: int) -> Iterator[tuple[float, str, int]]:
-        """The cheapest group that fits, and of those the shortest; all lengths at once."""
-        n, count, inside = self.numbers, len(self.profile.blocks), self.table.shape[0] - 1
-        ends = np.arange(begin, min(end, n.reach[begin] + 1))
-        working = np.where(ends == begin, n.unsaved_first[ends], n.unsaved_next[ends])
-        less = self.inside_less(ends, end)
-        need = np.maximum(np.maximum.accumulate(working), n.group_taken[ends])
-        fits = slots >= np.maximum(need, less)
-        if fits.any():
-            repeated, ends = np.cumsum(n.forward_s[ends])[fits], ends[fits]
-            left = np.minimum(slots - less[fits], self.slots)
-            rest = self.table[0, n.rows[ends + 1, end], slots - n.group_taken[ends]].astype(float)
-            own = self.table[inside, n.rows[begin, ends], left].astype(float)
-            costs = rest + own + repeated * (end < count)
-            best = int(np.argmin(costs))
-            yield float(costs[best]), "group", int(ends[best])
+WORTH = 1e-3
+"""Of a step: for less, no plans are tried beside the table's."""
 
 
 def slots_for(profile: ChainProfile) -> int:
@@ -217,7 +81,7 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     Returns:
         ``None`` if nothing was found that fits.
     """
-    solution = _solved(profile, budget_bytes, slots)
+    solution = _solved(profile, budget_bytes, slots, optimal_search.PATIENCE)
     if solution or not fixed_terms_fit(profile, budget_bytes):
         return solution
     return leanest.within(profile, _leanest(profile), budget_bytes)
@@ -235,7 +99,9 @@ def bound_s(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> float:
     return Solver(profile, budget_bytes, slots or slots_for(profile)).bound_s()
 
 
-def _solved(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution | None:
+def _solved(
+    profile: ChainProfile, budget_bytes: int, slots: int = 0, patience: int = 0
+) -> Solution | None:
     """What the table finds; by its own rounding it misses a schedule that just fits."""
     if not fixed_terms_fit(profile, budget_bytes):
         return None
@@ -248,10 +114,16 @@ def _solved(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solutio
         predicted = predict(profile, plan)
         if predicted.peak_bytes <= budget_bytes:
             candidates.append((predicted, profile.schedule(plan)))
-    if not candidates:
+    schedule, least_s, bound_s = None, math.inf, solver.bound_s()
+    if candidates:
+        best, schedule = min(candidates, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
+        least_s = best.recompute_s
+    if patience and least_s - bound_s > WORTH * profile.plain_step_s:
+        faster, bound_s = optimal_search.fastest(solver, budget_bytes, least_s, patience)
+        schedule = faster or schedule
+    if schedule is None:
         return None
-    best, schedule = min(candidates, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
-    bound_s = min(best.recompute_s, solver.bound_s())
+    bound_s = min(bound_s, predict(profile, schedule).recompute_s)
     return Solution(schedule, bound_s, solver.slot_bytes)
 
 
@@ -292,4 +164,10 @@ def smallest_bytes(profile: ChainProfile) -> int:
 @functools.lru_cache(maxsize=64)
 def _leanest(profile: ChainProfile) -> Schedule:
     simple = map(profile.schedule, heuristics(profile))
-    return leanest.search(profile, simple, functools.partial(_solved, profile))
+    schedule = leanest.search(profile, simple, functools.partial(_solved, profile))
+    while True:
+        below_bytes = predict(profile, schedule).peak_bytes - 1
+        leaner = _solved(profile, below_bytes, patience=optimal_search.PATIENCE)
+        if leaner is None:
+            return schedule
+        schedule = leaner.schedule
