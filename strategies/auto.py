@@ -109,7 +109,7 @@ class Auto(Optimal):
     def remarks(self, answer: Answer) -> Sequence[str]:
         """Further, what crosses the link."""
         crossing = (traffic(answer.profile, answer.prediction),)
-        return (*super().remarks(answer), *crossing * bool(answer.schedule.offloaded))
+        return (*super().remarks(answer), *crossing * answer.schedule.sends)
 
     def candidates(self, chain: Chain) -> Sequence[Planned]:
         """Each of them, if they are to be measured."""
