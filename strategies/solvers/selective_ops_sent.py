@@ -14,16 +14,21 @@ knows, has the last word.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import keep
 from strategies.schedules.profile import BlockCost, ChainProfile
+from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, optimal
 from strategies.solvers.selective_ops import GAP, Programme, within
 from strategies.solvers.selective_ops_tensors import Choices
+
+
+ROUGH = 5e-3
+EPSILON = 1e-9
 
 
 @functools.lru_cache(maxsize=64)
@@ -39,11 +44,20 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
     """
     if not profile.link_bytes_per_s or not optimal.fixed_terms_fit(profile, budget_bytes):
         return None
-    solution = within(profile, budget_bytes, lambda room: Sending(profile, room, gap).solved())
+    solution = within(profile, budget_bytes, functools.partial(_solved, profile, gap))
     if solution is None:
         return None
     predicted = predict(profile, solution.schedule)
     return Solution(solution.schedule, predicted.recompute_s + predicted.stall_s)
+
+
+def _solved(profile: ChainProfile, gap: float, room_bytes: int) -> tuple[Schedule, float] | None:
+    """First how many bytes each block sends; then, of these outputs, what it keeps besides."""
+    amounts = Sending(profile, room_bytes, ROUGH)
+    if amounts.solved() is None:
+        return None
+    parcels = [amounts.parcel_of(index) for index in range(amounts.count)]
+    return Sending(profile, room_bytes, gap, parcels).solved()
 
 
 class Sending(Programme):
@@ -57,8 +71,15 @@ class Sending(Programme):
         waits: seconds for which compute waits, in the programme's.
     """
 
-    def __init__(self, profile: ChainProfile, budget_bytes: int, gap: float) -> None:
-        self.away: list[dict[int, Any]] = []
+    def __init__(
+        self,
+        profile: ChainProfile,
+        budget_bytes: int,
+        gap: float,
+        parcels: Sequence[frozenset[int]] | None = None,
+    ) -> None:
+        self.parcels = parcels
+        self.sent: list[Any] = []
         self.sends: list[Any] = []
         self.later: list[Any] = []
         self.flying: list[Any] = []
@@ -66,82 +87,99 @@ class Sending(Programme):
         super().__init__(profile, budget_bytes, gap)
 
     def choices_of(self, block: BlockCost) -> Choices:
-        """Further, which outputs are away."""
-        choices, operators = super().choices_of(block), block.operators
-        portable = (j for j in choices.kept if operators and operators.operators[j].portable)
-        self.away.append({j: self.model.addBinary() for j in portable})
+        """Further, what leaves."""
+        choices = super().choices_of(block)
+        index = len(self.sends)
         self.sends.append(self.model.addBinary())
         self.later.append(self.model.addVariable(0, 1))
+        if self.parcels is None:
+            self.sent.append(self.model.addVariable(0, self.room / self.unit))
+        else:
+            self.sent.append(self._bytes(index, self.parcels[index]) * self.sends[index])
         return choices
 
+    def _portable(self, index: int) -> list[int]:
+        operators = self.profile.blocks[index].operators
+        chosen = enumerate(operators.operators if operators else ())
+        return [number for number, op in chosen if op.keepable and op.portable]
+
+    def _bytes(self, index: int, numbers: Iterable[int]) -> float:
+        """Of these outputs, in the programme's unit."""
+        operators = self.profile.blocks[index].operators
+        assert operators is not None or not numbers
+        sizes = (operators.operators[number].output_bytes for number in numbers) if operators else ()
+        return sum(sizes) / self.unit
+
+    def parcel_of(self, index: int) -> frozenset[int]:
+        """Of the outputs that were chosen to be kept, as many bytes as were chosen to leave."""
+        parcel: set[int] = set()
+        kept = (j for j in self._portable(index) if self.chosen(self.choices[index].kept[j]))
+        room = float(self.model.val(self.sent[index])) + EPSILON
+        by_size = sorted(kept, key=lambda j: -self._bytes(index, [j]))
+        for number in by_size:
+            if self._bytes(index, [*parcel, number]) <= room:
+                parcel.add(number)
+        return frozenset(parcel or by_size[-1:] * self.chosen(self.sends[index]))
+
     def couple(self, index: int) -> None:
-        """What is away is kept; and the parcel of the block on the link."""
+        """What leaves is kept; and the parcel of the block on the link."""
         super().couple(index)
-        for number, variable in self.away[index].items():
-            self.require(variable <= self.choices[index].kept[number])
-            self.require(variable <= self.sends[index])
-        self.require(self.sends[index] <= highs.total(self.away[index].values()))
+        kept, sends = self.choices[index].kept, self.sends[index]
+        if self.parcels is None:
+            most = highs.total(self._bytes(index, [j]) * kept[j] for j in self._portable(index))
+            self.require(self.sent[index] <= most)
+            self.require(self.sent[index] <= self._most(index) * sends)
+            self.require(self.sent[index] >= self._least(index) * sends)
+        else:
+            self.require(sends <= len(self.parcels[index]))
+            for number in self.parcels[index]:
+                self.require(sends <= kept[number])
         after = self.later[index + 1 :][:1]
-        for sign in (self.sends[index], *after):
+        for sign in (sends, *after):
             self.require(self.later[index] >= sign)
-        self.require(self.later[index] <= highs.total([self.sends[index], *after]))
+        self.require(self.later[index] <= highs.total([sends, *after]))
         self._fly(index)
 
     def _fly(self, index: int) -> None:
-        """Its parcel, and for how long it is waited for."""
-        parcel = highs.total(self._sent(index))
+        """What is on the link when a block has run, and how long its parcel is waited for."""
         flying = self.model.addVariable(0, self.room / self.unit)
-        self.require(flying >= parcel)
+        self.require(flying >= self.sent[index])
         if index:
-            most = self._most(index - 1)
+            most = max(map(self._most, range(index)))
             self.require(flying >= self.flying[-1] - most * self.sends[index])
         self.flying.append(flying)
-        if index + 1 < self.count:
-            forward_s = self.profile.blocks[index + 1].forward_s / self.second
-            backward_s = self.profile.blocks[index + 1].backward_s / self.second
-            again = highs.total(self.repeated(index + 1))
-            self._wait(self._crossing(index) - forward_s)
-            self._wait(self._crossing(index) - backward_s - again)
-            first = self._most_s(index) * self.later[index + 1]
-            self._wait(self._crossing(index) - first)
-        else:
-            self._wait(2 * self._crossing(index))
+        crossing_s = self._seconds * self.sent[index]
+        if index + 1 == self.count:
+            self._wait(2 * crossing_s)
+            return
+        following = self.profile.blocks[index + 1]
+        again = highs.total(self.repeated(index + 1))
+        self._wait(crossing_s - following.forward_s / self.second)
+        self._wait(crossing_s - following.backward_s / self.second - again)
+        self._wait(crossing_s - self._seconds * self._most(index) * self.later[index + 1])
 
     def _wait(self, duration: Any) -> None:
         waits = self.model.addVariable(0, highs.INFINITE)
         self.require(waits >= duration)
         self.waits.append(waits)
 
-    def _sent(self, index: int) -> Iterator[Any]:
-        operators = self.profile.blocks[index].operators
-        for number, variable in self.away[index].items():
-            assert operators is not None
-            yield self.part(operators.operators[number].output_bytes, variable)
-
-    def _crossing(self, index: int) -> Any:
-        """Time of the parcel on the link, in the programme's seconds."""
-        return highs.total(self._sent(index)) * self._second_per_unit
-
     @property
-    def _second_per_unit(self) -> float:
+    def _seconds(self) -> float:
+        """Time of the programme's unit of bytes on the link, in that of time."""
         return self.unit / self.profile.link_bytes_per_s / self.second
 
+    def _least(self, index: int) -> float:
+        """The smallest output that a block can send, in the programme's unit."""
+        return min((self._bytes(index, [j]) for j in self._portable(index)), default=1.0)
+
     def _most(self, index: int) -> float:
-        """The largest parcel of block ``index`` and those before it."""
-        return max(map(self._all_of, range(index + 1)))
-
-    def _most_s(self, index: int) -> float:
-        return self._all_of(index) * self._second_per_unit
-
-    def _all_of(self, index: int) -> float:
-        operators = self.profile.blocks[index].operators
-        sizes = (operators.operators[j].output_bytes for j in self.away[index]) if operators else ()
-        return sum(sizes) / self.unit
+        """All that a block can send, in the programme's unit."""
+        return self._bytes(index, self._portable(index))
 
     def saved(self, index: int) -> Iterator[Any]:
         """Without what is away."""
         yield from super().saved(index)
-        yield -highs.total(self._sent(index))
+        yield -1.0 * self.sent[index]
 
     def before(self, position: int) -> list[Any]:
         """Further, what left last and is not yet there."""
@@ -153,7 +191,7 @@ class Sending(Programme):
         if not 0 < index < self.count:
             return super().behind(index)
         coming = self.model.addVariable(0, self.room / self.unit)
-        most = self._most(index - 1)
+        most = max(map(self._most, range(index)))
         self.require(coming >= self.flying[index - 1] - most * (1 - self.later[index]))
         return [*super().behind(index), coming]
 
@@ -164,10 +202,5 @@ class Sending(Programme):
 
     def mode_of(self, index: int, kept: list[int]) -> str:
         """With what of it is away."""
-        away = [number for number in kept if self.is_away(index, number)]
-        return keep(kept, away, self.profile.link_tier)
-
-    def is_away(self, index: int, number: int) -> bool:
-        """As it was solved."""
-        variable = self.away[index].get(number)
-        return variable is not None and self.chosen(variable)
+        parcel = self.parcels[index] if self.parcels and self.chosen(self.sends[index]) else ()
+        return keep(kept, parcel, self.profile.link_tier)
