@@ -8,9 +8,6 @@ from typing import Any
 
 import highspy
 
-INFINITE = highspy.kHighsInf
-"""No bound."""
-
 
 class _Quiet(highspy.Highs):
     """The solver without its banner on stdout, which comes with its callbacks."""

@@ -22,12 +22,17 @@ from typing import Any
 
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
-from strategies.schedules.modes import PS, BlockOperators, Moment, keep
+from strategies.schedules.modes import PS, Moment, keep
 from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, leanest, optimal
-from strategies.solvers.selective_ops_tensors import Choices, tensors_of
+from strategies.solvers.selective_ops_tensors import (
+    Choices,
+    backward_moments,
+    forward_moments,
+    tensors_of,
+)
 
 GAP = 1e-3
 """Of the repeated time: at this relative gap the programme is taken as solved. Equal blocks can be
@@ -213,11 +218,11 @@ class Programme:
         mode, own_bytes = block.modes[0], profile.group_bytes
         base = self._sum([*self.before(index), self.part(profile.boundary_bytes(index))])
         self._within(base, self.part(mode.forward_working_bytes, whole))
-        for moment in _forward(block):
+        for moment in forward_moments(block):
             self._within(base, *self._moment(index, moment, 0))
         base = self._sum([*self.behind(index), self.part(self.around_bytes(index))])
         self._within(base, self.part(mode.saved_bytes + mode.backward_working_bytes, whole))
-        for moment in _backward(block):
+        for moment in backward_moments(block):
             self._within(base, *self._moment(index, moment, own_bytes))
 
     def _moment(self, index: int, moment: Moment, own_bytes: int) -> Iterator[Any]:
@@ -287,20 +292,3 @@ class Programme:
                 modes[index] = self.mode_of(index, kept)
             nodes.append(index if kept or self.chosen(choices.whole) else (index,))
         return Schedule(tuple(nodes), tuple(modes) if set(modes) != {ALL} else ())
-
-
-def _forward(block: BlockCost) -> tuple[Moment, ...]:
-    return _moments(block.operators, block.unsaved_working_bytes, forward=True)
-
-
-def _backward(block: BlockCost) -> tuple[Moment, ...]:
-    return _moments(block.operators, block.recompute_working_bytes, forward=False)
-
-
-def _moments(
-    operators: BlockOperators | None, working_bytes: int, *, forward: bool
-) -> tuple[Moment, ...]:
-    """Of the operators, or of the block as a whole."""
-    if operators is None:
-        return (Moment(working_bytes, ()),)
-    return operators.forward if forward else operators.backward
