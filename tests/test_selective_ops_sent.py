@@ -90,21 +90,19 @@ def test_given_what_leaves_the_best_of_all_choices_is_found(seed, blocks, make):
         assert added(profile, schedule, budget_bytes) == pytest.approx(best_s, abs=1e-9)
 
 
-@pytest.mark.parametrize("link", [SLOW, 4.0, FAST])
-@pytest.mark.parametrize("seed", few(range(12), 2))
-def test_compute_waits_no_longer_than_the_programme_says(seed, link):
-    profile, rng = linked(seed, 3, link), random.Random(seed)
-    known = list(outcomes(profile))
+@pytest.mark.parametrize("link", [4.0, FAST])
+def test_compute_waits_no_longer_than_the_programme_says(link):
     waited = 0
-    for budget_bytes in some_budgets(known, seed):
-        parcels = parcels_of(rng.choice(known)[2], 3)
-        programme = Sending(profile, budget_bytes, 0.0, parcels)
-        solved = programme.solved()
-        if solved is None:
-            continue
-        said_s = programme.model.getInfo().objective_function_value * programme.second
-        assert added(profile, solved[0], budget_bytes) <= said_s + 1e-9
-        waited += said_s > 0
+    for seed in range(scaled(12)):
+        profile, rng = linked(seed, 3, link), random.Random(seed)
+        known = list(outcomes(profile))
+        for budget_bytes in some_budgets(known, seed):
+            programme = Sending(profile, budget_bytes, 0.0, parcels_of(rng.choice(known)[2], 3))
+            solved = programme.solved()
+            if solved is not None:
+                said_s = programme.model.getInfo().objective_function_value * programme.second
+                assert added(profile, solved[0], budget_bytes) <= said_s + 1e-9
+                waited += predict(profile, solved[0]).stall_s > 0
     assert waited
 
 
