@@ -25,6 +25,8 @@ WORTH = 0.01
 """Of a step: for less, a link that others use too is left alone."""
 MOST_BLOCKS = 64
 """Of a chain whose boundaries are tried one by one; with more, that takes minutes."""
+MOST_SENDING = 128
+"""Of a chain whose kept outputs may leave: so long ones are planned in seconds, tried."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,7 @@ class Auto(Optimal):
             return
         if self._may_send(profile):
             yield Hybrid().solution(profile, budget_bytes)
-        if profile.link_tier == HOST and len(profile.blocks) <= MOST_BLOCKS:
+        if profile.link_tier == HOST and len(profile.blocks) <= MOST_SENDING:
             from strategies.solvers import selective_ops_sent  # noqa: PLC0415 - brings a solver
 
             yield selective_ops_sent.solve(profile, budget_bytes)

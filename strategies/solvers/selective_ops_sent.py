@@ -27,9 +27,9 @@ from strategies.solvers import highs, optimal
 from strategies.solvers.selective_ops import GAP, Programme, within
 from strategies.solvers.selective_ops_tensors import Choices
 
-ROUGH = 5e-3
+ROUGH = 1e-2
 """At this relative gap it is settled how much each block sends."""
-MOST_CHOICES = 300
+MOST_CHOICES = 200
 """Of outputs; in a longer chain equal blocks in a row choose alike, so that this takes seconds."""
 TOLERANCE = 1e-6
 """Of the solver: by so much of a programme's unit an amount may be less than it should."""
