@@ -25,16 +25,19 @@ WORTH = 0.01
 """Of a step: for less, a link that others use too is left alone."""
 MOST_BLOCKS = 64
 """Of a chain whose boundaries are tried one by one; with more, that takes minutes."""
+MOST_SENDING = 128
+"""Of a chain whose kept outputs may leave: so long ones are planned in seconds, tried."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto(Optimal):
     """The fastest schedule known to fit: ``strategies.apply(model, "auto", budget="8GB", …)``.
 
-    The best of four: `Optimal` without op policies and with them, which groups blocks,
-    `SelectiveOps`, which chooses inside them, and `Hybrid`, which sends boundaries to the host
-    (to a disk if told) beside compute, if a hundredth of a step can be gained by it. What
-    op policies and transfers cost beside what the profile counts, it does not know; so where an
+    The best of five: `Optimal` without op policies and with them, which groups blocks,
+    `SelectiveOps`, which chooses inside them, `Hybrid`, which sends boundaries to the host (to a
+    disk if told) beside compute, and the choice of operators some of whose outputs go there
+    (`solvers.selective_ops_sent`), if a hundredth of a step can be gained by it. What op policies
+    and transfers cost beside what the profile counts, it does not know; so where an
     example runs on a real device, a step of each is timed, interleaved, and its peak is measured: a
     plan that breaks the budget gives way to a tighter one. Where blocks run faster compiled
     (``compile=True``), the compiler alone chooses inside them, or nothing is compiled, whichever is
@@ -85,7 +88,7 @@ class Auto(Optimal):
         ]
         if not _is_faster_compiled(profile):
             answers.append(self._inside.solution(profile, budget_bytes))
-            answers.append(self._beside_compute(profile, budget_bytes, answers))
+            answers += self._beside_compute(profile, budget_bytes, answers)
         return answers
 
     def _not_ruled_out(
@@ -109,7 +112,7 @@ class Auto(Optimal):
     def remarks(self, answer: Answer) -> Sequence[str]:
         """Further, what crosses the link."""
         crossing = (traffic(answer.profile, answer.prediction),)
-        return (*super().remarks(answer), *crossing * bool(answer.schedule.offloaded))
+        return (*super().remarks(answer), *crossing * answer.schedule.sends)
 
     def candidates(self, chain: Chain) -> Sequence[Planned]:
         """Each of them, if they are to be measured."""
@@ -131,18 +134,19 @@ class Auto(Optimal):
 
     def _beside_compute(
         self, profile: ChainProfile, budget_bytes: int, others: Sequence[Solution | None]
-    ) -> Solution | None:
-        """The schedule of `Hybrid`, where it may pay, or where nothing else fits a disk's user."""
-        if not self._may_send(profile):
-            return None
+    ) -> Iterator[Solution | None]:
+        """With something away, where it may pay, or where nothing else fits a disk's user."""
         times_s = [predict(profile, other.schedule).step_s for other in others if other is not None]
         least_s = math.inf if self.disk else 0.0
         to_gain_s = min(times_s, default=least_s) - profile.plain_step_s
-        return (
-            Hybrid().solution(profile, budget_bytes)
-            if to_gain_s > WORTH * profile.plain_step_s
-            else None
-        )
+        if to_gain_s <= WORTH * profile.plain_step_s:
+            return
+        if self._may_send(profile):
+            yield Hybrid().solution(profile, budget_bytes)
+        if profile.link_tier == HOST and len(profile.blocks) <= MOST_SENDING:
+            from strategies.solvers import selective_ops_sent  # noqa: PLC0415 - brings a solver
+
+            yield selective_ops_sent.solve(profile, budget_bytes)
 
     def _may_send(self, profile: ChainProfile) -> bool:
         allowed = self.disk or profile.link_tier == HOST

@@ -95,7 +95,7 @@ def assert_as_good_as_the_best(profile, seed):
     }:
         best_s = min(time for peak, time in known if peak <= budget_bytes)
         found = selective_ops.solve(profile, budget_bytes, 0.0)
-        once, _ = selective_ops._Programme(profile, budget_bytes, 0.0).solved()
+        once, _ = selective_ops.Programme(profile, budget_bytes, 0.0).solved()
         predicted = predict(profile, found.schedule)
         assert predict(profile, once).peak_bytes == predicted.peak_bytes <= budget_bytes
         assert predicted.recompute_s == best_s == pytest.approx(found.bound_s, abs=1e-9)

@@ -116,7 +116,7 @@ def test_what_dispatches_operators_is_taken_only_if_it_is_measured_to_be_faster(
 
 def test_a_plan_that_comes_twice_is_the_simplest_still(case, monkeypatch):
     """As from a solver of links, where nothing crosses: chosen operators were not timed then."""
-    monkeypatch.setattr(Auto, "_beside_compute", lambda *given: given[-1][0])
+    monkeypatch.setattr(Auto, "_beside_compute", lambda *given: [given[-1][0]])
     applied = decided(case, monkeypatch, [[1.0, 1.0], [2.0, 2.0]])
     assert set(applied.schedule.modes) <= {"all"}
     assert "the plan of chosen operators takes 2.00 ×" in " ".join(applied.notes)

@@ -109,6 +109,8 @@ def best_plan(cell: Cell, planner: Budgeted, memory_bytes: int) -> RankPlan:
             f" checkpointing, {_reserved(leanest) / 1e9:.1f} GB with every block recomputed"
         )
     profile = profile_cell(_alone(cell, parallel), strategy=planner)
+    # A rank's time knows no link to the host: nothing is planned to rest there.
+    profile = dataclasses.replace(profile, link_bytes_per_s=0.0)
     budget_bytes = memory_bytes + _saved_bytes(leanest, profile)
     for _ in range(TRIES):
         solution = planner.solution(profile, budget_bytes)

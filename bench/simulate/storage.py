@@ -78,23 +78,23 @@ class SimulatedLink(Link):
     def start(self, near: Tensor, job: Callable[[], None]) -> SimulatedTransfer:
         """Note it."""
         del near
+        begin = len(self.tracer.transfers)
         job()
-        return SimulatedTransfer(self.tracer, len(self.tracer.transfers) - 1)
+        return SimulatedTransfer(self.tracer, range(begin, len(self.tracer.transfers)))
 
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedTransfer:
-    """One of a tracer's transfers."""
+    """Some of a tracer's transfers, which are one parcel."""
 
     tracer: Tracer
-    index: int
+    indices: range
 
     def wait(self) -> None:
         """The next operator needs it."""
         noted = self.tracer.transfers
-        noted[self.index] = dataclasses.replace(
-            noted[self.index], needed_before=len(self.tracer.work)
-        )
+        for index in self.indices:
+            noted[index] = dataclasses.replace(noted[index], needed_before=len(self.tracer.work))
 
     def end(self) -> None:
         """Nobody waits."""

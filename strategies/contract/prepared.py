@@ -72,7 +72,8 @@ class Prepared:
         with undone_on_error(undos):
             undos += compile_all(self.chain.blocks, compile_blocks)
             undos += self.strategy.install(self.model, self.chain)
-            undos += block_modes.install(self.chain, dict(enumerate(self.schedule.modes)))
+            modes, tier = dict(enumerate(self.schedule.modes)), (self.storage or Storage()).tier
+            undos += block_modes.install(self.chain, modes, tier)
             undos += layout.install(self.chain, self.plan, self.storage, self.stored, self.model)
             if undos or self.prediction is not None:  # which is of a model without
                 undos += caches.turn_off(self.model, self.chain)

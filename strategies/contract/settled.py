@@ -167,6 +167,8 @@ def _timed(contenders: Sequence[Planned], times: Sequence[Sequence[float]], chos
 def _description(planned: Planned) -> str:
     if planned.schedule.offloaded:
         return "that sends boundaries away"
+    if planned.schedule.sends:
+        return "that sends outputs of chosen operators away"
     return "in which no operators are chosen" if _is_plain(planned) else "of chosen operators"
 
 

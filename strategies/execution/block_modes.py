@@ -12,6 +12,7 @@ from strategies.execution.errors import Unsupported
 from strategies.execution.undo import Undo, undo_all
 from strategies.schedules.modes import Compilation
 from strategies.schedules.schedule import ALL
+from strategies.storage import Tier
 
 CORE = "core"
 MODES = (CORE, op_policies.PRODUCTS)
@@ -45,12 +46,13 @@ def _runs(chain: Chain, index: int, name: str) -> bool:
     return True
 
 
-def install(chain: Chain, names: Mapping[int, str]) -> list[Undo]:
+def install(chain: Chain, names: Mapping[int, str], tier: Tier = op_policies.HERE) -> list[Undo]:
     """Make blocks run under op policies, or compiled.
 
     Args:
         chain: the model's blocks.
         names: modes by block; ``all`` changes nothing.
+        tier: where kept outputs go that a mode sends away.
 
     Returns:
         How to undo it, to be run in reverse.
@@ -66,7 +68,7 @@ def install(chain: Chain, names: Mapping[int, str]) -> list[Undo]:
     undos = _install_cores(chain, [index for index, name in names.items() if name == CORE])
     others = {index: name for index, name in names.items() if op_policies.is_policy(name)}
     blocks = {index: chain.blocks[index] for index in others}
-    undos += op_policies.install(blocks, others, chain.blocks)
+    undos += op_policies.install(blocks, others, chain.blocks, tier)
     undos += compiled_blocks.install(chain, names)
     return undos
 

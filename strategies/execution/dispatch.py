@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from strategies.execution.tensors import tensors_in
 
 _DROPOUT = ("dropout_p", "p")
 
@@ -14,6 +18,20 @@ _DROPOUT = ("dropout_p", "p")
 def can_be_kept(func: Any) -> bool:
     """Whether an operator's output is its own: no view, and nothing written in place."""
     return not (func.is_view or func._schema.is_mutable)
+
+
+def is_portable(output: Any) -> bool:
+    """Whether what an operator returned can rest elsewhere, and its bytes are those of its memory.
+
+    Plain tensors of one device, each the whole of its memory.
+    """
+    tensors = tensors_in(output)
+    return len({tensor.device for tensor in tensors}) == 1 and all(map(_is_whole, tensors))
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    plain = type(tensor) in (Tensor, FakeTensor) and tensor.layout is torch.strided
+    return plain and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def is_random(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Op policies: which operators' outputs a block keeps when everything else is recomputed.
 
-Built on PyTorch's selective checkpointing (``create_selective_checkpoint_contexts``). A kept output
+Built on PyTorch's selective checkpointing (``create_selective_checkpoint_contexts``), and on
+`strategies.execution.kept` where some of them rest elsewhere than on the device. A kept output
 is never wrong, whatever the policy names: views are recomputed with their base, operators that
 write in place run again, and an output that is written to later is refused by PyTorch itself. Of
 random operators, one that ran again after a kept one would draw other numbers, and is refused here.
@@ -29,16 +30,19 @@ from strategies.execution.dispatch import (
     is_random,
 )
 from strategies.execution.errors import Unsupported
+from strategies.execution.kept import Cache, Giving, Keeping
 from strategies.execution.met import Pair
 from strategies.execution.state import WatchingStandIn
 from strategies.execution.tensors import storage_key, tensors_in
 from strategies.execution.undo import Undo
-from strategies.schedules.modes import kept_by
+from strategies.schedules.modes import away_by, kept_by
+from strategies.storage import Device, Tier
 
 PRODUCTS = "products"
 """Matrix products, convolutions and attention are kept; all else is recomputed."""
 
 
+HERE = Device()
 MUTATED = "has been mutated"
 """In PyTorch's refusal of a kept output that was written to."""
 
@@ -49,7 +53,10 @@ def is_policy(name: str) -> bool:
 
 
 def install(
-    blocks: Mapping[int, nn.Module], names: Mapping[int, str], all_blocks: Sequence[nn.Module]
+    blocks: Mapping[int, nn.Module],
+    names: Mapping[int, str],
+    all_blocks: Sequence[nn.Module],
+    tier: Tier = HERE,
 ) -> list[Undo]:
     """Make blocks run under op policies.
 
@@ -57,6 +64,7 @@ def install(
         blocks: by index.
         names: a policy for each of them.
         all_blocks: of the chain, some of which may share parameters.
+        tier: where outputs go that a policy sends away.
 
     Returns:
         How to undo it, to be run in reverse.
@@ -67,7 +75,7 @@ def install(
     undos: list[Undo] = []
     for index, block in blocks.items():
         shares = any(uses[id(parameter)] > 1 for parameter in block.parameters())
-        undos.append(PolicyForward(block, names[index], shares=shares).install())
+        undos.append(PolicyForward(block, names[index], tier, shares=shares).install())
     return undos
 
 
@@ -75,13 +83,17 @@ class PolicyForward(WatchingStandIn):
     """Runs a block under a checkpoint with an op policy.
 
     Attributes:
+        name: of the policy.
+        tier: where outputs go that it sends away.
         shares: whether the block shares parameters with another one.
         keeps_output: whether the last call kept the output of the block itself.
     """
 
-    def __init__(self, module: nn.Module, name: str, *, shares: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, name: str, tier: Tier = HERE, *, shares: bool = False
+    ) -> None:
         super().__init__(module)
-        self.name, self.shares = name, shares
+        self.name, self.tier, self.shares = name, tier, shares
         self.keeps_output = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,8 +108,9 @@ class PolicyForward(WatchingStandIn):
                 " casts them in the first alone, but in the recompute of each; use"
                 " torch.autocast(..., cache_enabled=False), or a strategy of whole blocks"
             )
-        policy = OpPolicy(self.name)
+        policy = OpPolicy(self.name, self.tier)
         output = recompute(self.original, self.state, args, kwargs, policy.contexts)
+        policy.cache.send()
         self.keeps_output = not policy.kept.isdisjoint(map(storage_key, tensors_in(output)))
         return output
 
@@ -114,12 +127,15 @@ class OpPolicy:
 
     Attributes:
         name: ``products`` or ``keep(…)``.
+        cache: of outputs, some of which rest elsewhere.
         kept: the storages kept.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, tier: Tier = HERE) -> None:
         self.products = name == PRODUCTS
         self.positions = kept_by(name) or frozenset()
+        self.away = frozenset() if tier.on_device else away_by(name)
+        self.cache = Cache(tier)
         self.kept: set[int] = set()
         self.decisions: list[CheckpointPolicy] = []
         self.asked_again = 0
@@ -127,6 +143,8 @@ class OpPolicy:
 
     def contexts(self) -> Pair:
         """Of forward and of recompute."""
+        if self.away:
+            return _Once(Keeping(self.cache, self.asked)), _Once(Giving(self.cache))
         forward, again = create_selective_checkpoint_contexts(self)
         if hasattr(forward, "respect_saved_tensors_hooks"):  # of PyTorch 2.14 and later
             # What a policy keeps stays where it is, as in every earlier version. `checkpoint` would
@@ -141,13 +159,20 @@ class OpPolicy:
         if context.is_recompute:
             self.asked_again += 1
             return self.decisions[self.asked_again - 1]
+        self.asked(func, args, kwargs, getattr(context, "op_output", None))
+        return self.decisions[-1]
+
+    def asked(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> tuple[bool, bool]:
+        """Decide whether an output is kept, and whether elsewhere."""
+        away = len(self.decisions) in self.away
         kept = self._keeps(func, args, kwargs)
         if kept:
-            output = getattr(context, "op_output", None)
             self.kept |= {storage_key(tensor) for tensor in tensors_in(output)}
         policy = CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
         self.decisions.append(policy)
-        return policy
+        return kept, away
 
     def _keeps(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         random = is_random(func, args, kwargs)

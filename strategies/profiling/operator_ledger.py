@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from strategies.execution.dispatch import can_be_kept, is_random
+from strategies.execution.dispatch import can_be_kept, is_portable, is_random
 from strategies.execution.tensors import storage_key, tensors_in
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger
@@ -24,6 +24,7 @@ class Seen:
     name: str
     keepable: bool
     random: bool
+    portable: bool
     output_bytes: int = 0
     time_ps: int = 0
     flops: int = 0
@@ -93,8 +94,8 @@ class OperatorLedger(Ledger):
             seen.time_ps = self.recompute_ps - time_ps
         else:
             made_bytes = sum(delta for delta in self.deltas[first:] if delta > 0)
-            seen = Seen(_name(func), can_be_kept(func), is_random(func, args, kwargs), made_bytes)
-            self.seen[block].append(seen)
+            facts = can_be_kept(func), is_random(func, args, kwargs), is_portable(out)
+            self.seen[block].append(Seen(_name(func), *facts, made_bytes))
         if func._schema.is_mutable:
             self.not_kept(_written(func, args, kwargs))
         return out

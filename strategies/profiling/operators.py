@@ -119,4 +119,5 @@ def _operator(seen: Seen) -> Operator:
         flops=seen.flops,
         keepable=seen.keepable and seen.again and seen.output_bytes > 0,
         random=seen.random,
+        portable=seen.portable,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from strategies.schedules.link import Link
 from strategies.schedules.modes import Mode
-from strategies.schedules.plan import Node, Plan, first, leaves
+from strategies.schedules.plan import Node, Plan, first, groups_in, leaves
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.sharing import Sharing
@@ -18,7 +18,7 @@ class Machine:
         self.alive_bytes = profile.resident_bytes
         self.peak_bytes, self.peak_phase = self.alive_bytes, "start"
         self.recompute_flops, self.recompute_s = 0, 0.0
-        self.link = Link(profile, schedule.offloaded)
+        self.link = Link(profile, schedule)
         self.sharing, self.is_forward = Sharing(profile, self.hold, self.drop), True
         self.holders = [0] * len(self.sharing.sizes)
         self.copied: int | None = None  # the boundary of whose copy `holders` counts the holders
@@ -64,31 +64,36 @@ class Machine:
 
     def land(self) -> None:
         """Nothing leaves any more."""
-        if self.link.leaving is not None:
-            self.link.wait()
-            self.drop(self.link.leaving)
-            self.link.leaving = None
-
-    def send(self, boundary: int) -> None:
-        """A boundary leaves; until it is gone it is held."""
-        self.land()
-        self.hold(boundary)
-        self.link.leaving = boundary
-        self.link.start(boundary)
-
-    def call_for(self, boundary: int) -> None:
-        """A boundary comes; there is room for it from now on."""
-        self.alive_bytes += self.profile.boundary_bytes(boundary)
-        self.link.called_for = boundary
-        self.link.start(boundary)
-
-    def fetch(self, boundary: int) -> None:
-        """A boundary is there, and the one that left before it is called for."""
-        if self.link.called_for != boundary:
-            self.call_for(boundary)
+        leaving, self.link.leaving = self.link.leaving, None
+        if leaving is None:
+            return
         self.link.wait()
-        if boundary in self.link.earlier:
-            self.call_for(self.link.earlier[boundary])
+        if self.leaves_device(leaving):
+            self.drop(leaving)
+        else:
+            self.alive_bytes -= self.link.cargo[leaving]
+
+    def send(self, block: int) -> None:
+        """Its boundary, which is held until it is gone, or what it kept."""
+        self.land()
+        if self.leaves_device(block):
+            self.hold(block)
+        self.link.leaving = block
+        self.link.start(block)
+
+    def call_for(self, block: int) -> None:
+        """Its cargo comes; there is room for it from now on."""
+        self.alive_bytes += self.link.cargo[block]
+        self.link.called_for = block
+        self.link.start(block)
+
+    def fetch(self, block: int) -> None:
+        """Its cargo is there, and the one that left before it is called for."""
+        if self.link.called_for != block:
+            self.call_for(block)
+        self.link.wait()
+        if block in self.link.earlier:
+            self.call_for(self.link.earlier[block])
 
     # Forward.
 
@@ -104,6 +109,8 @@ class Machine:
         for node in plan:
             self.run(node, top=True)
             self.link.compute(sum(profile.blocks[index].forward_s for index in leaves(node)))
+            if node in self.link.cargo:  # a block's kept outputs
+                self.send(first(node))
         self.land()
         last = len(profile.blocks)
         self.sharing.reach(last)
@@ -273,6 +280,8 @@ class Machine:
     def backward_of(self, index: int) -> None:
         """Backward of a block whose tensors are held."""
         mode = self.mode(index)
+        if mode.away_bytes:
+            self.fetch(index)
         self.visit(mode.backward_working_bytes, f"backward {index}")
         self.recompute_flops += mode.recompute_flops
         self.repeat_for(mode.recompute_s)
@@ -291,8 +300,3 @@ class Machine:
         self.alive_bytes += profile.blocks[index].gradient_bytes
         self.alive_bytes += profile.boundary_bytes(index) - profile.boundary_bytes(index + 1)
         self.sharing.pass_back(index, self.pass_back)
-
-
-def groups_in(node: Node) -> int:
-    """How many recompute groups a node is and holds."""
-    return 0 if isinstance(node, int) else 1 + sum(map(groups_in, node))

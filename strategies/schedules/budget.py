@@ -84,8 +84,11 @@ class Answer:
 
     @property
     def gap_fraction(self) -> float:
-        """How much longer a step takes than by the proven bound, as a share of the bound."""
-        return self.prediction.step_s / self.bound_s - 1
+        """How much longer a step takes than by the proven bound, as a share of the bound.
+
+        No less than 0: sums of the same times in another order differ in the last bit.
+        """
+        return max(0.0, self.prediction.step_s / self.bound_s - 1)
 
 
 def best(answers: Sequence[Answer]) -> Answer:

@@ -1,4 +1,4 @@
-"""The clock of the link between a device and where boundaries are offloaded. Pure Python, no torch.
+"""The clock of the link between a device and where tensors are sent. Pure Python, no torch.
 
 Part of the plan interpreter (`schedules.interpreter`): it says when compute waits, not what is
 alive.
@@ -6,27 +6,39 @@ alive.
 
 from __future__ import annotations
 
+from strategies.schedules.modes import away_by
 from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import Schedule
+
+
+def cargo_of(profile: ChainProfile, schedule: Schedule) -> dict[int, int]:
+    """Bytes that cross the link, by the block that sends its boundary, or outputs that it keeps."""
+    cargo = {index: profile.boundary_bytes(index) for index in schedule.offloaded}
+    for index, name in enumerate(schedule.modes):
+        if away_by(name) and (size_bytes := profile.blocks[index].mode(name).away_bytes):
+            cargo[index] = size_bytes
+    return cargo
 
 
 class Link:
-    """One boundary leaves, or comes, at a time, while compute goes on.
+    """One block's cargo leaves, or comes, at a time, while compute goes on.
 
     See `strategies.storage.overlapped`. Nothing crosses while head, tail and optimizer run, for the
-    executor waits for the last boundary to leave when the chain's forward ends, and calls for the
+    executor waits for the last cargo to leave when the chain's forward ends, and calls for the
     first one to come when it needs it.
 
     Attributes:
-        earlier: which boundary is called for when one is fetched.
-        leaving: the boundary that leaves now.
-        called_for: the boundary that was called for last.
+        cargo: bytes by block: of the boundary that it reads, or of the outputs that it keeps.
+        earlier: whose cargo is called for when one is fetched.
+        leaving: the block whose cargo leaves now.
+        called_for: the block whose cargo was called for last.
         stall_s: for how long compute has waited so far.
         moved_bytes: that have started to cross so far.
     """
 
-    def __init__(self, profile: ChainProfile, offloaded: frozenset[int]) -> None:
-        self.profile = profile
-        before = sorted(offloaded)
+    def __init__(self, profile: ChainProfile, schedule: Schedule) -> None:
+        self.profile, self.cargo = profile, cargo_of(profile, schedule)
+        before = sorted(self.cargo)
         self.earlier = dict(zip(before[1:], before, strict=False))
         self.leaving: int | None = None
         self.called_for: int | None = None
@@ -37,10 +49,11 @@ class Link:
         """Compute goes on."""
         self.now_s += seconds
 
-    def start(self, boundary: int) -> None:
+    def start(self, block: int) -> None:
         """A transfer starts."""
-        self.free_s = max(self.now_s, self.free_s) + self.profile.transfer_s(boundary)
-        self.moved_bytes += self.profile.boundary_bytes(boundary)
+        size_bytes = self.cargo[block]
+        self.free_s = max(self.now_s, self.free_s) + self.profile.crossing_s(size_bytes)
+        self.moved_bytes += size_bytes
 
     def wait(self) -> None:
         """Compute goes on when the transfer is complete."""

@@ -9,24 +9,48 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 PS = 1e12
 """Picoseconds in a second."""
 COMPILED, PARTITIONED = "compiled", "partitioned"
 _COMPILATION = re.compile(rf"^({COMPILED}|{PARTITIONED})\((\d|[1-9]\d|100)\)$", re.ASCII)
-_KEEP = re.compile(r"^keep\((\d+(?:,\d+)*)\)$", re.ASCII)
+_KEEP = re.compile(r"^keep\((\d+(?:@\w+)?(?:,\d+(?:@\w+)?)*)\)$", re.ASCII)
 
 
-def keep(positions: Iterable[int]) -> str:
-    """The name of the op policy that keeps these operators' outputs: ``keep(2,5)``."""
-    return f"keep({','.join(map(str, sorted(positions)))})"
+def keep(positions: Iterable[int], away: Collection[int] = (), tier: str = "") -> str:
+    """The name of the op policy that keeps these operators' outputs: ``keep(2,5@host)``.
+
+    Args:
+        positions: of the operators.
+        away: those of them whose outputs rest elsewhere between forward and backward.
+        tier: where that is.
+    """
+    numbers = (f"{i}@{tier}" if i in away else f"{i}" for i in sorted(positions))
+    return f"keep({','.join(numbers)})"
 
 
 def kept_by(name: str) -> frozenset[int] | None:
-    """The operators that ``keep(…)`` keeps; ``None`` for another name."""
+    """The operators that ``keep(…)`` keeps, wherever; ``None`` for another name."""
+    return frozenset(places) if (places := _places(name)) else None
+
+
+def away_by(name: str) -> frozenset[int]:
+    """The operators that ``keep(…)`` keeps elsewhere than on the device."""
+    return frozenset(number for number, tier in _places(name).items() if tier)
+
+
+def tiers_of(name: str) -> frozenset[str]:
+    """Where ``keep(…)`` sends what it keeps."""
+    return frozenset(tier for tier in _places(name).values() if tier)
+
+
+@functools.lru_cache(maxsize=1024)  # a schedule asks for every block
+def _places(name: str) -> Mapping[int, str]:
+    """Where each output is that ``keep(…)`` keeps, by operator; empty: on the device."""
     match = _KEEP.match(name)
-    return frozenset(map(int, match.group(1).split(","))) if match else None
+    parts = (each.partition("@") for each in match.group(1).split(",")) if match else ()
+    return {int(number): tier for number, _, tier in parts}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +98,8 @@ class Mode:
         recompute_flops: the part of ``backward_flops`` that repeats forward work.
         recompute_s: the time that this repeated work takes; where a block has compiled modes, what
             the mode takes longer than the fastest of them.
+        away_bytes: the part of ``saved_bytes`` that leaves the device when the block has run, and
+            is back before its backward.
     """
 
     name: str
@@ -85,6 +111,7 @@ class Mode:
     backward_flops: int
     recompute_flops: int = 0
     recompute_s: float = 0.0
+    away_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +128,8 @@ class Operator:
             later, which are not the block's output, and which a recompute asks for.
         random: it draws random numbers. Of two that do, the second must not run again if the first
             does not: it would draw other numbers.
+        portable: its output, if kept, can rest elsewhere: plain tensors, each the whole of its
+            memory.
     """
 
     name: str
@@ -109,6 +138,7 @@ class Operator:
     flops: int
     keepable: bool
     random: bool
+    portable: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +210,7 @@ class BlockOperators:
         saved_flops = sum(self.operators[index].flops for index in kept)
         again = [op for index, op in enumerate(self.operators) if index not in kept]
         most_bytes = max(moment.with_kept(kept) for moment in self.backward)
+        leaving = [self.operators[i] for i in away_by(name)]
         return Mode(
             name=name,
             saved_bytes=kept_bytes + self.checkpoint_bytes,
@@ -190,4 +221,5 @@ class BlockOperators:
             backward_flops=self.backward_flops - saved_flops,
             recompute_flops=sum(operator.flops for operator in again),
             recompute_s=(self.fixed_ps + sum(operator.time_ps for operator in again)) / PS,
+            away_bytes=sum(op.output_bytes for op in leaving if op.portable),
         )

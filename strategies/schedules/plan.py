@@ -31,6 +31,11 @@ def first(node: Node) -> int:
     return next(leaves(node))
 
 
+def groups_in(node: Node) -> int:
+    """How many recompute groups a node is and holds."""
+    return 0 if isinstance(node, int) else 1 + sum(map(groups_in, node))
+
+
 def render(plan: Plan) -> str:
     """``(0, (1, 2))`` as ``0 [1 2]``."""
     return " ".join(str(n) if isinstance(n, int) else f"[{render(n)}]" for n in plan)

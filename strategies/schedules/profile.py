@@ -161,7 +161,10 @@ class ChainProfile:
 
     def transfer_s(self, index: int) -> float:
         """Time of boundary ``index`` on the link, one way."""
-        size_bytes = self.boundary_bytes(index)
+        return self.crossing_s(self.boundary_bytes(index))
+
+    def crossing_s(self, size_bytes: int) -> float:
+        """Time of so many bytes on the link, one way."""
         return size_bytes / self.link_bytes_per_s if self.link_bytes_per_s else math.inf
 
     @property

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterator, Sequence
 
 from strategies.schedules import plan as plans
-from strategies.schedules.modes import Compilation
+from strategies.schedules.modes import Compilation, away_by, tiers_of
 from strategies.schedules.plan import Node, Plan
 
 ALL = "all"
 HOST = "host"
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<open>\[)|(?P<close>\])(?:@(?P<tier>\w+))?|(?P<block>\d+)(?::(?P<mode>\w+(?:\([\d,]+\))?))?)",
+    r"\s*(?:(?P<open>\[)|(?P<close>\])(?:@(?P<tier>\w+))?|(?P<block>\d+)(?::(?P<mode>\w+(?:\([\w,@]+\))?))?)",
     re.ASCII,
 )
 
@@ -34,15 +34,16 @@ class Schedule:
         modes: one name a block, or none at all for ``all`` everywhere: how the block runs (see
             `schedules.modes.Mode`). Blocks in recompute groups run in mode ``all``, or compiled
             without a budget: what an op policy kept when the group is run again would be gone when
-            backward needs it, for nested checkpoints keep the graph of the first forward.
+            backward needs it, for nested checkpoints keep the graph of the first forward. A mode
+            ``keep(2,5@host)`` sends what it keeps of operator 5 off the device, as below.
         offloaded: blocks whose input the schedule itself sends off the device, its transfers
             overlapped with compute (`strategies.storage.overlapped`); each begins a top-level
             group. Other boundaries rest as the strategy's storage says.
-        tier: where those go: ``host`` or ``disk``.
+        tier: where those go, and what modes send away: ``host`` or ``disk``.
 
     Raises:
         ValueError: a block in a recompute group has another mode, there is not one mode a block,
-            or a block is offloaded that begins no top-level group.
+            a block is offloaded that begins no top-level group, or there are several tiers.
     """
 
     plan: Plan
@@ -53,8 +54,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if set(self.modes) <= {ALL}:  # equal schedules are equal values
             object.__setattr__(self, "modes", ())
-        if not self.offloaded:
-            object.__setattr__(self, "tier", HOST)
+        self._settle_tier()
         groups = [node for node in self.plan if not isinstance(node, int)]
         self._check_modes(groups)
         elsewhere = self.offloaded - {plans.first(group) for group in groups}
@@ -62,6 +62,14 @@ class Schedule:
             raise ValueError(
                 f"block {min(elsewhere)} begins no top-level group, so its input cannot leave"
             )
+
+    def _settle_tier(self) -> None:
+        tiers = frozenset[str]().union(*map(tiers_of, set(self.modes)))
+        if not self.offloaded:
+            object.__setattr__(self, "tier", min(tiers, default=HOST))
+        if tiers - {self.tier}:
+            names = " and ".join(sorted(tiers | {self.tier}))
+            raise ValueError(f"a schedule has one tier, not {names}")
 
     def _check_modes(self, groups: Sequence[Node]) -> None:
         count = sum(1 for node in self.plan for _ in plans.leaves(node))
@@ -81,6 +89,11 @@ class Schedule:
     def mode(self, index: int) -> str:
         """How block ``index`` runs."""
         return self.modes[index] if self.modes else ALL
+
+    @property
+    def sends(self) -> bool:
+        """Whether anything of it leaves the device."""
+        return bool(self.offloaded) or any(map(away_by, self.modes))
 
     def render(self) -> str:
         """``0:core 1 [2 3]@host``: modes other than ``all`` and boundaries elsewhere are said."""

@@ -17,17 +17,22 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
-from strategies.schedules.modes import PS, BlockOperators, Moment, keep
+from strategies.schedules.modes import PS, Moment, keep
 from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, leanest, optimal
-from strategies.solvers.selective_ops_tensors import Choices, tensors_of
+from strategies.solvers.selective_ops_tensors import (
+    Choices,
+    backward_moments,
+    forward_moments,
+    tensors_of,
+)
 
 GAP = 1e-3
 """Of the repeated time: at this relative gap the programme is taken as solved. Equal blocks can be
@@ -57,16 +62,31 @@ def bound_s(profile: ChainProfile, budget_bytes: int) -> float:
     """No choice within a budget repeats less; infinite: none fits. For where `solve` gives up."""
     if not optimal.fixed_terms_fit(profile, budget_bytes):
         return math.inf
-    programme = _Programme(profile, budget_bytes, GAP)
+    programme = Programme(profile, budget_bytes, GAP)
     programme.solved()
     return programme.bound_s()
 
 
 def _solved(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solution | None:
     """What the programme finds; by its own rounding it misses a schedule that just fits."""
+    return within(profile, budget_bytes, lambda room: Programme(profile, room, gap).solved())
+
+
+def within(
+    profile: ChainProfile,
+    budget_bytes: int,
+    solved: Callable[[int], tuple[Schedule, float] | None],
+) -> Solution | None:
+    """What ``solved`` finds in a room that is made smaller until its answer is within the budget.
+
+    Args:
+        profile: that peaks are predicted by.
+        budget_bytes: of the peak.
+        solved: a schedule and a bound for a room in bytes, or ``None``.
+    """
     room_bytes, bound_s = budget_bytes, None
     for attempt in itertools.count():
-        optimum = _Programme(profile, room_bytes, gap).solved()
+        optimum = solved(room_bytes)
         if optimum is None:
             return None
         bound_s = optimum[1] if bound_s is None else bound_s
@@ -96,7 +116,7 @@ def _leanest(profile: ChainProfile) -> Schedule:
     return leanest.search(profile, simple, functools.partial(_solved, bare))
 
 
-class _Programme:
+class Programme:
     """Variables and constraints.
 
     Attributes:
@@ -114,18 +134,19 @@ class _Programme:
         self.second = max(block.last_recompute_s for block in profile.blocks) or 1.0
         gaps = {"mip_rel_gap": gap, "mip_abs_gap": gap / 10 * profile.plain_step_s / self.second}
         self.model = highs.new_model(**gaps, mip_max_nodes=MOST_NODES)
-        self.choices = [self._choices(block) for block in profile.blocks]
+        self.choices = [self.choices_of(block) for block in profile.blocks]
         tensors = list(tensors_of(profile, self.choices, self.model))
         self.boundaries = tensors[: self.count + 1]
         self.passed = [tensor for tensor in tensors if tensor.life in profile.shared]
         self.below = [self.part(0)]
         for index in range(self.count):
-            self._couple(index)
+            self.couple(index)
             self.below.append(self._sum([self.below[index], *self.saved(index)]))
             self._fit(index)
         self._fit_tail()
 
-    def _choices(self, block: BlockCost) -> Choices:
+    def choices_of(self, block: BlockCost) -> Choices:
+        """The variables of one block."""
         operators = enumerate(block.operators.operators if block.operators else ())
         whole = self.model.addBinary()
         return Choices(whole, {j: self.model.addBinary() for j, op in operators if op.keepable})
@@ -140,7 +161,7 @@ class _Programme:
         self.require(variable == highs.total(terms))
         return variable
 
-    def _couple(self, index: int) -> None:
+    def couple(self, index: int) -> None:
         """A whole block keeps no single outputs; random operators run again in order."""
         kept, operators = self.choices[index].kept, self.profile.blocks[index].operators
         for variable in kept.values():
@@ -170,7 +191,7 @@ class _Programme:
         if tensor not in self.passed:
             yield self.part(tensor.size_bytes, tensor.in_backward(index))
 
-    def _before(self, position: int) -> list[Any]:
+    def before(self, position: int) -> list[Any]:
         """Alive as a block is entered, its input aside; or at the end of forward, the last one."""
         own = min(position, self.count)
         others = (tensor for tensor in self.passed if tensor.life.boundary != own)
@@ -179,7 +200,7 @@ class _Programme:
             *(self.part(tensor.size_bytes, tensor.in_forward(position)) for tensor in others),
         ]
 
-    def _behind(self, index: int) -> list[Any]:
+    def behind(self, index: int) -> list[Any]:
         """Alive in backward of a block, its own saved tensors aside; or of the tail."""
         places = range(index, min(index + 2, self.count + 1))
         return [
@@ -195,13 +216,13 @@ class _Programme:
         """Block ``index`` in forward, where it is on top of all before it, and in backward."""
         profile, block, whole = self.profile, self.profile.blocks[index], self.choices[index].whole
         mode, own_bytes = block.modes[0], profile.group_bytes
-        base = self._sum([*self._before(index), self.part(profile.boundary_bytes(index))])
+        base = self._sum([*self.before(index), self.part(profile.boundary_bytes(index))])
         self._within(base, self.part(mode.forward_working_bytes, whole))
-        for moment in _forward(block):
+        for moment in forward_moments(block):
             self._within(base, *self._moment(index, moment, 0))
-        base = self._sum([*self._behind(index), self.part(self.around_bytes(index))])
+        base = self._sum([*self.behind(index), self.part(self.around_bytes(index))])
         self._within(base, self.part(mode.saved_bytes + mode.backward_working_bytes, whole))
-        for moment in _backward(block):
+        for moment in backward_moments(block):
             self._within(base, *self._moment(index, moment, own_bytes))
 
     def _moment(self, index: int, moment: Moment, own_bytes: int) -> Iterator[Any]:
@@ -219,7 +240,7 @@ class _Programme:
 
     def _fit_tail(self) -> None:
         profile, last_bytes = self.profile, self.profile.boundary_bytes(self.count)
-        before, behind = self._before(self.count + 1), self._behind(self.count)
+        before, behind = self.before(self.count + 1), self.behind(self.count)
         self._within(*before, self.part(last_bytes + profile.tail_working_bytes))
         backward_bytes = profile.tail_saved_bytes + profile.tail_backward_working_bytes
         self._within(*behind, self.part(backward_bytes))
@@ -228,14 +249,18 @@ class _Programme:
 
     def cost(self) -> Iterator[Any]:
         """Repeated time, in the programme's unit."""
-        for choices, block in zip(self.choices, self.profile.blocks, strict=True):
-            operators = block.operators
-            again_s = operators.recompute_s if operators else block.last_recompute_s
-            yield (again_s / self.second) * (1 - choices.whole)
-            yield (block.modes[0].recompute_s / self.second) * choices.whole
-            for number, variable in choices.kept.items():
-                assert operators is not None
-                yield (-operators.operators[number].time_ps / PS / self.second) * variable
+        return itertools.chain.from_iterable(map(self.repeated, range(self.count)))
+
+    def repeated(self, index: int) -> Iterator[Any]:
+        """That of one block."""
+        choices, block = self.choices[index], self.profile.blocks[index]
+        operators = block.operators
+        again_s = operators.recompute_s if operators else block.last_recompute_s
+        yield (again_s / self.second) * (1 - choices.whole)
+        yield (block.modes[0].recompute_s / self.second) * choices.whole
+        for number, variable in choices.kept.items():
+            assert operators is not None
+            yield (-operators.operators[number].time_ps / PS / self.second) * variable
 
     def solved(self) -> tuple[Schedule, float] | None:
         """The schedule and a bound on its repeated seconds, or ``None`` if nothing fits."""
@@ -250,32 +275,20 @@ class _Programme:
         """On the repeated seconds; once it is solved."""
         return max(0.0, highs.bound(self.model) * self.second)
 
-    def _chosen(self, variable: Any) -> bool:
+    def mode_of(self, index: int, kept: list[int]) -> str:  # noqa: ARG002
+        """That keeps these outputs of a block."""
+        return keep(kept)
+
+    def chosen(self, variable: Any) -> bool:
+        """Whether it was."""
         return bool(self.model.val(variable) > 0.5)
 
     def _schedule(self) -> Schedule:
         nodes: list[plans.Node] = []
         modes = [ALL] * self.count
         for index, choices in enumerate(self.choices):
-            kept = [j for j, variable in choices.kept.items() if self._chosen(variable)]
+            kept = [j for j, variable in choices.kept.items() if self.chosen(variable)]
             if kept:
-                modes[index] = keep(kept)
-            nodes.append(index if kept or self._chosen(choices.whole) else (index,))
+                modes[index] = self.mode_of(index, kept)
+            nodes.append(index if kept or self.chosen(choices.whole) else (index,))
         return Schedule(tuple(nodes), tuple(modes) if set(modes) != {ALL} else ())
-
-
-def _forward(block: BlockCost) -> tuple[Moment, ...]:
-    return _moments(block.operators, block.unsaved_working_bytes, forward=True)
-
-
-def _backward(block: BlockCost) -> tuple[Moment, ...]:
-    return _moments(block.operators, block.recompute_working_bytes, forward=False)
-
-
-def _moments(
-    operators: BlockOperators | None, working_bytes: int, *, forward: bool
-) -> tuple[Moment, ...]:
-    """Of the operators, or of the block as a whole."""
-    if operators is None:
-        return (Moment(working_bytes, ()),)
-    return operators.forward if forward else operators.backward

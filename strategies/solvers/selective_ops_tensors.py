@@ -16,7 +16,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from strategies.schedules.profile import ChainProfile, Shared
+from strategies.schedules.modes import BlockOperators, Moment
+from strategies.schedules.profile import BlockCost, ChainProfile, Shared
 
 ALWAYS, NEVER = 1.0, 0.0
 
@@ -150,3 +151,22 @@ def _either(model: Any, before: Any, reasons: list[Any]) -> Any:
     for reason in uncertain:
         model.addConstr(held >= reason)
     return held
+
+
+def forward_moments(block: BlockCost) -> tuple[Moment, ...]:
+    """Of a block under a checkpoint, in forward."""
+    return _moments(block.operators, block.unsaved_working_bytes, forward=True)
+
+
+def backward_moments(block: BlockCost) -> tuple[Moment, ...]:
+    """Of a block under a checkpoint, in recompute and backward."""
+    return _moments(block.operators, block.recompute_working_bytes, forward=False)
+
+
+def _moments(
+    operators: BlockOperators | None, working_bytes: int, *, forward: bool
+) -> tuple[Moment, ...]:
+    """Of the operators, or of the block as a whole."""
+    if operators is None:
+        return (Moment(working_bytes, ()),)
+    return operators.forward if forward else operators.backward

@@ -1,10 +1,11 @@
 """Transfers that overlap with compute, and leave no doubt about which bytes are alive.
 
-One boundary leaves at a time, and one comes at a time (as POFO assumes: Beaumont, Eyraud-Dubois and
-Shilova 2021, NeurIPS, §3). A boundary that leaves stays alive until the next one leaves, or the
-chain's forward ends; there compute waits for the transfer. In backward, when a boundary is fetched,
-the one that left before it is called for, and is alive from then on. So what is alive depends on
-the order of blocks alone, never on how fast the link is.
+One parcel leaves at a time, and one comes at a time (as POFO assumes: Beaumont, Eyraud-Dubois and
+Shilova 2021, NeurIPS, §3): a boundary, or all that a block keeps for elsewhere. One that leaves
+stays alive until the next one leaves, or the chain's forward ends; there compute waits for the
+transfer. In backward, when a parcel is fetched, the one that left before it is called for, and is
+alive from then on. So what is alive depends on the order of blocks alone, never on how fast the
+link is.
 
 On a CPU transfers run on a thread; on an accelerator, on a stream of their own.
 """
@@ -16,7 +17,7 @@ import dataclasses
 import functools
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -112,19 +113,21 @@ def _side_stream(device: torch.device) -> torch.Stream:
 
 
 class Parcel:
-    """A boundary that left: the handle that autograd keeps.
+    """Tensors that left together: the handle that autograd keeps.
 
     Attributes:
-        handle: of the tier.
+        handles: of the tier, one a tensor.
         sent: its way out.
         earlier: the one that left before it in the same forward, if it is still wanted.
         coming: room on the device, and the way back, if it was called for.
         fetches: how many backwards fetched it.
     """
 
-    def __init__(self, handle: Any, sent: Transfer, earlier: weakref.ref[Parcel] | None) -> None:
-        self.handle, self.sent, self.earlier = handle, sent, earlier
-        self.coming: tuple[Tensor, Transfer] | None = None
+    def __init__(
+        self, handles: Sequence[Any], sent: Transfer, earlier: weakref.ref[Parcel] | None
+    ) -> None:
+        self.handles, self.sent, self.earlier = handles, sent, earlier
+        self.coming: tuple[list[Tensor], Transfer] | None = None
         self.fetches = 0
 
     def __del__(self) -> None:
@@ -145,7 +148,7 @@ class _Traffic:
     """What leaves now, and who left last. A copy of a model starts with a free road."""
 
     def __init__(self) -> None:
-        self.leaving: tuple[Tensor, Transfer] | None = None
+        self.leaving: tuple[list[Tensor], Transfer] | None = None
         self.last: weakref.ref[Parcel] | None = None
 
     def __reduce__(self) -> tuple[type[_Traffic], tuple[()]]:
@@ -171,37 +174,51 @@ class Overlapped(Tier):
 
     def put(self, tensor: Tensor) -> Parcel:
         """Wait until the last one has left, and send this one."""
-        self._wait_for_leaving()
-        packed = self.tier.packed(tensor)
-        handle = self.tier.reserve(packed)
-        sent = self.link.start(packed, functools.partial(self.tier.send, packed, handle))
-        parcel = Parcel(handle, sent, self.traffic.last)
-        self.traffic.leaving, self.traffic.last = (packed, sent), weakref.ref(parcel)
-        return parcel
+        return self.put_all((tensor,))
 
     def get(self, handle: Parcel) -> Tensor:
         """Wait until it is there, and call for the one that left before it."""
+        return self.get_all(handle)[0]
+
+    def put_all(self, tensors: Sequence[Tensor]) -> Parcel:
+        """As `put`, in one parcel of the same device."""
+        self._wait_for_leaving()
+        packed = list(map(self.tier.packed, tensors))
+        handles = list(map(self.tier.reserve, packed))
+        job = functools.partial(_each, self.tier.send, packed, handles)
+        sent = self.link.start(packed[0], job)
+        parcel = Parcel(handles, sent, self.traffic.last)
+        self.traffic.leaving, self.traffic.last = (packed, sent), weakref.ref(parcel)
+        return parcel
+
+    def get_all(self, handle: Parcel) -> list[Tensor]:
+        """As `get`, of a parcel."""
         self._wait_for_leaving()
         handle.fetches += 1
-        room, coming = handle.coming or self._call_for(handle)
+        rooms, coming = handle.coming or self._call_for(handle)
         handle.coming = None
         coming.wait()
         earlier = handle.next_wanted()
         if earlier is not None:
             earlier.coming = self._call_for(earlier)
-        return room
+        return rooms
 
     def settle(self) -> None:
         """Wait until the last one has left; the next one begins another forward."""
         self.traffic.last = None
         self._wait_for_leaving()
 
-    def _call_for(self, parcel: Parcel) -> tuple[Tensor, Transfer]:
-        room = self.tier.room(parcel.handle)
-        job = functools.partial(self.tier.fetch, parcel.handle, room)
-        return room, self.link.start(room, job)
+    def _call_for(self, parcel: Parcel) -> tuple[list[Tensor], Transfer]:
+        rooms = list(map(self.tier.room, parcel.handles))
+        job = functools.partial(_each, self.tier.fetch, parcel.handles, rooms)
+        return rooms, self.link.start(rooms[0], job)
 
     def _wait_for_leaving(self) -> None:
         leaving, self.traffic.leaving = self.traffic.leaving, None
         if leaving is not None:
             leaving[1].wait()
+
+
+def _each(copy: Callable[[Any, Any], None], sources: Sequence[Any], targets: Sequence[Any]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        copy(source, target)

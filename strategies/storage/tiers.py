@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +30,14 @@ class Tier(abc.ABC):
     @abc.abstractmethod
     def get(self, handle: Any) -> Tensor:
         """The tensor again, on the device that it came from."""
+
+    def put_all(self, tensors: Sequence[Tensor]) -> Any:
+        """Move tensors there, together."""
+        return [self.put(tensor) for tensor in tensors]
+
+    def get_all(self, handle: Any) -> list[Tensor]:
+        """The tensors that were put there together."""
+        return [self.get(each) for each in handle]
 
 
 @dataclasses.dataclass(frozen=True)
