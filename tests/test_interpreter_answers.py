@@ -47,7 +47,24 @@ def moments(seed):
             yield prediction.peak_bytes, prediction.peak_phase
 
 
-QUESTIONS = {"predicted": predicted, "moments": lambda seed: list(moments(seed))}
+def large(seed):
+    """Boundaries of more bytes than Python has numbers at hand, at rest as they are."""
+    for profile, schedule, _ in some(seed):
+        blocks = (
+            dataclasses.replace(block, output_bytes=block.output_bytes + 1000)
+            for block in profile.blocks
+        )
+        bigger = dataclasses.replace(profile, blocks=tuple(blocks), input_bytes=2000)
+        resting = [int(str(bigger.boundary_bytes(index))) for index in range(len(bigger.blocks))]
+        assert predict(bigger, schedule, resting) == predict(bigger, schedule)
+        yield predict(bigger, schedule).peak_bytes
+
+
+QUESTIONS = {
+    "large": lambda seed: list(large(seed)),
+    "predicted": predicted,
+    "moments": lambda seed: list(moments(seed)),
+}
 
 
 @pytest.mark.parametrize(("question", "seed"), asked("interpreter"))

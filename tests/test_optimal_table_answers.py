@@ -9,9 +9,11 @@ import random
 import numpy as np
 import pytest
 from answers import SHINES_BYTES, asked, everything, known, plain, steps, working
+from costs import block
+from costs import chain as chain_of
 
 from strategies.schedules.interpreter import predict
-from strategies.solvers import optimal, optimal_table  # noqa: F401 - what it is about
+from strategies.solvers import optimal, optimal_table
 from strategies.solvers.optimal_numbers import numbers_of, slot_bytes_for
 from strategies.solvers.optimal_stretches import stretches_of
 
@@ -96,3 +98,21 @@ QUESTIONS = {
 @pytest.mark.parametrize(("question", "seed"), asked("optimal_table"))
 def test_a_chain_is_solved_as_it_was(question, seed):
     assert plain(QUESTIONS[question](seed)) == known("optimal_table")[question][str(seed)]
+
+
+def test_stretches_that_go_on_otherwise_have_rows_of_their_own():
+    """a a b against a a c: of each begin and length, one row for each way to go on."""
+    a, b, c = (block(forward_s=seconds) for seconds in (1.0, 2.0, 3.0))
+    rows = stretches_of(chain_of(a, a, b, a, a, c)).rows
+    assert rows[1, 1] == rows[3, 3] == rows[4, 4]
+    assert rows[0, 1] == rows[3, 4]
+    assert rows[0, 2] != rows[3, 5]
+    assert rows[1, 2] != rows[4, 5]
+
+
+@pytest.mark.parametrize(("most_bytes", "dtype"), [(240, "float64"), (239, "float32")])
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (1, 6), (6, 1)])
+def test_a_table_that_would_be_large_is_of_single_precision(shape, most_bytes, dtype, monkeypatch):
+    monkeypatch.setattr(optimal_table, "MOST_BYTES", most_bytes)
+    assert optimal_table.empty(*shape, 4).dtype == dtype
+    assert optimal_table.empty(*shape, 4).shape == (*shape, 5)

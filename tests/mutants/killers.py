@@ -188,7 +188,8 @@ class Killers:
         return set(contexts) & record["seconds"].keys()
 
     def of(self, file: str, lines: range) -> list[str]:
-        """Tests that run one of the lines; of one that none does, or an import, any of the file's.
+        """Tests that run one of the lines; of one that none does, or an import, any of the file's,
+        and any of a test file that imports it.
 
         Whoever imports first runs the lines of a module, and all who come after depend on them.
         """
@@ -196,6 +197,7 @@ class Killers:
         tests = {test for line in lines for test in table.get(line, ())}
         if not tests or not lines_of_functions(file).issuperset(lines):
             tests = {test for some in table.values() for test in some}
+            tests |= {test for test in self.seconds if _is_near(test, file)}
         return sorted(tests, key=lambda test: (not _is_near(test, file), self.seconds[test], test))
 
 
