@@ -58,7 +58,12 @@ class Parts(Beside):
     """The blocks that the members of a list hold, which are no blocks: the model calls their parts.
 
     As ``for attention, mlp in self.layers``, or ``block.attention(x)`` on what has no forward.
+
+    Attributes:
+        holders: the members.
     """
+
+    holders: tuple[nn.Module, ...] = ()
 
     @classmethod
     def of(cls, container: nn.Module, *, asked: bool = False) -> Self | None:
@@ -77,7 +82,9 @@ class Parts(Beside):
         each = {name: member for name, member in members.items() if member is not None}
         found = (_parts(member, f"{name}.") for name, member in each.items())
         blocks = dict(itertools.chain.from_iterable(found))
-        return cls(blocks) if len(blocks) > 1 else None
+        parts = cls(blocks)
+        parts.holders = tuple(children(container))
+        return parts if len(blocks) > 1 else None
 
 
 def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
