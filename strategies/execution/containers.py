@@ -73,17 +73,14 @@ class Parts(Beside):
             container: any module.
             asked: of any members.
         """
-        members = dict(container._modules.items())
-        if not asked and (
-            not isinstance(container, LISTS)
-            or any(map(has_forward, filter(None, members.values())))
-        ):
+        members = {n: each for n, each in container._modules.items() if each is not None}
+        closed = isinstance(container, LISTS) and not any(map(has_forward, members.values()))
+        if not asked and not closed:
             return None
-        each = {name: member for name, member in members.items() if member is not None}
-        found = (_parts(member, f"{name}.") for name, member in each.items())
+        found = (_parts(member, f"{name}.") for name, member in members.items())
         blocks = dict(itertools.chain.from_iterable(found))
         parts = cls(blocks)
-        parts.holders = tuple(children(container))
+        parts.holders = tuple(members.values())
         return parts if len(blocks) > 1 else None
 
 
