@@ -57,9 +57,9 @@ class Selective(Strategy):
             Unsupported: the blocks hold no such sub-module.
         """
         if self.variant == ATTENTION_CORE:
-            return attention_core.install(chain.blocks, self.spec())
+            return attention_core.install(chain.holders, self.spec())
         what = "attention or FFN"
-        parts = attention_core.expected(chain.blocks, self.spec(), what, ATTENTION, _FFN)
+        parts = attention_core.expected(chain.holders, self.spec(), what, ATTENTION, _FFN)
         return [checkpoint_module(part) for part in parts]
 
     @classmethod

@@ -423,6 +423,14 @@ def test_parts_of_what_cannot_be_called_are_blocks(kind, spec):
         assert find_chain(model, paths).names == applied.chain.names
 
 
+def test_sub_modules_are_looked_for_among_the_parts():
+    model, rows = Runs(tabled, PARTS["tables"][1]), torch.linspace(-1, 1, WIDTH).view(1, WIDTH)
+    wanted = step(model, rows)
+    strategies.apply(model, "selective")
+    assert all("forward" in vars(part["mlp"]) for part in model.layers)
+    assert_same(step(model, rows), wanted)
+
+
 def test_parts_of_blocks_that_the_model_never_calls():
     """Nobody can see that; watching can, and says what to do."""
 

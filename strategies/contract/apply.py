@@ -49,8 +49,8 @@ def apply(
         example: a batch: a tensor, a sequence of arguments, or a mapping of keyword arguments. The
             notes then say which blocks ran on it, and how much of the memory is theirs. Strategies
             that plan by what blocks cost (``needs_profile``) need one: one step runs on it a few
-            times, on fake tensors if it does not fit. Gradients, buffers, what its modules count
-            and collect, and random states are afterwards what they were.
+            times, on fake tensors if it does not fit. Gradients, buffers, what modules count and
+            collect, and random states are afterwards what they were.
         loss: of the model's output on the example; default: its ``.loss``, or else its sum.
         optimizer: whose update is a part of the step that a budget is of, and whose state counts,
             whether it exists by now or not.

@@ -53,6 +53,12 @@ class Chain:
         ends = (0, *self.borders, len(self))
         return [range(begin, end) for begin, end in itertools.pairwise(ends)]
 
+    @property
+    def holders(self) -> list[nn.Module]:
+        """The blocks, or what holds them as parts: where a sub-module is looked for by its name."""
+        lists = (c.holders if isinstance(c, Parts) else children(c) for c in self.containers)
+        return list(itertools.chain(*lists))
+
     def __len__(self) -> int:
         return len(self.blocks)
 

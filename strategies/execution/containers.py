@@ -58,7 +58,12 @@ class Parts(Beside):
     """The blocks that the members of a list hold, which are no blocks: the model calls their parts.
 
     As ``for attention, mlp in self.layers``, or ``block.attention(x)`` on what has no forward.
+
+    Attributes:
+        holders: the members.
     """
+
+    holders: tuple[nn.Module, ...] = ()
 
     @classmethod
     def of(cls, container: nn.Module, *, asked: bool = False) -> Self | None:
@@ -68,16 +73,15 @@ class Parts(Beside):
             container: any module.
             asked: of any members.
         """
-        members = dict(container._modules.items())
-        if not asked and (
-            not isinstance(container, LISTS)
-            or any(map(has_forward, filter(None, members.values())))
-        ):
+        members = {n: each for n, each in container._modules.items() if each is not None}
+        closed = isinstance(container, LISTS) and not any(map(has_forward, members.values()))
+        if not asked and not closed:
             return None
-        each = {name: member for name, member in members.items() if member is not None}
-        found = (_parts(member, f"{name}.") for name, member in each.items())
+        found = (_parts(member, f"{name}.") for name, member in members.items())
         blocks = dict(itertools.chain.from_iterable(found))
-        return cls(blocks) if len(blocks) > 1 else None
+        parts = cls(blocks)
+        parts.holders = tuple(members.values())
+        return parts if len(blocks) > 1 else None
 
 
 def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
