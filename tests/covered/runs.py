@@ -112,9 +112,10 @@ def run(test_file: str, long: bool) -> Run:
     command = ["run", "-m", "pytest", "-q", "-p", "no:cacheprovider", *(["--long"] if long else [])]
     with data.with_suffix(".log").open("w") as log:
         _coverage(*command, test_file, env=env, stdout=log, stderr=subprocess.STDOUT)
-    some = sorted(map(str, parts.iterdir()))
-    _coverage("combine", "--quiet", "--data-file", str(data), *some, check=True)
-    shutil.rmtree(parts)
+    # Of the folder: a process that ends after the tests may just now write or rename its file.
+    _coverage("combine", "--quiet", "--data-file", str(parts / "data"), str(parts), check=True)
+    (parts / "data").replace(data)
+    shutil.rmtree(parts, ignore_errors=True)
     last = data.with_suffix(".log").read_text().rstrip().splitlines()[-1]
     count = {what: int(number) for number, what in _SUMMARY.findall(last)}
     failed = count.get("failed", 0) + count.get("error", 0)
