@@ -173,6 +173,10 @@ def test_every_kind_of_published_model_runs_shrunk(name, folder):
         record = records.decode(done.stdout.encode())
         assert (record.status, record.workload) == ("ok", f"hf:{name}")
         assert record.batch_bytes == 2 * 8 * 16
+
+
+@pytest.mark.long
+def test_a_published_model_of_images_runs_shrunk():
     images = ("run", "--model", "hf:google/vit-base-patch16-224", "--layers", "2")
     done = command.run(*images, "--strategy", "every_layer", *SIMULATED, *JSON)
     assert records.decode(done.stdout.encode()).batch_bytes == 4 * 3 * 224 * 224 + 8
