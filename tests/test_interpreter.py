@@ -10,6 +10,7 @@ from effort import examples, few
 from hypothesis import given
 from hypothesis import strategies as st
 from nested import random_profile
+from test_modes import BLOCK
 from test_operators import some_policy, without_random_states
 
 from bench.measure.forwards import count_forwards
@@ -116,3 +117,20 @@ def test_compute_waits_for_a_slow_link():
     forward_s, backward_s = (10 - 1) + (10 - 1), 10 + (10 - 2)
     assert predicted.stall_s == forward_s + backward_s
     assert predicted.link_bytes == 4 * 10
+
+
+def test_compute_waits_for_kept_outputs():
+    """Each parcel takes 10 s each way beside 1 s of forward, and 8.5 + 1 s of backward."""
+    profile = random_profile(1, 2)
+    blocks = tuple(
+        dataclasses.replace(b, operators=BLOCK, forward_s=1.0, backward_s=1.0)
+        for b in profile.blocks
+    )
+    profile = dataclasses.replace(profile, blocks=blocks, link_bytes_per_s=10.0)
+    predicted = predict(profile, Schedule.parse("0:keep(0@host) 1:keep(0@host)"))
+    forward_s, backward_s = (10 - 1) + 10, 10 + (10 - 8.5 - 1)
+    assert predicted.stall_s == forward_s + backward_s
+    assert predicted.link_bytes == 4 * 100
+    kept = predict(profile, Schedule.parse("0:keep(0) 1:keep(0)"))
+    assert kept.after_forward_bytes == predicted.after_forward_bytes + 2 * 100
+    assert kept.recompute_s == predicted.recompute_s

@@ -17,8 +17,10 @@ from strategies.schedules.modes import (
     Mode,
     Moment,
     Operator,
+    away_by,
     keep,
     kept_by,
+    tiers_of,
 )
 from strategies.schedules.profile import BlockCost, ChainProfile, Shared
 from strategies.schedules.schedule import runs_again
@@ -105,6 +107,12 @@ def test_what_a_policy_keeps_is_read_and_named():
     assert keep({31, 2, 5}) == "keep(2,5,31)"
     assert kept_by("keep(2,5,31)") == {2, 5, 31}
     assert kept_by("core") is None
+    assert keep({31, 2, 5}, {5, 31}, "host") == "keep(2,5@host,31@host)"
+    assert kept_by("keep(2,5@host,31)") == {2, 5, 31}
+    assert away_by("keep(2,5@host,31)") == {5}
+    assert away_by("keep(2)") == away_by("core") == frozenset()
+    assert tiers_of("keep(1@host,2,3@disk)") == {"host", "disk"}
+    assert not kept_by("keep(2@)")
 
 
 @pytest.mark.parametrize(
@@ -146,6 +154,15 @@ def test_a_block_under_a_policy(
         recompute_flops=again_flops,
         recompute_s=again_s,
     )
+
+
+def test_what_rests_elsewhere_is_a_part_of_what_is_saved():
+    plain, sent = BLOCK.mode("keep(0,1,3)"), BLOCK.mode("keep(0@host,1,3@host)")
+    assert sent == dataclasses.replace(plain, name=sent.name, away_bytes=100 + 30)
+    first, *others = BLOCK.operators
+    operators = (dataclasses.replace(first, portable=False), *others)
+    block = dataclasses.replace(BLOCK, operators=operators)
+    assert block.mode(sent.name).away_bytes == 30
 
 
 def test_a_backward_takes_nothing_above_what_it_frees():

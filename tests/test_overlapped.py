@@ -180,6 +180,17 @@ def test_one_leaves_and_one_comes_at_a_time():
     ]
 
 
+def test_a_parcel_of_several_crosses_as_one():
+    tier, notes = noted()
+    parcels = [tier.put_all(tensors(2)), tier.put(torch.full((4,), 2.0))]
+    tier.settle()
+    assert notes == ["send 0", "send 1", "wait for send 1", "send 2", "wait for send 2"]
+    notes.clear()
+    assert int(tier.get(parcels[1])[0]) == 2
+    assert [int(tensor[0]) for tensor in tier.get_all(parcels[0])] == [0, 1]
+    assert notes == ["fetch 2", "wait for fetch 2", "fetch 0", "fetch 1", "wait for fetch 1"]
+
+
 def test_a_second_backward_is_like_the_first():
     tier, notes = noted()
     parcels = [tier.put(t) for t in tensors(3)]

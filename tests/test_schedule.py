@@ -9,6 +9,7 @@ from strategies.schedules.modes import keep
 from strategies.schedules.schedule import ALL, HOST, Schedule
 
 MODES = [ALL, "core", "products", keep([3]), keep([2, 5, 31]), "compiled(50)", "partitioned(0)"]
+AWAY = (keep([3], [3], "{}"), keep([2, 5, 31], [2, 31], "{}"))
 
 
 @st.composite
@@ -29,12 +30,14 @@ def nodes(draw, indices, depth=0):
 @st.composite
 def schedules(draw):
     plan = draw(nodes(list(range(draw(st.integers(1, 9))))))
+    tier = draw(st.sampled_from(["host", "disk"]))
+    known = [*MODES, *(mode.replace("{}", tier) for mode in AWAY)]
     bare = {node for node in plan if isinstance(node, int)}
     count = sum(1 for node in plan for _ in plans.leaves(node))
-    modes = tuple(draw(st.sampled_from(MODES)) if i in bare else ALL for i in range(count))
+    modes = tuple(draw(st.sampled_from(known)) if i in bare else ALL for i in range(count))
     starts = [plans.first(node) for node in plan if isinstance(node, tuple)]
     offloaded = draw(st.frozensets(st.sampled_from(starts))) if starts else frozenset()
-    return Schedule(plan, modes, offloaded, draw(st.sampled_from(["host", "disk"])))
+    return Schedule(plan, modes, offloaded, tier)
 
 
 @given(schedules())
@@ -54,6 +57,10 @@ def test_what_is_printed_is_read_back(schedule):
         ("[0:compiled(100)] 1", Schedule(((0,), 1), ("compiled(100)", ALL))),
         ("[[0] 1]@disk 2:keep(3,31)", Schedule(
             (((0,), 1), 2), (ALL, ALL, "keep(3,31)"), frozenset({0}), "disk"
+        )),
+        ("0:keep(3,31@disk) [1]", Schedule((0, (1,)), ("keep(3,31@disk)", ALL), tier="disk")),
+        ("0:keep(3@host) [1]@host", Schedule(
+            (0, (1,)), ("keep(3@host)", ALL), frozenset({1})
         )),
     ],
 )  # fmt: skip
@@ -78,6 +85,10 @@ def test_equal_schedules_are_equal_values():
         ("0 []", "holds an empty recompute group"),
         ("[0 [1]@host] 2", "@host follows no top-level group"),
         ("[0]@host [1]@disk", "a schedule has one tier, not disk and host"),
+        ("[0]@host 1:keep(3@disk)", "a schedule has one tier, not disk and host"),
+        ("0:keep(3@host) 1:keep(3@disk)", "a schedule has one tier, not disk and host"),
+        ("[0:keep(3@host)]", r"block 0 .* runs in mode all, not keep\(3@host\)"),
+        ("0:keep(3@)", "a schedule holds blocks"),
         ("[0:core 1]", "block 0 is in a recompute group and runs in mode all, not core"),
         ("[0:compiled(50) 1]", r"block 0 .* runs in mode all, not compiled\(50\)"),
         ("0core", "a schedule holds blocks, brackets, :modes and @tiers"),
@@ -117,6 +128,13 @@ def test_a_schedule_is_cut_where_it_straddles_a_border():
 
 def parts(schedule):
     return schedule.modes, schedule.offloaded, schedule.tier
+
+
+def test_what_leaves_the_device_is_known():
+    assert not Schedule.parse("0:keep(3) [1]").sends
+    assert Schedule.parse("0:keep(3) [1]@host").sends
+    assert Schedule.parse("0:keep(3@disk) [1]").sends
+    assert Schedule.parse("0:keep(3@disk) [1]").tier == "disk"
 
 
 def test_a_schedule_has_a_mode_for_every_block():

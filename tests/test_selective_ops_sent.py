@@ -77,7 +77,7 @@ def some_budgets(known, seed):
 
 @pytest.mark.parametrize("make", [with_operators, with_shared])
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-@pytest.mark.parametrize("seed", few(range(12), 2))
+@pytest.mark.parametrize("seed", few(range(12)))
 def test_given_what_leaves_the_best_of_all_choices_is_found(seed, blocks, make):
     """To the byte, where the link takes no time: what is in flight is counted as it is."""
     profile = linked(seed, blocks, math.inf, make)
@@ -93,7 +93,7 @@ def test_given_what_leaves_the_best_of_all_choices_is_found(seed, blocks, make):
 @pytest.mark.parametrize("link", [4.0, FAST])
 def test_compute_waits_no_longer_than_the_programme_says(link):
     waited = 0
-    for seed in range(scaled(12)):
+    for seed in range(scaled(6)):
         profile, rng = linked(seed, 3, link), random.Random(seed)
         known = list(outcomes(profile))
         for budget_bytes in some_budgets(known, seed):
@@ -107,7 +107,7 @@ def test_compute_waits_no_longer_than_the_programme_says(link):
 
 
 @pytest.mark.parametrize("link", [SLOW, FAST, math.inf])
-@pytest.mark.parametrize("seed", few(range(12), 2))
+@pytest.mark.parametrize("seed", few(range(12)))
 def test_what_is_found_is_within_the_budget_and_never_better_than_the_best(seed, link):
     profile = linked(seed, 3, link)
     known = list(outcomes(profile))
@@ -119,6 +119,7 @@ def test_what_is_found_is_within_the_budget_and_never_better_than_the_best(seed,
             assert best_s - 1e-9 <= found_s == found.bound_s
 
 
+@pytest.mark.long
 def test_it_is_the_best_or_nearly_so_where_the_link_is_fast():
     """And so it is faster than without a link."""
     near = faster = tried = 0
@@ -168,7 +169,8 @@ def without(profile, budget_bytes):
     return Before().solution(profile, budget_bytes)
 
 
-@pytest.mark.parametrize("seed", few(range(8), 1))
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(8))
 def test_auto_takes_it_where_it_is_the_fastest_but_never_to_a_disk(seed):
     profile = linked(seed, 3, 1e3)
     low = selective_ops.smallest_bytes(profile)

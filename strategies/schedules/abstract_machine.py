@@ -68,7 +68,7 @@ class Machine:
         if leaving is None:
             return
         self.link.wait()
-        if self.leaves_device(leaving):
+        if leaving in self.schedule.offloaded:
             self.drop(leaving)
         else:
             self.alive_bytes -= self.link.cargo[leaving]
@@ -76,7 +76,7 @@ class Machine:
     def send(self, block: int) -> None:
         """Its boundary, which is held until it is gone, or what it kept."""
         self.land()
-        if self.leaves_device(block):
+        if block in self.schedule.offloaded:
             self.hold(block)
         self.link.leaving = block
         self.link.start(block)
@@ -141,17 +141,13 @@ class Machine:
         The graph of this forward is the one that backward walks: inner groups' too.
         """
         begin = first(group)
-        if self.leaves_device(begin):
+        if begin in self.schedule.offloaded:
             self.send(begin)
         elif self.resting[begin] == self.profile.boundary_bytes(begin):
             self.hold(begin)  # as it is: the boundary itself
         else:
             self.alive_bytes += self.resting[begin]
         self.alive_bytes += self.profile.group_bytes * groups_in(group)
-
-    def leaves_device(self, boundary: int) -> bool:
-        """Whether the schedule sends it over the link."""
-        return boundary in self.schedule.offloaded
 
     def save(self, index: int) -> None:
         """A normal forward: what autograd needs is held from here on."""
@@ -215,7 +211,7 @@ class Machine:
         begin = first(node)
         if top:
             self.sharing.remake(node)
-        if top and self.leaves_device(begin):
+        if top and begin in self.schedule.offloaded:
             self.fetch(begin)
             self.recompute_copy(node)
         elif top and self.resting[begin] != self.profile.boundary_bytes(begin):

@@ -13,8 +13,10 @@ from strategies.schedules.plan import Node, Plan
 ALL = "all"
 HOST = "host"
 
+_NUMBERS = r"\(\d+(?:@\w+)?(?:,\d+(?:@\w+)?)*\)"
 _TOKEN = re.compile(
-    r"\s*(?:(?P<open>\[)|(?P<close>\])(?:@(?P<tier>\w+))?|(?P<block>\d+)(?::(?P<mode>\w+(?:\([\w,@]+\))?))?)",
+    r"\s*(?:(?P<open>\[)|(?P<close>\])(?:@(?P<tier>\w+))?"
+    rf"|(?P<block>\d+)(?::(?P<mode>\w+(?:{_NUMBERS})?))?)",
     re.ASCII,
 )
 
