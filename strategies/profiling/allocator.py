@@ -118,7 +118,8 @@ class _OfAllocators(profile):
 
     def _start_trace(self) -> None:
         self.entered = True
-        _enable_profiler(self.config(), self.kineto_activities, {RecordScope.USER_SCOPE})
+        config = self.config()  # type: ignore[no-untyped-call]
+        _enable_profiler(config, self.kineto_activities, {RecordScope.USER_SCOPE})
 
 
 def _of_allocators() -> profile:
