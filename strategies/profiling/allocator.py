@@ -119,7 +119,8 @@ class _OfAllocators(profile):
     def _start_trace(self) -> None:
         self.entered = True
         config = self.config()  # type: ignore[no-untyped-call]
-        _enable_profiler(config, self.kineto_activities, {RecordScope.USER_SCOPE})
+        scopes = {RecordScope.USER_SCOPE}
+        _enable_profiler(config, self.kineto_activities, scopes)  # type: ignore[call-arg]
 
 
 def _of_allocators() -> profile:
