@@ -25,7 +25,7 @@ from strategies.hybrid import rate
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import Schedule
-from strategies.solvers import hybrid, optimal
+from strategies.solvers import hybrid, optimal, optimal_solver
 from strategies.solvers.hybrid_numbers import roads_of
 from strategies.solvers.hybrid_solver import Solver
 
@@ -392,7 +392,7 @@ def test_a_neighbour_has_one_boundary_more_or_less_on_the_device(held):
 def test_a_schedule_takes_what_the_table_says_and_is_no_faster(seed, link, weight):
     """Of each start. Where transfers take no time, it takes just as long."""
     profile = linked(seed, 4, link, modes=1 + seed % 2, borders=(2,) if seed % 4 == 1 else ())
-    inside = optimal.Solver(profile, predict(profile, plans.plain(4)).peak_bytes, 10**6)
+    inside = optimal_solver.Solver(profile, predict(profile, plans.plain(4)).peak_bytes, 10**6)
     solver = Solver(inside, weight)
     other_bytes = profile.resident_bytes + profile.head_saved_bytes + profile.input_bytes
     starts = np.flatnonzero(np.isfinite(solver.row))

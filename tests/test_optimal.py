@@ -16,7 +16,7 @@ from strategies.schedules import plan as plans
 from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
 from strategies.schedules.schedule import Schedule
-from strategies.solvers import optimal, optimal_numbers, optimal_table
+from strategies.solvers import optimal, optimal_numbers, optimal_solver, optimal_table
 from strategies.solvers.optimal_numbers import slot_bytes_for
 from strategies.solvers.optimal_stretches import stretches_of
 
@@ -52,7 +52,7 @@ def test_a_schedule_repeats_and_takes_what_the_table_says(seed, modes):
     """Of each start, not only of those that a budget leads to."""
     profile = random_profile(seed, 5, modes, borders=(2,) if seed % 2 else ())
     profile = dataclasses.replace(profile, head_keeps_output=seed % 3 == 0)
-    solver = optimal.Solver(profile, predict(profile, plans.plain(5)).peak_bytes, 10**6)
+    solver = optimal_solver.Solver(profile, predict(profile, plans.plain(5)).peak_bytes, 10**6)
     other_bytes = profile.resident_bytes + profile.head_saved_bytes + profile.input_bytes
     starts = np.flatnonzero(np.isfinite(solver.top))
     assert len(starts) > 10

@@ -118,7 +118,9 @@ class _OfAllocators(profile):
 
     def _start_trace(self) -> None:
         self.entered = True
-        _enable_profiler(self.config(), self.kineto_activities, {RecordScope.USER_SCOPE})
+        config = self.config()  # type: ignore[no-untyped-call]
+        scopes = {RecordScope.USER_SCOPE}
+        _enable_profiler(config, self.kineto_activities, scopes)  # type: ignore[call-arg]
 
 
 def _of_allocators() -> profile:

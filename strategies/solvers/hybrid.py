@@ -31,7 +31,7 @@ from strategies.schedules.interpreter import Prediction, predict
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
-from strategies.solvers import optimal
+from strategies.solvers import optimal, optimal_solver
 from strategies.solvers.hybrid_solver import Solver
 
 WEIGHTS = (1.0, 0.75, 0.5, 0.25)
@@ -79,7 +79,7 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     schedules = [] if plain is None else [plain.schedule]
     if not profile.link_bytes_per_s or not optimal.fixed_terms_fit(profile, budget_bytes):
         return plain
-    inside = optimal.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
+    inside = optimal_solver.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
     best = _best(profile, budget_bytes, [*schedules, *heuristics(profile)])
     bound_s = 0.0
     for weight in WEIGHTS if math.isfinite(profile.link_bytes_per_s) else WEIGHTS[:1]:
@@ -127,7 +127,7 @@ def smallest_bytes(profile: ChainProfile) -> int:
     peaks = (predict(profile, schedule).peak_bytes for schedule in heuristics(profile))
     peak_bytes = min(peak_bytes, *peaks)
     while optimal.fixed_terms_fit(profile, peak_bytes - 1):
-        inside = optimal.Solver(profile, peak_bytes - 1, slots_for(len(profile.blocks)))
+        inside = optimal_solver.Solver(profile, peak_bytes - 1, slots_for(len(profile.blocks)))
         schedule = Solver(inside, WEIGHTS[0]).fitting(peak_bytes - 1)
         if schedule is None:
             break

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from strategies.schedules.schedule import Schedule
-from strategies.solvers import optimal
+from strategies.solvers import optimal_solver
 from strategies.solvers.hybrid_numbers import roads_of
-from strategies.solvers.optimal_solver import Stretch, fitting
 
 
 class Choice(NamedTuple):
@@ -27,7 +26,7 @@ class Choice(NamedTuple):
 class Solver:
     """The table for one weight, and schedules read from it."""
 
-    def __init__(self, inside: optimal.Solver, weight: float) -> None:
+    def __init__(self, inside: optimal_solver.Solver, weight: float) -> None:
         from strategies.solvers import hybrid_table  # noqa: PLC0415 - compiles
 
         self.compiled, self.profile, self.inside = hybrid_table, inside.profile, inside
@@ -51,7 +50,7 @@ class Solver:
     def fitting(self, budget_bytes: int) -> Schedule | None:
         """The first schedule whose real peak is within the budget, from the largest start down."""
         start = self.inside.start
-        return fitting(self.profile, budget_bytes, self.row, start, self.schedule)
+        return optimal_solver.fitting(self.profile, budget_bytes, self.row, start, self.schedule)
 
     def schedule(self, slots: int) -> Schedule:
         """Read the choices for a start of ``slots``."""
@@ -72,7 +71,7 @@ class Solver:
             modes[begin] = self.inside.mode_name(begin, choice.mode)
             return begin
         plane, last = self.inside.table.shape[0] - 1, choice.end - 1
-        stretch = Stretch(plane, begin, last, self._inside(last, slots))
+        stretch = optimal_solver.Stretch(plane, begin, last, self._inside(last, slots))
         return tuple(self.inside.nodes(stretch, self.inside.cheapest, modes))
 
     def _inside(self, last: int, slots: int) -> int:
