@@ -33,7 +33,7 @@ def lasting(index, block):
 def whole(seed):
     profile = chain(seed)
     high = predict(profile, tuple(range(len(profile.blocks)))).peak_bytes
-    programme = selective_ops._Programme(profile, high - 9, 0.25)
+    programme = selective_ops.Programme(profile, high - 9, 0.25)
     programme.solved()  # which says what it costs
     return written(programme.model)
 
@@ -60,7 +60,7 @@ def test_the_programme_is_what_it_was(question, seed):
 
 def test_a_gap_is_of_what_is_repeated_or_a_tenth_of_it_of_the_step():
     profile = chain(0)
-    programme = selective_ops._Programme(profile, 99, 0.25)
+    programme = selective_ops.Programme(profile, 99, 0.25)
     second = max(block.last_recompute_s for block in profile.blocks)
     options = {
         "mip_rel_gap": 0.25,
