@@ -95,22 +95,23 @@ def test_watching_leaves_everything_as_it_was():
 class OtherBits(Small):
     """Its weight's gradient has other last bits each time, and perhaps more."""
 
-    def __init__(self, more=0.0):
+    def __init__(self, steps, more=0.0):
         super().__init__()
-        self.steps, self.more = 0, more
-        next(self.parameters()).register_hook(self.scaled)
 
-    def scaled(self, gradient):
-        self.steps += 1
-        return gradient * (1 + 2**-23 * self.steps + (self.more if self.steps > 2 else 0))
+        def scaled(gradient):
+            steps.append(len(steps) + 1)
+            return gradient * (1 + 2**-23 * len(steps) + (more if len(steps) > 2 else 0))
+
+        next(self.parameters()).register_hook(scaled)
 
 
 def test_a_check_is_as_strict_as_the_model_is_with_itself():
     """Kernels that add up in any order give other bits without a strategy, too."""
-    model = nn.Sequential(*(OtherBits() for _ in range(4)))
+    steps = [[] for _ in range(4)]
+    model = nn.Sequential(*map(OtherBits, steps))
     strategies.apply(model, "every_layer", example=ROWS, check=True)
-    assert [block.steps for block in model] == [3] * 4
-    wrong = nn.Sequential(*(OtherBits(1e-4) for _ in range(4)))
+    assert steps == [[1, 2, 3]] * 4
+    wrong = nn.Sequential(*(OtherBits([], 1e-4) for _ in range(4)))
     with pytest.raises(Unsupported, match="on the example the gradient of 0"):
         strategies.apply(wrong, "every_layer", example=ROWS, check=True)
 

@@ -213,8 +213,9 @@ def test_a_quantity_is_a_moment_or_the_difference_of_two():
         found.figure("noon")
 
 
+@pytest.mark.parametrize("near", [0, 512, 5000])
 @pytest.mark.parametrize(("room", "expected"), [(512, 512), (600, 512), (9999, 768), (9, 0)])
-def test_the_largest_batch_is_the_last_that_fits(monkeypatch, room, expected):
+def test_the_largest_batch_is_the_last_that_fits(monkeypatch, room, expected, near):
     seen = []
 
     def moments(recording, **more):
@@ -230,7 +231,8 @@ def test_the_largest_batch_is_the_last_that_fits(monkeypatch, room, expected):
     )
     monkeypatch.setattr(modelling, "moments", moments)
     search = Search(option="batch", lowest=256, highest=768, step=256)
-    assert largest(DEVICE, configuration(), search) == expected
+    assert largest(DEVICE, configuration(), search, near=near) == expected
+    assert len(seen) == len(set(seen))
 
 
 @pytest.fixture(scope="module")
