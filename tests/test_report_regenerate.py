@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-import command
 import pytest
 from test_report_factory import chain, gpt_options, make
 
@@ -228,10 +227,3 @@ def test_documented_statuses_are_those_of_the_schema():
     [meaning] = [row[3] for row in documented() if row[0] == "status"]
     statuses = get_args(parts.Status)
     assert re.findall(r"`(\w+)`", meaning)[: len(statuses)] == list(statuses)
-
-
-@pytest.mark.long
-def test_committed_tables_and_figures_are_those_of_the_committed_records():
-    """What `nox -s tables -- --check` asks, too: here every table and figure of the project."""
-    done = command.run("tables", "--check")
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout

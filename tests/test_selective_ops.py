@@ -117,7 +117,7 @@ def test_as_good_where_tensors_are_shared(seed, blocks):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("begin", range(1000, 1500, 100))
+@pytest.mark.parametrize("begin", [1000, 1100])
 def test_as_good_in_many_ways_to_share(begin):
     for seed in range(begin, begin + 100):
         assert_as_good_as_the_best(with_shared(seed, 1 + seed % 4), seed)

@@ -15,7 +15,7 @@ from shared_tensors import sharing
 
 from strategies.auto import Auto
 from strategies.schedules.interpreter import predict
-from strategies.solvers import optimal
+from strategies.solvers import optimal, optimal_search
 
 SLACK_S = 1e-9
 
@@ -31,7 +31,7 @@ def assert_bounded(profile, known, solve, seed):
             predicted = predict(profile, solution.schedule)
             assert predicted.peak_bytes <= budget_bytes
             assert solution.bound_s <= best_s + SLACK_S
-            if not solution.schedule.offloaded:
+            if not solution.schedule.sends:
                 assert best_s <= predicted.recompute_s + SLACK_S
     assert profile.link_bytes_per_s or solve(profile, peaks[0] - 1) is None
 
@@ -92,8 +92,12 @@ def test_auto_with_a_link():
 
 
 @pytest.mark.parametrize("seed", few([68, 617, 650]))
-def test_auto_does_not_rule_out_what_optimal_missed(seed):
-    """Nested plans fit and are faster than any choice of operators; the table names another."""
+def test_auto_does_not_rule_out_what_optimal_missed(seed, monkeypatch):
+    """Nested plans fit and are faster than any choice of operators; the table names another.
+
+    The search would find them, if it had the patience.
+    """
+    monkeypatch.setattr(optimal_search, "PATIENCE", 0)
     auto_is_bounded(seed, 4)
 
 
@@ -107,9 +111,15 @@ def test_auto_bounds_every_candidate_by_all():
 
 @pytest.mark.long
 @pytest.mark.parametrize("begin", range(1000, 1400, 100))
-@pytest.mark.parametrize(
-    "is_bounded", [optimal_is_bounded, optimal_is_the_best, auto_is_bounded, linked_is_bounded]
-)
+@pytest.mark.parametrize("is_bounded", [optimal_is_bounded, optimal_is_the_best])
 def test_many(is_bounded, begin):
     for seed in range(begin, begin + 100):
+        is_bounded(seed, 1 + seed % 4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("begin", [1000, 1100])
+@pytest.mark.parametrize("is_bounded", [auto_is_bounded, linked_is_bounded])
+def test_many_with_operators(is_bounded, begin):
+    for seed in range(begin, begin + 50):
         is_bounded(seed, 1 + seed % 4)
