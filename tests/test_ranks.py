@@ -229,8 +229,9 @@ def test_every_strategy_runs_on_ranks_or_says_why_not(parallel, spec):
 
 @pytest.mark.long
 def test_ranks_that_wait_for_one_that_hangs_say_which():
+    work = cell("fsdp2", "none", options=SMALL | {"layers": 12, "seq": 256})
     thread = when_running(1, signal.SIGSTOP)
-    together, *own = launch.run(cell("fsdp2", "none"), 40)
+    together, *own = launch.run(work, 40)
     thread.join()
     assert together.status == "timeout"
     assert "gave no answer, and the others waited for it" in together.reason
