@@ -96,6 +96,26 @@ def test_gradients_are_those_of_no_policy(name, passes, tmp_path):
     assert resting.sizes(tmp_path) == []
 
 
+class Scaled(Block):
+    """By a number that inference mode computes: of such tensors nobody counts the changes."""
+
+    def forward(self, x):
+        with torch.inference_mode():
+            scale = torch.mm(x, x.t()).mean()
+        return super().forward(x) * scale.item()
+
+
+def test_what_inference_mode_computes_may_leave_too(tmp_path):
+    def scaled():
+        torch.manual_seed(0)
+        return nn.Sequential(Scaled(), Scaled())
+
+    wanted = step(scaled(), BATCH)
+    everything = range(8)
+    model, _ = stack_under(scaled(), tmp_path, keep(everything, everything, "disk"))
+    assert_same(step(model, BATCH), wanted)
+
+
 def test_a_random_output_is_what_it_was(tmp_path):
     wanted = step(Stack(dropout=0.5), BATCH)
     model, _ = stack_under(Stack(dropout=0.5), tmp_path, "keep(1@disk,4@disk)")

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import SAC_IGNORED_OPS
 
 from strategies.execution.dispatch import is_portable
 from strategies.storage import Tier
-from strategies.storage.changes import written_in_place
+from strategies.storage.changes import version_of, written_in_place
 from strategies.storage.layout import laid
 
 Asked = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], tuple[bool, bool]]
@@ -45,13 +45,13 @@ class Part:
         with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.ADInplaceOrView, False):
             self.tensor: Tensor | None = original.detach()
         self.strides = original.stride()
-        self.original, self.version = weakref.ref(original), original._version
+        self.original, self.version = weakref.ref(original), version_of(original)
 
     @property
     def is_written(self) -> bool:
         """Whether somebody wrote to it since."""
         known = (self.tensor, self.original())
-        return any(tensor is not None and tensor._version != self.version for tensor in known)
+        return any(tensor is not None and version_of(tensor) != self.version for tensor in known)
 
     def arrive(self, tensor: Tensor) -> None:
         """It is here again.
@@ -61,7 +61,7 @@ class Part:
         """
         self.check()
         self.tensor = laid(tensor, self.strides)
-        self.original, self.version = weakref.ref(self.tensor), self.tensor._version
+        self.original, self.version = weakref.ref(self.tensor), version_of(self.tensor)
 
     def check(self) -> None:
         """That nobody wrote to it.

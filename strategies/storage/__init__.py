@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strategies.storage.changes import memory_of, written_in_place
+from strategies.storage.changes import memory_of, version_of, written_in_place
 from strategies.storage.codecs import CODECS, Codec, Encoded, Raw
 from strategies.storage.layout import laid
 from strategies.storage.overlapped import Overlapped
@@ -98,8 +98,7 @@ class Watched:
 
     def __init__(self, packed: Stored | Tensor, tensor: Tensor) -> None:
         self.packed = packed
-        self.version = 0 if tensor.is_inference() else tensor._version
-        self.tensor = weakref.ref(tensor)
+        self.version, self.tensor = version_of(tensor), weakref.ref(tensor)
 
     def unpacked(self) -> Tensor:
         """The tensor as it was.
@@ -108,7 +107,7 @@ class Watched:
             RuntimeError: it was written to since.
         """
         tensor = self.tensor()
-        if tensor is not None and not tensor.is_inference() and tensor._version != self.version:
+        if tensor is not None and version_of(tensor) != self.version:
             raise written_in_place(
                 f"a boundary of shape {list(tensor.shape)} is at version {tensor._version};"
                 f" expected version {self.version} instead"

@@ -14,6 +14,11 @@ def memory_of(value: Any) -> int | None:
     return int(value.untyped_storage()._cdata) if strided else None
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often it was written to; of a tensor of inference mode nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def written_in_place(what: str) -> RuntimeError:
     """PyTorch's own sentence, and which tensor it is about."""
     return RuntimeError(
