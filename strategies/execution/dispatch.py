@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from strategies.execution.tensors import tensors_in
+from strategies.execution.tensors import fills_memory, tensors_in
 
 _DROPOUT = ("dropout_p", "p")
 
@@ -26,12 +26,8 @@ def is_portable(output: Any) -> bool:
     Plain tensors of one device, each the whole of its memory.
     """
     tensors = tensors_in(output)
-    return len({tensor.device for tensor in tensors}) == 1 and all(map(_is_whole, tensors))
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    plain = type(tensor) in (Tensor, FakeTensor) and tensor.layout is torch.strided
-    return plain and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    plain = {Tensor, FakeTensor}.issuperset(map(type, tensors)) and all(map(fills_memory, tensors))
+    return plain and len({tensor.device for tensor in tensors}) == 1
 
 
 def is_random(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

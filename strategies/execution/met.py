@@ -208,7 +208,7 @@ class Met:
             self.shared.restore()
         if special.norms:
             stack.enter_context(FrozenStatistics(special.norms))
-        if special.settings is not None and special.settings.are_others():
+        if special.settings is not None:
             special.settings.restore(stack)
         return stack
 

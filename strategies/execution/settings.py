@@ -66,12 +66,16 @@ class Settings:
 
     def are_others(self) -> bool:
         """Whether one is another now."""
-        now = Settings()
+        return self._differ_from(Settings())
+
+    def _differ_from(self, now: Settings) -> bool:
         return now.values != self.values or now.device != self.device
 
     def restore(self, stack: contextlib.ExitStack) -> None:
-        """Set them so until the stack ends."""
+        """Set them so until the stack ends, if one is another now."""
         now = Settings()
+        if not self._differ_from(now):
+            return
         stack.callback(now.put)
         self.put()
         if now.device != self.device:

@@ -67,6 +67,13 @@ def storage_key(tensor: Tensor) -> int:
     return int(dense_parts(tensor)[0].untyped_storage()._cdata)
 
 
+def fills_memory(tensor: Tensor) -> bool:
+    """Whether its elements are all that lies in its memory."""
+    if tensor.layout is not torch.strided:
+        return False
+    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
 def has_version(value: Any) -> bool:
     """Whether it is a tensor that knows how often it was written to."""
     return isinstance(value, Tensor) and not value.is_inference()

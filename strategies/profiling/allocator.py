@@ -47,7 +47,8 @@ class AllocatorTrace:
         self.stack.enter_context(silenced())
         with profiler():
             pass  # the first one in a process misses events
-        self.recorder = self.stack.enter_context(_of_allocators())
+        recorder = _OfAllocators(use_kineto=True, profile_memory=True)
+        self.recorder = self.stack.enter_context(recorder)
         return self
 
     def mark(self, name: str) -> None:
@@ -121,7 +122,3 @@ class _OfAllocators(profile):
         config = self.config()  # type: ignore[no-untyped-call]
         scopes = {RecordScope.USER_SCOPE}
         _enable_profiler(config, self.kineto_activities, scopes)  # type: ignore[call-arg]
-
-
-def _of_allocators() -> profile:
-    return _OfAllocators(use_kineto=True, profile_memory=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Self
 
 import torch
@@ -23,7 +23,8 @@ class Remembered:
         values: by name.
         then: what they were.
         contents: of the containers among them.
-        tensors: among the attributes, how often each had been written to, and a copy.
+        tensors: among them, if nobody else puts them back: how often each had been written to, and
+            a copy.
         generators: how to put them back.
     """
 
@@ -34,10 +35,10 @@ class Remembered:
     generators: list[Restore]
 
     @classmethod
-    def of(cls, values: Values) -> Self:
-        """As they are now."""
+    def of(cls, values: Values, apart: Container[int]) -> Self:
+        """As they are now; tensors with these ids are put back by others."""
         then = {name: value for name, value in values.items() if name not in OWN}
-        own = [value for value in then.values() if has_version(value)]
+        own = [v for v in then.values() if has_version(v) and id(v) not in apart]
         tensors = [(tensor, tensor._version, tensor.detach().clone()) for tensor in own]
         generators = [own_state(value) for value in then.values() if is_generator(value)]
         return cls(values, then, contents(then), tensors, generators)
@@ -60,11 +61,12 @@ class Remembered:
 
 
 def remember(model: nn.Module) -> Callable[[], None]:
-    """How to put back what all its modules hold now, each once."""
+    """How to put back what all its modules hold now, each once; not what is in its buffers."""
     places: dict[int, Any] = {}
     for module in model.modules():
         places |= {id(values): values for values in dictionaries(module)}
-    remembered = [Remembered.of(values) for values in places.values()]
+    buffers = set(map(id, model.buffers()))
+    remembered = [Remembered.of(values, buffers) for values in places.values()]
 
     def restore() -> None:
         for each in remembered:

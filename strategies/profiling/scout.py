@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten
 
 from strategies.execution.chain import Chain
 from strategies.execution.stand_in import StandIn
-from strategies.execution.tensors import dense_parts, storage_key, tensors_in
+from strategies.execution.tensors import dense_parts, fills_memory, storage_key, tensors_in
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.kinds import Kind, kinds_of, plain_or_none
 from strategies.profiling.ledger import unique_bytes
@@ -258,11 +258,7 @@ class _Log:
     def _is_own(self, made: Sequence[Tensor]) -> bool:
         """Whether every output lies in memory of its own, which it fills."""
         keys = {storage_key(tensor) for tensor in made}
-        full = all(
-            tensor.layout is torch.strided
-            and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-            for tensor in made
-        )
+        full = all(map(fills_memory, made))
         return full and len(keys) == len(made) and keys <= self.operators.born.keys()
 
 

@@ -15,7 +15,9 @@ PS = 1e12
 """Picoseconds in a second."""
 COMPILED, PARTITIONED = "compiled", "partitioned"
 _COMPILATION = re.compile(rf"^({COMPILED}|{PARTITIONED})\((\d|[1-9]\d|100)\)$", re.ASCII)
-_KEEP = re.compile(r"^keep\((\d+(?:@\w+)?(?:,\d+(?:@\w+)?)*)\)$", re.ASCII)
+NUMBERS = r"\d+(?:@\w+)?(?:,\d+(?:@\w+)?)*"
+"""What stands between the brackets of a mode: operators, some with the tier that they rest on."""
+_KEEP = re.compile(rf"^keep\(({NUMBERS})\)$", re.ASCII)
 
 
 def keep(positions: Iterable[int], away: Collection[int] = (), tier: str = "") -> str:

@@ -7,16 +7,15 @@ import re
 from collections.abc import Iterator, Sequence
 
 from strategies.schedules import plan as plans
-from strategies.schedules.modes import Compilation, away_by, tiers_of
+from strategies.schedules.modes import NUMBERS, Compilation, away_by, tiers_of
 from strategies.schedules.plan import Node, Plan
 
 ALL = "all"
 HOST = "host"
 
-_NUMBERS = r"\(\d+(?:@\w+)?(?:,\d+(?:@\w+)?)*\)"
 _TOKEN = re.compile(
     r"\s*(?:(?P<open>\[)|(?P<close>\])(?:@(?P<tier>\w+))?"
-    rf"|(?P<block>\d+)(?::(?P<mode>\w+(?:{_NUMBERS})?))?)",
+    rf"|(?P<block>\d+)(?::(?P<mode>\w+(?:\({NUMBERS}\))?))?)",
     re.ASCII,
 )
 

@@ -135,10 +135,9 @@ class Solver:
 
     def choices(self, stretch: Stretch) -> Iterator[tuple[float, Choice, tuple[Stretch, ...]]]:
         """Of its first block: what is repeated at least, the choice, and what it leaves."""
-        held, begin, end, slots = stretch
-        for cost_s, _, mode in self._bare_costs(held, begin, end, slots):
-            yield float(cost_s), ("bare", mode), (self.behind(stretch, mode),)
-        for cost_s, last in zip(*self._all_groups(begin, end, slots), strict=True):
+        for cost_s, mode in self._bare_costs(stretch):
+            yield cost_s, ("bare", mode), (self.behind(stretch, mode),)
+        for cost_s, last in zip(*self._all_groups(stretch), strict=True):
             yield float(cost_s), ("group", int(last)), self.apart(stretch, int(last))
 
     def behind(self, stretch: Stretch, mode: int) -> Stretch:
@@ -157,41 +156,30 @@ class Solver:
 
     def cheapest(self, stretch: Stretch) -> Choice:
         """The choice that the table's value came from: the cheapest, worked out again."""
-        held, begin, end, slots = stretch
-        choices = [
-            *self._bare_costs(held, begin, end, slots),
-            *self._best_group(begin, end, slots),
-        ]
-        _, kind, which = min(choices, key=lambda choice: choice[0])
-        return kind, which
+        choices = [(cost_s, ("bare", mode)) for cost_s, mode in self._bare_costs(stretch)]
+        costs, ends = self._all_groups(stretch)
+        if len(ends):  # of groups as cheap the shortest
+            best = int(np.argmin(costs))
+            choices.append((float(costs[best]), ("group", int(ends[best]))))
+        return min(choices, key=lambda choice: choice[0])[1]
 
-    def _bare_costs(
-        self, held: int, begin: int, end: int, slots: int
-    ) -> Iterator[tuple[float, str, int]]:
-        n, count = self.numbers, len(self.profile.blocks)
+    def _bare_costs(self, stretch: Stretch) -> Iterator[tuple[float, int]]:
+        """Of each mode of the first block that fits: seconds, and the mode."""
+        n, count, (held, begin, end, slots) = self.numbers, len(self.profile.blocks), stretch
         repeated = 0.0 if end == count else n.forward_s[begin]
         modes = n.mode_begin[begin + 1] if end == count else n.mode_begin[begin] + 1
         for mode in range(n.mode_begin[begin], modes):
             back_bytes = n.around_bytes[begin] - n.around_bytes[end]
             back_bytes += n.mode_backward_bytes[held, mode]
             need = max(int(n.mode_forward[mode]), int(back_bytes // self.slot_bytes))
-            taken = n.mode_taken[held, mode]
-            if slots >= max(need, taken):
-                plane = min(int(n.mode_holds[mode]), self.table.shape[0] - 1)
-                left = min(slots - int(taken), self.slots)
-                rest = self.table[plane, n.rows[begin + 1, end], left]
-                yield float(rest) + repeated + n.mode_s[mode], "bare", mode
+            if slots >= max(need, n.mode_taken[held, mode]):
+                rest_s = self.value(self.behind(stretch, mode))
+                yield float(rest_s + repeated + n.mode_s[mode]), mode
 
-    def _best_group(self, begin: int, end: int, slots: int) -> Iterator[tuple[float, str, int]]:
-        """The cheapest group that fits, and of those the shortest."""
-        costs, ends = self._all_groups(begin, end, slots)
-        if len(ends):
-            best = int(np.argmin(costs))
-            yield float(costs[best]), "group", int(ends[best])
-
-    def _all_groups(self, begin: int, end: int, slots: int) -> tuple[Any, Any]:
+    def _all_groups(self, stretch: Stretch) -> tuple[Any, Any]:
         """Seconds and last blocks of all groups that fit; all lengths at once."""
         n, count, inside = self.numbers, len(self.profile.blocks), self.table.shape[0] - 1
+        _, begin, end, slots = stretch
         ends = np.arange(begin, min(end, n.reach[begin] + 1))
         working = np.where(ends == begin, n.unsaved_first[ends], n.unsaved_next[ends])
         less = self.inside_less(ends, end)

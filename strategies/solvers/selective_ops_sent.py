@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from strategies.schedules.interpreter import predict
-from strategies.schedules.modes import keep
+from strategies.schedules.modes import Operator, keep
 from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, optimal
@@ -112,15 +112,17 @@ class Sending(Programme):
 
     def portable(self, index: int) -> list[int]:
         """The outputs that block ``index`` can send."""
-        operators = self.profile.blocks[index].operators
-        listed = enumerate(operators.operators if operators else ())
+        listed = enumerate(self._operators(index))
         return [number for number, op in listed if op.keepable and op.portable]
 
     def size_of(self, index: int, numbers: Iterable[int]) -> float:
         """Of these outputs, in the programme's unit."""
-        operators = self.profile.blocks[index].operators
-        listed = operators.operators if operators else ()
+        listed = self._operators(index)
         return sum(listed[number].output_bytes for number in numbers) / self.unit
+
+    def _operators(self, index: int) -> Sequence[Operator]:
+        operators = self.profile.blocks[index].operators
+        return operators.operators if operators else ()
 
     def parcel_of(self, index: int) -> frozenset[int]:
         """Of the outputs that are kept, as was solved, as many bytes as leave; one at least."""
