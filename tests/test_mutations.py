@@ -108,8 +108,8 @@ MUTATIONS = (
     Mutation(
         "a change in place of what rests in a storage goes unseen",
         "strategies/storage",
-        "tensor._version != self.version:",
-        "tensor._version < self.version:",
+        "version_of(tensor) != self.version:",
+        "version_of(tensor) < self.version:",
         ["tests/test_storage.py::test_a_change_in_place_is_an_error_as_it_is_without"],
     ),
     Mutation(
