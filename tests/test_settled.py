@@ -1,6 +1,7 @@
 """`auto` measures before it settles: which plan is the fastest, and whether its peak is kept."""
 
 import dataclasses
+import itertools
 import random
 import subprocess
 import sys
@@ -141,6 +142,31 @@ def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
     for times in ([1.0, 2.0], [2.0, 1.0], [1.0, 1.2]):  # it is clear
         clock = iter(times)
         assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[one] for one in times]
+
+
+def timed(case, monkeypatch, clock, contenders=2):
+    """What is timed of contenders of whom the profile expects the same."""
+    monkeypatch.setattr(trial, "_time", lambda _: next(clock))
+    step, installs = ExampleStep(*case), [list] * contenders
+    return trial.seconds(step, installs, [1.0] * contenders)
+
+
+def test_short_steps_take_turns_for_longer(case, monkeypatch):
+    """Whatever else runs may take as long as one of them does."""
+    times = timed(case, monkeypatch, itertools.repeat(0.001))
+    assert list(map(len, times)) == [trial.SHORT_ROUNDS[-1]] * 2
+    times = timed(case, monkeypatch, itertools.repeat(0.05))  # the sixth passes what may be spent
+    assert list(map(len, times)) == [5, 5]
+    times = timed(case, monkeypatch, itertools.cycle([0.001, 0.002, 0.002, 0.001]))  # it is clear
+    assert times == [[0.001] * 5, [0.002] * 5]
+
+
+def test_disturbed_rounds_decide_nothing_of_short_steps(case, monkeypatch):
+    """The first is disturbed twice, by much; it is faster by a tenth in all other rounds."""
+    rounds = [[0.01, 0.011], [0.05, 0.011], [0.01, 0.011], [0.03, 0.011], [0.01, 0.011]]
+    clock = iter([t for n, pair in enumerate(rounds) for t in (pair[::-1] if n % 2 else pair)])
+    times = timed(case, monkeypatch, itertools.chain(clock, itertools.repeat(1.0)))
+    assert trial.fastest(times, [1.0, 1.0]) == 0
 
 
 @pytest.mark.parametrize(

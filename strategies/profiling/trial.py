@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,6 +20,10 @@ from strategies.schedules.profile import ChainProfile
 Install = Callable[[], Iterable[Undo]]
 ROUNDS = 2
 """Of interleaved steps, at most."""
+SHORT_S = 0.5
+"""Until so many seconds are spent more rounds follow: whatever else runs disturbs short steps."""
+SHORT_ROUNDS = range(5, 13)
+"""Of these: before the first of them nobody leaves, and the last is the last."""
 DOUBT = 0.06
 """Part of a step by which a clock that is read once may be off."""
 CLEAR = 0.04
@@ -97,10 +103,11 @@ def seconds(
         step: of the model as it is; it stays so.
         contenders: each puts the model under a plan.
         expected_s: what a step should take under each.
-        rounds: at most, every other one in reverse order; fewer, where it is clear before. After
-            each the fastest goes on, and the next one, if it is not clearly slower.
+        rounds: at most, every other one in reverse order; fewer, where it is clear before, and
+            more, where steps are short. After each the fastest goes on, and the next one, if it is
+            not clearly slower.
         watch: runs a step of the contender of that number, and returns its seconds: the step that
-            is not counted, and those after the first round. So whoever wants to know more than the
+            is not counted, and those of the second round. So whoever wants to know more than the
             time runs no further step.
 
     Returns:
@@ -112,12 +119,15 @@ def seconds(
     with preserved(step.model):
         with installed(contenders[0]):  # memory that is new is slow
             watch(0) if watch else run_once(step)
-        for number in range(rounds):
+        for number in itertools.count():
             for index, install in reversed(playing) if number % 2 else playing:
                 with installed(install):
-                    times[index].append(watch(index) if watch and number else _time(step))
+                    times[index].append(watch(index) if watch and number == 1 else _time(step))
+            is_short = math.fsum(itertools.chain(*times)) < SHORT_S
+            if is_short and number + 1 < SHORT_ROUNDS.start:
+                continue
             near = _near(times, expected_s)
-            if len(near) < 2:
+            if len(near) < 2 or number + 1 >= (SHORT_ROUNDS[-1] if is_short else rounds):
                 break
             playing = [(index, install) for index, install in playing if index in near]
         step.drop_gradients()
@@ -143,7 +153,7 @@ def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) ->
     base, estimates = present[0], {}
     for index in present:
         pairs = zip(times[index], times[base], strict=True)
-        measured = math.fsum(math.log(one / first) for one, first in pairs) / count
+        measured = statistics.median(math.log(one / first) for one, first in pairs)
         more = math.log(expected_s[index] / expected_s[base]) - measured
         estimates[index] = measured + max(-DOUBT, min(more, DOUBT)) / (1 + count)
     return estimates
