@@ -207,13 +207,17 @@ def _from_first(places: range, holds: Callable[[int], bool]) -> range:
 
 
 def _quicker(profile: ChainProfile, strategy: Budgeted) -> Budgeted:
-    """`optimal` with coarser memory, or another as it is."""
+    """`optimal` with an eighth of the work, or another as it is.
+
+    Memory is coarser where that takes long: of equal blocks, a coarse table takes no less, and what
+    it leaves open takes a search.
+    """
     from strategies.optimal import Optimal
     from strategies.solvers import optimal
 
     if not isinstance(strategy, Optimal):
         return strategy
-    slots = strategy.slots or min(500, optimal.slots_for(profile))
+    slots = strategy.slots or optimal.slots_for(profile, optimal.WORK // 8)
     return dataclasses.replace(strategy, slots=slots)
 
 

@@ -64,10 +64,32 @@ class Tensor:
         lent = self.life.born < position < self.life.until
         return ALWAYS if lent else self.chosen[2 * position]
 
+    def is_steady(self, index: int) -> bool:
+        """Whether it is certain to be alive, or not to be, in a block and those around it."""
+        around = range(index - 1, index + 2)
+        passes = [[when(i) for i in around] for when in (self.in_forward, self.in_backward)]
+        certain = all(isinstance(state, float) for states in passes for state in states)
+        return certain and all(len(set(states)) == 1 for states in passes)
+
     def in_backward(self, index: int) -> Any:
         """Whether it is alive in backward of a block, or of the tail behind the last one."""
         chosen = self.remade.get(index, self.chosen[2 * index + 1])
         return ALWAYS if self.lasts else chosen
+
+
+def is_between(index: int, choices: Sequence[Choices], tensors: Sequence[Tensor]) -> bool:
+    """Whether blocks on both sides choose as one does: there what is alive is never the most.
+
+    From the second of them to the last it grows evenly, or falls: with the bytes that each keeps.
+
+    Args:
+        index: of the block.
+        choices: of all blocks; equal blocks that choose alike share theirs.
+        tensors: that others read, too.
+    """
+    around = choices[max(0, index - 2) : index + 2]
+    alike = len(around) == 4 and all(each is around[0] for each in around)
+    return alike and all(tensor.is_steady(index) for tensor in tensors)
 
 
 def tensors_of(profile: ChainProfile, choices: Sequence[Choices], model: Any) -> Iterator[Tensor]:
