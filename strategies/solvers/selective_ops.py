@@ -165,8 +165,8 @@ class Programme:
 
     def couple(self, index: int) -> None:
         """A whole block keeps no single outputs; random operators run again in order."""
-        if index and self.choices[index] is self.choices[index - 1]:
-            return  # as it was said of the block before
+        if any(self.choices[index] is said for said in self.choices[:index]):
+            return  # of all blocks that choose alike
         kept, operators = self.choices[index].kept, self.profile.blocks[index].operators
         for variable in kept.values():
             self.require(variable + self.choices[index].whole <= 1)
