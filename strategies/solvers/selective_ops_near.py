@@ -1,4 +1,4 @@
-"""What to keep within a budget near to that of a known schedule: each block sends what it did there.
+"""What to keep within a budget near to that of a known schedule: blocks send what they do there.
 
 How many bytes each block sends is nearly all that `strategies.solvers.selective_ops_sent` takes its
 time for, and it changes little from budget to budget.

@@ -99,7 +99,7 @@ class Pooled(Programme):
     Attributes:
         at_end: whether the blocks of a pool that keep most are its last.
         pools: [i] that of block i.
-        counts: [pool] by choice, how many blocks of a pool make it.
+        counts: [pool] by choice, how many blocks of a pool make it; `choices` are their mean.
     """
 
     def __init__(
@@ -118,16 +118,18 @@ class Pooled(Programme):
         elif pool in self.counts:
             self.listed.append(self.listed[-1])
         else:
-            operators = enumerate(block.operators.operators if block.operators else ())
-            kept = {j: self._count(pool) for j, op in operators if op.keepable}
-            self.counts[pool] = Choices(self._count(pool), kept)
-            part = 1 / len(pool)
-            mean = {j: part * count for j, count in kept.items()}
-            self.listed.append(Choices(part * self.counts[pool].whole, mean))
+            means = super().choices_of(block)
+            kept = {j: self._count(pool, mean) for j, mean in means.kept.items()}
+            self.counts[pool] = Choices(self._count(pool, means.whole), kept)
+            self.listed.append(means)
         return self.listed[-1]
 
-    def _count(self, pool: range) -> Any:
-        return self.model.addIntegral(0, len(pool))
+    def _count(self, pool: range, mean: Any) -> Any:
+        """Times a variable of its own, for sums of bytes are exact in the programme's unit."""
+        count = self.model.addIntegral(0, len(pool))
+        self.model.setContinuous(mean)
+        self.require(len(pool) * mean == count)
+        return count
 
     def _fit(self, index: int) -> None:
         """Moments inside a pool are left out."""
