@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from strategies.schedules.interpreter import predict
@@ -64,12 +64,16 @@ def _pooled(profile: ChainProfile, budget_bytes: int, gap: float) -> Iterator[So
         return
     for at_end in (True, False):
         programme = functools.partial(Pooled, profile, gap=gap / CLOSER, at_end=at_end)
-        solution = within(profile, budget_bytes, lambda room, new=programme: new(room).solved())
+        solution = within(profile, budget_bytes, functools.partial(_solved, programme))
         if solution is None:
             return
         yield solution
         if _is_proven(profile, solution, gap):
             return
+
+
+def _solved(programme: Callable[[int], Pooled], room_bytes: int) -> tuple[Schedule, float] | None:
+    return programme(room_bytes).solved()
 
 
 def _repeated_s(profile: ChainProfile, solution: Solution) -> float:
@@ -85,12 +89,26 @@ def _is_proven(profile: ChainProfile, solution: Solution, gap: float) -> bool:
 
 def pools_of(profile: ChainProfile) -> list[range]:
     """By block the pool that it is in; empty, if it is in none."""
+    alone = _told_apart(profile)
+    kinds = [(block, index if index in alone else -1) for index, block in enumerate(profile.blocks)]
     pools: list[range] = []
-    for _, run in itertools.groupby(profile.blocks):
+    for _, run in itertools.groupby(kinds):
         places = range(len(pools), len(pools) + len(list(run)))
         inner = places[1:-1] if len(places) >= FEWEST + 2 else range(0)
         pools += [inner if index in inner else range(0) for index in places]
     return pools
+
+
+def _told_apart(profile: ChainProfile) -> set[int]:
+    """Blocks whose own choice decides whether a tensor is alive that not they alone hold."""
+    modes = [block.modes[0] for block in profile.blocks]
+    apart = {i for i, mode in enumerate(modes) if mode.keeps_output and not mode.keeps_input}
+    for shared in profile.shared:
+        saved, read = set(shared.saved_by), set(shared.read_by)
+        always = {index for index in saved & read if shared.born < index}  # whatever is chosen
+        beside = set() if shared.boundary is None else {shared.boundary - 1, shared.boundary}
+        apart |= (saved | read) - always | beside
+    return apart
 
 
 class Pooled(Programme):
@@ -156,4 +174,4 @@ class Pooled(Programme):
         return Choices(place < 0, {j: 0 <= place < self._number(kept[j]) for j in kept})
 
     def _number(self, count: Any) -> int:
-        return round(self.model.val(count))
+        return round(float(self.model.val(count)))
