@@ -30,19 +30,19 @@ class SelectiveOps(Budgeted):
     among: ClassVar[str] = "choice of operators"
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
-        """See `ops.solve`."""
-        from strategies.solvers import selective_ops  # noqa: PLC0415 - brings a solver
+        """See `strategies.solvers.selective_ops_pooled.solve`."""
+        from strategies.solvers import selective_ops_pooled  # noqa: PLC0415 - brings a solver
 
-        return selective_ops.solve(profile, budget_bytes)
+        return selective_ops_pooled.solve(profile, budget_bytes)
 
     def bound_s(self, profile: ChainProfile, budget_bytes: int) -> float:
-        """See `ops.bound_s`."""
+        """See `strategies.solvers.selective_ops.bound_s`."""
         from strategies.solvers import selective_ops  # noqa: PLC0415 - as above
 
         return selective_ops.bound_s(profile, budget_bytes)
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
-        """See `ops.smallest_bytes`."""
+        """See `strategies.solvers.selective_ops.smallest_bytes`."""
         from strategies.solvers import selective_ops  # noqa: PLC0415 - as above
 
         return selective_ops.smallest_bytes(profile)

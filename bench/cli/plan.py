@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from strategies.contract.budgeted import Budgeted
     from strategies.schedules.budget import Answer
     from strategies.schedules.profile import ChainProfile
+    from strategies.schedules.schedule import Schedule
+    from strategies.schedules.solution import Solution
 
 STEPS = 40  # budgets between the smallest and none that are looked at for neighbours
 _ROUNDING = 1e-9  # of sums of times, in another order
@@ -141,7 +143,7 @@ def facts_of(answer: Answer) -> dict[str, Any]:
 
 def neighbours(answer: Answer, strategy: Budgeted) -> dict[str, Any]:
     """The next plan that is cheaper, and the next that is smaller."""
-    frontier, here = _Frontier(answer.profile, strategy), answer.prediction
+    frontier, here = _Frontier(answer.profile, strategy, answer.schedule), answer.prediction
     cheaper = frontier.cheaper(answer.budget_bytes, here.step_s * (1 - _ROUNDING))
     return {"next_cheaper": cheaper, "next_smaller": frontier.smaller(here.peak_bytes)}
 
@@ -152,14 +154,18 @@ class _Frontier:
     A plan is found when it is asked for: with more room, none is slower, so that few are.
     """
 
-    def __init__(self, profile: ChainProfile, strategy: Budgeted) -> None:
+    def __init__(
+        self, profile: ChainProfile, strategy: Budgeted, known: Schedule | None = None
+    ) -> None:
         from bench.run.planning import budgets_between
         from strategies.schedules import plan as plans
         from strategies.schedules.interpreter import predict
+        from strategies.schedules.modes import away_by
 
         low_bytes = strategy.smallest_bytes(profile)
         high_bytes = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
         self.profile, self.strategy = profile, _quicker(profile, strategy)
+        self.known = known if known and any(map(away_by, known.modes)) else None
         self.budgets = budgets_between(low_bytes, high_bytes, STEPS + 1)
         self.at = functools.cache(self._at)
 
@@ -182,7 +188,7 @@ class _Frontier:
     def _at(self, index: int) -> dict[str, Any] | None:
         from strategies.schedules.interpreter import predict
 
-        solution = self.strategy.solution(self.profile, self.budgets[index])
+        solution = self._solution(self.budgets[index])
         if solution is None:
             return None
         predicted = predict(self.profile, solution.schedule)
@@ -192,6 +198,24 @@ class _Frontier:
             "step_s": predicted.step_s,
             "step_ratio": predicted.step_s / self.profile.plain_step_s,
         }
+
+    def _solution(self, budget_bytes: int) -> Solution | None:
+        """Where outputs leave, what is sent is that of the known schedule: that is quick."""
+        if self.known is None:
+            return self.strategy.solution(self.profile, budget_bytes)
+        from strategies.schedules.interpreter import predict
+        from strategies.solvers import selective_ops_near
+
+        nothing_leaves = dataclasses.replace(self.profile, link_bytes_per_s=0.0)
+        solutions = (
+            self.strategy.solution(nothing_leaves, budget_bytes),
+            selective_ops_near.solve(self.profile, budget_bytes, self.known),
+        )
+        return min(
+            filter(None, solutions),
+            key=lambda one: predict(self.profile, one.schedule).step_s,
+            default=None,
+        )
 
 
 def _from_first(places: range, holds: Callable[[int], bool]) -> range:
@@ -207,13 +231,17 @@ def _from_first(places: range, holds: Callable[[int], bool]) -> range:
 
 
 def _quicker(profile: ChainProfile, strategy: Budgeted) -> Budgeted:
-    """`optimal` with coarser memory, or another as it is."""
+    """`optimal` with an eighth of the work, or another as it is.
+
+    Memory is coarser where that takes long: of equal blocks, a coarse table takes no less, and what
+    it leaves open takes a search.
+    """
     from strategies.optimal import Optimal
     from strategies.solvers import optimal
 
     if not isinstance(strategy, Optimal):
         return strategy
-    slots = strategy.slots or min(500, optimal.slots_for(profile))
+    slots = strategy.slots or optimal.slots_for(profile, optimal.WORK // 8)
     return dataclasses.replace(strategy, slots=slots)
 
 

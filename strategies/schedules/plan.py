@@ -28,7 +28,9 @@ def leaves(node: Node) -> Iterator[int]:
 
 def first(node: Node) -> int:
     """The first block of ``node``: the index of the boundary that the node reads."""
-    return next(leaves(node))
+    while not isinstance(node, int):
+        node = node[0]
+    return node
 
 
 def groups_in(node: Node) -> int:

@@ -3,98 +3,129 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from strategies.schedules.plan import Node, first, leaves
 from strategies.schedules.profile import ChainProfile, Shared
 
 Change = Callable[[int], None]
+Places = dict[int, tuple[int, ...]]
+
+
+class _Tables(NamedTuple):
+    """The tensors of a chain by number: boundaries by their own, others behind the last of them.
+
+    Attributes:
+        sizes: of each, in bytes.
+        births: of those that are `Shared`, the block that makes it.
+        born: which, by that block.
+        released: which are let go, by position.
+        saved: which are saved, by block.
+        read: which are read, by block.
+        again: which a block keeps that runs under an op policy, by block.
+        between: which the model saves for what it computes there, by position.
+    """
+
+    sizes: tuple[int, ...]
+    births: dict[int, int]
+    born: Places
+    released: Places
+    saved: Places
+    read: Places
+    again: Places
+    between: Places
 
 
 class Sharing:
-    """The holders of `Shared` tensors that are no block's own input or output.
-
-    Tensors are numbered: boundaries by their own number, others behind the last of them.
-    """
+    """The holders of `Shared` tensors that are no block's own input or output."""
 
     def __init__(self, profile: ChainProfile, hold: Change, drop: Change) -> None:
         self.hold, self.drop = hold, drop
-        self.numbers: dict[Shared, int] = {}
-        self.sizes = [profile.boundary_bytes(i) for i in range(len(profile.blocks) + 1)]
-        self.born, self.released, self.saved, self.read, self.between = _by_place(profile.shared)
-        for shared in profile.shared:
-            if shared.boundary is None:
-                self.numbers[shared] = len(self.sizes)
-                self.sizes.append(shared.size_bytes)
-            else:
-                self.numbers[shared] = shared.boundary
+        boundaries = tuple(map(profile.boundary_bytes, range(len(profile.blocks) + 1)))
+        self.tables = _tables_of(profile.shared, boundaries)
+        self.sizes = self.tables.sizes
 
     def leave(self, block: int) -> None:
         """In forward: a block has run, and the model may hold what it made."""
-        self._each(self.born.get(block, ()), self.hold)
+        _each(self.tables.born.get(block, ()), self.hold)
 
     def reach(self, position: int) -> None:
         """In forward: the model saves what it computes with, and lets go."""
-        self._each(self.between.get(position, ()), self.hold)
-        self._each(self.released.get(position, ()), self.drop)
+        _each(self.tables.between.get(position, ()), self.hold)
+        _each(self.tables.released.get(position, ()), self.drop)
 
     def pass_back(self, position: int, drop: Change) -> None:
         """In backward: what the model saved at that position is free."""
-        self._each(self.between.get(position, ()), drop)
+        _each(self.tables.between.get(position, ()), drop)
 
     def save(self, block: int, *, again: bool) -> None:
         """A block runs so that its backward can follow; ``again``: under an op policy."""
-        self._each(self._kept(block, again=again), self.hold)
+        _each(self._kept(block, again=again), self.hold)
 
     def free(self, block: int, *, again: bool) -> None:
         """Its backward is over."""
-        self._each(self._kept(block, again=again), self.drop)
+        _each(self._kept(block, again=again), self.drop)
 
-    def _kept(self, block: int, *, again: bool) -> list[Shared]:
-        read = self.read.get(block, []) if again else []
-        return list(dict.fromkeys([*self.saved.get(block, []), *read]))
+    def _kept(self, block: int, *, again: bool) -> tuple[int, ...]:
+        return (self.tables.again if again else self.tables.saved).get(block, ())
 
     def keep(self, group: tuple[Node, ...]) -> None:
         """A top-level group keeps what its blocks are given to run again."""
-        self._each(self._given(group, inside=False), self.hold)
+        _each(self._given(group, inside=False), self.hold)
 
     def give_up(self, group: tuple[Node, ...]) -> None:
         """It has run again, backward too."""
-        self._each(self._given(group, inside=False), self.drop)
+        _each(self._given(group, inside=False), self.drop)
 
     def remake(self, group: tuple[Node, ...]) -> None:
         """A top-level group runs again: what its blocks hand one another beside the chain is."""
-        self._each(self._given(group, inside=True), self.hold)
+        _each(self._given(group, inside=True), self.hold)
 
     def unmake(self, group: tuple[Node, ...]) -> None:
         """The end of that."""
-        self._each(self._given(group, inside=True), self.drop)
+        _each(self._given(group, inside=True), self.drop)
 
-    def _given(self, group: tuple[Node, ...], *, inside: bool) -> list[Shared]:
+    def _given(self, group: tuple[Node, ...], *, inside: bool) -> list[int]:
+        read, births = self.tables.read, self.tables.births
+        if not read:
+            return []
         begin = first(group)
-        given = (shared for block in leaves(group) for shared in self.read.get(block, []))
-        return [one for one in dict.fromkeys(given) if (one.born >= begin) is inside]
-
-    def _each(self, tensors: collections.abc.Iterable[Shared], change: Change) -> None:
-        for shared in tensors:
-            change(self.numbers[shared])
+        given = (number for block in leaves(group) for number in read.get(block, ()))
+        return [one for one in dict.fromkeys(given) if (births[one] >= begin) is inside]
 
 
-Places = dict[int, list[Shared]]
+def _each(numbers: Iterable[int], change: Change) -> None:
+    for number in numbers:
+        change(number)
 
 
-def _by_place(tensors: tuple[Shared, ...]) -> Iterator[Places]:
-    """By the block that makes it, where it is let go, who saves and reads it, and between."""
-    places: tuple[Callable[[Shared], tuple[int, ...]], ...] = (
-        lambda shared: (shared.born,),
-        lambda shared: (shared.until,),
-        lambda shared: shared.saved_by,
-        lambda shared: shared.read_by,
-        lambda shared: shared.between,
+@functools.lru_cache(maxsize=8)  # the interpreter is asked for many plans of one chain
+def _tables_of(tensors: tuple[Shared, ...], boundaries: tuple[int, ...]) -> _Tables:
+    sizes, numbers = list(boundaries), []
+    for shared in tensors:
+        if shared.boundary is None:
+            numbers.append(len(sizes))
+            sizes.append(shared.size_bytes)
+        else:
+            numbers.append(shared.boundary)
+
+    def table(*wheres: Callable[[Shared], tuple[int, ...]]) -> Places:
+        places: dict[int, dict[int, None]] = collections.defaultdict(dict)
+        for where in wheres:
+            for number, shared in zip(numbers, tensors, strict=True):
+                for place in where(shared):
+                    places[place][number] = None
+        return {place: tuple(those) for place, those in places.items()}
+
+    return _Tables(
+        sizes=tuple(sizes),
+        births={number: each.born for number, each in zip(numbers, tensors, strict=True)},
+        born=table(lambda shared: (shared.born,)),
+        released=table(lambda shared: (shared.until,)),
+        saved=table(lambda shared: shared.saved_by),
+        read=table(lambda shared: shared.read_by),
+        again=table(lambda shared: shared.saved_by, lambda shared: shared.read_by),
+        between=table(lambda shared: shared.between),
     )
-    for place in places:
-        table: Places = collections.defaultdict(list)
-        for shared in tensors:
-            for index in place(shared):
-                table[index].append(shared)
-        yield dict(table)

@@ -21,6 +21,8 @@ def search(
     profile: ChainProfile,
     simple: Iterable[Schedule],
     solve: Callable[[int], Solution | None],
+    *,
+    steady: bool = False,
 ) -> Schedule:
     """Ask for less than the best so far, in ever smaller steps, until nothing is found.
 
@@ -28,9 +30,13 @@ def search(
         profile: that peaks are predicted by.
         simple: schedules that need no solver, one at least.
         solve: within a budget in bytes.
+        steady: it counts every byte: what it does not find within a budget, it never does within
+            less.
     """
     leanest = min(simple, key=lambda schedule: predict(profile, schedule).peak_bytes)
     peak_bytes = predict(profile, leanest).peak_bytes
+    if steady and solve(peak_bytes - 1) is None:
+        return leanest
     step_bytes = peak_bytes // _FIRST_STEP
     while (solution := solve(peak_bytes - 1 - step_bytes)) is not None or step_bytes:
         if solution is None:

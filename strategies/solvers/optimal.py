@@ -29,6 +29,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
@@ -40,20 +41,25 @@ from strategies.solvers import leanest, optimal_search, recursive
 from strategies.solvers.optimal_solver import Solver
 from strategies.solvers.optimal_stretches import stretches_of
 
-_WORK = 4e9  # table cells times choices in a few seconds: what bounds the slots
+WORK = 4_000_000_000
+"""Table cells times choices in a few seconds: what bounds the slots."""
 _MOST_SLOTS, _FEWEST_SLOTS = 4000, 100
 _ROUNDING = 1e-9  # of sums of times, in another order
 WORTH = 1e-3
 """Of a step: for less, no plans are tried beside the table's."""
 
 
-def slots_for(profile: ChainProfile) -> int:
+def slots_for(profile: ChainProfile, most_work: int = WORK) -> int:
     """As many slots as take a few seconds at most, but 100 at least.
 
     That is thousands for short chains, and for long ones of equal blocks.
+
+    Args:
+        profile: of the chain.
+        most_work: table cells times choices.
     """
     work = max(1, stretches_of(profile).work)
-    return int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, _WORK / work)))
+    return int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, most_work / work)))
 
 
 def heuristics(profile: ChainProfile) -> Iterator[Plan]:
@@ -107,17 +113,18 @@ def _solved(
         return None
     solver = Solver(profile, budget_bytes, slots or slots_for(profile))
     first = solver.fitting(budget_bytes)
-    candidates = [] if first is None else [(predict(profile, first), first)]
-    for plan in heuristics(profile):
+    candidates = [] if first is None else [(_costs(profile, first), first)]
+    figures = _figures(profile)
+    for number, plan in enumerate(heuristics(profile)):
         if candidates and _least_s(profile, plan) > candidates[0][0].recompute_s:
             continue  # the interpreter takes longer to say so
-        predicted = predict(profile, plan)
-        if predicted.peak_bytes <= budget_bytes:
-            candidates.append((predicted, profile.schedule(plan)))
+        if number not in figures:
+            figures[number] = _costs(profile, plan)
+        if figures[number].peak_bytes <= budget_bytes:
+            candidates.append((figures[number], profile.schedule(plan)))
     schedule, least_s, bound_s = None, math.inf, solver.bound_s()
     if candidates:
-        best, schedule = min(candidates, key=lambda item: (item[0].recompute_s, item[0].peak_bytes))
-        least_s = best.recompute_s
+        (least_s, _), schedule = min(candidates, key=lambda item: item[0])
     if patience and least_s - bound_s > WORTH * profile.plain_step_s:
         faster, bound_s = optimal_search.fastest(solver, budget_bytes, least_s, patience)
         schedule = faster or schedule
@@ -125,6 +132,24 @@ def _solved(
         return None
     bound_s = min(bound_s, predict(profile, schedule).recompute_s)
     return Solution(schedule, bound_s, solver.slot_bytes)
+
+
+class _Costs(NamedTuple):
+    """Of a plan, by the interpreter: the better, the less."""
+
+    recompute_s: float
+    peak_bytes: int
+
+
+def _costs(profile: ChainProfile, schedule: Schedule | Plan) -> _Costs:
+    predicted = predict(profile, schedule)
+    return _Costs(predicted.recompute_s, predicted.peak_bytes)
+
+
+@functools.lru_cache(maxsize=8)
+def _figures(profile: ChainProfile) -> dict[int, _Costs]:  # noqa: ARG001 - one for each
+    """Of heuristic plans by number, as far as they were asked for: budgets ask for the same."""
+    return {}
 
 
 def _least_s(profile: ChainProfile, plan: Plan) -> float:

@@ -31,6 +31,7 @@ from strategies.solvers.selective_ops_tensors import (
     Choices,
     backward_moments,
     forward_moments,
+    is_between,
     tensors_of,
 )
 
@@ -113,7 +114,7 @@ def _leanest(profile: ChainProfile) -> Schedule:
     simple = (Schedule(plans.plain(count)), Schedule(plans.uniform(count, 1)))
     blocks = tuple(dataclasses.replace(block, operators=None) for block in profile.blocks)
     bare = dataclasses.replace(profile, blocks=blocks)
-    return leanest.search(profile, simple, functools.partial(_solved, bare))
+    return leanest.search(profile, simple, functools.partial(_solved, bare), steady=True)
 
 
 class Programme:
@@ -142,7 +143,8 @@ class Programme:
         for index in range(self.count):
             self.couple(index)
             self.below.append(self._sum([self.below[index], *self.saved(index)]))
-            self._fit(index)
+            if not is_between(index, self.choices, self.passed):
+                self._fit(index)
         self._fit_tail()
 
     def choices_of(self, block: BlockCost) -> Choices:
@@ -163,6 +165,8 @@ class Programme:
 
     def couple(self, index: int) -> None:
         """A whole block keeps no single outputs; random operators run again in order."""
+        if any(self.choices[index] is said for said in self.choices[:index]):
+            return  # of all blocks that choose alike
         kept, operators = self.choices[index].kept, self.profile.blocks[index].operators
         for variable in kept.values():
             self.require(variable + self.choices[index].whole <= 1)

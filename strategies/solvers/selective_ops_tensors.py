@@ -20,6 +20,8 @@ from strategies.schedules.modes import BlockOperators, Moment
 from strategies.schedules.profile import BlockCost, ChainProfile, Shared
 
 ALWAYS, NEVER = 1.0, 0.0
+PERIODS = (1, 2)
+"""Of blocks that choose alike: one by one, or in turns."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,10 +66,38 @@ class Tensor:
         lent = self.life.born < position < self.life.until
         return ALWAYS if lent else self.chosen[2 * position]
 
+    def is_steady(self, index: int) -> bool:
+        """Whether it is certain to be alive, or not to be, in a block and those around it."""
+        around = range(index - max(PERIODS), index + 1 + max(PERIODS))
+        passes = [[when(i) for i in around] for when in (self.in_forward, self.in_backward)]
+        certain = all(isinstance(state, float) for states in passes for state in states)
+        return certain and all(len(set(states)) == 1 for states in passes)
+
     def in_backward(self, index: int) -> Any:
         """Whether it is alive in backward of a block, or of the tail behind the last one."""
         chosen = self.remade.get(index, self.chosen[2 * index + 1])
         return ALWAYS if self.lasts else chosen
+
+
+def is_between(index: int, choices: Sequence[Choices], tensors: Sequence[Tensor]) -> bool:
+    """Whether blocks on both sides choose as one does: there what is alive is never the most.
+
+    From the second of them to the last it grows evenly, or falls: with the bytes that each keeps.
+    So it does where they take turns, of every other one.
+
+    Args:
+        index: of the block.
+        choices: of all blocks; equal blocks that choose alike share theirs.
+        tensors: that others read, too.
+    """
+    alike = any(_repeat(choices[max(0, index - 2 * n) : index + n + 1], n) for n in PERIODS)
+    return alike and all(tensor.is_steady(index) for tensor in tensors)
+
+
+def _repeat(choices: Sequence[Choices], period: int) -> bool:
+    """Whether they do, three times and one."""
+    pairs = zip(choices, choices[period:], strict=False)
+    return len(choices) == 3 * period + 1 and all(one is other for one, other in pairs)
 
 
 def tensors_of(profile: ChainProfile, choices: Sequence[Choices], model: Any) -> Iterator[Tensor]:
