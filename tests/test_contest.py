@@ -14,12 +14,14 @@ import strategies
 from bench import architectures
 from bench.architectures.base import Architecture
 from bench.cli.contest import failures
+from bench.cli.followed import followed
 from bench.report import contests as report
 from bench.report.bouts import Outcome, bouts, met
 from bench.report.causes import cause
 from bench.report.regenerate import regenerate
 from bench.store import contests as store
 from bench.studies import contest, entrants
+from bench.studies import ring as rings
 from bench.studies.ring import Question, Ring
 
 ROOT = Path(__file__).parent.parent
@@ -419,6 +421,33 @@ def test_who_fails_is_told(layers, monkeypatch):
     assert ring.enter(strategies.get("sqrt")).reason == "RuntimeError: abacus"
 
 
+def test_who_does_not_end_is_told(layers, monkeypatch):
+    told = []
+    ring = Ring(Question(layers), told.append)
+
+    def endless(prepared):
+        try:
+            while True:
+                pass
+        except TimeoutError as error:
+            raise RuntimeError("what a compiler makes of it") from error
+
+    monkeypatch.setattr(ring.corner, "peak_bytes", endless)
+    monkeypatch.setattr(rings, "ENTRANT_LIMIT_S", 0.01)
+    assert ring.enter(strategies.get("sqrt")).reason == "TimeoutError: no end within 0.01 s"
+    assert told == ["profiled", "sqrt: TimeoutError: no end within 0.01 s"]
+    monkeypatch.undo()
+    entry = ring.entries[ring.enter(strategies.get("every_layer")).entry]
+    assert told[2:] == [f"every_layer: {entry.peak_allocated_bytes:,} bytes"]
+
+
+def test_what_is_done_is_told_on_the_way(capsys):
+    with followed() as progress:
+        Path(progress).write_text("one\ntwo\n", "utf-8")
+    assert capsys.readouterr().err == "one\ntwo\n"
+    assert not Path(progress).exists()
+
+
 def test_a_question_has_a_key_of_its_own():
     keys = {
         contest.blank(Question(model, budgets=budgets)).key
@@ -437,6 +466,7 @@ def test_the_command_resumes(tmp_path):
     done = command.run("contest", *arguments, *rounds)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "results" / "tables" / "contests.md").read_text("utf-8")
+    assert re.match(r"U-Net, \d+ s: profiled\nU-Net, \d+ s: auto\(budget=", done.stderr)
     again = command.run("contest", *arguments, *rounds)
     assert again.stderr == "U-Net: stored already\n"
     assert again.stdout == done.stdout
