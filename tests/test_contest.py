@@ -441,6 +441,30 @@ def test_who_does_not_end_is_told(layers, monkeypatch):
     assert told[2:] == [f"every_layer: {entry.peak_allocated_bytes:,} bytes"]
 
 
+def test_a_kernel_that_was_left_unfinished_is_made_again(layers, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    inside, outside = tmp_path / "cache" / "a.so", tmp_path / "b.so"
+    inside.parent.mkdir()
+    ring, measured = Ring(Question(layers)), []
+
+    def broken(prepared):
+        measured.append(prepared)
+        if not path.exists():
+            return 7
+        raise RuntimeError(f"InductorError: ImportError: {path}: file too short\nmore")
+
+    monkeypatch.setattr(ring.corner, "peak_bytes", broken)
+    for path in (inside, outside):
+        path.touch()
+    path = inside
+    assert ring.entries[ring.enter(strategies.get("sqrt")).entry].peak_allocated_bytes == 7
+    assert not inside.exists()
+    path = outside
+    assert "file too short" in ring.enter(strategies.get("every_layer")).reason
+    assert outside.exists()
+    assert len(measured) == 3
+
+
 def test_what_is_done_is_told_on_the_way(capsys):
     with followed() as progress:
         Path(progress).write_text("one\ntwo\n", "utf-8")

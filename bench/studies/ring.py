@@ -18,7 +18,7 @@ import strategies
 from bench.measure.surroundings import Watch
 from bench.measure.time import Switch, interleave
 from bench.report import bouts
-from bench.run import planning, rounds
+from bench.run import kernels, planning, rounds
 from bench.run.limited import limited
 from bench.store.contests import NONE, Budget, Contender, Entry
 from bench.studies import entrants, promises
@@ -140,12 +140,21 @@ class Ring:
         if spec not in self._known:
             try:
                 with limited(ENTRANT_LIMIT_S):
-                    self._known[spec] = self._entered(strategy, corner or self.corner)
+                    self._known[spec] = self._again(strategy, corner or self.corner)
             except Exception as error:  # noqa: BLE001 - other people's code: this is its result
                 reason = str(error) if isinstance(error, Unsupported) else _sentence(error)
                 self._known[spec] = Contender(spec=spec, reason=reason)
             self.tell(f"{spec}: {self._outcome(self._known[spec])}")
         return self._known[spec]
+
+    def _again(self, strategy: strategies.Strategy, corner: Corner) -> Contender:
+        """As `_entered`, as often as a kernel is in the way that was left unfinished."""
+        try:
+            return self._entered(strategy, corner)
+        except Exception as error:
+            if not kernels.removed(error):
+                raise
+        return self._again(strategy, corner)
 
     def _outcome(self, contender: Contender) -> str:
         entry = bouts.entry_of(self.entries, contender)
