@@ -1,5 +1,6 @@
 """``python -m bench contest``: `auto` against every contender; who won, and why not."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -411,9 +412,21 @@ def test_every_k_is_the_fastest_that_fits(layers):
     )
 
 
-def test_who_fails_is_told(layers, monkeypatch):
-    ring = Ring(Question(layers))
+@functools.cache
+def shared_ring():
+    """One for all who only need some ring, and what it tells."""
+    told = []
+    return Ring(Question("layers"), told.append), told
 
+
+@pytest.fixture
+def ring(layers):
+    found, told = shared_ring()
+    told.clear()
+    return found
+
+
+def test_who_fails_is_told(ring, monkeypatch):
     def broken(prepared):
         raise RuntimeError("abacus\nmore")
 
@@ -421,10 +434,7 @@ def test_who_fails_is_told(layers, monkeypatch):
     assert ring.enter(strategies.get("sqrt")).reason == "RuntimeError: abacus"
 
 
-def test_who_does_not_end_is_told(layers, monkeypatch):
-    told = []
-    ring = Ring(Question(layers), told.append)
-
+def test_who_does_not_end_is_told(ring, monkeypatch):
     def endless(prepared):
         try:
             while True:
@@ -434,18 +444,21 @@ def test_who_does_not_end_is_told(layers, monkeypatch):
 
     monkeypatch.setattr(ring.corner, "peak_bytes", endless)
     monkeypatch.setattr(rings, "ENTRANT_LIMIT_S", 0.01)
-    assert ring.enter(strategies.get("sqrt")).reason == "TimeoutError: no end within 0.01 s"
-    assert told == ["profiled", "sqrt: TimeoutError: no end within 0.01 s"]
-    monkeypatch.undo()
+    reason = "TimeoutError: no end within 0.01 s"
+    assert ring.enter(strategies.get("every_k", k=2)).reason == reason
+    assert shared_ring()[1] == [f"every_k(k=2): {reason}"]
+
+
+def test_what_is_entered_is_told(ring):
     entry = ring.entries[ring.enter(strategies.get("every_layer")).entry]
-    assert told[2:] == [f"every_layer: {entry.peak_allocated_bytes:,} bytes"]
+    assert shared_ring()[1] == [f"every_layer: {entry.peak_allocated_bytes:,} bytes"]
 
 
-def test_a_kernel_that_was_left_unfinished_is_made_again(layers, tmp_path, monkeypatch):
+def test_a_kernel_that_was_left_unfinished_is_made_again(ring, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     inside, outside = tmp_path / "cache" / "a.so", tmp_path / "b.so"
     inside.parent.mkdir()
-    ring, measured = Ring(Question(layers)), []
+    measured = []
 
     def broken(prepared):
         measured.append(prepared)
@@ -457,10 +470,11 @@ def test_a_kernel_that_was_left_unfinished_is_made_again(layers, tmp_path, monke
     for path in (inside, outside):
         path.touch()
     path = inside
-    assert ring.entries[ring.enter(strategies.get("sqrt")).entry].peak_allocated_bytes == 7
+    entry = ring.enter(strategies.get("every_k", k=3)).entry
+    assert ring.entries[entry].peak_allocated_bytes == 7
     assert not inside.exists()
     path = outside
-    assert "file too short" in ring.enter(strategies.get("every_layer")).reason
+    assert "file too short" in ring.enter(strategies.get("every_k", k=4)).reason
     assert outside.exists()
     assert len(measured) == 3
 

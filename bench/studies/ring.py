@@ -166,10 +166,11 @@ class Ring:
         prepared = strategies.prepare(corner.step.model, strategy, chain=chain, settle=settle)
         # Groups are cut where they run, too: what reads no earlier output begins a new one.
         schedule = prepared.schedule.split(self.profile.borders)
-        plan = strategy.spec() if strategy.opaque else schedule.render()
+        opaque = prepared.whole or (strategy if strategy.opaque else None)
+        plan = opaque.spec() if opaque else schedule.render()
         if plan not in self._places:
             predicted = prepared.prediction or predict(self.profile, schedule)
-            known = None if strategy.opaque else predicted
+            known = None if opaque else predicted
             entry = Entry(
                 plan=plan,
                 peak_allocated_bytes=corner.peak_bytes(prepared),
