@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from strategies.contract.strategy import Planned
+from strategies.contract.strategy import Planned, Strategy
 from strategies.execution.chain import Chain
 from strategies.hybrid import AUTO, Hybrid, traffic
+from strategies.memory_budget import MemoryBudget
 from strategies.optimal import Optimal
 from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
@@ -28,6 +29,11 @@ MOST_BLOCKS = 64
 MOST_SENDING = 128
 """Of a chain whose kept outputs may leave: so long ones are planned in seconds, tried."""
 
+SHORT_S = 0.02
+"""Of a step, for each block: to call what is compiled takes up to half a millisecond a block."""
+FRACTIONS = (1.0, 0.5, 0.2)
+"""Of the compiler's memory budget for a whole model; each is a compilation."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Auto(Optimal):
@@ -41,7 +47,9 @@ class Auto(Optimal):
     example runs on a real device, a step of each is timed, interleaved, and its peak is measured: a
     plan that breaks the budget gives way to a tighter one. Where blocks run faster compiled
     (``compile=True``), the compiler alone chooses inside them, or nothing is compiled, whichever is
-    the faster.
+    the faster; where blocks are so short that calling them one by one tells, the whole model is
+    compiled under PyTorch's memory budget (`MemoryBudget`), measured, and taken in the place of a
+    plan if its peak is in the budget and it is faster.
 
     Attributes:
         verify: measure; without it, the profile alone decides, and its prediction is the promise.
@@ -122,6 +130,13 @@ class Auto(Optimal):
             Planned(answer.schedule, tuple(self.remarks(answer)), answer.prediction)
             for answer in self.answers(self.profile_of(chain))
         ]
+
+    def wholes(self, chain: Chain) -> Sequence[Strategy]:
+        """The whole model compiled, where to call compiled blocks one by one costs too much."""
+        profile = self.profile_of(chain)
+        if not profile.eager_blocks or profile.plain_step_s > SHORT_S * len(profile.blocks):
+            return ()
+        return [MemoryBudget(fraction=part, backend=self.backend) for part in FRACTIONS]
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """The smallest of all."""

@@ -30,6 +30,8 @@ AOT = "aot_eager_decomp_partition"
 SIZE = {"dim": 32, "heads": 2, "seq": 48, "batch": 2}
 RATIOS = {"partitioned(100)": 0.6, "partitioned(50)": 0.7, "partitioned(20)": 0.8, "all": 0.6}
 BUDGETS = ("100%", "85%", "70%", "60%")
+STRIDE = "expected size 2==2, stride 4096==16384 at dim=0"
+"""What Inductor says in PyTorch 2.13 on channels last, if code is one for several shapes."""
 MARKS = 64
 """Bytes of the profiler's own marks."""
 pytestmark = [
@@ -321,23 +323,45 @@ def test_without_a_compiler_the_plan_is_eager(monkeypatch):
     assert chosen.notes == [*plain.notes, "no block is compiled: Inductor needs X"]
 
 
-def test_code_of_a_compiler_that_fails_is_no_mode(faster, monkeypatch):
-    """As Inductor's does in PyTorch 2.13 on channels last, if it is one for several shapes."""
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    few(
+        [
+            (strategies.Unsupported("run again, computes something else"), "run again, computes"),
+            (AssertionError(f"{STRIDE}\nError in op: input"), STRIDE),
+            (KeyError(), "KeyError"),
+        ]
+    ),
+)
+def test_code_of_a_compiler_that_fails_is_no_mode(faster, monkeypatch, error, reason):
     watch = compiled.watch_saved
 
     def failing(*given):
         monkeypatch.setattr(compiled, "watch_saved", watch)
-        raise AssertionError("expected size 2==2, stride 4096==16384 at dim=0\nError in op: input")
+        raise error
 
     monkeypatch.setattr(compiled, "watch_saved", failing)
     step = tiny.step("gpt-mini", **SIZE)
     auto = strategies.get("auto", compile=True, backend=AOT)
     profile = strategies.profiled(step.model, auto, step).profile
-    [reason] = profile.left_out
-    first, stride = reason.split(": ")
-    assert stride == "expected size 2==2, stride 4096==16384 at dim=0"
+    [left_out] = profile.left_out
+    first, _, said = left_out.partition(": ")
+    assert said.startswith(reason)
     assert {mode.name for mode in profile.blocks[1].modes} >= {*RATIOS} - {first, "all"}
     assert first not in {mode.name for mode in profile.blocks[1].modes}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("abacus\nmore"), ZeroDivisionError("abacus")])
+def test_a_way_that_fails_at_once_is_left_out(error):
+    block, rows = Mlp(), torch.randn(3, WIDTH)
+
+    def fails(*given):
+        raise error
+
+    timed = TimedForward(block, block.forward, {"fails": fails, "runs": block.forward}, "forward")
+    timed(rows)
+    assert timed.refused == {"fails": "abacus"}
+    assert set(timed.ratios) == {"runs"}
 
 
 @pytest.mark.long

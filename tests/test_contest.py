@@ -1,5 +1,6 @@
 """``python -m bench contest``: `auto` against every contender; who won, and why not."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import strategies
 from bench import architectures
 from bench.architectures.base import Architecture
 from bench.cli.contest import failures
+from bench.cli.followed import followed
 from bench.report import contests as report
 from bench.report.bouts import Outcome, bouts, met
 from bench.report.causes import cause
 from bench.report.regenerate import regenerate
 from bench.store import contests as store
 from bench.studies import contest, entrants
+from bench.studies import ring as rings
 from bench.studies.ring import Question, Ring
 
 ROOT = Path(__file__).parent.parent
@@ -409,14 +412,80 @@ def test_every_k_is_the_fastest_that_fits(layers):
     )
 
 
-def test_who_fails_is_told(layers, monkeypatch):
-    ring = Ring(Question(layers))
+@functools.cache
+def shared_ring():
+    """One for all who only need some ring, and what it tells."""
+    told = []
+    return Ring(Question("layers"), told.append), told
 
+
+@pytest.fixture
+def ring(layers):
+    found, told = shared_ring()
+    told.clear()
+    return found
+
+
+def test_who_fails_is_told(ring, monkeypatch):
     def broken(prepared):
         raise RuntimeError("abacus\nmore")
 
     monkeypatch.setattr(ring.corner, "peak_bytes", broken)
     assert ring.enter(strategies.get("sqrt")).reason == "RuntimeError: abacus"
+
+
+def test_who_does_not_end_is_told(ring, monkeypatch):
+    def endless(prepared):
+        try:
+            while True:
+                pass
+        except TimeoutError as error:
+            raise RuntimeError("what a compiler makes of it") from error
+
+    monkeypatch.setattr(ring.corner, "peak_bytes", endless)
+    monkeypatch.setattr(rings, "ENTRANT_LIMIT_S", 0.01)
+    reason = "TimeoutError: no end within 0.01 s"
+    assert ring.enter(strategies.get("every_k", k=2)).reason == reason
+    assert shared_ring()[1] == [f"every_k(k=2): {reason}"]
+
+
+def test_what_is_entered_is_told(ring):
+    entry = ring.entries[ring.enter(strategies.get("every_layer")).entry]
+    assert shared_ring()[1] == [f"every_layer: {entry.peak_allocated_bytes:,} bytes"]
+
+
+def test_a_kernel_that_was_left_unfinished_is_made_again(ring, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    inside, outside = tmp_path / "cache" / "a.so", tmp_path / "b.so"
+    inside.parent.mkdir()
+    measured = []
+
+    def broken(prepared):
+        measured.append(prepared)
+        if not path.exists():
+            return 7
+        raise RuntimeError(f"InductorError: ImportError: {path}: file too short\nmore")
+
+    monkeypatch.setattr(ring.corner, "peak_bytes", broken)
+    monkeypatch.setattr(ring, "_places", {})  # what was entered before may run the same
+    for path in (inside, outside):
+        path.touch()
+    path = inside
+    entry = ring.enter(strategies.get("every_k", k=3)).entry
+    assert ring.entries[entry].peak_allocated_bytes == 7
+    assert not inside.exists()
+    path = outside
+    ring._places.clear()
+    assert "file too short" in ring.enter(strategies.get("every_k", k=4)).reason
+    assert outside.exists()
+    assert len(measured) == 3
+
+
+def test_what_is_done_is_told_on_the_way(capsys):
+    with followed() as progress:
+        Path(progress).write_text("one\ntwo\n", "utf-8")
+    assert capsys.readouterr().err == "one\ntwo\n"
+    assert not Path(progress).exists()
 
 
 def test_a_question_has_a_key_of_its_own():
@@ -437,6 +506,7 @@ def test_the_command_resumes(tmp_path):
     done = command.run("contest", *arguments, *rounds)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "results" / "tables" / "contests.md").read_text("utf-8")
+    assert re.match(r"U-Net, \d+ s: profiled\nU-Net, \d+ s: auto\(budget=", done.stderr)
     again = command.run("contest", *arguments, *rounds)
     assert again.stderr == "U-Net: stored already\n"
     assert again.stdout == done.stdout

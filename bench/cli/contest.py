@@ -12,6 +12,7 @@ import typer
 from bench.cli import flags, numbers
 from bench.cli.answers import answer_of
 from bench.cli.flags import Format
+from bench.cli.followed import followed
 from bench.cli.printing import print_studies
 from bench.store import contests
 from bench.store.json_store import RESULTS, check_writable
@@ -147,9 +148,10 @@ def held(question: Question, timeout_s: float, results: Path) -> contests.Contes
     if known is not None:
         typer.echo(f"{question.model}: stored already", err=True)
         return known
-    payload = msgspec.json.encode(question)
-    read = contests.decode
-    contest = answer_of(bench.work, payload, timeout_s, PRELOAD, blank=blank, decode=read)
+    with followed() as progress:
+        payload = msgspec.json.encode(bench.Order(question, progress))
+        read = contests.decode
+        contest = answer_of(bench.work, payload, timeout_s, PRELOAD, blank=blank, decode=read)
     contests.write(contest, results)
     typer.echo(f"{question.model}: {_sentence(contest)}", err=True)
     return contest

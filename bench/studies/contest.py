@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import msgspec
 import torch
@@ -20,25 +21,44 @@ from bench.cells import machine, sources
 from bench.store.contests import SCHEMA_VERSION, Contest, encode
 from bench.studies import entrants, subjects
 from bench.studies.corner import UPDATES
-from bench.studies.ring import WARMUP, CompiledRing, Question, Ring
+from bench.studies.ring import WARMUP, CompiledRing, Question, Ring, Tell
 from strategies.execution.errors import Unsupported
 
 
+class Order(msgspec.Struct, frozen=True):
+    """A question for another process, and the file that lines on what has been done go to."""
+
+    question: Question
+    progress: str
+
+
 def work(payload: bytes) -> bytes:
-    """The contest that a question asks for, both as JSON."""
-    return encode(contest(msgspec.json.decode(payload, type=Question)))
+    """The contest that an `Order` asks for, both as JSON."""
+    order, started = msgspec.json.decode(payload, type=Order), time.perf_counter()
+    with Path(order.progress).open("a", encoding="utf-8", buffering=1) as file:
+
+        def tell(text: str) -> None:
+            line, _, _ = text.partition("\n")
+            took_s = time.perf_counter() - started
+            file.write(f"{order.question.model}, {took_s:.0f} s: {line}\n")
+
+        return encode(contest(order.question, tell))
 
 
-def contest(question: Question) -> Contest:
+def contest(question: Question, tell: Tell = lambda _: None) -> Contest:
     """Hold one contest; that the model cannot be planned for is an answer.
+
+    Args:
+        question: what to contest.
+        tell: is told what has been done.
 
     Raises:
         ValueError: there is no such model.
     """
     started, empty = time.perf_counter(), blank(question)
     try:
-        held = CompiledRing(question) if question.compiled else Ring(question)
-        fields = held.fields()
+        ring = CompiledRing if question.compiled else Ring
+        fields = ring(question, tell).fields()
     except Unsupported as error:
         return msgspec.structs.replace(empty, problem=str(error))
     duration_s = round(time.perf_counter() - started, 3)

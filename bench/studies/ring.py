@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,7 +18,8 @@ import strategies
 from bench.measure.surroundings import Watch
 from bench.measure.time import Switch, interleave
 from bench.report import bouts
-from bench.run import planning, rounds
+from bench.run import kernels, planning, rounds
+from bench.run.limited import limited
 from bench.store.contests import NONE, Budget, Contender, Entry
 from bench.studies import entrants, promises
 from bench.studies.corner import Corner
@@ -34,6 +35,9 @@ FRACTIONS = (1.0, 0.5)
 CLOSE = 0.01
 """Budgets nearer than this part are one."""
 AGAIN = "none again"
+ENTRANT_LIMIT_S = 300.0
+"""For a plan, its compilation and its peak: who takes longer cannot run."""
+Tell = Callable[[str], None]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -74,13 +78,15 @@ class Ring:
 
     Attributes:
         entrants: of each entry, the model that it runs on, and what is done to it.
+        tell: is told what has been done.
     """
 
-    def __init__(self, question: Question) -> None:
-        self.question = question
+    def __init__(self, question: Question, tell: Tell = lambda _: None) -> None:
+        self.question, self.tell = question, tell
         self.corner = _corner(question)
         strategy = entrants.ours(1, compiled=question.compiled)
         self.chain = strategies.profiled(self.corner.step.model, strategy, self.corner.step)
+        tell("profiled")
         self.entrants: list[Entrant] = []
         self.entries: list[Entry] = []
         self._known: dict[str, Contender] = {}
@@ -133,11 +139,26 @@ class Ring:
         spec = strategy.spec()
         if spec not in self._known:
             try:
-                self._known[spec] = self._entered(strategy, corner or self.corner)
+                with limited(ENTRANT_LIMIT_S):
+                    self._known[spec] = self._again(strategy, corner or self.corner)
             except Exception as error:  # noqa: BLE001 - other people's code: this is its result
                 reason = str(error) if isinstance(error, Unsupported) else _sentence(error)
                 self._known[spec] = Contender(spec=spec, reason=reason)
+            self.tell(f"{spec}: {self._outcome(self._known[spec])}")
         return self._known[spec]
+
+    def _again(self, strategy: strategies.Strategy, corner: Corner) -> Contender:
+        """As `_entered`, as often as a kernel is in the way that was left unfinished."""
+        try:
+            return self._entered(strategy, corner)
+        except Exception as error:
+            if not kernels.removed(error):
+                raise
+        return self._again(strategy, corner)
+
+    def _outcome(self, contender: Contender) -> str:
+        entry = bouts.entry_of(self.entries, contender)
+        return f"{entry.peak_allocated_bytes:,} bytes" if entry else contender.reason
 
     def _entered(self, strategy: strategies.Strategy, corner: Corner) -> Contender:
         chain = self.chain if corner is self.corner else None
@@ -145,10 +166,11 @@ class Ring:
         prepared = strategies.prepare(corner.step.model, strategy, chain=chain, settle=settle)
         # Groups are cut where they run, too: what reads no earlier output begins a new one.
         schedule = prepared.schedule.split(self.profile.borders)
-        plan = strategy.spec() if strategy.opaque else schedule.render()
+        opaque = prepared.whole or (strategy if strategy.opaque else None)
+        plan = opaque.spec() if opaque else schedule.render()
         if plan not in self._places:
             predicted = prepared.prediction or predict(self.profile, schedule)
-            known = None if strategy.opaque else predicted
+            known = None if opaque else predicted
             entry = Entry(
                 plan=plan,
                 peak_allocated_bytes=corner.peak_bytes(prepared),
@@ -171,6 +193,7 @@ class Ring:
         switches[AGAIN] = self._switch(NONE)
         device = self.corner.bench.device
         gc.collect()
+        self.tell(f"{len(switches)} contenders are timed")
         interleave(switches, WARMUP, device)
         graphs, watch = _graphs(), Watch()
         asked = rounds.Asked({names[NONE], AGAIN}, [(names[a], names[b]) for a, b in pairs])
@@ -207,8 +230,8 @@ class CompiledRing(Ring):
     To change a model's attributes in between would have it compiled anew in every round.
     """
 
-    def __init__(self, question: Question) -> None:
-        super().__init__(question)
+    def __init__(self, question: Question, tell: Tell = lambda _: None) -> None:
+        super().__init__(question, tell)
         specs = entrants.compilers(question.fractions)
         self._others = [self.enter(one, _corner(question)) for one in specs]
 

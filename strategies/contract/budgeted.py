@@ -22,6 +22,9 @@ from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 
+CLOSE = "are close to those of none, not bitwise equal; the first step takes the time of compiling"
+"""What to know of gradients where something is compiled."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budgeted(Strategy, abc.ABC):
@@ -69,6 +72,10 @@ class Budgeted(Strategy, abc.ABC):
 
     def compilations(self) -> Sequence[str]:
         """Compiled modes that the profile is to know."""
+        return ()
+
+    def wholes(self, chain: Chain) -> Sequence[Strategy]:  # noqa: ARG002
+        """What the whole model may be under in the place of a plan, if that is measured faster."""
         return ()
 
     @abc.abstractmethod
@@ -153,8 +160,7 @@ def _on_compiling(answer: Answer) -> Sequence[str]:
     """What is compiled, and what is not, and why."""
     if not any(map(Compilation.parse, answer.schedule.modes)):
         return answer.profile.left_out
-    close = "gradients of compiled blocks are close to those of none, not bitwise equal"
-    return (f"{close}; the first step takes the time of compiling", *answer.profile.left_out)
+    return (f"gradients of compiled blocks {CLOSE}", *answer.profile.left_out)
 
 
 def known(chain: Chain, strategy: Strategy) -> ChainProfile:

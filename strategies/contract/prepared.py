@@ -43,6 +43,7 @@ class Prepared:
         notes: what a user should know about these parameters on this model.
         prediction: what the schedule costs, where the strategy knows what the blocks cost.
         examined: whether an example showed which blocks run, which the notes then say.
+        whole: what the whole model is under in the place of a plan, if there is none.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Prepared:
     notes: Sequence[str]
     prediction: Prediction | None = None
     examined: bool = False
+    whole: Strategy | None = None
 
     @property
     def plan(self) -> Plan:
@@ -71,7 +73,7 @@ class Prepared:
         undos: list[Undo] = []
         with undone_on_error(undos):
             undos += compile_all(self.chain.blocks, compile_blocks)
-            undos += self.strategy.install(self.model, self.chain)
+            undos += (self.whole or self.strategy).install(self.model, self.chain)
             modes, tier = dict(enumerate(self.schedule.modes)), (self.storage or Storage()).tier
             undos += block_modes.install(self.chain, modes, tier)
             undos += layout.install(self.chain, self.plan, self.storage, self.stored, self.model)

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.prepared import Prepared
 from strategies.contract.strategy import Planned
+from strategies.contract.whole import or_whole
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling import trial
@@ -56,7 +57,9 @@ def settled(prepared: Prepared, step: Step, compile_blocks: Compile = False) -> 
     settling = _Settling(prepared, strategy, profile, step, compile_blocks)
     chosen, note = settling.fastest(candidates)
     within, notes = settling.within(chosen)
-    return settling.under(within, (*note, *notes))
+    plan = settling.under(within, (*note, *notes))
+    others = () if compile_blocks else strategy.wholes(prepared.chain)
+    return or_whole(plan, others, step, profile, settling.budget_bytes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,17 +141,25 @@ def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     Raises:
         Unsupported: the gradient would be wrong.
     """
-    from torch._dynamo import config  # noqa: PLC0415
     from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415
 
-    limits = {"recompile_limit": _NEVER, "accumulated_recompile_limit": _NEVER}
     try:
-        with config.patch(limits):
+        with _unlimited():
             return function(*args, **kwargs)
     except BackendCompilerFailed as error:
         if isinstance(error.inner_exception, Unsupported):
             raise error.inner_exception from None
         raise
+
+
+@functools.lru_cache(maxsize=1)  # every call of every block enters it: to make one takes as long
+def _unlimited() -> AbstractContextManager[Any]:
+    """Dynamo's limits of recompilations lifted; can be entered again while it is entered."""
+    from torch._dynamo import config  # noqa: PLC0415
+
+    limits = {"recompile_limit": _NEVER, "accumulated_recompile_limit": _NEVER}
+    lifted: AbstractContextManager[Any] = config.patch(limits)
+    return lifted
 
 
 def unbound(forward: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:

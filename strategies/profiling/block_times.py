@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import StandIn
 from strategies.execution.tensors import tensors_in
 from strategies.profiling.oom import is_out_of_memory
@@ -72,11 +71,11 @@ class TimedForward(StandIn):
         try:
             for _ in range(2):  # an argument's second value may show that it changes
                 _timed(self.ways[name], self.module, args, kwargs)
-        except (RuntimeError, Unsupported) as error:
+        except Exception as error:  # whatever a compiler makes of it
             if is_out_of_memory(error):
                 raise
             del self.ways[name]
-            self.refused[name] = str(error).strip().partition("\n")[0]
+            self.refused[name] = in_a_line(error)
 
     def _compare(self, args: Any, kwargs: Any) -> None:
         if not self.ways:
@@ -90,6 +89,11 @@ class TimedForward(StandIn):
             for name, way in self.ways.items():
                 rounds[name].append(_ratio(_timed(way, self.module, args, kwargs), plain))
         self.ratios = {name: _median(ratios) for name, ratios in rounds.items()}
+
+
+def in_a_line(error: Exception) -> str:
+    """What it says; its class, where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _alone(leaf: Any) -> Any:

@@ -21,7 +21,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace
-from strategies.profiling.block_times import Ratio, TimedForward
+from strategies.profiling.block_times import Ratio, TimedForward, in_a_line
 from strategies.profiling.kinds import kinds_of
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.oom import is_out_of_memory
@@ -139,13 +139,16 @@ def watch_compiled(step: Step, chain: Chain, alike: Alike, names: Sequence[str])
 
 @contextlib.contextmanager
 def _refused(name: str, refused: dict[str, str]) -> Iterator[None]:
-    """A mode whose code fails, as what a compiler makes may, is none; it is said why."""
+    """A mode whose code fails, as what a compiler makes may in any way, is none; it is said why.
+
+    So is one that computes something else when it runs again.
+    """
     try:
         yield
-    except (RuntimeError, AssertionError) as error:
+    except Exception as error:
         if is_out_of_memory(error):
             raise
-        refused[name] = str(error).strip().partition("\n")[0]
+        refused[name] = in_a_line(error)
 
 
 def _each(chain: Chain) -> Alike:

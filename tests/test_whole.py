@@ -1,0 +1,161 @@
+"""The whole model compiled, in the place of a plan: measured, within the budget, and faster."""
+
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from models import BLOCKS, WIDTH, chain_of, seed
+from torch import nn
+
+import strategies
+from strategies.contract import whole
+from strategies.contract.settled import settled
+from strategies.execution import compiler
+from strategies.memory_budget import MemoryBudget
+from strategies.profiling import trial
+from strategies.profiling.allocator import AllocatorTrace
+from strategies.profiling.step import ExampleStep
+from strategies.schedules.budget import resolve
+
+AOT = "aot_eager_decomp_partition"
+SPEC = {"compile": True, "backend": AOT}
+ROWS = 64
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+    pytest.mark.skipif(not compiler.can_be_watched(), reason="the partitioner cannot be watched"),
+]
+
+
+class Wide(nn.Module):
+    """A block whose saved tensors a compiler can do without."""
+
+    def __init__(self, drop=0.0):
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 8 * WIDTH), nn.Linear(8 * WIDTH, WIDTH)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.up(x))
+        return x + self.down(self.drop(hidden * torch.sigmoid(hidden)))
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def ratio(monkeypatch):
+    """Sets what the whole model takes beside the plan: a clock has its days."""
+
+    def settle(value):
+        times = {"seconds": lambda *given, rounds: [[1.0], [value]], "watched": trial.watched}
+        monkeypatch.setattr(whole, "trial", SimpleNamespace(**times))
+
+    return settle
+
+
+def model_of(drop=0.0):
+    seed(0)
+    return chain_of(BLOCKS, lambda: Wide(drop)), torch.randn(ROWS, WIDTH)
+
+
+def step(model, rows):
+    seed(1)
+    model.zero_grad()
+    model(rows).square().sum().backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+def peak_bytes(model, rows):
+    """Of a step that begins without gradients, by the allocator, what is resident included.
+
+    So is an output, as large as the input: the loop holds the one before.
+    """
+    step(model, rows)
+    model.zero_grad()
+    with AllocatorTrace() as trace:
+        trace.mark("begin")
+        loss = model(rows).square().sum()
+        loss.backward()
+        trace.mark("end")
+    resident = (*model.parameters(), rows, rows)
+    return trace.working_bytes("begin", "end") + sum(tensor.nbytes for tensor in resident)
+
+
+@functools.cache
+def profiled(drop):
+    """A step and its chain with costs, and the gradients of none: it takes a second."""
+    model, rows = model_of(drop)
+    example = ExampleStep(model, rows, lambda output: output.square().sum())
+    chain = strategies.profiled(model, strategies.get("auto", **SPEC), example)
+    return example, chain, step(model, rows)
+
+
+def prepared(budget, drop=0.0):
+    example, chain, _ = profiled(drop)
+    settle = functools.partial(settled, step=example)
+    return strategies.prepare(
+        example.model, "auto", budget=budget, chain=chain, settle=settle, **SPEC
+    )
+
+
+def are_close(found, wanted):
+    pairs = zip(found, wanted, strict=True)
+    return all(torch.allclose(f, w, rtol=1e-4, atol=1e-4) for f, w in pairs)
+
+
+def test_it_takes_the_place_of_a_plan_where_it_is_faster(ratio):
+    ratio(0.5)
+    example, chain, wanted = profiled(0.0)
+    model, rows = example.model, example.example
+    with prepared("75%").apply() as done:
+        assert done.strategy.name() == "auto"
+        assert isinstance(done.whole, MemoryBudget)
+        assert done.whole.fraction < 1
+        assert done.schedule.render() == " ".join(map(str, range(BLOCKS)))
+        assert done.prediction is None
+        assert "takes 0.50 × the best plan" in done.notes[0]
+        assert done.notes[-1].startswith("gradients are close to those of none")
+        assert are_close(step(model, rows), wanted)
+        measured = peak_bytes(model, rows)
+        assert f"a peak of {measured:,} bytes" in done.notes[1]
+        assert measured <= resolve("75%", chain.profile)
+    assert all(map(torch.equal, step(model, rows), wanted))
+
+
+def test_the_plan_stays_where_it_is_not(ratio):
+    ratio(0.99)
+    example, _, _ = profiled(0.0)
+    example.drop_gradients()
+    before = [parameter.detach().clone() for parameter in example.model.parameters()]
+    found = prepared("100%")
+    assert found.whole is None
+    assert found.prediction is not None
+    assert "for the whole model takes 0.99 × the best plan" in found.notes[-1]
+    assert all(map(torch.equal, example.model.parameters(), before))
+    assert all(parameter.grad is None for parameter in example.model.parameters())
+
+
+@pytest.mark.long
+def test_what_would_draw_other_numbers_is_not_compiled_as_a_whole(ratio):
+    """Without a budget it may run, and needs too much here; with one it is refused."""
+    ratio(0.5)
+    found = prepared("50%", drop=0.5)
+    assert found.whole is None
+    assert found.notes[-1].startswith("the whole model is not compiled")
+    assert "draws random numbers" in found.notes[-1]
+
+
+def test_long_blocks_are_called_one_by_one():
+    _, chain, _ = profiled(0.0)
+    auto = strategies.get("auto", **SPEC)
+    assert [one.backend for one in auto.wholes(chain)] == [AOT] * 3
+    blocks = [dataclasses.replace(block, forward_s=1.0) for block in chain.profile.blocks]
+    profile = dataclasses.replace(chain.profile, blocks=tuple(blocks))
+    assert auto.wholes(dataclasses.replace(chain, profile=profile)) == ()
+    assert auto.wholes(dataclasses.replace(chain, profile=chain.profile.eager)) == ()
