@@ -1,19 +1,22 @@
-"""Which operators' outputs to keep, and which of those on the host: two 0/1 programmes.
+"""Which operators' outputs to keep, and what rests on the host: two 0/1 programmes.
 
-They are that of `strategies.solvers.selective_ops` with one more choice for each block: what it
-sends when it has run, beside the compute of the next one, and has back beside the backward of the
-next one (`strategies.storage.overlapped`). What was sent takes room until the next block that sends
-anything has run, and again from the moment at which that one's is fetched. It does not matter which
-of the kept outputs leave, but for their bytes: so the first programme chooses how many bytes each
-block sends, and the second what it keeps besides the outputs that make up so many.
+They are that of `strategies.solvers.selective_ops` with two more choices for each block: it sends
+what it keeps when it has run, or, where it keeps nothing, its input before it runs. Either leaves
+beside the compute of the blocks that follow, and is back beside their backward
+(`strategies.storage.overlapped`). What was sent takes room until the next block sends anything,
+and again from the moment at which that one's is fetched. It does not matter which of the kept
+outputs leave, but for their bytes: so the first programme chooses how many bytes each block sends,
+and the second what it keeps besides the outputs that make up so many.
 
-Compute is taken to wait for what a transfer takes longer than the one block beside it, and for all
-of what comes back first. In truth it never waits longer, for between two blocks that send there may
-be others; so the programme's time is no bound, and the interpreter, which knows, has the last word.
+Compute is taken to wait for what a transfer takes longer than the blocks beside it, of which three
+are seen, and for all of what comes back first. In truth it never waits longer, for there may be
+more blocks between two that send; so the programme's time is no bound, and the interpreter, which
+knows, has the last word.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,15 +25,18 @@ from typing import Any
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import Operator, keep
 from strategies.schedules.profile import BlockCost, ChainProfile
+from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, optimal
 from strategies.solvers.selective_ops import GAP, Programme, within
-from strategies.solvers.selective_ops_tensors import Choices
+from strategies.solvers.selective_ops_tensors import NEVER, Choices
 
 ROUGH = 1e-2
 """At this relative gap it is settled how much each block sends."""
 MOST_CHOICES = 200
 """Of outputs; in a longer chain equal blocks in a row choose alike, so that this takes seconds."""
+SEEN = 3
+"""Blocks after one that sends, beside which a transfer is seen to run."""
 TOLERANCE = 1e-6
 """Of the solver: by so much of a programme's unit an amount may be less than it should."""
 
@@ -68,10 +74,10 @@ class Sending(Programme):
         parcels: [i] the outputs that block i sends, if it sends any; ``None``: bytes alone are
             chosen.
         alike: so many equal blocks in a row have the same variables.
-        sends: [i] whether block i sends anything.
+        sends: [i] whether block i sends any of what it keeps.
         sent: [i] how much, in the programme's unit.
-        mosts: [i] all that it can send, in that unit.
-        later: [i] whether block i or a later one sends.
+        mosts: [i] all that it can send, its input too, in that unit.
+        later: [i] whether anything of block i or of a later one leaves.
         flying: [i] what left last when block i has run, in the programme's unit.
         waits: durations for which compute waits, in the programme's unit of time.
     """
@@ -96,19 +102,34 @@ class Sending(Programme):
     def choices_of(self, block: BlockCost) -> Choices:
         """Further, what leaves."""
         index = len(self.sends)
-        self.mosts.append(self.size_of(index, self.portable(index)))
+        most = self.size_of(index, self.portable(index))
+        self.mosts.append(max(most, self.input_of(index)))
         self.later.append(self.model.addVariable(0, 1))
-        if self.last and index % self.alike and block == self.profile.blocks[index - 1]:
+        if self.last and index % self.alike and self._is_like_before(index):
             self.sends.append(self.sends[-1])
             self.sent.append(self.sent[-1])
             return self.last
-        self.last = super().choices_of(block)
+        leaves = self.model.addBinary() if self.input_may_leave(index) else NEVER
+        self.last = dataclasses.replace(super().choices_of(block), leaves=leaves)
         self.sends.append(self.model.addBinary())
         if self.parcels is None:
-            self.sent.append(self.model.addVariable(0, self.mosts[index]))
+            self.sent.append(self.model.addVariable(0, most))
         else:
             self.sent.append(self.size_of(index, self.parcels[index]) * self.sends[-1])
         return self.last
+
+    def _is_like_before(self, index: int) -> bool:
+        blocks, may_leave = self.profile.blocks, self.input_may_leave
+        return blocks[index] == blocks[index - 1] and may_leave(index) == may_leave(index - 1)
+
+    def input_may_leave(self, index: int) -> bool:
+        """Whether that frees anything: nobody beside the chain has to do with it."""
+        others = {shared.boundary for shared in self.profile.shared}
+        return index not in others and not (index == 0 and self.profile.head_keeps_output)
+
+    def input_of(self, index: int) -> float:
+        """Of a block, in the programme's unit."""
+        return self.profile.boundary_bytes(index) / self.unit
 
     def portable(self, index: int) -> list[int]:
         """The outputs that block ``index`` can send."""
@@ -147,51 +168,106 @@ class Sending(Programme):
             self.require(sends <= len(self.parcels[index]))
             for number in self.parcels[index]:
                 self.require(sends <= kept[number])
-        reasons = [sends, *self.later[index + 1 : index + 2]]
+        self._settle_input(index)
+        reasons = [self.active(index), *self.later[index + 1 : index + 2]]
         for reason in reasons:
             self.require(self.later[index] >= reason)
         self.require(self.later[index] <= highs.total(reasons))
         self._fly(index)
+        self._wait_for(index)
+
+    def _settle_input(self, index: int) -> None:
+        choices = self.choices[index]
+        if choices.leaves is not NEVER:
+            for variable in (choices.whole, *choices.kept.values()):
+                self.require(choices.leaves + variable <= 1)
+
+    def active(self, index: int) -> Any:
+        """Whether anything of a block leaves."""
+        return self.sends[index] + self.choices[index].leaves
+
+    def cargo(self, index: int) -> Any:
+        """What of a block leaves, in the programme's unit."""
+        return self.sent[index] + self.input_of(index) * self.choices[index].leaves
 
     def _fly(self, index: int) -> None:
-        """What is on the link when a block has run, and how long what it sends is waited for."""
+        """What is on the link when a block has run."""
         flying = self.model.addVariable(0, math.inf)
-        self.require(flying >= self.sent[index])
+        self.require(flying >= self.cargo(index))
         if index:
-            self.require(flying >= self.flying[-1] - self._before_most(index) * self.sends[index])
+            gone = self._before_most(index) * self.active(index)
+            self.require(flying >= self.flying[-1] - gone)
         self.flying.append(flying)
-        per_unit = self.unit / self.profile.link_bytes_per_s / self.second
-        crossing = per_unit * self.sent[index]
-        if index + 1 == self.count:
-            self._wait(2 * crossing)
-            return
-        following, again = self.profile.blocks[index + 1], highs.total(self.repeated(index + 1))
-        self._wait(crossing - following.forward_s / self.second)
-        self._wait(crossing - following.backward_s / self.second - again)
-        self._wait(crossing - per_unit * self.mosts[index] * self.later[index + 1])
 
     def _before_most(self, index: int) -> float:
         """The most that a block before sends, in the programme's unit."""
         return max(self.mosts[:index])
 
-    def _wait(self, duration: Any) -> None:
+    def _wait_for(self, index: int) -> None:
+        """How long what a block sends is waited for: on its way out, and back."""
+        crossing = self.unit / self.profile.link_bytes_per_s * self.cargo(index)
+        out, back = self._beside(index)
+        self._wait(crossing - highs.total(out))
+        following = self.later[index + 1] if index + 1 < self.count else NEVER
+        all_of_it = crossing - self._longest_s(index) * following
+        self._wait(crossing - highs.total(back), all_of_it)
+
+    def _longest_s(self, index: int) -> float:
+        return self.mosts[index] * self.unit / self.profile.link_bytes_per_s
+
+    def _beside(self, index: int) -> tuple[list[Any], list[Any]]:
+        """Seconds of compute until the next block sends, and since that one's backward began."""
+        blocks, leaves = self.profile.blocks, [choices.leaves for choices in self.choices]
+        out, back = [blocks[index].forward_s * leaves[index]], []
+        free: Any = 1.0  # whether no block up to there sends
+        for later in range(index + 1, min(index + 1 + SEEN, self.count)):
+            out.append(blocks[later].forward_s * self._both(free, 1 - leaves[later]))
+            back.append(blocks[later].backward_s * free)
+            if later == index + 1:
+                back += [self.second * term for term in self.repeated(later)]
+            free = self._both(free, 1 - self.active(later))
+        return out, back
+
+    def _both(self, one: Any, other: Any) -> Any:
+        """At most either; numbers are certain, and need no variable."""
+        if isinstance(one, float) or isinstance(other, float):
+            return one * other
+        both = self.model.addVariable(0, 1)
+        self.require(both <= one)
+        self.require(both <= other)
+        return both
+
+    def _wait(self, *durations_s: Any) -> None:
+        """For the longest of them."""
         waits = self.model.addVariable(0, math.inf)
-        self.require(waits >= duration)
+        for duration_s in durations_s:
+            self.require(waits >= (1 / self.second) * duration_s)
         self.waits.append(waits)
 
     def saved(self, index: int) -> Iterator[Any]:
-        """Without what is away."""
+        """Without what is away of what is kept."""
         yield from super().saved(index)
         yield -1.0 * self.sent[index]
 
     def before(self, position: int) -> list[Any]:
         """Further, what left last and is not yet there."""
         terms = super().before(position)
-        return [*terms, self.flying[position - 1]] if 0 < position < self.count else terms
+        return [*terms, self._aloft(position)] if 0 < position < self.count else terms
+
+    def _aloft(self, index: int) -> Any:
+        """What is on the link as a block runs: what it sends before, nobody else's is beside."""
+        leaves, flying = self.choices[index].leaves, self.flying[index - 1]
+        if leaves is NEVER:
+            return flying
+        aloft = self.model.addVariable(0, math.inf)
+        self.require(aloft >= flying - self._before_most(index) * leaves)
+        return aloft
 
     def behind(self, index: int) -> list[Any]:
-        """Further, what was called for."""
+        """Further, what was called for, and an input that is there again."""
         terms = super().behind(index)
+        if index < self.count:
+            terms.append(self.input_of(index) * self.choices[index].leaves)
         if not 0 < index < self.count:
             return terms
         coming, most = self.model.addVariable(0, math.inf), self._before_most(index)
@@ -202,6 +278,17 @@ class Sending(Programme):
         """Further, what is waited for."""
         yield from super().cost()
         yield from self.waits
+
+    def _schedule(self) -> Schedule:
+        schedule = super()._schedule()
+        leaving = (i for i in range(self.count) if self._input_leaves(i))
+        return dataclasses.replace(
+            schedule, offloaded=frozenset(leaving), tier=self.profile.link_tier
+        )
+
+    def _input_leaves(self, index: int) -> bool:
+        leaves = self.choices[index].leaves
+        return leaves is not NEVER and self.chosen(leaves)
 
     def mode_of(self, index: int, kept: list[int]) -> str:
         """With what of it is away."""
