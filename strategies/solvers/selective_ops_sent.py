@@ -57,7 +57,15 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
     amounts = Sending(profile, budget_bytes, ROUGH)
     if amounts.solved() is None:
         return None
-    parcels = [amounts.parcel_of(index) for index in range(amounts.count)]
+    rounded = dict.fromkeys(amounts.parcels_of(up=up) for up in (False, True))
+    solutions = [_given(profile, budget_bytes, gap, parcels) for parcels in rounded]
+    return min(filter(None, solutions), key=lambda solution: solution.bound_s, default=None)
+
+
+def _given(
+    profile: ChainProfile, budget_bytes: int, gap: float, parcels: Sequence[frozenset[int]]
+) -> Solution | None:
+    """What is kept besides what leaves, if it does."""
     solution = within(
         profile, budget_bytes, lambda room: Sending(profile, room, gap, parcels).solved()
     )
@@ -145,7 +153,11 @@ class Sending(Programme):
         operators = self.profile.blocks[index].operators
         return operators.operators if operators else ()
 
-    def parcel_of(self, index: int) -> frozenset[int]:
+    def parcels_of(self, *, up: bool) -> tuple[frozenset[int], ...]:
+        """By block; ``up``: where no outputs make up as many bytes as leave, one more."""
+        return tuple(self.parcel_of(index, up=up) for index in range(self.count))
+
+    def parcel_of(self, index: int, *, up: bool = False) -> frozenset[int]:
         """Of the outputs that are kept, as was solved, as many bytes as leave; one at least."""
         kept = (j for j in self.portable(index) if self.chosen(self.choices[index].kept[j]))
         by_size = sorted(kept, key=lambda j: -self.size_of(index, [j]))
@@ -153,6 +165,8 @@ class Sending(Programme):
         for number in by_size:
             if self.size_of(index, {*parcel, number}) <= room:
                 parcel.add(number)
+        if up and parcel and self.size_of(index, parcel) < room - 2 * TOLERANCE:
+            parcel.update([j for j in by_size if j not in parcel][-1:])
         return frozenset(parcel or by_size[-1:] * self.chosen(self.sends[index]))
 
     def couple(self, index: int) -> None:
