@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,15 +27,14 @@ from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, optimal
-from strategies.solvers.selective_ops import GAP, Programme, within
+from strategies.solvers.selective_ops import GAP, within
+from strategies.solvers.selective_ops_link import Crossing
 from strategies.solvers.selective_ops_tensors import NEVER, Choices
 
 ROUGH = 1e-2
 """At this relative gap it is settled how much each block sends."""
 MOST_CHOICES = 200
 """Of outputs; in a longer chain equal blocks in a row choose alike, so that this takes seconds."""
-SEEN = 3
-"""Blocks after one that sends, beside which a transfer is seen to run."""
 TOLERANCE = 1e-6
 """Of the solver: by so much of a programme's unit an amount may be less than it should."""
 
@@ -75,19 +73,13 @@ def _given(
     return Solution(solution.schedule, predicted.recompute_s + predicted.stall_s)
 
 
-class Sending(Programme):
+class Sending(Crossing):
     """Variables and constraints.
 
     Attributes:
         parcels: [i] the outputs that block i sends, if it sends any; ``None``: bytes alone are
             chosen.
         alike: so many equal blocks in a row have the same variables.
-        sends: [i] whether block i sends any of what it keeps.
-        sent: [i] how much, in the programme's unit.
-        mosts: [i] all that it can send, its input too, in that unit.
-        later: [i] whether anything of block i or of a later one leaves.
-        flying: [i] what left last when block i has run, in the programme's unit.
-        waits: durations for which compute waits, in the programme's unit of time.
     """
 
     def __init__(
@@ -99,12 +91,6 @@ class Sending(Programme):
     ) -> None:
         self.parcels, self.alike = parcels, _alike(profile)
         self.last: Choices | None = None
-        self.sends: list[Any] = []
-        self.sent: list[Any] = []
-        self.mosts: list[float] = []
-        self.later: list[Any] = []
-        self.flying: list[Any] = []
-        self.waits: list[Any] = []
         super().__init__(profile, budget_bytes, gap)
 
     def choices_of(self, block: BlockCost) -> Choices:
@@ -134,10 +120,6 @@ class Sending(Programme):
         """Whether that frees anything: nobody beside the chain has to do with it."""
         others = {shared.boundary for shared in self.profile.shared}
         return index not in others and not (index == 0 and self.profile.head_keeps_output)
-
-    def input_of(self, index: int) -> float:
-        """Of a block, in the programme's unit."""
-        return self.profile.boundary_bytes(index) / self.unit
 
     def portable(self, index: int) -> list[int]:
         """The outputs that block ``index`` can send."""
@@ -183,12 +165,6 @@ class Sending(Programme):
             for number in self.parcels[index]:
                 self.require(sends <= kept[number])
         self._settle_input(index)
-        reasons = [self.active(index), *self.later[index + 1 : index + 2]]
-        for reason in reasons:
-            self.require(self.later[index] >= reason)
-        self.require(self.later[index] <= highs.total(reasons))
-        self._fly(index)
-        self._wait_for(index)
 
     def _settle_input(self, index: int) -> None:
         choices = self.choices[index]
@@ -196,102 +172,10 @@ class Sending(Programme):
             for variable in (choices.whole, *choices.kept.values()):
                 self.require(choices.leaves + variable <= 1)
 
-    def active(self, index: int) -> Any:
-        """Whether anything of a block leaves."""
-        return self.sends[index] + self.choices[index].leaves
-
-    def cargo(self, index: int) -> Any:
-        """What of a block leaves, in the programme's unit."""
-        return self.sent[index] + self.input_of(index) * self.choices[index].leaves
-
-    def _fly(self, index: int) -> None:
-        """What is on the link when a block has run."""
-        flying = self.model.addVariable(0, math.inf)
-        self.require(flying >= self.cargo(index))
-        if index:
-            gone = self._before_most(index) * self.active(index)
-            self.require(flying >= self.flying[-1] - gone)
-        self.flying.append(flying)
-
-    def _before_most(self, index: int) -> float:
-        """The most that a block before sends, in the programme's unit."""
-        return max(self.mosts[:index])
-
-    def _wait_for(self, index: int) -> None:
-        """How long what a block sends is waited for: on its way out, and back."""
-        crossing = self.unit / self.profile.link_bytes_per_s * self.cargo(index)
-        out, back = self._beside(index)
-        self._wait(crossing - highs.total(out))
-        following = self.later[index + 1] if index + 1 < self.count else NEVER
-        all_of_it = crossing - self._longest_s(index) * following
-        self._wait(crossing - highs.total(back), all_of_it)
-
-    def _longest_s(self, index: int) -> float:
-        return self.mosts[index] * self.unit / self.profile.link_bytes_per_s
-
-    def _beside(self, index: int) -> tuple[list[Any], list[Any]]:
-        """Seconds of compute until the next block sends, and since that one's backward began."""
-        blocks, leaves = self.profile.blocks, [choices.leaves for choices in self.choices]
-        out, back = [blocks[index].forward_s * leaves[index]], []
-        free: Any = 1.0  # whether no block up to there sends
-        for later in range(index + 1, min(index + 1 + SEEN, self.count)):
-            out.append(blocks[later].forward_s * self._both(free, 1 - leaves[later]))
-            back.append(blocks[later].backward_s * free)
-            if later == index + 1:
-                back += [self.second * term for term in self.repeated(later)]
-            free = self._both(free, 1 - self.active(later))
-        return out, back
-
-    def _both(self, one: Any, other: Any) -> Any:
-        """At most either; numbers are certain, and need no variable."""
-        if isinstance(one, float) or isinstance(other, float):
-            return one * other
-        both = self.model.addVariable(0, 1)
-        self.require(both <= one)
-        self.require(both <= other)
-        return both
-
-    def _wait(self, *durations_s: Any) -> None:
-        """For the longest of them."""
-        waits = self.model.addVariable(0, math.inf)
-        for duration_s in durations_s:
-            self.require(waits >= (1 / self.second) * duration_s)
-        self.waits.append(waits)
-
     def saved(self, index: int) -> Iterator[Any]:
         """Without what is away of what is kept."""
         yield from super().saved(index)
         yield -1.0 * self.sent[index]
-
-    def before(self, position: int) -> list[Any]:
-        """Further, what left last and is not yet there."""
-        terms = super().before(position)
-        return [*terms, self._aloft(position)] if 0 < position < self.count else terms
-
-    def _aloft(self, index: int) -> Any:
-        """What is on the link as a block runs: what it sends before, nobody else's is beside."""
-        leaves, flying = self.choices[index].leaves, self.flying[index - 1]
-        if leaves is NEVER:
-            return flying
-        aloft = self.model.addVariable(0, math.inf)
-        self.require(aloft >= flying - self._before_most(index) * leaves)
-        return aloft
-
-    def behind(self, index: int) -> list[Any]:
-        """Further, what was called for, and an input that is there again."""
-        terms = super().behind(index)
-        if index < self.count:
-            terms.append(self.input_of(index) * self.choices[index].leaves)
-        if not 0 < index < self.count:
-            return terms
-        coming, most = self.model.addVariable(0, math.inf), self._before_most(index)
-        self.require(coming >= self.flying[index - 1] - most * (1 - self.later[index]))
-        return [*terms, coming]
-
-    def cost(self) -> Iterator[Any]:
-        """Further, what is waited for."""
-        yield from super().cost()
-        yield from self.waits
 
     def _schedule(self) -> Schedule:
         schedule = super()._schedule()
