@@ -44,7 +44,7 @@ class Hybrid(Budgeted):
 
     textbook_compute: ClassVar[str | None] = "larger of compute and link"
     operators: ClassVar[bool] = True
-    among: ClassVar[str] = "such schedule that keeps operators' outputs on the device alone"
+    among: ClassVar[str] = "such schedule"
 
     link: str = AUTO
     tier: str = AUTO

@@ -21,6 +21,8 @@ from bench.measure import gradients
 from strategies.execution import block_modes, layout
 from strategies.execution.dispatch import is_portable
 from strategies.execution.undo import undo_all
+from strategies.profiling.profiler import profile_chain
+from strategies.profiling.step import ExampleStep
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import keep, kept_by
 from strategies.schedules.schedule import ALL, Schedule
@@ -105,15 +107,31 @@ class Scaled(Block):
         return super().forward(x) * scale.item()
 
 
-def test_what_inference_mode_computes_may_leave_too(tmp_path):
-    def scaled():
-        torch.manual_seed(0)
-        return nn.Sequential(Scaled(), Scaled())
+def scaled():
+    torch.manual_seed(0)
+    return nn.Sequential(Scaled(), Scaled())
 
-    wanted = step(scaled(), BATCH)
-    everything = range(8)
-    model, _ = stack_under(scaled(), tmp_path, keep(everything, everything, "disk"))
-    assert_same(step(model, BATCH), wanted)
+
+@pytest.mark.parametrize(
+    "name", ["products", keep([1]), keep(range(8)), keep(range(8), range(8), "disk")]
+)
+def test_what_inference_mode_computes_runs_again(name, tmp_path):
+    model, _ = stack_under(scaled(), tmp_path, name)
+    assert_same(step(model, BATCH), step(scaled(), BATCH))
+    assert resting.sizes(tmp_path) == []
+
+
+def test_no_plan_keeps_what_inference_mode_computes():
+    made = ExampleStep(scaled(), BATCH, lambda output: output.square().mean())
+    profile = profile_chain(made, strategies.find_chain(made.model), operators=True)
+    for block in profile.blocks:
+        first = block.operators.operators[:3]
+        assert [(op.name, op.keepable) for op in first] == [
+            ("t", False),
+            ("mm", False),
+            ("mean", False),
+        ]
+        assert any(op.keepable for op in block.operators.operators)
 
 
 def test_a_random_output_is_what_it_was(tmp_path):

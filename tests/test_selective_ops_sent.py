@@ -47,21 +47,27 @@ def _some_portable(rng, block):
     return dataclasses.replace(block, operators=moved)
 
 
-def ways(block, index):
+def ways(profile, index):
     """Every way to run one block, and everything that it can send."""
+    block = profile.blocks[index]
+    others = {shared.boundary for shared in profile.shared}
     for node, name in choices(block, index):
-        yield node, name
+        yield node, name, False
+        if node == (index,) and index not in others:
+            yield node, name, bool(index) or not profile.head_keeps_output
         portable = [i for i in kept_by(name) or () if block.operators.operators[i].portable]
         for count in range(1, len(portable) + 1):
             for away in itertools.combinations(portable, count):
-                yield node, keep(kept_by(name), away, "host")
+                yield node, keep(kept_by(name), away, "host"), False
 
 
 def outcomes(profile):
     """Every schedule, its peak, and what it adds to a step."""
-    every = [list(ways(block, i)) for i, block in enumerate(profile.blocks)]
+    every = [list(ways(profile, i)) for i in range(len(profile.blocks))]
     for chosen in itertools.product(*every):
-        schedule = Schedule(*zip(*chosen, strict=True))
+        nodes, names, leaving = zip(*chosen, strict=True)
+        away = frozenset(itertools.compress(range(len(nodes)), leaving))
+        schedule = Schedule(nodes, names, away)
         predicted = predict(profile, schedule)
         yield predicted.peak_bytes, predicted.recompute_s + predicted.stall_s, schedule
 
