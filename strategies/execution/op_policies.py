@@ -3,8 +3,9 @@
 Built on PyTorch's selective checkpointing (``create_selective_checkpoint_contexts``), and on
 `strategies.execution.kept` where some of them rest elsewhere than on the device. A kept output
 is never wrong, whatever the policy names: views are recomputed with their base, operators that
-write in place or in inference mode run again, and an output that is written to later is refused by PyTorch itself. Of
-random operators, one that ran again after a kept one would draw other numbers, and is refused here.
+write in place or in inference mode run again, and an output that is written to later is refused by
+PyTorch itself. Of random operators, one that ran again after a kept one would draw other numbers,
+and is refused here.
 """
 
 from __future__ import annotations
