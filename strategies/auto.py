@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from strategies.contract.strategy import Planned, Strategy
 from strategies.execution.chain import Chain
-from strategies.hybrid import AUTO, Hybrid, traffic
+from strategies.hybrid import AUTO, Hybrid, may_send_outputs, traffic
 from strategies.memory_budget import MemoryBudget
 from strategies.optimal import Optimal
 from strategies.schedules.budget import Answer
@@ -26,9 +26,6 @@ WORTH = 0.01
 """Of a step: for less, a link that others use too is left alone."""
 MOST_BLOCKS = 64
 """Of a chain whose boundaries are tried one by one; with more, that takes minutes."""
-MOST_SENDING = 128
-"""Of a chain whose kept outputs may leave: so long ones are planned in seconds, tried."""
-
 SHORT_S = 0.02
 """Of a step, for each block: to call what is compiled takes up to half a millisecond a block."""
 FRACTIONS = (1.0, 0.5, 0.2)
@@ -40,10 +37,10 @@ class Auto(Optimal):
     """The fastest schedule known to fit: ``strategies.apply(model, "auto", budget="8GB", …)``.
 
     The best of five: `Optimal` without op policies and with them, which groups blocks,
-    `SelectiveOps`, which chooses inside them, `Hybrid`, which sends boundaries to the host (to a
-    disk if told) beside compute, and the choice of operators some of whose outputs go there
-    (`solvers.selective_ops_sent`), if a hundredth of a step can be gained by it. What op policies
-    and transfers cost beside what the profile counts, it does not know; so where an
+    `SelectiveOps`, which chooses inside them, and the two kinds of `Hybrid`, which sends boundaries
+    and outputs of operators to the host (boundaries to a disk if told) beside compute, if a
+    hundredth of a step can be gained by it. What op policies and transfers cost beside what the
+    profile counts, it does not know; so where an
     example runs on a real device, a step of each is timed, interleaved, and its peak is measured: a
     plan that breaks the budget gives way to a tighter one. Where blocks run faster compiled
     (``compile=True``), the compiler alone chooses inside them, or nothing is compiled, whichever is
@@ -157,8 +154,8 @@ class Auto(Optimal):
         if to_gain_s <= WORTH * profile.plain_step_s:
             return
         if self._may_send(profile):
-            yield Hybrid().solution(profile, budget_bytes)
-        if profile.link_tier == HOST and len(profile.blocks) <= MOST_SENDING:
+            yield from Hybrid().solutions(profile, budget_bytes)
+        elif may_send_outputs(profile):
             from strategies.solvers import selective_ops_sent  # noqa: PLC0415 - brings a solver
 
             yield selective_ops_sent.solve(profile, budget_bytes)

@@ -1,4 +1,4 @@
-"""Offload and recompute together, within a budget."""
+"""Offload and recompute together, of whole blocks and inside them, within a budget."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from strategies.contract.budgeted import Budgeted
 from strategies.execution.chain import Chain
 from strategies.schedules import budget as budgets
 from strategies.schedules.budget import Answer
-from strategies.schedules.interpreter import Prediction
+from strategies.schedules.interpreter import Prediction, predict
 from strategies.schedules.profile import ChainProfile
+from strategies.schedules.schedule import HOST
 from strategies.schedules.solution import Solution
 from strategies.storage import Overlapped, Storage
 from strategies.storage.auto import check, no_other_place, tier_of
 
 AUTO = "auto"
+MOST_SENDING = 128
+"""Of a chain whose kept outputs may leave: so long ones are planned in seconds, tried."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,10 @@ class Hybrid(Budgeted):
 
     POFO (Beaumont, Eyraud-Dubois and Shilova 2021, «Efficient combination of rematerialization and
     offloading for training DNNs», NeurIPS). See `strategies.solvers.hybrid`; transfers are those of
-    `strategies.storage.overlapped`.
+    `strategies.storage.overlapped`. Where the link leads to the host, outputs of operators are kept
+    too, on the device or there (`strategies.solvers.selective_ops_sent`), beside boundaries that
+    leave. On a disk they are not: what Python takes for each operator is in no profile, and nothing
+    is timed here.
 
     Attributes:
         link: bytes per second each way: ``25GB/s``; ``auto``: the device's, as far as it is known.
@@ -37,6 +43,7 @@ class Hybrid(Budgeted):
     """
 
     textbook_compute: ClassVar[str | None] = "larger of compute and link"
+    operators: ClassVar[bool] = True
     among: ClassVar[str] = "such schedule"
 
     link: str = AUTO
@@ -67,16 +74,38 @@ class Hybrid(Budgeted):
         return dataclasses.replace(profile, link_bytes_per_s=rate(self.link))
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
-        """See `strategies.solvers.hybrid.solve`."""
+        """The fastest of `solutions`."""
+        solutions = self.solutions(profile, budget_bytes)
+        by_time = sorted(solutions, key=lambda one: predict(profile, one.schedule).step_s)
+        return next(iter(by_time), None)
+
+    def solutions(self, profile: ChainProfile, budget_bytes: int) -> list[Solution]:
+        """Whole blocks first (see `strategies.solvers.hybrid.solve`); the bound holds for all."""
         from strategies.solvers import hybrid  # noqa: PLC0415 - brings a compiler
 
-        return hybrid.solve(profile, budget_bytes)
+        whole = hybrid.solve(profile, budget_bytes)
+        if not may_send_outputs(profile):
+            return [whole] if whole else []
+        from strategies.solvers import selective_ops, selective_ops_sent  # noqa: PLC0415 - a solver
+
+        kept = selective_ops.solve(profile, budget_bytes)
+        sent = selective_ops_sent.solve(profile, budget_bytes)
+        solutions = {one.schedule: one for one in (whole, kept, sent) if one is not None}
+        bounds = [one.bound_s for one in solutions.values()]
+        if kept is None:  # what fits may have escaped it
+            bounds.append(selective_ops.bound_s(profile, budget_bytes))
+        return [dataclasses.replace(one, bound_s=min(bounds)) for one in solutions.values()]
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
-        """See `strategies.solvers.hybrid.smallest_bytes`; below that of `optimal`."""
+        """The smallest of all; not above that of `optimal`."""
         from strategies.solvers import hybrid  # noqa: PLC0415 - as above
 
-        return hybrid.smallest_bytes(profile)
+        size_bytes = hybrid.smallest_bytes(profile)
+        if not may_send_outputs(profile):
+            return size_bytes
+        from strategies.solvers import selective_ops  # noqa: PLC0415 - as above
+
+        return min(size_bytes, selective_ops.smallest_bytes(profile))
 
     def remarks(self, answer: Answer) -> Sequence[str]:
         """How much of the budget is used, what crosses the link, and how far the bound is."""
@@ -87,6 +116,13 @@ class Hybrid(Budgeted):
     def grid(cls) -> Sequence[Hybrid]:
         """A tight budget and a loose one."""
         return tuple(cls(budget=budget) for budget in ("40%", "70%"))
+
+
+def may_send_outputs(profile: ChainProfile) -> bool:
+    """Whether what blocks keep may leave: there is something, and the link leads to the host."""
+    known = any(block.operators is not None for block in profile.blocks)
+    to_host = profile.link_bytes_per_s > 0 and profile.link_tier == HOST
+    return known and to_host and len(profile.blocks) <= MOST_SENDING
 
 
 def rate(text: str) -> int:

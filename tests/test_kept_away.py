@@ -11,6 +11,7 @@ import tiny
 import torch
 from effort import few
 from models import assert_same, step
+from nested import nestings
 from test_operators import profiled, some_policy, without_random_states
 from test_policies import BATCH, GELU, UP, Block, Stack
 from torch import nn
@@ -21,6 +22,9 @@ from bench.measure import gradients
 from strategies.execution import block_modes, layout
 from strategies.execution.dispatch import is_portable
 from strategies.execution.undo import undo_all
+from strategies.profiling.profiler import profile_chain
+from strategies.profiling.step import ExampleStep
+from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import keep, kept_by
 from strategies.schedules.schedule import ALL, Schedule
@@ -42,19 +46,25 @@ def under(chain, schedule, tier):
 
 def random_schedule(profile, seed):
     """Blocks in groups, bare and under policies; of some, boundaries or kept outputs leave."""
-    rng = random.Random(seed)
-    nodes, modes, offloaded = [], [], set()
-    for index, block in enumerate(profile.blocks):
-        kind = rng.choice(("group", "whole", "policy", "policy", "policy"))
-        nodes.append((index,) if kind == "group" else index)
-        modes.append(ALL)
-        if kind == "policy":
-            kept = kept_by(some_policy(rng, block.operators, rng.choice((0.3, 0.8))))
+    rng, count = random.Random(seed), len(profile.blocks)
+    plan = rng.choice(some_plans(rng, count))
+    modes, starts = [ALL] * count, [plans.first(node) for node in plan if isinstance(node, tuple)]
+    for index in sorted(set(plan) & set(range(count))):
+        if rng.random() < 0.75:
+            kept = kept_by(
+                some_policy(rng, profile.blocks[index].operators, rng.choice((0.3, 0.8)))
+            )
             away = {number for number in kept if rng.random() < 0.6}
-            modes[-1] = keep(kept, away, "disk")
-        elif kind == "group" and index and rng.random() < 0.5:
-            offloaded.add(index)
-    return Schedule(tuple(nodes), tuple(modes), frozenset(offloaded), "disk")
+            modes[index] = keep(kept, away, "disk")
+    offloaded = {index for index in starts if index and rng.random() < 0.5}
+    return Schedule(plan, tuple(modes), frozenset(offloaded), "disk")
+
+
+def some_plans(rng, count):
+    """One of groups of single blocks, and one of nested ones, with blocks outside of them."""
+    single = tuple(rng.choice((index, index, index, (index,))) for index in range(count))
+    nested = [plan for plan in nestings(0, count) if any(isinstance(node, int) for node in plan)]
+    return [single, rng.choice(nested)]
 
 
 @pytest.mark.parametrize("seed", few(range(8), 1))
@@ -105,15 +115,31 @@ class Scaled(Block):
         return super().forward(x) * scale.item()
 
 
-def test_what_inference_mode_computes_may_leave_too(tmp_path):
-    def scaled():
-        torch.manual_seed(0)
-        return nn.Sequential(Scaled(), Scaled())
+def scaled():
+    torch.manual_seed(0)
+    return nn.Sequential(Scaled(), Scaled())
 
-    wanted = step(scaled(), BATCH)
-    everything = range(8)
-    model, _ = stack_under(scaled(), tmp_path, keep(everything, everything, "disk"))
-    assert_same(step(model, BATCH), wanted)
+
+@pytest.mark.parametrize(
+    "name", ["products", keep([1]), keep(range(8)), keep(range(8), range(8), "disk")]
+)
+def test_what_inference_mode_computes_runs_again(name, tmp_path):
+    model, _ = stack_under(scaled(), tmp_path, name)
+    assert_same(step(model, BATCH), step(scaled(), BATCH))
+    assert resting.sizes(tmp_path) == []
+
+
+def test_no_plan_keeps_what_inference_mode_computes():
+    made = ExampleStep(scaled(), BATCH, lambda output: output.square().mean())
+    profile = profile_chain(made, strategies.find_chain(made.model), operators=True)
+    for block in profile.blocks:
+        first = block.operators.operators[:3]
+        assert [(op.name, op.keepable) for op in first] == [
+            ("t", False),
+            ("mm", False),
+            ("mean", False),
+        ]
+        assert any(op.keepable for op in block.operators.operators)
 
 
 def test_a_random_output_is_what_it_was(tmp_path):

@@ -16,13 +16,13 @@ from bench.cells.cell import Cell, checked
 from bench.devices import accelerators
 from bench.run import planning
 from bench.simulate.run import trace_cell
-from strategies.auto import Auto
+from strategies.auto import WORTH, Auto
 from strategies.hybrid import Hybrid
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import away_by, keep, kept_by
-from strategies.schedules.schedule import Schedule
-from strategies.solvers import selective_ops, selective_ops_sent
+from strategies.schedules.schedule import ALL, Schedule
+from strategies.solvers import hybrid, selective_ops, selective_ops_sent
 from strategies.solvers.selective_ops_sent import Sending
 
 H100 = "sim:h100-80gb"
@@ -47,21 +47,27 @@ def _some_portable(rng, block):
     return dataclasses.replace(block, operators=moved)
 
 
-def ways(block, index):
+def ways(profile, index):
     """Every way to run one block, and everything that it can send."""
+    block = profile.blocks[index]
+    others = {shared.boundary for shared in profile.shared}
     for node, name in choices(block, index):
-        yield node, name
+        yield node, name, False
+        if node == (index,) and index not in others:
+            yield node, name, bool(index) or not profile.head_keeps_output
         portable = [i for i in kept_by(name) or () if block.operators.operators[i].portable]
         for count in range(1, len(portable) + 1):
             for away in itertools.combinations(portable, count):
-                yield node, keep(kept_by(name), away, "host")
+                yield node, keep(kept_by(name), away, "host"), False
 
 
 def outcomes(profile):
     """Every schedule, its peak, and what it adds to a step."""
-    every = [list(ways(block, i)) for i, block in enumerate(profile.blocks)]
+    every = [list(ways(profile, i)) for i in range(len(profile.blocks))]
     for chosen in itertools.product(*every):
-        schedule = Schedule(*zip(*chosen, strict=True))
+        nodes, names, leaving = zip(*chosen, strict=True)
+        away = frozenset(itertools.compress(range(len(nodes)), leaving))
+        schedule = Schedule(nodes, names, away)
         predicted = predict(profile, schedule)
         yield predicted.peak_bytes, predicted.recompute_s + predicted.stall_s, schedule
 
@@ -164,7 +170,7 @@ def without(profile, budget_bytes):
 
     class Before(Auto):
         def _beside_compute(self, profile, budget_bytes, others):
-            yield Hybrid().solution(profile, budget_bytes)
+            yield hybrid.solve(profile, budget_bytes)
 
     return Before().solution(profile, budget_bytes)
 
@@ -184,6 +190,48 @@ def test_auto_takes_it_where_it_is_the_fastest_but_never_to_a_disk(seed):
         for auto in (Auto(), Auto(disk=True)):
             there = auto.solution(to_disk, budget_bytes)
             assert not any(map(away_by, there.schedule.modes))
+
+
+def assert_auto_and_hybrid_are_as_fast(profile, budgets):
+    """To the last bit of what is predicted; or so little can be gained that `auto` sends nothing.
+
+    How often either sends boundaries and outputs in one plan.
+    """
+    auto, other = Auto(), Hybrid()
+    low = min(auto.smallest_bytes(profile), other.smallest_bytes(profile))
+    high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
+    both = 0
+    for budget_bytes in planning.budgets_between(low, high, budgets):
+        there = other.solution(profile, budget_bytes).schedule
+        hybrid_s = predict(profile, there).step_s
+        both += bool(there.offloaded and any(map(away_by, there.modes)))
+        assert predict(profile, there).peak_bytes <= budget_bytes
+        found = auto.solution(profile, budget_bytes)
+        if found is None:
+            assert budget_bytes < auto.smallest_bytes(profile)
+            continue
+        auto_s = predict(profile, found.schedule).step_s
+        assert auto_s == hybrid_s or hybrid_s < auto_s <= (1 + WORTH) * profile.plain_step_s
+    return both
+
+
+@pytest.mark.parametrize("seed", few(range(12), 2))
+def test_auto_and_hybrid_are_as_fast(seed):
+    assert_auto_and_hybrid_are_as_fast(linked(seed, 3, 1e3), 5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("workload", [*PLAIN, "mlp-chain"])
+def test_auto_and_hybrid_are_as_fast_on_the_workloads_of_the_study(workload):
+    both = assert_auto_and_hybrid_are_as_fast(profile_of(workload), 10)
+    assert both or workload != "gpt-mini"
+
+
+def test_hybrid_keeps_no_outputs_where_the_link_leads_to_a_disk():
+    profile = dataclasses.replace(linked(3, 3, 1e3), link_tier="disk")
+    low, high = Hybrid().smallest_bytes(profile), predict(profile, plans.plain(3)).peak_bytes
+    for budget_bytes in planning.budgets_between(low, high, 4):
+        assert {ALL} >= set(Hybrid().solution(profile, budget_bytes).schedule.modes)
 
 
 @functools.cache

@@ -16,8 +16,12 @@ _DROPOUT = ("dropout_p", "p")
 
 
 def can_be_kept(func: Any) -> bool:
-    """Whether an operator's output is its own: no view, and nothing written in place."""
-    return not (func.is_view or func._schema.is_mutable)
+    """Whether an operator's output is its own, and a later change of it is seen.
+
+    Asked where it runs: it is no view, writes nothing in place, and is not in inference mode, of
+    whose tensors nobody counts the changes.
+    """
+    return not (func.is_view or func._schema.is_mutable or torch.is_inference_mode_enabled())
 
 
 def is_portable(output: Any) -> bool:

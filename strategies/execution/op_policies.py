@@ -3,8 +3,9 @@
 Built on PyTorch's selective checkpointing (``create_selective_checkpoint_contexts``), and on
 `strategies.execution.kept` where some of them rest elsewhere than on the device. A kept output
 is never wrong, whatever the policy names: views are recomputed with their base, operators that
-write in place run again, and an output that is written to later is refused by PyTorch itself. Of
-random operators, one that ran again after a kept one would draw other numbers, and is refused here.
+write in place or in inference mode run again, and an output that is written to later is refused by
+PyTorch itself. Of random operators, one that ran again after a kept one would draw other numbers,
+and is refused here.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ class OpPolicy:
     def _keeps(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         random = is_random(func, args, kwargs)
         if self.products:
-            return is_product(func) and not random
+            return is_product(func) and can_be_kept(func) and not random
         chosen = len(self.decisions) in self.positions and can_be_kept(func)
         if random and self.random_kept and not chosen:
             raise Unsupported(

@@ -1,31 +1,35 @@
-"""Which operators' outputs to keep, and which of those on the host: two 0/1 programmes.
+"""Which operators' outputs to keep, and what rests on the host: two 0/1 programmes.
 
-They are that of `strategies.solvers.selective_ops` with one more choice for each block: what it
-sends when it has run, beside the compute of the next one, and has back beside the backward of the
-next one (`strategies.storage.overlapped`). What was sent takes room until the next block that sends
-anything has run, and again from the moment at which that one's is fetched. It does not matter which
-of the kept outputs leave, but for their bytes: so the first programme chooses how many bytes each
-block sends, and the second what it keeps besides the outputs that make up so many.
+They are that of `strategies.solvers.selective_ops` with two more choices for each block: it sends
+what it keeps when it has run, or, where it keeps nothing, its input before it runs. Either leaves
+beside the compute of the blocks that follow, and is back beside their backward
+(`strategies.storage.overlapped`). What was sent takes room until the next block sends anything,
+and again from the moment at which that one's is fetched. It does not matter which of the kept
+outputs leave, but for their bytes: so the first programme chooses how many bytes each block sends,
+and the second what it keeps besides the outputs that make up so many.
 
-Compute is taken to wait for what a transfer takes longer than the one block beside it, and for all
-of what comes back first. In truth it never waits longer, for between two blocks that send there may
-be others; so the programme's time is no bound, and the interpreter, which knows, has the last word.
+Compute is taken to wait for what a transfer takes longer than the blocks beside it, of which three
+are seen, and for all of what comes back first. In truth it never waits longer, for there may be
+more blocks between two that send; so the programme's time is no bound, and the interpreter, which
+knows, has the last word.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import Operator, keep
 from strategies.schedules.profile import BlockCost, ChainProfile
+from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, optimal
-from strategies.solvers.selective_ops import GAP, Programme, within
-from strategies.solvers.selective_ops_tensors import Choices
+from strategies.solvers.selective_ops import GAP, within
+from strategies.solvers.selective_ops_link import Crossing
+from strategies.solvers.selective_ops_tensors import NEVER, Choices
 
 ROUGH = 1e-2
 """At this relative gap it is settled how much each block sends."""
@@ -51,7 +55,15 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
     amounts = Sending(profile, budget_bytes, ROUGH)
     if amounts.solved() is None:
         return None
-    parcels = [amounts.parcel_of(index) for index in range(amounts.count)]
+    rounded = dict.fromkeys(amounts.parcels_of(up=up) for up in (False, True))
+    solutions = [_given(profile, budget_bytes, gap, parcels) for parcels in rounded]
+    return min(filter(None, solutions), key=lambda solution: solution.bound_s, default=None)
+
+
+def _given(
+    profile: ChainProfile, budget_bytes: int, gap: float, parcels: Sequence[frozenset[int]]
+) -> Solution | None:
+    """What is kept besides what leaves, if it does."""
     solution = within(
         profile, budget_bytes, lambda room: Sending(profile, room, gap, parcels).solved()
     )
@@ -61,19 +73,13 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
     return Solution(solution.schedule, predicted.recompute_s + predicted.stall_s)
 
 
-class Sending(Programme):
+class Sending(Crossing):
     """Variables and constraints.
 
     Attributes:
         parcels: [i] the outputs that block i sends, if it sends any; ``None``: bytes alone are
             chosen.
         alike: so many equal blocks in a row have the same variables.
-        sends: [i] whether block i sends anything.
-        sent: [i] how much, in the programme's unit.
-        mosts: [i] all that it can send, in that unit.
-        later: [i] whether block i or a later one sends.
-        flying: [i] what left last when block i has run, in the programme's unit.
-        waits: durations for which compute waits, in the programme's unit of time.
     """
 
     def __init__(
@@ -85,30 +91,35 @@ class Sending(Programme):
     ) -> None:
         self.parcels, self.alike = parcels, _alike(profile)
         self.last: Choices | None = None
-        self.sends: list[Any] = []
-        self.sent: list[Any] = []
-        self.mosts: list[float] = []
-        self.later: list[Any] = []
-        self.flying: list[Any] = []
-        self.waits: list[Any] = []
         super().__init__(profile, budget_bytes, gap)
 
     def choices_of(self, block: BlockCost) -> Choices:
         """Further, what leaves."""
         index = len(self.sends)
-        self.mosts.append(self.size_of(index, self.portable(index)))
+        most = self.size_of(index, self.portable(index))
+        self.mosts.append(max(most, self.input_of(index)))
         self.later.append(self.model.addVariable(0, 1))
-        if self.last and index % self.alike and block == self.profile.blocks[index - 1]:
+        if self.last and index % self.alike and self._is_like_before(index):
             self.sends.append(self.sends[-1])
             self.sent.append(self.sent[-1])
             return self.last
-        self.last = super().choices_of(block)
+        leaves = self.model.addBinary() if self.input_may_leave(index) else NEVER
+        self.last = dataclasses.replace(super().choices_of(block), leaves=leaves)
         self.sends.append(self.model.addBinary())
         if self.parcels is None:
-            self.sent.append(self.model.addVariable(0, self.mosts[index]))
+            self.sent.append(self.model.addVariable(0, most))
         else:
             self.sent.append(self.size_of(index, self.parcels[index]) * self.sends[-1])
         return self.last
+
+    def _is_like_before(self, index: int) -> bool:
+        blocks, may_leave = self.profile.blocks, self.input_may_leave
+        return blocks[index] == blocks[index - 1] and may_leave(index) == may_leave(index - 1)
+
+    def input_may_leave(self, index: int) -> bool:
+        """Whether that frees anything: nobody beside the chain has to do with it."""
+        others = {shared.boundary for shared in self.profile.shared}
+        return index not in others and not (index == 0 and self.profile.head_keeps_output)
 
     def portable(self, index: int) -> list[int]:
         """The outputs that block ``index`` can send."""
@@ -124,7 +135,11 @@ class Sending(Programme):
         operators = self.profile.blocks[index].operators
         return operators.operators if operators else ()
 
-    def parcel_of(self, index: int) -> frozenset[int]:
+    def parcels_of(self, *, up: bool) -> tuple[frozenset[int], ...]:
+        """By block; ``up``: where no outputs make up as many bytes as leave, one more."""
+        return tuple(self.parcel_of(index, up=up) for index in range(self.count))
+
+    def parcel_of(self, index: int, *, up: bool = False) -> frozenset[int]:
         """Of the outputs that are kept, as was solved, as many bytes as leave; one at least."""
         kept = (j for j in self.portable(index) if self.chosen(self.choices[index].kept[j]))
         by_size = sorted(kept, key=lambda j: -self.size_of(index, [j]))
@@ -132,6 +147,8 @@ class Sending(Programme):
         for number in by_size:
             if self.size_of(index, {*parcel, number}) <= room:
                 parcel.add(number)
+        if up and parcel and self.size_of(index, parcel) < room - 2 * TOLERANCE:
+            parcel.update([j for j in by_size if j not in parcel][-1:])
         return frozenset(parcel or by_size[-1:] * self.chosen(self.sends[index]))
 
     def couple(self, index: int) -> None:
@@ -147,61 +164,29 @@ class Sending(Programme):
             self.require(sends <= len(self.parcels[index]))
             for number in self.parcels[index]:
                 self.require(sends <= kept[number])
-        reasons = [sends, *self.later[index + 1 : index + 2]]
-        for reason in reasons:
-            self.require(self.later[index] >= reason)
-        self.require(self.later[index] <= highs.total(reasons))
-        self._fly(index)
+        self._settle_input(index)
 
-    def _fly(self, index: int) -> None:
-        """What is on the link when a block has run, and how long what it sends is waited for."""
-        flying = self.model.addVariable(0, math.inf)
-        self.require(flying >= self.sent[index])
-        if index:
-            self.require(flying >= self.flying[-1] - self._before_most(index) * self.sends[index])
-        self.flying.append(flying)
-        per_unit = self.unit / self.profile.link_bytes_per_s / self.second
-        crossing = per_unit * self.sent[index]
-        if index + 1 == self.count:
-            self._wait(2 * crossing)
-            return
-        following, again = self.profile.blocks[index + 1], highs.total(self.repeated(index + 1))
-        self._wait(crossing - following.forward_s / self.second)
-        self._wait(crossing - following.backward_s / self.second - again)
-        self._wait(crossing - per_unit * self.mosts[index] * self.later[index + 1])
-
-    def _before_most(self, index: int) -> float:
-        """The most that a block before sends, in the programme's unit."""
-        return max(self.mosts[:index])
-
-    def _wait(self, duration: Any) -> None:
-        waits = self.model.addVariable(0, math.inf)
-        self.require(waits >= duration)
-        self.waits.append(waits)
+    def _settle_input(self, index: int) -> None:
+        choices = self.choices[index]
+        if choices.leaves is not NEVER:
+            for variable in (choices.whole, *choices.kept.values()):
+                self.require(choices.leaves + variable <= 1)
 
     def saved(self, index: int) -> Iterator[Any]:
-        """Without what is away."""
+        """Without what is away of what is kept."""
         yield from super().saved(index)
         yield -1.0 * self.sent[index]
 
-    def before(self, position: int) -> list[Any]:
-        """Further, what left last and is not yet there."""
-        terms = super().before(position)
-        return [*terms, self.flying[position - 1]] if 0 < position < self.count else terms
+    def _schedule(self) -> Schedule:
+        schedule = super()._schedule()
+        leaving = (i for i in range(self.count) if self._input_leaves(i))
+        return dataclasses.replace(
+            schedule, offloaded=frozenset(leaving), tier=self.profile.link_tier
+        )
 
-    def behind(self, index: int) -> list[Any]:
-        """Further, what was called for."""
-        terms = super().behind(index)
-        if not 0 < index < self.count:
-            return terms
-        coming, most = self.model.addVariable(0, math.inf), self._before_most(index)
-        self.require(coming >= self.flying[index - 1] - most * (1 - self.later[index]))
-        return [*terms, coming]
-
-    def cost(self) -> Iterator[Any]:
-        """Further, what is waited for."""
-        yield from super().cost()
-        yield from self.waits
+    def _input_leaves(self, index: int) -> bool:
+        leaves = self.choices[index].leaves
+        return leaves is not NEVER and self.chosen(leaves)
 
     def mode_of(self, index: int, kept: list[int]) -> str:
         """With what of it is away."""

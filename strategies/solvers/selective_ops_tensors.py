@@ -31,10 +31,12 @@ class Choices:
     Attributes:
         whole: it runs as it is.
         kept: the output of operator j is kept, and the others run again.
+        leaves: nothing is kept of it, and its input rests elsewhere.
     """
 
     whole: Any
     kept: dict[int, Any]
+    leaves: Any = NEVER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,8 +166,9 @@ def _held_by_chain(
     if boundary > 0 and blocks[boundary - 1].modes[0].keeps_output:
         yield place - 1, choices[boundary - 1].whole
     if boundary < count:
-        keeps = blocks[boundary].modes[0].keeps_input
-        yield place + 1, ALWAYS if keeps else 1 - choices[boundary].whole
+        keeps, leaves = blocks[boundary].modes[0].keeps_input, choices[boundary].leaves
+        held = ALWAYS if keeps else 1 - choices[boundary].whole
+        yield place + 1, held if leaves is NEVER else held - leaves
 
 
 def _either(model: Any, before: Any, reasons: list[Any]) -> Any:
