@@ -159,8 +159,8 @@ class _Passes:
             for source, size, output_bytes in zip(like, gradients, outputs, strict=True)
         ]
         blocks = tuple(
-            _without_output(block) if index + 1 in passed.copies else block
-            for index, block in enumerate(own)
+            _without_output(block, costs[source].output_bytes) if i in passed.copies else block
+            for i, (block, source) in enumerate(zip(own, like, strict=True), start=1)
         )
         bare = _assemble(blocks, normal, saved, (chain.borders, passed))
         profile = balanced(bare, normal, lingering_bytes(normal, like))
@@ -235,9 +235,18 @@ def _block_cost(
     )
 
 
-def _without_output(block: BlockCost) -> BlockCost:
-    """What the block saves of its output is in `ChainProfile.shared`: it is no boundary."""
-    modes = tuple(dataclasses.replace(mode, keeps_output=False) for mode in block.modes)
+def _without_output(block: BlockCost, output_bytes: int) -> BlockCost:
+    """Its output, of so many bytes, is no boundary; whoever keeps it is in `ChainProfile.shared`.
+
+    But for an op policy that keeps it where the block as it is does not: as bytes of its own.
+    """
+    more_bytes = 0 if block.modes[0].keeps_output else output_bytes
+    modes = tuple(
+        dataclasses.replace(
+            mode, keeps_output=False, saved_bytes=mode.saved_bytes + more_bytes * mode.keeps_output
+        )
+        for mode in block.modes
+    )
     return dataclasses.replace(block, modes=modes)
 
 

@@ -1,0 +1,70 @@
+"""Budgets for models and loops that nobody here wrote: kinds of what once broke a promise."""
+
+import pytest
+import torch
+from torch import nn
+
+import strategies
+from strategies.execution import block_modes
+from strategies.execution.undo import installed
+from strategies.profiling.ledger import Ledger
+from strategies.profiling.profiler import profile_chain
+from strategies.profiling.step import ExampleStep
+from strategies.schedules.interpreter import predict
+
+WIDTH, ROWS = 16, 64
+
+
+def after_forward_bytes(step, chain, schedule):
+    """Alive when forward is over."""
+    ledger = Ledger()
+    ledger.adopt(step.resident_tensors())
+    with installed(lambda: block_modes.install(chain, dict(enumerate(schedule.modes)))), ledger:
+        loss = step.forward()
+        alive_bytes = ledger.alive[-1]
+        step.backward(loss)
+    step.drop_gradients()
+    return alive_bytes
+
+
+class Dense(nn.Module):
+    """Reads all that was made before it; its last product is no boundary if it is the last."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.norm = nn.LayerNorm(number * WIDTH)
+        self.out = nn.Linear(number * WIDTH, WIDTH)
+
+    def forward(self, *made):
+        return self.out(torch.tanh(self.norm(torch.cat(made, 1))))
+
+
+class DenseNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.ModuleList(Dense(number) for number in (1, 2))
+        self.second = nn.ModuleList(Dense(number) for number in (2, 3))
+
+    def forward(self, x):
+        made = [x]
+        for block in self.first:
+            made.append(block(*made))
+        made = [torch.cat([made[0], made[2]], 1)]  # not what the last block returned
+        for block in self.second:
+            made.append(block(*made))
+        return torch.cat(made, 1).square().mean()
+
+
+@pytest.mark.parametrize(
+    "text", ["0 1:products 2 3", "0:products 1 2 3", "0 1:products 2:products 3:products"]
+)
+def test_an_output_that_only_a_policy_keeps_and_no_block_takes(text):
+    model = DenseNet()
+    step = ExampleStep(model, torch.randn(ROWS, WIDTH), keep_output=False)
+    chain = strategies.find_chain(model, ["first", "second"])
+    profile = profile_chain(step, chain, modes=["products"])
+    schedule = strategies.Schedule.parse(text)
+    alive_bytes = predict(profile, schedule).after_forward_bytes
+    policies = sum(mode == "products" for mode in schedule.modes)
+    states_bytes = policies * profile.group_bytes  # no tensors of operators
+    assert alive_bytes - states_bytes == after_forward_bytes(step, chain, schedule)
