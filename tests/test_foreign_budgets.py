@@ -68,3 +68,48 @@ def test_an_output_that_only_a_policy_keeps_and_no_block_takes(text):
     policies = sum(mode == "products" for mode in schedule.modes)
     states_bytes = policies * profile.group_bytes  # no tensors of operators
     assert alive_bytes - states_bytes == after_forward_bytes(step, chain, schedule)
+
+
+class Penalized(nn.Module):
+    """Of physics: the loss is of derivatives."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(4))
+        )
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.blocks(x).sum(), x, create_graph=True)
+        return slope.square().sum()
+
+
+class Twice(nn.Module):
+    """Two texts, one encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(4)))
+
+    def forward(self, x):
+        return (self.blocks(x) * self.blocks(x.flip(0))).sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [(Penalized, "runs backward within forward"), (Twice, "0, 1, 2, 3, 0, 1")]
+)
+def test_a_step_that_is_no_chain_is_refused_with_what_runs_there(kind, why):
+    torch.manual_seed(0)
+    model, batch = kind(), torch.randn(4, WIDTH)
+    with pytest.raises(strategies.Unsupported, match=f"{why}.*; a strategy that needs no profile"):
+        strategies.apply(model, "auto", budget="50%", example=batch)
+    grads = []
+    for spec in ("none", "every_layer", "sqrt"):
+        with strategies.apply(model, spec, example=batch) as applied:
+            assert applied.notes[0].startswith("blocks: 4 of blocks; ")
+            model(batch).backward()
+        grads.append([p.grad for p in model.parameters()])
+        model.zero_grad()
+    for each in grads[1:]:
+        assert all(map(torch.equal, each, grads[0]))

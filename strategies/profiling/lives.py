@@ -20,7 +20,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.tensors import dense_parts, tensors_in
 from strategies.profiling.ledger import Ledger
-from strategies.profiling.saved import hooks
+from strategies.profiling.saved import hooks, nothing
 from strategies.profiling.step import Step
 from strategies.schedules.profile import Shared
 
@@ -80,17 +80,12 @@ def watch_lives(step: Step, chain: Chain) -> Passed:
             stack.callback(block.register_forward_hook(watcher.follow).remove)
         stack.enter_context(hooks(chain, watcher.enter, watcher.leave))
         stack.enter_context(watcher)
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(watcher.pack, _nothing))
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(watcher.pack, nothing))
         loss = step.forward()
     watcher.position = len(chain) + 1
     passed = watcher.passed()
     del loss
     return passed
-
-
-def _nothing(_: Any) -> Any:
-    """Of a graph that is never run backward."""
-    raise AssertionError
 
 
 class _Watcher(Ledger):

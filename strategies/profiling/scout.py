@@ -25,6 +25,7 @@ from strategies.execution.undo import Undo, installed
 from strategies.profiling.kinds import Kind, kinds_of, plain_or_none
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.passage import Form, Record, reached, signature_of
+from strategies.profiling.saved import nothing
 from strategies.profiling.scouted import Before, Operators
 from strategies.profiling.step import Step
 
@@ -134,7 +135,7 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
         return identity
     resident = frozenset(storage_key(tensor) for tensor in step.resident_tensors())
     log = _Log(kinds, ends, resident, list(identity.like))
-    hooks = torch.autograd.graph.saved_tensors_hooks(log.pack, _unpacked)
+    hooks = torch.autograd.graph.saved_tensors_hooks(log.pack, nothing)
     with installed(lambda: log.install(chain)), hooks, log.operators:
         step.forward()
     held = {storage_key(tensor) for tensor in getattr(step, "output", ())}
@@ -146,11 +147,6 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
 def _shares(model: nn.Module) -> bool:
     parameters = [storage_key(p) for m in model.modules() for p in m.parameters(recurse=False)]
     return len(set(parameters)) < len(parameters)
-
-
-def _unpacked(_: Any) -> Tensor:
-    """Nothing runs backward."""
-    raise AssertionError
 
 
 class _Log:
