@@ -1,5 +1,6 @@
 """Budgets for models and loops that nobody here wrote: kinds of what once broke a promise."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from strategies.execution.undo import installed
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import ExampleStep
+from strategies.schedules import budget
 from strategies.schedules.interpreter import predict
 
 WIDTH, ROWS = 16, 64
@@ -113,3 +115,80 @@ def test_a_step_that_is_no_chain_is_refused_with_what_runs_there(kind, why):
         model.zero_grad()
     for each in grads[1:]:
         assert all(map(torch.equal, each, grads[0]))
+
+
+class Chain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(4)))
+
+    def forward(self, x):
+        return self.blocks(x)
+
+
+def squares(out):
+    return out.square().mean()
+
+
+def profile_with(optimizer):
+    torch.manual_seed(0)
+    model = Chain()
+    given = {"example": torch.randn(ROWS, WIDTH), "loss": squares, "optimizer": optimizer(model)}
+    with strategies.apply(model, "auto", budget="100%", verify=False, **given) as applied:
+        return applied.chain.profile
+
+
+def test_several_optimizers_are_one_update_after_the_other():
+    def split(model):
+        weights = [p for p in model.parameters() if p.ndim == 2]
+        biases = [p for p in model.parameters() if p.ndim == 1]
+        return [
+            torch.optim.AdamW(weights, foreach=True),
+            torch.optim.SGD(biases, lr=0.1, momentum=0.9, foreach=True),
+        ]
+
+    both = profile_with(split)
+    weights = profile_with(lambda model: split(model)[0])
+    biases = profile_with(lambda model: split(model)[1])
+    momentum_bytes = 4 * 4 * WIDTH
+    assert both.resident_bytes == weights.resident_bytes + momentum_bytes
+    largest_bytes = max(weights.update_working_bytes, biases.update_working_bytes)
+    assert both.update_working_bytes == largest_bytes > 0
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", torch.optim.AdamW, [torch.optim.SGD], torch.optim.lr_scheduler.StepLR]
+)
+def test_what_is_no_optimizer(optimizer):
+    with pytest.raises(ValueError, match="takes an optimizer that was made, or a list of those"):
+        strategies.apply(Chain(), "sqrt", optimizer=optimizer)
+
+
+def test_gradients_are_released_to_one():
+    model = Chain()
+    optimizers = [torch.optim.SGD([p], lr=0.1) for p in model.parameters()]
+    with pytest.raises(strategies.Unsupported, match="to one optimizer, not to several"):
+        strategies.apply(model, "sqrt", optimizer=optimizers, release_gradients=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        (lambda out: out, rf"of one number, not shape \({ROWS}, {WIDTH}\)"),
+        (lambda out: out.sum().item(), "of one number, not float"),
+        (lambda out: out.detach().sum(), "has no gradient"),
+    ],
+)
+def test_what_is_no_loss(loss, why):
+    with pytest.raises(ValueError, match=why):
+        strategies.apply(Chain(), "auto", budget="50%", example=torch.randn(ROWS, WIDTH), loss=loss)
+
+
+@pytest.mark.parametrize("number", [1e9, 10**9, np.int64(10**9)])
+def test_numbers_of_bytes(number):
+    assert budget.parse(strategies.get("auto", budget=number).budget) == 10**9
+
+
+def test_a_share_is_no_number_of_bytes():
+    with pytest.raises(ValueError, match=r"'0.6' is no number of bytes; a share is written as 50%"):
+        strategies.get("auto", budget=0.6)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from strategies.execution import randoms
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
+from strategies.profiling.optimizers import AnyOptimizer
 from strategies.profiling.remembered import remember
 
 
@@ -79,7 +80,7 @@ class ExampleStep:
     model: nn.Module
     example: Any
     loss: Callable[[Any], Tensor] | None = None
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: AnyOptimizer | None = None
     accumulation: bool = False
     keep_output: bool = True
     release_gradients: bool = False
@@ -98,7 +99,7 @@ class ExampleStep:
         output = self._call()
         if self.keep_output:  # not its graph, which backward would have freed
             self.output = [tensor.detach() for tensor in tensors_in(output)]
-        return self.loss(output) if self.loss else default_loss(output)
+        return _checked(self.loss(output) if self.loss else default_loss(output))
 
     def _call(self) -> Any:
         if isinstance(self.example, Mapping):
@@ -173,6 +174,22 @@ def run_once(step: Step) -> None:
     """
     step.drop_gradients()
     step.backward(step.forward())
+
+
+def _checked(loss: Any) -> Tensor:
+    """The loss, from which backward can begin.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"the loss on the example must be a tensor of one number, not {kind}")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise ValueError(
+            "the loss on the example has no gradient: is all of it frozen or detached?"
+        )
+    return loss
 
 
 def default_loss(output: Any) -> Tensor:
