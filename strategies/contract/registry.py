@@ -175,7 +175,7 @@ def _coerce(cls: type[Strategy], field: dataclasses.Field[Any], value: Any) -> A
             value = ast.literal_eval(value)
     if kind is float and type(value) is int:
         value = float(value)
-    if kind is str and isinstance(value, numbers.Real) and type(value) is not bool:
+    if kind is str and not isinstance(value, bool) and isinstance(value, numbers.Real):
         value = str(value)  # a number of bytes
     if field.default is not None and type(value) is not kind:
         raise ValueError(

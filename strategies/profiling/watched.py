@@ -101,6 +101,11 @@ def watch_step(
             if trace is not None:
                 trace.mark(name)
 
+    def reached(index: int) -> None:
+        """A gradient is at a block; at those behind it that have not seen one, none will be."""
+        for later in reversed(range(index, len(chain))):
+            mark(f"backward {later}")
+
     def enter(index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         del others
         if index == 0 and boundary.requires_grad and f"enter {index}" not in seen:
@@ -109,7 +114,7 @@ def watch_step(
 
     def leave(index: int, output: Tensor) -> None:
         if output.requires_grad and f"leave {index}" not in seen:
-            output.register_hook(lambda _: mark(f"backward {index}"))
+            output.register_hook(lambda _: reached(index))
         mark(f"leave {index}")
 
     with hooks(chain, enter, leave), trace or contextlib.nullcontext():
@@ -130,7 +135,7 @@ def _run(step: Step, chain: Chain, mark: Callable[[str], None]) -> None:
     mark("forward done")
     step.backward(loss)
     for index in reversed(range(len(chain))):
-        mark(f"backward {index}")  # of those that no gradient reaches
+        mark(f"backward {index}")  # of the first ones, if no gradient reaches them
     mark("backward of the head")
     del loss
     mark("end")
