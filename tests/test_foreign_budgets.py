@@ -192,3 +192,41 @@ def test_numbers_of_bytes(number):
 def test_a_share_is_no_number_of_bytes():
     with pytest.raises(ValueError, match=r"'0.6' is no number of bytes; a share is written as 50%"):
         strategies.get("auto", budget=0.6)
+
+
+class Capturing(Chain):
+    """Installs hooks at its first forward, and notes that it did, as transformers does."""
+
+    def forward(self, x):
+        if not hasattr(self, "captures"):
+            self.captures, self.seen = True, []
+            for block in self.blocks:
+                block.register_forward_hook(lambda block, args, out: self.seen.append(out))
+        self.seen.clear()
+        return super().forward(x) + self.seen[1]  # reads what the second block made
+
+
+@pytest.mark.parametrize("spec", ["sqrt", "auto(budget='100%')"])
+def test_hooks_that_a_first_forward_installs_are_there_once(spec):
+    model = Capturing()
+    strategies.apply(model, spec, example=torch.randn(ROWS, WIDTH), loss=squares)
+    model(torch.randn(ROWS, WIDTH))
+    assert len(model.seen) == len(model.blocks)
+
+
+class Unread(Chain):
+    """Nobody reads what the last block makes."""
+
+    def forward(self, x):
+        for block in self.blocks:
+            before, x = x, torch.tanh(block(x))
+        return before
+
+
+def test_a_last_block_that_nobody_reads_is_no_obstacle():
+    model = Unread()
+    given = {"example": torch.randn(ROWS, WIDTH), "loss": squares}
+    applied = strategies.apply(model, "auto", budget="100%", **given)
+    blocks = applied.chain.profile.blocks
+    assert blocks[-1].gradient_bytes == 0
+    assert all(block.operators.backward for block in blocks)
