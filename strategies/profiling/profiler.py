@@ -192,8 +192,10 @@ def _cost(
             mode = mode_of(name, watched.saved.blocks[index], watched.step, index)
             states_bytes = watched.checkpoints[index] * watched.step.group_bytes
             by_name[name] = dataclasses.replace(mode, saved_bytes=mode.saved_bytes + states_bytes)
-    output_bytes = saved.blocks[index].output_bytes
-    cost = _block_cost(tuple(by_name.values()), output_bytes, 0, steps, index)
+    output_bytes, modes = saved.blocks[index].output_bytes, tuple(by_name.values())
+    if not steps[0].reaches(index):
+        modes = tuple(map(_in_vain, modes))
+    cost = _block_cost(modes, output_bytes, 0, steps, index)
     return dataclasses.replace(cost, operators=operators)
 
 
@@ -233,6 +235,14 @@ def _block_cost(
         backward_s=max(0.0, normal.seconds(begin, end) - normal.recompute_s(begin, end)),
         last_recompute_s=recomputed.recompute_s(begin, end),
     )
+
+
+def _in_vain(mode: Mode) -> Mode:
+    """Of a block whose backward never comes: its graph goes when its output does.
+
+    So no plan saves by it; what is left when forward ends is the tail's (`balance`).
+    """
+    return dataclasses.replace(mode, saved_bytes=0, keeps_input=False, keeps_output=False)
 
 
 def _without_output(block: BlockCost, output_bytes: int) -> BlockCost:

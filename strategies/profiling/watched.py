@@ -44,6 +44,10 @@ class Watched:
             return tensors_bytes
         return max(tensors_bytes, self.allocator.working_bytes(begin, end))
 
+    def reaches(self, index: int) -> bool:
+        """Whether a gradient comes to a block."""
+        return self.at(f"backward {index}").event < self.at(after(index)).event
+
     def untracked_bytes(self) -> int:
         """What forward leaves that no operator made: plain numbers that a graph keeps."""
         if self.allocator is None:
