@@ -244,3 +244,32 @@ def test_a_last_block_that_nobody_reads_is_no_obstacle():
     assert predicted == ran[0]
     saved_bytes = predicted + profile.group_bytes - in_vain  # random states are no tensors
     assert saved_bytes <= ran[0] - ran[1] == 0
+
+
+class Wide(nn.Module):
+    """Casts by itself, if told."""
+
+    def __init__(self, casts):
+        super().__init__()
+        self.casts = casts
+        self.blocks = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(4)))
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.casts):
+            return squares(self.blocks(x))
+
+
+def test_a_plan_asked_for_under_autocast_is_of_forwards_under_it():
+    profiles = []
+    for casts in (True, False):
+        torch.manual_seed(0)
+        model, batch = Wide(casts), torch.randn(ROWS, WIDTH)
+        model.forward = model.forward if casts else lambda x, m=model: squares(m.blocks(x))
+        with torch.autocast("cpu", torch.bfloat16, enabled=not casts):
+            model.blocks[0](batch)  # its copy of the weight is there already
+            given = {"example": batch, "verify": False, "keep_output": False}
+            with strategies.apply(model, "auto", budget="100%", **given) as applied:
+                profiles.append(applied.chain.profile)
+            assert torch.is_autocast_enabled("cpu") is not casts
+    assert profiles[0].blocks == profiles[1].blocks
+    assert profiles[0] == profiles[1]

@@ -15,6 +15,7 @@ from strategies.contract.settled import settled
 from strategies.contract.strategy import Strategy
 from strategies.execution import release
 from strategies.execution.chain import Chain
+from strategies.profiling.autocast import Autocast
 from strategies.profiling.optimizers import AnyOptimizer, checked, only
 from strategies.profiling.step import ExampleStep, detached
 
@@ -41,6 +42,7 @@ def apply(
     keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. A user's
     forward hooks on blocks run once a forward; those inside blocks run again when these do. Models
     of the transformers library build no cache of keys and values while gradients are recorded.
+    Called under `torch.autocast`, forward and loss of the example run under it, each on its own.
 
     Args:
         model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.
@@ -81,31 +83,32 @@ def apply(
     updating = checked(optimizer)
     if release_gradients:
         _check_release(model, updating, accumulation=accumulation)
-    step, settle = None, None
+    step, settle, autocast = None, None, Autocast.of_now()
     if example is not None:
         loop = (accumulation, keep_output, release_gradients)
-        step = ExampleStep(model, detached(example), loss, updating, *loop)
+        step = ExampleStep(model, detached(example), loss, updating, *loop, autocast)
         settle = functools.partial(settled, step=step, compile_blocks=compile_blocks)
-    prepared = prepare(
-        model,
-        strategy,
-        blocks=blocks,
-        step=step,
-        chain=chain,
-        compile_blocks=compile_blocks,
-        settle=settle,
-        **params,
-    )
-    reference = reference_of(model, step) if check else None
-    applied = prepared.apply(compile_blocks=compile_blocks)
-    try:
-        if reference is not None and step is not None:
-            verify(reference, step, applied.strategy)
-        if release_gradients and updating is not None:
-            applied.undos.append(release.release_gradients(model, only(updating)).undo)
-    except BaseException:
-        applied.undo()
-        raise
+    with autocast.left():
+        prepared = prepare(
+            model,
+            strategy,
+            blocks=blocks,
+            step=step,
+            chain=chain,
+            compile_blocks=compile_blocks,
+            settle=settle,
+            **params,
+        )
+        reference = reference_of(model, step) if check else None
+        applied = prepared.apply(compile_blocks=compile_blocks)
+        try:
+            if reference is not None and step is not None:
+                verify(reference, step, applied.strategy)
+            if release_gradients and updating is not None:
+                applied.undos.append(release.release_gradients(model, only(updating)).undo)
+        except BaseException:
+            applied.undo()
+            raise
     return applied
 
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from strategies.execution import randoms
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
+from strategies.profiling.autocast import Autocast
 from strategies.profiling.optimizers import AnyOptimizer
 from strategies.profiling.remembered import remember
 
@@ -71,6 +72,7 @@ class ExampleStep:
         keep_output: the training loop holds the output of a step until that of the next is there:
             ``out = model(batch); out.loss.backward()``, in a loop.
         release_gradients: each parameter is updated in backward (`strategies.release_gradients`).
+        autocast: that forward and loss run under.
         output: what the loop holds.
         held: bytes of that, and where, by storage, as last seen.
         update_bytes: most alive during each parameter's own update, by its name, where gradients
@@ -84,6 +86,7 @@ class ExampleStep:
     accumulation: bool = False
     keep_output: bool = True
     release_gradients: bool = False
+    autocast: Autocast = dataclasses.field(default_factory=Autocast)
     output: list[Tensor] = dataclasses.field(default_factory=list, repr=False)
     held: list[tuple[int, torch.device]] = dataclasses.field(default_factory=list, repr=False)
     update_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
@@ -96,10 +99,11 @@ class ExampleStep:
 
     def forward(self) -> Tensor:
         """The loss."""
-        output = self._call()
-        if self.keep_output:  # not its graph, which backward would have freed
-            self.output = [tensor.detach() for tensor in tensors_in(output)]
-        return _checked(self.loss(output) if self.loss else default_loss(output))
+        with self.autocast.entered():
+            output = self._call()
+            if self.keep_output:  # not its graph, which backward would have freed
+                self.output = [tensor.detach() for tensor in tensors_in(output)]
+            return _checked(self.loss(output) if self.loss else default_loss(output))
 
     def _call(self) -> Any:
         if isinstance(self.example, Mapping):
@@ -153,6 +157,8 @@ class ExampleStep:
         begin = "with gradients" if self.accumulation else "without gradients (else: accumulation)"
         update = "its update" if self.optimizer else "no update (else: optimizer)"
         update += " in backward (release_gradients)" if self.release_gradients else ""
+        cast = [str(dtype).removeprefix("torch.") for _, dtype in self.autocast.dtypes]
+        begin += f", is cast to {' and '.join(cast)}" * bool(cast)
         loop = "holds" if self.keep_output else "does not hold"
         return f"the step begins {begin}, has {update}; the loop {loop} its output (keep_output)"
 
