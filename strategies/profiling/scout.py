@@ -78,6 +78,11 @@ class Alike:
         ]
 
 
+def each(chain: Chain) -> Alike:
+    """Every block is watched: where a compiler would trace what passes blocks by, for one."""
+    return Alike(tuple(range(len(chain))), {}, frozenset())
+
+
 class Trail:
     """What the last block returned, as far as somebody holds it."""
 
@@ -123,7 +128,7 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
         chain: the blocks.
         alone: blocks to be watched for themselves.
     """
-    identity = Alike(tuple(range(len(chain))), {}, frozenset())
+    identity = each(chain)
     if len({id(block) for block in chain.blocks}) < len(chain):
         return identity  # one block in several places has one forward
     ends = {index for span in chain.spans for index in (span[0], span[-1])} | set(alone)

@@ -42,17 +42,28 @@ class Sharing:
         """In backward: what the model saved at that position is free."""
         self._each(self.between.get(position, ()), drop)
 
-    def save(self, block: int, *, again: bool) -> None:
-        """A block runs so that its backward can follow; ``again``: under an op policy."""
-        self._each(self._kept(block, again=again), self.hold)
+    def save(self, block: int, *, again: bool, anew: bool) -> None:
+        """A block runs so that its backward can follow.
 
-    def free(self, block: int, *, again: bool) -> None:
+        Args:
+            block: its number.
+            again: under an op policy.
+            anew: it ran before, in forward; see `anew_bytes`.
+        """
+        self._each(self._kept(block, again=again, anew=anew), self.hold)
+
+    def free(self, block: int, *, again: bool, anew: bool) -> None:
         """Its backward is over."""
-        self._each(self._kept(block, again=again), self.drop)
+        self._each(self._kept(block, again=again, anew=anew), self.drop)
 
-    def _kept(self, block: int, *, again: bool) -> list[Shared]:
+    def anew_bytes(self, block: int) -> int:
+        """What a block that runs again makes and saves once more, whoever holds the first."""
+        return sum(one.size_bytes for one in self.saved.get(block, []) if _is_own(one, block))
+
+    def _kept(self, block: int, *, again: bool, anew: bool) -> list[Shared]:
         read = self.read.get(block, []) if again else []
-        return list(dict.fromkeys([*self.saved.get(block, []), *read]))
+        kept = dict.fromkeys([*self.saved.get(block, []), *read])
+        return [one for one in kept if not (anew and _is_own(one, block))]
 
     def keep(self, group: tuple[Node, ...]) -> None:
         """A top-level group keeps what its blocks are given to run again."""
@@ -78,6 +89,10 @@ class Sharing:
     def _each(self, tensors: collections.abc.Iterable[Shared], change: Change) -> None:
         for shared in tensors:
             change(self.numbers[shared])
+
+
+def _is_own(shared: Shared, block: int) -> bool:
+    return shared.inside and shared.born == block
 
 
 Places = dict[int, list[Shared]]
