@@ -265,8 +265,12 @@ class Wide(nn.Module):
 def kept_by(profile):
     """All but what kernels need for themselves, which the first ones keep."""
     blocks = [
-        (block.output_bytes, block.gradient_bytes, len(block.operators.operators))
-        + tuple(mode.saved_bytes for mode in block.modes)
+        (
+            block.output_bytes,
+            block.gradient_bytes,
+            len(block.operators.operators),
+            [mode.saved_bytes for mode in block.modes],
+        )
         for block in profile.blocks
     ]
     return blocks, profile.shared, profile.tail_saved_bytes, profile.tail_gradient_bytes

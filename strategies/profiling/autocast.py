@@ -54,11 +54,11 @@ class Autocast:
 @contextlib.contextmanager
 def _from_the_outside() -> Iterator[None]:
     """What is entered now is the outermost, whose end empties the cache."""
-    depth = torch.autocast_increment_nesting()  # type: ignore[no-untyped-call]
+    depth = torch.autocast_increment_nesting()
     for _ in range(depth):
-        torch.autocast_decrement_nesting()  # type: ignore[no-untyped-call]
+        torch.autocast_decrement_nesting()
     try:
         yield
     finally:
         for _ in range(depth - 1):
-            torch.autocast_increment_nesting()  # type: ignore[no-untyped-call]
+            torch.autocast_increment_nesting()
