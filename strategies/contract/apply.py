@@ -15,6 +15,8 @@ from strategies.contract.settled import settled
 from strategies.contract.strategy import Strategy
 from strategies.execution import release
 from strategies.execution.chain import Chain
+from strategies.profiling.autocast import Autocast
+from strategies.profiling.optimizers import AnyOptimizer, checked, only
 from strategies.profiling.step import ExampleStep, detached
 
 
@@ -25,7 +27,7 @@ def apply(
     blocks: str | Sequence[str] | None = None,
     example: Any = None,
     loss: Callable[[Any], Tensor] | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     accumulation: bool = False,
     keep_output: bool = True,
     release_gradients: bool = False,
@@ -40,6 +42,7 @@ def apply(
     keep their meaning; without gradients (``torch.no_grad``) nothing is checkpointed. A user's
     forward hooks on blocks run once a forward; those inside blocks run again when these do. Models
     of the transformers library build no cache of keys and values while gradients are recorded.
+    Called under `torch.autocast`, forward and loss of the example run under it, each on its own.
 
     Args:
         model: any module whose blocks sit in a ``ModuleList`` or ``Sequential``.
@@ -53,7 +56,7 @@ def apply(
             collect, and random states are afterwards what they were.
         loss: of the model's output on the example; default: its ``.loss``, or else its sum.
         optimizer: whose update is a part of the step that a budget is of, and whose state counts,
-            whether it exists by now or not.
+            whether it exists by now or not; a list of those that step after one backward.
         accumulation: the step that a budget is of adds to gradients that exist: several batches
             before an update, or ``zero_grad(set_to_none=False)``.
         keep_output: the training loop holds a step's output until the next step's is there, as
@@ -72,54 +75,55 @@ def apply(
         A handle: ``.plan``, ``.notes``, ``.undo()``; also a context manager.
 
     Raises:
-        ValueError: unknown strategy or parameter, or the model is under a strategy already.
+        ValueError: unknown strategy or parameter, what is no optimizer, or the model is under a
+            strategy already.
         Unsupported: the strategy cannot run on this model or its device, or changes its gradient,
             or the optimizer's gradients cannot be released; the model is as it was.
     """
+    updating = checked(optimizer)
     if release_gradients:
-        _check_release(model, optimizer, accumulation=accumulation)
-    step, settle = None, None
+        _check_release(model, updating, accumulation=accumulation)
+    step, settle, autocast = None, None, Autocast.of_now()
     if example is not None:
         loop = (accumulation, keep_output, release_gradients)
-        step = ExampleStep(model, detached(example), loss, optimizer, *loop)
+        step = ExampleStep(model, detached(example), loss, updating, *loop, autocast)
         settle = functools.partial(settled, step=step, compile_blocks=compile_blocks)
-    prepared = prepare(
-        model,
-        strategy,
-        blocks=blocks,
-        step=step,
-        chain=chain,
-        compile_blocks=compile_blocks,
-        settle=settle,
-        **params,
-    )
-    reference = reference_of(model, step) if check else None
-    applied = prepared.apply(compile_blocks=compile_blocks)
-    try:
-        if reference is not None and step is not None:
-            verify(reference, step, applied.strategy)
-        if release_gradients and optimizer is not None:
-            applied.undos.append(release.release_gradients(model, optimizer).undo)
-    except BaseException:
-        applied.undo()
-        raise
+    with autocast.left():
+        prepared = prepare(
+            model,
+            strategy,
+            blocks=blocks,
+            step=step,
+            chain=chain,
+            compile_blocks=compile_blocks,
+            settle=settle,
+            **params,
+        )
+        reference = reference_of(model, step) if check else None
+        applied = prepared.apply(compile_blocks=compile_blocks)
+        try:
+            if reference is not None and step is not None:
+                verify(reference, step, applied.strategy)
+            if release_gradients and updating is not None:
+                applied.undos.append(release.release_gradients(model, only(updating)).undo)
+        except BaseException:
+            applied.undo()
+            raise
     return applied
 
 
-def _check_release(
-    model: nn.Module, optimizer: torch.optim.Optimizer | None, *, accumulation: bool
-) -> None:
+def _check_release(model: nn.Module, optimizer: AnyOptimizer | None, *, accumulation: bool) -> None:
     """Before a long profile is made.
 
     Raises:
         ValueError: there is no optimizer, or gradients are to accumulate.
-        Unsupported: see `strategies.release_gradients`.
+        Unsupported: see `strategies.release_gradients`; or there are several optimizers.
     """
     if optimizer is None:
         raise ValueError("release_gradients needs the optimizer: optimizer=")
     if accumulation:
         raise ValueError("released gradients do not accumulate: drop accumulation=True")
-    release.refuse(model, optimizer)
+    release.refuse(model, only(optimizer))
 
 
 def undo(model: nn.Module) -> nn.Module:

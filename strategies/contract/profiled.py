@@ -19,6 +19,7 @@ from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import compile_all
 from strategies.execution.undo import installed
 from strategies.profiling.oom import is_out_of_memory
+from strategies.profiling.optimizers import only
 from strategies.profiling.order import ordered
 from strategies.profiling.step import ExampleStep, Step, preserved
 from strategies.profiling.update import update_bytes, update_cost
@@ -45,7 +46,7 @@ def profiled(
     if step is None:
         return chain
     if isinstance(step, ExampleStep) and step.optimizer and step.release_gradients:
-        step.update_bytes = _tried(update_bytes, model, step.optimizer)
+        step.update_bytes = _tried(update_bytes, model, only(step.optimizer))
     wanted = compile_blocks if get(strategy).needs_profile else False
     with (
         installed(lambda: caches.turn_off(model, chain)),

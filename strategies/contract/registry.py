@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import numbers
 import pkgutil
 import types
 from collections.abc import Iterable, Mapping
@@ -174,8 +175,8 @@ def _coerce(cls: type[Strategy], field: dataclasses.Field[Any], value: Any) -> A
             value = ast.literal_eval(value)
     if kind is float and type(value) is int:
         value = float(value)
-    if kind is str and type(value) is int:
-        value = str(value)
+    if kind is str and not isinstance(value, bool) and isinstance(value, numbers.Real):
+        value = str(value)  # a number of bytes
     if field.default is not None and type(value) is not kind:
         raise ValueError(
             f"{cls.name()}: {field.name} must be of type {kind.__name__}, not {value!r}"

@@ -21,6 +21,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.undo import installed
 from strategies.profiling.halved import Halved
+from strategies.profiling.optimizers import only
 from strategies.profiling.step import ExampleStep
 from strategies.schedules.interpreter import predict
 from strategies.schedules.profile import ChainProfile
@@ -169,7 +170,7 @@ def _released(trial: _Trial, step: ExampleStep) -> str | None:
         counted = f"which keeps none of {sum(sizes):,} bytes of gradients"
         return f"release_gradients=True with optimizer=, {counted}" if sizes else None
     with contextlib.suppress(Unsupported):
-        release.refuse(trial.model, step.optimizer)
+        release.refuse(trial.model, only(step.optimizer))
         size_bytes = trial.needed_bytes(dataclasses.replace(step, release_gradients=True))
         return f"release_gradients=True, {size_bytes:,} bytes" if size_bytes else None
     return None

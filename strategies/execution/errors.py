@@ -7,6 +7,20 @@ class Unsupported(ValueError):  # noqa: N818 - an outcome that becomes a row, no
     """This strategy cannot run on this model or device; the message says why."""
 
 
+INSTEAD = "a strategy that needs no profile, such as every_layer or sqrt, runs there"
+"""What to do with a model whose step is no chain of forwards, and backwards after them."""
+
+
+class RunsBackward(Unsupported):
+    """A forward that runs backward itself, where it was watched with nothing kept for that."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model or its loss runs backward within forward (torch.autograd.grad), and no chain"
+            f" of blocks tells what that costs; {INSTEAD}"
+        )
+
+
 def writes_arguments(block: object) -> Unsupported:
     """The refusal of a block whose recompute would not find its arguments as they were."""
     return Unsupported(

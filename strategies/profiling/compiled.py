@@ -26,7 +26,7 @@ from strategies.profiling.kinds import kinds_of
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.saved import Kept, watch_saved
-from strategies.profiling.scout import Alike
+from strategies.profiling.scout import Alike, each
 from strategies.profiling.step import Step
 from strategies.profiling.variants import Variant, with_variants
 from strategies.profiling.watched import Watched, after, watch_step
@@ -125,7 +125,7 @@ def watch_compiled(step: Step, chain: Chain, alike: Alike, names: Sequence[str])
         names: of the modes; none, where blocks were compiled before: then mode ``all`` is measured.
     """
     first = not names and any(map(is_compiled, chain.blocks))
-    watching = _Watching(step, chain, _each(chain) if first else alike)
+    watching = _Watching(step, chain, each(chain) if first else alike)
     with compiler.for_these_shapes():
         timed = watching.timed({ALL: None} if first else {n: Compilation.parse(n) for n in names})
         refused = {name: why for each in timed.values() for name, why in each.refused.items()}
@@ -149,11 +149,6 @@ def _refused(name: str, refused: dict[str, str]) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         refused[name] = in_a_line(error)
-
-
-def _each(chain: Chain) -> Alike:
-    """Every block is watched: a compiler would trace what passes blocks by."""
-    return Alike(tuple(range(len(chain))), {}, frozenset())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from strategies.execution.chain import Chain, find_chain
 from strategies.execution.containers import parts_instead
+from strategies.execution.errors import RunsBackward
 from strategies.execution.tensors import dense_parts, storage_key
 from strategies.profiling.ledger import unique_bytes
+from strategies.profiling.saved import nothing
 from strategies.profiling.step import ExampleStep, Step
+
+_UNKNOWN = "backward runs within forward, so that what they save is not known"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +30,13 @@ class Coverage:
         ran: how often each block was called.
         inside_bytes: of what the blocks saved, parameters and the batch aside.
         outside_bytes: of what the rest of the model saved beside that.
+        known: so far as is known; not of a forward that runs backward itself.
     """
 
     ran: tuple[int, ...]
     inside_bytes: int
     outside_bytes: int
+    known: bool = True
 
     def sentences(self, chain: Chain) -> Iterator[str]:
         """For a user: which blocks there are, and how much of the memory is theirs."""
@@ -38,9 +44,10 @@ class Coverage:
         counts = [f"{len(span)} of {path or 'the model'}" for path, span in towers]
         total_bytes = self.inside_bytes + self.outside_bytes
         share = self.inside_bytes / total_bytes if total_bytes else 0.0
-        yield f"blocks: {' and '.join(counts)}; they save {share:.0%} of what forward saves"
+        saved = f"they save {share:.0%} of what forward saves"
+        yield f"blocks: {' and '.join(counts)}; {saved if self.known else _UNKNOWN}"
         idle = [name for name, calls in zip(chain.names, self.ran, strict=True) if not calls]
-        if idle:
+        if idle and self.known:
             lists = zip(chain.paths, chain.containers, chain.spans, strict=True)
             unused = [(p, each) for p, each, span in lists if not any(self.ran[n] for n in span)]
             remedy = parts_instead(unused)
@@ -80,10 +87,18 @@ def _watched(chain: Chain, step: Step) -> Coverage:
         for block in ran:
             stack.callback(block.register_forward_pre_hook(enter).remove)
             stack.callback(block.register_forward_hook(leave, always_call=True).remove)
-        with torch.autograd.graph.saved_tensors_hooks(watcher.pack, watcher.unpack):
-            step.forward()
+        with torch.autograd.graph.saved_tensors_hooks(watcher.pack, nothing):
+            known = _runs_no_backward(step)
     inside, outside = (unique_bytes(watcher.saved[place].values()) for place in (True, False))
-    return Coverage(tuple(ran[block] for block in chain.blocks), inside, outside)
+    return Coverage(tuple(ran[block] for block in chain.blocks), inside, outside, known)
+
+
+def _runs_no_backward(step: Step) -> bool:
+    try:
+        step.forward()
+    except RunsBackward:
+        return False
+    return True
 
 
 class _Watcher:
@@ -100,7 +115,3 @@ class _Watcher:
         if key not in self.resident and key not in self.saved[True]:
             self.saved[False].pop(key, None) if self.depth else None
             self.saved[self.depth > 0][key] = dense_parts(tensor)[0].detach()
-
-    def unpack(self, _: None) -> Tensor:
-        """Nothing runs backward."""
-        raise AssertionError

@@ -20,7 +20,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.tensors import dense_parts, tensors_in
 from strategies.profiling.ledger import Ledger
-from strategies.profiling.saved import hooks
+from strategies.profiling.saved import hooks, nothing
 from strategies.profiling.step import Step
 from strategies.schedules.profile import Shared
 
@@ -36,6 +36,7 @@ class _Life:
     boundary: int | None = None
     crosses: bool = False
     until: int | None = None
+    inside: bool = False
     saved_by: set[int] = dataclasses.field(default_factory=set)
     read_by: set[int] = dataclasses.field(default_factory=set)
     between: set[int] = dataclasses.field(default_factory=set)
@@ -56,6 +57,11 @@ class Passed:
     apart: frozenset[int]
     copies: frozenset[int]
     shared: tuple[Shared, ...]
+
+    def own_bytes(self, index: int, *, saved: bool) -> int:
+        """Of what a block makes for itself and somebody else holds; ``saved``: what it saves."""
+        own = (one for one in self.shared if one.inside and one.born == index)
+        return sum(one.size_bytes for one in own if not saved or index in one.saved_by)
 
     @property
     def beside(self) -> frozenset[int]:
@@ -80,17 +86,12 @@ def watch_lives(step: Step, chain: Chain) -> Passed:
             stack.callback(block.register_forward_hook(watcher.follow).remove)
         stack.enter_context(hooks(chain, watcher.enter, watcher.leave))
         stack.enter_context(watcher)
-        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(watcher.pack, _nothing))
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(watcher.pack, nothing))
         loss = step.forward()
     watcher.position = len(chain) + 1
     passed = watcher.passed()
     del loss
     return passed
-
-
-def _nothing(_: Any) -> Any:
-    """Of a graph that is never run backward."""
-    raise AssertionError
 
 
 class _Watcher(Ledger):
@@ -106,6 +107,7 @@ class _Watcher(Ledger):
         self.inside = self.is_over = False
         self.lives: dict[int, _Life] = {}
         self.crossing: list[_Life] = []
+        self.outliving: list[_Life] = []
         self.returned: list[weakref.ref[Tensor]] = []
         self.output: _Life | None = None
         self.apart: set[int] = set()
@@ -116,7 +118,7 @@ class _Watcher(Ledger):
         """As it is; note where. With the first that follows the last block, the tail begins."""
         if self.is_over and not self.inside:
             self.position = self.count
-        self.lives[key] = _Life(size_bytes, self.position)
+        self.lives[key] = _Life(size_bytes, self.position, inside=self.inside)
         super().born(key, size_bytes)
 
     def died(self, key: int, size_bytes: int) -> None:
@@ -124,7 +126,16 @@ class _Watcher(Ledger):
         life = self.lives.pop(key, None)
         if life is not None:
             life.until = self.position + 1
+            self._outlive([life])
         super().died(key, size_bytes)
+
+    def _outlive(self, lives: Iterable[_Life]) -> None:
+        """Of what a block made for itself, note what is there when forward is over.
+
+        What goes before that, as weights that autocast cast, is no reason to watch every block.
+        """
+        own = (life for life in lives if life.inside and not life.crosses)
+        self.outliving += [one for one in own if one.until is None or one.between]
 
     def pack(self, tensor: Tensor) -> None:
         """Who saves it; nothing is saved."""
@@ -190,13 +201,14 @@ class _Watcher(Ledger):
 
     def passed(self) -> Passed:
         """All of it, when forward is over."""
+        self._outlive(self.lives.values())
         return Passed(
             tuple(self.input_bytes),
             frozenset(self.apart),
             frozenset(self.copies),
             tuple(
                 shared
-                for number, life in enumerate(self.crossing)
+                for number, life in enumerate([*self.crossing, *self.outliving])
                 if (shared := self._shared(number, life))
             ),
         )
@@ -204,7 +216,9 @@ class _Watcher(Ledger):
     def _shared(self, number: int, life: _Life) -> Shared | None:
         """``None`` for what the chain itself accounts for: its ends, and what is resident."""
         place = life.boundary
-        if place is None and (life.born == _RESIDENT or life.born == self.count - 1):
+        inside = life.inside and not life.crosses
+        ends = life.born == _RESIDENT or life.born == self.count - 1
+        if place is None and ends and not inside:
             return None
         own = set() if place is None else {place, place - 1}
         shared = Shared(
@@ -216,6 +230,7 @@ class _Watcher(Ledger):
             saved_by=tuple(sorted(life.saved_by - own)),
             read_by=tuple(sorted(life.read_by)),
             between=tuple(sorted(each for each in life.between if each > max(life.born, 0))),
+            inside=inside,
         )
         return shared if place is None or _has_others(shared) else None
 

@@ -24,6 +24,7 @@ from strategies.profiling import update_room
 from strategies.profiling.allocator import SEEN
 from strategies.profiling.balance import balanced
 from strategies.profiling.caching_allocator import surplus_bytes
+from strategies.profiling.charged import in_vain, without_output, without_own
 from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
     fixed_s,
@@ -35,7 +36,7 @@ from strategies.profiling.lives import Passed, watch_lives
 from strategies.profiling.operators import watch_operators
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Saved, check_all_ran, watch_saved
-from strategies.profiling.scout import Alike, scout
+from strategies.profiling.scout import Alike, each, scout
 from strategies.profiling.step import Step, run_once
 from strategies.profiling.watched import How, Watched, after
 from strategies.profiling.watched_modes import ModesWatched, mode_of, watch_modes
@@ -82,6 +83,9 @@ def profile_chain(
     with eagerly(chain.blocks), installed(lambda: update_room.install(step)):
         alike = scout(step, chain, {index for names in policies[1] for index in names})
         with installed(lambda: alike.install(chain, whole=True)):
+            passed = watch_lives(step, chain)
+        if any(one.inside for one in passed.shared):
+            alike = each(chain)  # blocks that are passed by make nothing of the kind
             passed = watch_lives(step, chain)
         alike = alike.without(passed.beside)
         if how.scratch not in (None, "cpu"):
@@ -159,9 +163,10 @@ class _Passes:
             for source, size, output_bytes in zip(like, gradients, outputs, strict=True)
         ]
         blocks = tuple(
-            _without_output(block) if index + 1 in passed.copies else block
-            for index, block in enumerate(own)
+            without_output(block, costs[source].output_bytes) if i in passed.copies else block
+            for i, (block, source) in enumerate(zip(own, like, strict=True), start=1)
         )
+        blocks = tuple(without_own(block, passed, i) for i, block in enumerate(blocks))
         bare = _assemble(blocks, normal, saved, (chain.borders, passed))
         profile = balanced(bare, normal, lingering_bytes(normal, like))
         return dataclasses.replace(
@@ -192,8 +197,10 @@ def _cost(
             mode = mode_of(name, watched.saved.blocks[index], watched.step, index)
             states_bytes = watched.checkpoints[index] * watched.step.group_bytes
             by_name[name] = dataclasses.replace(mode, saved_bytes=mode.saved_bytes + states_bytes)
-    output_bytes = saved.blocks[index].output_bytes
-    cost = _block_cost(tuple(by_name.values()), output_bytes, 0, steps, index)
+    output_bytes, modes = saved.blocks[index].output_bytes, tuple(by_name.values())
+    if not steps[0].reaches(index):
+        modes = tuple(map(in_vain, modes))
+    cost = _block_cost(modes, output_bytes, 0, steps, index)
     return dataclasses.replace(cost, operators=operators)
 
 
@@ -233,12 +240,6 @@ def _block_cost(
         backward_s=max(0.0, normal.seconds(begin, end) - normal.recompute_s(begin, end)),
         last_recompute_s=recomputed.recompute_s(begin, end),
     )
-
-
-def _without_output(block: BlockCost) -> BlockCost:
-    """What the block saves of its output is in `ChainProfile.shared`: it is no boundary."""
-    modes = tuple(dataclasses.replace(mode, keeps_output=False) for mode in block.modes)
-    return dataclasses.replace(block, modes=modes)
 
 
 def _assemble(

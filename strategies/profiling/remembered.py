@@ -14,6 +14,8 @@ from strategies.execution.places import Contents, contents, dictionaries, filled
 from strategies.execution.randoms import Restore, is_generator, own_state
 from strategies.execution.tensors import has_version
 
+_HOOKS = tuple(sorted(name for name in OWN if "_hooks" in name and "state_dict" not in name))
+
 
 @dataclasses.dataclass(frozen=True)
 class Remembered:
@@ -65,11 +67,20 @@ def remember(model: nn.Module) -> Callable[[], None]:
     places: dict[int, Any] = {}
     for module in model.modules():
         places |= {id(values): values for values in dictionaries(module)}
-    buffers = set(map(id, model.buffers()))
+    buffers, hooks = set(map(id, model.buffers())), _hooks(model)
     remembered = [Remembered.of(values, buffers) for values in places.values()]
 
     def restore() -> None:
         for each in remembered:
             each.restore()
+        for table, then in hooks:
+            for key in table.keys() - then:
+                del table[key]
 
     return restore
+
+
+def _hooks(model: nn.Module) -> list[tuple[dict[int, Any], set[int]]]:
+    """Tables of hooks, and what is in them: a first forward may add some, and note that it did."""
+    tables = [m.__dict__.get(name) for m in model.modules() for name in _HOOKS]
+    return [(table, set(table)) for table in tables if table is not None]

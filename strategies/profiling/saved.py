@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from strategies.execution.chain import Chain
-from strategies.execution.errors import Unsupported
+from strategies.execution.errors import INSTEAD, RunsBackward, Unsupported
 from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
 from strategies.profiling.ledger import unique_bytes
@@ -112,9 +112,20 @@ class _SavedWatcher:
         self.inside = False
 
 
+def nothing(_: Any) -> Any:
+    """What a graph finds of which nothing was kept.
+
+    Raises:
+        RunsBackward: always.
+    """
+    raise RunsBackward
+
+
 def _check_order(order: list[int], n_blocks: int) -> None:
     if order != list(range(n_blocks)):
-        raise Unsupported(f"the blocks ran in the order {order}; a chain runs each once, in order")
+        raise Unsupported(
+            f"the blocks ran in the order {order}; a chain runs each once, in order; {INSTEAD}"
+        )
 
 
 def check_all_ran(ran: Sequence[bool]) -> None:

@@ -25,6 +25,7 @@ from strategies.execution.undo import Undo, installed
 from strategies.profiling.kinds import Kind, kinds_of, plain_or_none
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.passage import Form, Record, reached, signature_of
+from strategies.profiling.saved import nothing
 from strategies.profiling.scouted import Before, Operators
 from strategies.profiling.step import Step
 
@@ -77,6 +78,11 @@ class Alike:
         ]
 
 
+def each(chain: Chain) -> Alike:
+    """Every block is watched: where a compiler would trace what passes blocks by, for one."""
+    return Alike(tuple(range(len(chain))), {}, frozenset())
+
+
 class Trail:
     """What the last block returned, as far as somebody holds it."""
 
@@ -122,7 +128,7 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
         chain: the blocks.
         alone: blocks to be watched for themselves.
     """
-    identity = Alike(tuple(range(len(chain))), {}, frozenset())
+    identity = each(chain)
     if len({id(block) for block in chain.blocks}) < len(chain):
         return identity  # one block in several places has one forward
     ends = {index for span in chain.spans for index in (span[0], span[-1])} | set(alone)
@@ -134,7 +140,7 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
         return identity
     resident = frozenset(storage_key(tensor) for tensor in step.resident_tensors())
     log = _Log(kinds, ends, resident, list(identity.like))
-    hooks = torch.autograd.graph.saved_tensors_hooks(log.pack, _unpacked)
+    hooks = torch.autograd.graph.saved_tensors_hooks(log.pack, nothing)
     with installed(lambda: log.install(chain)), hooks, log.operators:
         step.forward()
     held = {storage_key(tensor) for tensor in getattr(step, "output", ())}
@@ -146,11 +152,6 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
 def _shares(model: nn.Module) -> bool:
     parameters = [storage_key(p) for m in model.modules() for p in m.parameters(recurse=False)]
     return len(set(parameters)) < len(parameters)
-
-
-def _unpacked(_: Any) -> Tensor:
-    """Nothing runs backward."""
-    raise AssertionError
 
 
 class _Log:

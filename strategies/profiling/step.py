@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from strategies.execution import randoms
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
+from strategies.profiling.autocast import Autocast
+from strategies.profiling.optimizers import AnyOptimizer
 from strategies.profiling.remembered import remember
 
 
@@ -70,6 +72,7 @@ class ExampleStep:
         keep_output: the training loop holds the output of a step until that of the next is there:
             ``out = model(batch); out.loss.backward()``, in a loop.
         release_gradients: each parameter is updated in backward (`strategies.release_gradients`).
+        autocast: that forward and loss run under.
         output: what the loop holds.
         held: bytes of that, and where, by storage, as last seen.
         update_bytes: most alive during each parameter's own update, by its name, where gradients
@@ -79,10 +82,11 @@ class ExampleStep:
     model: nn.Module
     example: Any
     loss: Callable[[Any], Tensor] | None = None
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: AnyOptimizer | None = None
     accumulation: bool = False
     keep_output: bool = True
     release_gradients: bool = False
+    autocast: Autocast = dataclasses.field(default_factory=Autocast)
     output: list[Tensor] = dataclasses.field(default_factory=list, repr=False)
     held: list[tuple[int, torch.device]] = dataclasses.field(default_factory=list, repr=False)
     update_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
@@ -95,10 +99,11 @@ class ExampleStep:
 
     def forward(self) -> Tensor:
         """The loss."""
-        output = self._call()
-        if self.keep_output:  # not its graph, which backward would have freed
-            self.output = [tensor.detach() for tensor in tensors_in(output)]
-        return self.loss(output) if self.loss else default_loss(output)
+        with self.autocast.entered():
+            output = self._call()
+            if self.keep_output:  # not its graph, which backward would have freed
+                self.output = [tensor.detach() for tensor in tensors_in(output)]
+            return _checked(self.loss(output) if self.loss else default_loss(output))
 
     def _call(self) -> Any:
         if isinstance(self.example, Mapping):
@@ -152,6 +157,8 @@ class ExampleStep:
         begin = "with gradients" if self.accumulation else "without gradients (else: accumulation)"
         update = "its update" if self.optimizer else "no update (else: optimizer)"
         update += " in backward (release_gradients)" if self.release_gradients else ""
+        cast = [str(dtype).removeprefix("torch.") for _, dtype in self.autocast.dtypes]
+        begin += f", is cast to {' and '.join(cast)}" * bool(cast)
         loop = "holds" if self.keep_output else "does not hold"
         return f"the step begins {begin}, has {update}; the loop {loop} its output (keep_output)"
 
@@ -173,6 +180,22 @@ def run_once(step: Step) -> None:
     """
     step.drop_gradients()
     step.backward(step.forward())
+
+
+def _checked(loss: Any) -> Tensor:
+    """The loss, from which backward can begin.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"the loss on the example must be a tensor of one number, not {kind}")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise ValueError(
+            "the loss on the example has no gradient: is all of it frozen or detached?"
+        )
+    return loss
 
 
 def default_loss(output: Any) -> Tensor:

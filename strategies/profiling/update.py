@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from strategies.execution.trial import update_alone
 from strategies.profiling.caching_allocator import surplus_bytes
 from strategies.profiling.kinds import form_of
 from strategies.profiling.ledger import Ledger, unique_bytes
+from strategies.profiling.optimizers import AnyOptimizer
+
+_Kind = TypeVar("_Kind", bound=AnyOptimizer)
 
 _STEPS_SO_FAR = 1000.0
 """What a fake optimizer reads as its count of steps: past every warm-up that takes less memory."""
@@ -86,7 +89,7 @@ def _number(tensor: Tensor) -> float | int | bool:
     return _STEPS_SO_FAR if tensor.is_floating_point() else int(_STEPS_SO_FAR)
 
 
-def update_cost(optimizer: torch.optim.Optimizer, *, blocks: bool = False) -> UpdateCost:
+def update_cost(optimizer: AnyOptimizer, *, blocks: bool = False) -> UpdateCost:
     """What an update of all parameters costs once the optimizer's state exists.
 
     Args:
@@ -151,7 +154,7 @@ def _alone_bytes(twin: torch.optim.Optimizer, group: int, parameter: Tensor) -> 
 
 
 @contextlib.contextmanager
-def _faked(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
+def _faked(optimizer: _Kind) -> Iterator[_Kind]:
     """A twin on fake tensors, that can be asked to step."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with FakeCopyMode(mode):
@@ -161,12 +164,12 @@ def _faked(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
         yield twin
 
 
-def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _state(optimizer: AnyOptimizer) -> list[Tensor]:
     leaves = tree_leaves(list(optimizer.state.values()))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _choose_kernels(optimizer: torch.optim.Optimizer, twin: torch.optim.Optimizer) -> None:
+def _choose_kernels(optimizer: AnyOptimizer, twin: AnyOptimizer) -> None:
     """The twin takes the kernels that the optimizer would; PyTorch chooses by the class."""
     for real, fake in zip(optimizer.param_groups, twin.param_groups, strict=True):
         if "foreach" in real and real["foreach"] is None and not real.get("fused"):
@@ -177,7 +180,7 @@ def _choose_kernels(optimizer: torch.optim.Optimizer, twin: torch.optim.Optimize
 
 
 def _watched(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], update: Callable[[], Any]
+    optimizer: AnyOptimizer, parameters: Sequence[Tensor], update: Callable[[], Any]
 ) -> tuple[_SizesLedger, int]:
     """Run an update of some parameters; its ledger, and the most that it needed above the start."""
     for parameter in parameters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class Watched:
         if self.allocator is None:
             return tensors_bytes
         return max(tensors_bytes, self.allocator.working_bytes(begin, end))
+
+    def reaches(self, index: int) -> bool:
+        """Whether a gradient comes to a block."""
+        return self.at(f"backward {index}").event < self.at(after(index)).event
 
     def untracked_bytes(self) -> int:
         """What forward leaves that no operator made: plain numbers that a graph keeps."""
@@ -92,45 +96,60 @@ def watch_step(
         Unsupported: a block did not run.
     """
     step.drop_gradients()
-    seen: set[str] = set()
-
-    def mark(name: str) -> None:
-        if name not in seen:  # a recompute enters the block again
-            seen.add(name)
-            ledger.mark(name)
-            if trace is not None:
-                trace.mark(name)
-
-    def enter(index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
-        del others
-        if index == 0 and boundary.requires_grad and f"enter {index}" not in seen:
-            boundary.register_hook(lambda _: mark("backward of the head"))
-        mark(f"enter {index}")
-
-    def leave(index: int, output: Tensor) -> None:
-        if output.requires_grad and f"leave {index}" not in seen:
-            output.register_hook(lambda _: mark(f"backward {index}"))
-        mark(f"leave {index}")
-
-    with hooks(chain, enter, leave), trace or contextlib.nullcontext():
+    moments = _Moments(len(chain), ledger, trace)
+    with hooks(chain, moments.enter, moments.leave), trace or contextlib.nullcontext():
         if isinstance(step, ExampleStep):
             step.renew_output()  # the allocator tells no death of what was born before the trace
         resident_bytes = ledger.adopt(step.resident_tensors())
         with ledger:
-            _run(step, chain, mark)
-    check_all_ran([f"enter {index}" in seen for index in range(len(chain))])
+            _run(step, moments)
+    check_all_ran([f"enter {index}" in moments.seen for index in range(len(chain))])
     group_bytes = torch.get_rng_state().nbytes
     step.drop_gradients()
     return Watched(ledger, resident_bytes, group_bytes, trace)
 
 
-def _run(step: Step, chain: Chain, mark: Callable[[str], None]) -> None:
+class _Moments:
+    """Marks where blocks begin and end, each moment once: a recompute enters a block again."""
+
+    def __init__(self, count: int, ledger: Ledger, trace: AllocatorTrace | None) -> None:
+        self.count, self.ledger, self.trace = count, ledger, trace
+        self.seen: set[str] = set()
+
+    def mark(self, name: str) -> None:
+        """This moment, if it is the first of that name."""
+        if name not in self.seen:
+            self.seen.add(name)
+            self.ledger.mark(name)
+            if self.trace is not None:
+                self.trace.mark(name)
+
+    def reach(self, index: int) -> None:
+        """A gradient is at a block; at those behind it that have not seen one, none will be."""
+        for later in reversed(range(index, self.count)):
+            self.mark(f"backward {later}")
+
+    def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
+        """A block's forward begins."""
+        del others
+        if index == 0 and boundary.requires_grad and "enter 0" not in self.seen:
+            boundary.register_hook(lambda _: self.mark("backward of the head"))
+        self.mark(f"enter {index}")
+
+    def leave(self, index: int, output: Tensor) -> None:
+        """It ends."""
+        if output.requires_grad and f"leave {index}" not in self.seen:
+            output.register_hook(lambda _: self.reach(index))
+        self.mark(f"leave {index}")
+
+
+def _run(step: Step, moments: _Moments) -> None:
+    mark = moments.mark
     mark("start")
     loss = step.forward()
     mark("forward done")
     step.backward(loss)
-    for index in reversed(range(len(chain))):
-        mark(f"backward {index}")  # of those that no gradient reaches
+    moments.reach(0)  # the first ones have seen none, if no gradient comes to them
     mark("backward of the head")
     del loss
     mark("end")

@@ -22,6 +22,7 @@ class Machine:
         self.sharing, self.is_forward = Sharing(profile, self.hold, self.drop), True
         self.holders = [0] * len(self.sharing.sizes)
         self.copied: int | None = None  # the boundary of whose copy `holders` counts the holders
+        self.anew: set[int] = set()  # blocks that ran again, and whose backward is to follow
         self.of_original = 0  # holders of that boundary itself
 
     def mode(self, index: int) -> Mode:
@@ -160,7 +161,10 @@ class Machine:
             self.hold(index)
         if mode.keeps_output:
             self.hold(index + 1)
-        self.sharing.save(index, again=mode.name != ALL)
+        if not self.is_forward:
+            self.alive_bytes += self.sharing.anew_bytes(index)
+            self.anew.add(index)
+        self.sharing.save(index, again=mode.name != ALL, anew=not self.is_forward)
         self.leave(index)
 
     def enter(self, index: int) -> None:
@@ -286,7 +290,9 @@ class Machine:
             self.drop(index + 1)
         if mode.keeps_input:
             self.drop(index)
-        self.sharing.free(index, again=mode.name != ALL)
+        anew = index in self.anew
+        self.alive_bytes -= self.sharing.anew_bytes(index) if anew else 0
+        self.sharing.free(index, again=mode.name != ALL, anew=anew)
         self.pass_gradient(index)
 
     def pass_gradient(self, index: int) -> None:

@@ -39,6 +39,8 @@ def parse(text: str) -> float | int:
     if match is None or unit not in _UNITS or (share and unit) or float(match.group(1)) <= 0:
         raise ValueError(f"a budget is written as 8GB, 8GiB, 123456 or 50%, not {text!r}")
     value = float(match.group(1))
+    if value < 1 and not unit and not share:
+        raise ValueError(f"a budget of {text!r} is no number of bytes; a share is written as 50%")
     return value / 100 if share else int(value * _UNITS[unit])
 
 

@@ -79,6 +79,8 @@ class Shared:
             their own input or output.
         read_by: blocks that are given it, as something else than their input.
         between: positions at which what the model computes there keeps it for its backward.
+        inside: the block made it for itself, and somebody holds it all the same: scores of
+            attention on a list, a cache. A recompute makes another.
     """
 
     number: int
@@ -89,6 +91,7 @@ class Shared:
     saved_by: tuple[int, ...] = ()
     read_by: tuple[int, ...] = ()
     between: tuple[int, ...] = ()
+    inside: bool = False
 
     @property
     def is_of_head(self) -> bool:

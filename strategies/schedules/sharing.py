@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from strategies.schedules.plan import Node, first, leaves
@@ -26,6 +26,7 @@ class _Tables(NamedTuple):
         read: which are read, by block.
         again: which a block keeps that runs under an op policy, by block.
         between: which the model saves for what it computes there, by position.
+        own: which are made for the block itself, and made once more by a recompute, by block.
     """
 
     sizes: tuple[int, ...]
@@ -36,6 +37,7 @@ class _Tables(NamedTuple):
     read: Places
     again: Places
     between: Places
+    own: Places
 
 
 class Sharing:
@@ -60,16 +62,29 @@ class Sharing:
         """In backward: what the model saved at that position is free."""
         _each(self.tables.between.get(position, ()), drop)
 
-    def save(self, block: int, *, again: bool) -> None:
-        """A block runs so that its backward can follow; ``again``: under an op policy."""
-        _each(self._kept(block, again=again), self.hold)
+    def save(self, block: int, *, again: bool, anew: bool) -> None:
+        """A block runs so that its backward can follow.
 
-    def free(self, block: int, *, again: bool) -> None:
+        Args:
+            block: its number.
+            again: under an op policy.
+            anew: it ran before, in forward; see `anew_bytes`.
+        """
+        _each(self._kept(block, again=again, anew=anew), self.hold)
+
+    def free(self, block: int, *, again: bool, anew: bool) -> None:
         """Its backward is over."""
-        _each(self._kept(block, again=again), self.drop)
+        _each(self._kept(block, again=again, anew=anew), self.drop)
 
-    def _kept(self, block: int, *, again: bool) -> tuple[int, ...]:
-        return (self.tables.again if again else self.tables.saved).get(block, ())
+    def anew_bytes(self, block: int) -> int:
+        """What a block that runs again makes and saves once more, whoever holds the first."""
+        saved, own = self.tables.saved.get(block, ()), self.tables.own.get(block, ())
+        return sum(self.sizes[number] for number in saved if number in own)
+
+    def _kept(self, block: int, *, again: bool, anew: bool) -> Sequence[int]:
+        kept = (self.tables.again if again else self.tables.saved).get(block, ())
+        own = self.tables.own.get(block, ()) if anew else ()
+        return [number for number in kept if number not in own] if own else kept
 
     def keep(self, group: tuple[Node, ...]) -> None:
         """A top-level group keeps what its blocks are given to run again."""
@@ -128,4 +143,5 @@ def _tables_of(tensors: tuple[Shared, ...], boundaries: tuple[int, ...]) -> _Tab
         read=table(lambda shared: shared.read_by),
         again=table(lambda shared: shared.saved_by, lambda shared: shared.read_by),
         between=table(lambda shared: shared.between),
+        own=table(lambda shared: (shared.born,) if shared.inside else ()),
     )
