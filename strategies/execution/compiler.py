@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,6 +20,7 @@ INDUCTOR, AOT_EAGER = "inductor", "aot_eager_decomp_partition"
 
 _BUG = "https://github.com/pytorch/pytorch/issues/190758"
 _NEVER = 1 << 30
+_LIMITS = ("recompile_limit", "accumulated_recompile_limit")
 
 
 def can_be_watched() -> bool:
@@ -152,14 +154,22 @@ def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         raise
 
 
-@functools.lru_cache(maxsize=1)  # every call of every block enters it: to make one takes as long
-def _unlimited() -> AbstractContextManager[Any]:
-    """Dynamo's limits of recompilations lifted; can be entered again while it is entered."""
+@contextlib.contextmanager
+def _unlimited() -> Iterator[None]:
+    """Dynamo's limits of recompilations lifted.
+
+    Every call of every block enters it: `config.patch` takes as long as a small block.
+    """
     from torch._dynamo import config  # noqa: PLC0415
 
-    limits = {"recompile_limit": _NEVER, "accumulated_recompile_limit": _NEVER}
-    lifted: AbstractContextManager[Any] = config.patch(limits)
-    return lifted
+    before = {name: getattr(config, name) for name in _LIMITS}
+    try:
+        for name in _LIMITS:
+            setattr(config, name, _NEVER)
+        yield
+    finally:
+        for name, limit in before.items():
+            setattr(config, name, limit)
 
 
 def unbound(forward: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
