@@ -24,6 +24,8 @@ class Outcome(enum.StrEnum):
 
 _ON_DISK = "]@disk"
 """In a plan, a boundary that rests there."""
+CLOSE = 0.01
+"""Budgets of a compiler's contest, and peaks, that are nearer than this part are one."""
 COMPARED = (Outcome.faster, Outcome.even, Outcome.slower)
 """With seconds of both."""
 
@@ -92,7 +94,8 @@ def met(entries: Sequence[Entry], budget: Budget, *, compiled: bool) -> list[Con
     """Those that `auto` meets within a budget, and whose steps are timed.
 
     Their measured peak is at most the budget. A compiler keeps no budget of the peak, so of those
-    that need more than it, the one that needs least counts, too, if that is no less than `auto`'s.
+    that need more than it, the one that needs least counts, too, if that is no less than `auto`'s,
+    and so do those that are `CLOSE` to it: its solvers differ by less.
     """
     ours = entry_of(entries, budget.ours)
     if ours is None:
@@ -105,7 +108,7 @@ def met(entries: Sequence[Entry], budget: Budget, *, compiled: bool) -> list[Con
     most_bytes = budget.budget_bytes
     if compiled:
         above = [peak for peak in peaks.values() if peak >= ours.peak_allocated_bytes]
-        most_bytes = max(most_bytes, min(above, default=0))
+        most_bytes = max(most_bytes, int(min(above, default=0) * (1 + CLOSE)))
     return [other for other in budget.others if peaks.get(other.spec, most_bytes + 1) <= most_bytes]
 
 

@@ -32,8 +32,6 @@ from strategies.schedules.profile import ChainProfile
 BUDGETS = 3
 WARMUP = 1
 FRACTIONS = (1.0, 0.5)
-CLOSE = 0.01
-"""Budgets nearer than this part are one."""
 AGAIN = "none again"
 ENTRANT_LIMIT_S = 300.0
 """For a plan, its compilation and its peak: who takes longer cannot run."""
@@ -241,7 +239,7 @@ class CompiledRing(Ring):
         peaks = {self.entries[place].peak_allocated_bytes for place in entered}
         sizes: list[int] = []
         for size in sorted({*super().sizes(least_bytes, most_bytes), *peaks}):
-            if size >= least_bytes and (not sizes or size > sizes[-1] * (1 + CLOSE)):
+            if size >= least_bytes and (not sizes or size > sizes[-1] * (1 + bouts.CLOSE)):
                 sizes.append(size)
         return sizes
 
