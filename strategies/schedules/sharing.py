@@ -20,6 +20,7 @@ class Sharing:
     def __init__(self, profile: ChainProfile, hold: Change, drop: Change) -> None:
         self.hold, self.drop = hold, drop
         self.numbers: dict[Shared, int] = {}
+        self.anew: set[int] = set()  # blocks that ran again, to be run backward
         self.sizes = [profile.boundary_bytes(i) for i in range(len(profile.blocks) + 1)]
         self.born, self.released, self.saved, self.read, self.between = _by_place(profile.shared)
         for shared in profile.shared:
@@ -42,27 +43,34 @@ class Sharing:
         """In backward: what the model saved at that position is free."""
         self._each(self.between.get(position, ()), drop)
 
-    def save(self, block: int, *, again: bool, anew: bool) -> None:
+    def save(self, block: int, *, again: bool, anew: bool) -> int:
         """A block runs so that its backward can follow.
 
         Args:
             block: its number.
             again: under an op policy.
-            anew: it ran before, in forward; see `anew_bytes`.
+            anew: it ran before, in forward.
+
+        Returns:
+            Bytes of what it makes and saves once more then, whoever holds the first.
         """
-        self._each(self._kept(block, again=again, anew=anew), self.hold)
+        if anew:
+            self.anew.add(block)
+        self._each(self._kept(block, again=again), self.hold)
+        return self._anew_bytes(block)
 
-    def free(self, block: int, *, again: bool, anew: bool) -> None:
-        """Its backward is over."""
-        self._each(self._kept(block, again=again, anew=anew), self.drop)
+    def free(self, block: int, *, again: bool) -> int:
+        """Its backward is over; see `save`."""
+        self._each(self._kept(block, again=again), self.drop)
+        return self._anew_bytes(block)
 
-    def anew_bytes(self, block: int) -> int:
-        """What a block that runs again makes and saves once more, whoever holds the first."""
-        return sum(one.size_bytes for one in self.saved.get(block, []) if _is_own(one, block))
+    def _anew_bytes(self, block: int) -> int:
+        saved = self.saved.get(block, ()) if block in self.anew else ()
+        return sum(one.size_bytes for one in saved if _is_own(one, block))
 
-    def _kept(self, block: int, *, again: bool, anew: bool) -> list[Shared]:
+    def _kept(self, block: int, *, again: bool) -> list[Shared]:
         read = self.read.get(block, []) if again else []
-        kept = dict.fromkeys([*self.saved.get(block, []), *read])
+        kept, anew = dict.fromkeys([*self.saved.get(block, []), *read]), block in self.anew
         return [one for one in kept if not (anew and _is_own(one, block))]
 
     def keep(self, group: tuple[Node, ...]) -> None:
