@@ -369,3 +369,8 @@ class Caching(nn.Module):
 @pytest.mark.parametrize("text", ["0 1 2 3", "[0] [1] [2] [3]", "0 1 [2] 3", "0 [1] 2 3"])
 def test_a_cache_that_later_blocks_are_given_is_freed_by_no_plan(text):
     assert above_bytes(Caching(), text) == 0
+
+
+def test_a_model_without_memory_is_told_so():
+    with pytest.raises(strategies.Unsupported, match=r"on the meta device, .*to_empty"):
+        strategies.apply(Chain().to("meta"), "auto", budget="50%", example=torch.randn(4, WIDTH))
