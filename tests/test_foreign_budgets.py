@@ -292,6 +292,19 @@ def test_a_plan_asked_for_under_autocast_is_of_forwards_under_it():
     assert kept_by(profiles[0]) == kept_by(profiles[1])
 
 
+def above_bytes(model, text):
+    """What is predicted of a step under a plan, above what the ledger sees."""
+    step = ExampleStep(model, torch.randn(ROWS, WIDTH))
+    step.forward()
+    step.renew_output()
+    chain = strategies.find_chain(model)
+    profile = dataclasses.replace(profile_chain(step, chain), group_bytes=0)
+    step.renew_output()
+    with installed(lambda: layout.install(chain, plan.parse(text))):
+        peak_bytes = tiny.watch(step).peak_bytes()
+    return predict(profile, plan.parse(text)).peak_bytes - peak_bytes
+
+
 class Scored(nn.Module):
     """Returns what it computed on the way, too."""
 
@@ -324,17 +337,40 @@ class Scores(nn.Module):
 @pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize("text", ["0 1 2 3", "[0] [1] [2] [3]", "[0 1] [2 3]", "[[0 1] 2] 3"])
 def test_what_blocks_make_and_others_hold_is_freed_by_no_plan(text, reads):
-    model = Scores(reads)
-    step = ExampleStep(model, torch.randn(ROWS, WIDTH))
-    step.forward()
-    step.let_go()
-    step.renew_output()
-    chain = strategies.find_chain(model)
-    profile = dataclasses.replace(profile_chain(step, chain), group_bytes=0)
-    step.let_go()
-    step.renew_output()
-    with installed(lambda: layout.install(chain, plan.parse(text))):
-        peak_bytes = tiny.watch(step).peak_bytes()
-    above_bytes = predict(profile, plan.parse(text)).peak_bytes - peak_bytes
     # Where nobody but the tail holds them, it lets go of one after the other in its backward.
-    assert 0 <= above_bytes <= reads * 3 * ROWS * 4 * WIDTH * 4
+    assert 0 <= above_bytes(Scores(reads), text) <= reads * 3 * ROWS * 4 * WIDTH * 4
+
+
+class Cached(nn.Module):
+    """Puts what it computed on a list that later blocks are given, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.key, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x, cache):
+        key = torch.tanh(self.key(x))
+        cache.append(key)
+        return x + torch.tanh(self.down(key))
+
+
+class Caching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Cached() for _ in range(4))
+
+    def forward(self, x):
+        cache = []
+        for block in self.blocks:
+            x = block(x, cache)
+        return {"loss": squares(x), "cache": cache}
+
+
+@pytest.mark.parametrize("text", ["0 1 2 3", "[0] [1] [2] [3]", "0 1 [2] 3", "0 [1] 2 3"])
+def test_a_cache_that_later_blocks_are_given_is_freed_by_no_plan(text):
+    assert above_bytes(Caching(), text) == 0
+
+
+def test_a_model_without_memory_is_told_so():
+    with pytest.raises(strategies.Unsupported, match=r"on the meta device, .*to_empty"):
+        strategies.apply(Chain().to("meta"), "auto", budget="50%", example=torch.randn(4, WIDTH))

@@ -57,6 +57,11 @@ class Budgeted(Strategy, abc.ABC):
         """The chain with its profile."""
         if chain.profile is not None:
             return chain
+        if any(parameter.is_meta for parameter in step.model.parameters()):
+            raise Unsupported(
+                f"{self.spec()}: the model is on the meta device, without memory; plan when it has"
+                " some (model.to_empty(device=…))"
+            )
         try:
             profile = profile_chain(
                 step,

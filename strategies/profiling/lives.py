@@ -37,6 +37,7 @@ class _Life:
     crosses: bool = False
     until: int | None = None
     inside: bool = False
+    returned: bool = False
     saved_by: set[int] = dataclasses.field(default_factory=set)
     read_by: set[int] = dataclasses.field(default_factory=set)
     between: set[int] = dataclasses.field(default_factory=set)
@@ -175,6 +176,7 @@ class _Watcher(Ledger):
         del index
         self.inside = False
         self.output = self._life(output)
+        self.output.returned = True
         self._cross(self.output)
         self.is_over = self.position == self.count - 1
 
@@ -216,7 +218,7 @@ class _Watcher(Ledger):
     def _shared(self, number: int, life: _Life) -> Shared | None:
         """``None`` for what the chain itself accounts for: its ends, and what is resident."""
         place = life.boundary
-        inside = life.inside and not life.crosses
+        inside = life.inside and place is None and not life.returned
         ends = life.born == _RESIDENT or life.born == self.count - 1
         if place is None and ends and not inside:
             return None

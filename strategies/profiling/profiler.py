@@ -84,7 +84,7 @@ def profile_chain(
         alike = scout(step, chain, {index for names in policies[1] for index in names})
         with installed(lambda: alike.install(chain, whole=True)):
             passed = watch_lives(step, chain)
-        if any(one.inside for one in passed.shared):
+        if alike.stands_for({one.born for one in passed.shared if one.inside}):
             alike = each(chain)  # blocks that are passed by make nothing of the kind
             passed = watch_lives(step, chain)
         alike = alike.without(passed.beside)

@@ -18,6 +18,9 @@ from strategies.execution.tensors import dense_parts, storage_key, tensors_in
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.step import Step
 
+_SHOWN = 12
+"""Of the blocks that ran in no order."""
+
 
 @dataclasses.dataclass
 class Kept:
@@ -123,8 +126,9 @@ def nothing(_: Any) -> Any:
 
 def _check_order(order: list[int], n_blocks: int) -> None:
     if order != list(range(n_blocks)):
+        shown = f"[{', '.join(map(str, order[:_SHOWN]))}, …]" if len(order) > _SHOWN else order
         raise Unsupported(
-            f"the blocks ran in the order {order}; a chain runs each once, in order; {INSTEAD}"
+            f"the blocks ran in the order {shown}; a chain runs each once, in order; {INSTEAD}"
         )
 
 

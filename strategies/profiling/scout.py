@@ -57,6 +57,11 @@ class Alike:
         records = {i: record for i, record in self.records.items() if i not in indices}
         return dataclasses.replace(self, like=like, records=records)
 
+    def stands_for(self, indices: Collection[int]) -> bool:
+        """Whether one of these blocks is passed by, or watched for another."""
+        pairs = ((i, other) for i, other in enumerate(self.like) if i != other)
+        return any(i in indices or other in indices for i, other in pairs)
+
     def install(self, chain: Chain, *, whole: bool) -> list[Undo]:
         """Make the others take and return what they would, without running.
 

@@ -22,7 +22,6 @@ class Machine:
         self.sharing, self.is_forward = Sharing(profile, self.hold, self.drop), True
         self.holders = [0] * len(self.sharing.sizes)
         self.copied: int | None = None  # the boundary of whose copy `holders` counts the holders
-        self.anew: set[int] = set()  # blocks that ran again, and whose backward is to follow
         self.of_original = 0  # holders of that boundary itself
 
     def mode(self, index: int) -> Mode:
@@ -161,10 +160,8 @@ class Machine:
             self.hold(index)
         if mode.keeps_output:
             self.hold(index + 1)
-        if not self.is_forward:
-            self.alive_bytes += self.sharing.anew_bytes(index)
-            self.anew.add(index)
-        self.sharing.save(index, again=mode.name != ALL, anew=not self.is_forward)
+        own_bytes = self.sharing.save(index, again=mode.name != ALL, anew=not self.is_forward)
+        self.alive_bytes += own_bytes  # which sharing changed meanwhile
         self.leave(index)
 
     def enter(self, index: int) -> None:
@@ -290,9 +287,8 @@ class Machine:
             self.drop(index + 1)
         if mode.keeps_input:
             self.drop(index)
-        anew = index in self.anew
-        self.alive_bytes -= self.sharing.anew_bytes(index) if anew else 0
-        self.sharing.free(index, again=mode.name != ALL, anew=anew)
+        own_bytes = self.sharing.free(index, again=mode.name != ALL)
+        self.alive_bytes -= own_bytes
         self.pass_gradient(index)
 
     def pass_gradient(self, index: int) -> None:

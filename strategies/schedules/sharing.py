@@ -45,6 +45,7 @@ class Sharing:
 
     def __init__(self, profile: ChainProfile, hold: Change, drop: Change) -> None:
         self.hold, self.drop = hold, drop
+        self.anew: set[int] = set()  # blocks that ran again, to be run backward
         boundaries = tuple(map(profile.boundary_bytes, range(len(profile.blocks) + 1)))
         self.tables = _tables_of(profile.shared, boundaries)
         self.sizes = self.tables.sizes
@@ -62,29 +63,39 @@ class Sharing:
         """In backward: what the model saved at that position is free."""
         _each(self.tables.between.get(position, ()), drop)
 
-    def save(self, block: int, *, again: bool, anew: bool) -> None:
+    def save(self, block: int, *, again: bool, anew: bool) -> int:
         """A block runs so that its backward can follow.
 
         Args:
             block: its number.
             again: under an op policy.
-            anew: it ran before, in forward; see `anew_bytes`.
+            anew: it ran before, in forward.
+
+        Returns:
+            Bytes of what it makes and saves once more then, whoever holds the first.
         """
-        _each(self._kept(block, again=again, anew=anew), self.hold)
+        if anew:
+            self.anew.add(block)
+        _each(self._kept(block, again=again), self.hold)
+        return self._anew_bytes(block)
 
-    def free(self, block: int, *, again: bool, anew: bool) -> None:
-        """Its backward is over."""
-        _each(self._kept(block, again=again, anew=anew), self.drop)
+    def free(self, block: int, *, again: bool) -> int:
+        """Its backward is over; see `save`."""
+        _each(self._kept(block, again=again), self.drop)
+        return self._anew_bytes(block)
 
-    def anew_bytes(self, block: int) -> int:
-        """What a block that runs again makes and saves once more, whoever holds the first."""
-        saved, own = self.tables.saved.get(block, ()), self.tables.own.get(block, ())
+    def _anew_bytes(self, block: int) -> int:
+        own, saved = self._own(block), self.tables.saved.get(block, ())
         return sum(self.sizes[number] for number in saved if number in own)
 
-    def _kept(self, block: int, *, again: bool, anew: bool) -> Sequence[int]:
+    def _kept(self, block: int, *, again: bool) -> Sequence[int]:
         kept = (self.tables.again if again else self.tables.saved).get(block, ())
-        own = self.tables.own.get(block, ()) if anew else ()
+        own = self._own(block)
         return [number for number in kept if number not in own] if own else kept
+
+    def _own(self, block: int) -> Sequence[int]:
+        """What it makes once more, where it ran again."""
+        return self.tables.own.get(block, ()) if block in self.anew else ()
 
     def keep(self, group: tuple[Node, ...]) -> None:
         """A top-level group keeps what its blocks are given to run again."""
