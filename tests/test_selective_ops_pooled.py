@@ -59,7 +59,7 @@ def check(profile, budget_bytes):
 
 
 @pytest.mark.parametrize("runs", RUNS)
-@pytest.mark.parametrize("seed", few((9, 8, *range(8)), 2))
+@pytest.mark.parametrize("seed", few((9, *range(8), 8), 2))
 def test_as_fast_as_blocks_told_apart(seed, runs):
     profile = in_runs(seed, runs)
     for budget_bytes in budgets(profile, seed):
@@ -67,7 +67,7 @@ def test_as_fast_as_blocks_told_apart(seed, runs):
 
 
 @pytest.mark.parametrize("runs", RUNS)
-@pytest.mark.parametrize("seed", few((13, 4, 8, 9, *range(4)), 2))
+@pytest.mark.parametrize("seed", few((13, 8, 9, *range(4), 4), 2))
 def test_as_fast_where_tensors_are_shared(seed, runs):
     profile = sharing(in_runs(seed, runs), seed)
     for budget_bytes in budgets(profile, seed):
