@@ -153,3 +153,35 @@ def test_a_graph_that_is_made_of_it_is_that_of_the_model_alone(spec, way):
     got = gradients(module, list(module.parameters()))
     assert all(map(torch.equal, got, grads))
     assert operators(graph) == operators(way(model())) != []
+
+
+def compiled_as_a_whole(how):
+    eager = model()
+    if how == "wrapped":
+        return torch.compile(eager, backend=BACKEND)
+    eager.compile(backend=BACKEND)
+    return eager
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [("sqrt", "groups of several blocks cannot"), ("auto(budget='60%')", "cannot be seen")],
+)
+def test_a_model_that_is_compiled_already_is_refused_before_the_first_step(how, spec, reason):
+    compiled = compiled_as_a_whole(how)
+    with pytest.raises(Unsupported, match=rf"compiled as a whole.*{reason}.*compile_blocks=True"):
+        strategies.apply(compiled, spec, example=ROWS)
+    strategies.apply(compiled, "none")  # nothing was left behind
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_a_compiled_model_runs_under_groups_of_one_block(how):
+    """And the note on what the blocks save is of the blocks, which what is compiled hides."""
+    eager = model()
+    expected = gradients(eager, list(eager.parameters()))
+    compiled = compiled_as_a_whole(how)
+    with strategies.apply(compiled, "every_layer", example=ROWS) as applied:
+        assert "they save 100% of what forward saves" in applied.notes[0]
+        found = gradients(compiled, list(compiled.parameters()))
+    assert all(map(torch.allclose, expected, found))

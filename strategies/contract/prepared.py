@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from strategies.contract import caches, dropped, idle
+from strategies.contract.compiled_around import check_plan
 from strategies.contract.profiled import profiled
 from strategies.contract.registry import get
 from strategies.contract.remedies import NothingFits
@@ -150,6 +151,7 @@ def prepare(
         chain = profiled(model, chosen, step, blocks=blocks, compile_blocks=compile_blocks)
     try:
         prepared = _prepared(model, chosen, chain)
+        check_plan(model, chain, chosen, prepared.plan)
         if settle is not None:
             prepared = settle(prepared)
     except NothingFits as refusal:

@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from strategies.contract import caches, dropped
+from strategies.contract.compiled_around import check_planned
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
 from strategies.execution.chain import Chain, find_chain
@@ -43,6 +44,7 @@ def profiled(
         compile_blocks: as in `apply`: a plan for compiled blocks is made from compiled blocks.
     """
     chain = find_chain(model, blocks)
+    check_planned(model, chain, get(strategy))
     if step is None:
         return chain
     if isinstance(step, ExampleStep) and step.optimizer and step.release_gradients:

@@ -15,6 +15,7 @@ from strategies.execution.chain import Chain, find_chain
 from strategies.execution.containers import parts_instead
 from strategies.execution.errors import RunsBackward
 from strategies.execution.tensors import dense_parts, storage_key
+from strategies.profiling.compiled import eagerly
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.saved import nothing
 from strategies.profiling.step import ExampleStep, Step
@@ -87,6 +88,7 @@ def _watched(chain: Chain, step: Step) -> Coverage:
         for block in ran:
             stack.callback(block.register_forward_pre_hook(enter).remove)
             stack.callback(block.register_forward_hook(leave, always_call=True).remove)
+        stack.enter_context(eagerly(tuple(step.model.modules())))
         with torch.autograd.graph.saved_tensors_hooks(watcher.pack, nothing):
             known = _runs_no_backward(step)
     inside, outside = (unique_bytes(watcher.saved[place].values()) for place in (True, False))
