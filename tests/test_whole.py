@@ -53,7 +53,7 @@ def ratio(monkeypatch):
     """Sets what the whole model takes beside the plan: a clock has its days."""
 
     def settle(value):
-        times = {"seconds": lambda *given, rounds: [[1.0], [value]], "watched": trial.watched}
+        times = {"seconds": lambda *_: [[1.0], [value]], "watched": trial.watched}
         monkeypatch.setattr(whole, "trial", SimpleNamespace(**times))
 
     return settle

@@ -18,7 +18,7 @@ from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 
 ROUNDS = 5
-"""Of interleaved steps; the median counts, for such steps are short."""
+"""Of interleaved steps at most, where they are not so short that more are run anyway."""
 WORTH = 0.02
 """Of a step: for less, the plan stays."""
 COMPILING = 2
@@ -79,8 +79,8 @@ def _faster(
 ) -> Prepared:
     """The one that takes less time, with a note on the other."""
     installs = [prepared.install, whole.install]
-    rounds = [trial.seconds(step, installs, (1.0, 1.0), rounds=1) for _ in range(ROUNDS)]
-    ratio = statistics.median(theirs[0] / own[0] for own, theirs in rounds)
+    times = trial.seconds(step, installs, (1.0, 1.0), ROUNDS)
+    ratio = statistics.median(theirs / own for own, theirs in zip(*times, strict=True))
     assert whole.whole is not None
     compared = f"{whole.whole.spec()} for the whole model takes {ratio:.2f} × the best plan"
     if ratio > 1 - WORTH:
