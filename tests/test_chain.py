@@ -102,6 +102,23 @@ def test_a_block_with_a_list_of_networks_is_no_stage():
     assert find_chain(Holder(layer=nn.ModuleList([Mobile(), Mobile()]))).paths == ("layer",)
 
 
+@pytest.mark.parametrize(
+    ("scores", "paths"), [(4, ("h",)), (5, ("h.0.mlps", "h.1.mlps", "h.2.mlps"))]
+)
+def test_a_block_with_a_router_is_no_stage(scores, paths):
+    """Experts under any name: a score for each of them, by a matrix beside or before them."""
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.router = Block(), nn.Sequential(nn.Linear(WIDTH, scores))
+            self.mlps = nn.ModuleList([Block() for _ in range(4)])
+
+        forward = Holder.forward
+
+    assert find_chain(Holder(h=nn.ModuleList([Layer() for _ in range(3)]))).paths == paths
+
+
 def test_what_its_library_marks_is_a_block():
     """As the convolutions with which wav2vec2 listens, of one matrix each."""
 

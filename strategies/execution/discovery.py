@@ -198,10 +198,19 @@ def _are_stages(container: nn.Module, inside: list[list[Tower]], least: int) -> 
     kinds = {type(block) for tower in repeating for block in children(tower)}
     stages = 0
     for member in container.children():
-        lists = _outermost(member, lambda c: kinds.issuperset(map(type, children(c))), repeating)
-        held = sum(parameter_count(tower) for _, tower in lists)
-        stages += not _has_parts(member) and held > parameter_count(member) / 2
+        alike = _outermost(member, lambda c: kinds.issuperset(map(type, children(c))), repeating)
+        lists = [tower for _, tower in alike]
+        held = sum(map(parameter_count, lists))
+        is_layer = _has_parts(member) or any(_is_routed(member, tower) for tower in lists)
+        stages += not is_layer and held > parameter_count(member) / 2
     return 2 * stages > len(inside)
+
+
+def _is_routed(member: nn.Module, tower: nn.Module) -> bool:
+    """Whether a router within it has a number for each of a list: these run side by side."""
+    inside = set(tower.modules())
+    linear = (m for m in member.modules() if isinstance(m, nn.Linear) and m not in inside)
+    return any(each.out_features == len(children(tower)) for each in linear)
 
 
 def _has_parts(member: nn.Module) -> bool:
