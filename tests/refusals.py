@@ -43,7 +43,7 @@ def no_attention(given: Reference, strategy: Strategy) -> str | None:
 def out_of_order(given: Reference, strategy: Strategy) -> str | None:
     """Blocks of which no profile can be made."""
     refused = isinstance(strategy, Budgeted) and not given.in_order
-    return rf"^{strategy.name()}\(.*the blocks ran in the order \[[\d, ]*\]" if refused else None
+    return rf"^{strategy.name()}\(.*the blocks ran in the order \[[\d, …]*\]" if refused else None
 
 
 def no_pass(given: Reference, strategy: Strategy) -> str | None:

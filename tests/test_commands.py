@@ -20,8 +20,8 @@ from bench.cli import sweep as sweep_command
 from bench.cli.flags import RunFormat
 from bench.cli.plan import sentences
 from bench.measure import reference
+from bench.report import bouts, regenerate
 from bench.report import pays as pays_report
-from bench.report import regenerate
 from bench.report.shared import row
 from bench.run import endings, executor, guarded, sweep
 from bench.simulate import fit
@@ -369,7 +369,7 @@ def test_budgets_of_a_contest_of_compilers_are_apart(monkeypatch):
     """Those of promises, and what compilers need, unless another is as close as can be."""
     monkeypatch.setattr(ring.Ring, "sizes", lambda self, least, most: [1000, 2000])
     one = object.__new__(ring.CompiledRing)
-    peaks = [900, 1500, int(2000 * (1 + ring.CLOSE)), 1500]
+    peaks = [900, 1500, int(2000 * (1 + bouts.CLOSE)), 1500]
     one.entries = [types.SimpleNamespace(peak_allocated_bytes=peak) for peak in peaks]
     one._others = [types.SimpleNamespace(entry=n) for n in (0, 1, 2, None)]
     assert one.sizes(1000, 2000) == [1000, 1500, 2000]

@@ -28,6 +28,20 @@ pytestmark = [
 ]
 
 
+class Eager(MemoryBudget):
+    """Compiles nothing, so that the step is that of none."""
+
+    def install(self, model, chain):
+        return []
+
+
+class Broken(MemoryBudget):
+    """As a compiler is."""
+
+    def install(self, model, chain):
+        raise RuntimeError("no such kernel\nsomewhere")
+
+
 class Wide(nn.Module):
     """A block whose saved tensors a compiler can do without."""
 
@@ -109,6 +123,40 @@ def are_close(found, wanted):
     return all(torch.allclose(f, w, rtol=1e-4, atol=1e-4) for f, w in pairs)
 
 
+def planned():
+    model, rows = model_of()
+    example = ExampleStep(model, rows, lambda output: output.square().sum())
+    chain = strategies.profiled(model, "optimal", example)
+    return strategies.prepare(model, "optimal", budget="60%", chain=chain), example, chain.profile
+
+
+@pytest.mark.parametrize(
+    ("value", "budget", "is_taken"),
+    [(0.5, "100%", True), (0.97, "100%", True), (0.99, "100%", False), (0.5, "99%", False)],
+)
+def test_what_fits_and_is_faster_is_taken(value, budget, is_taken, ratio):
+    ratio(value)
+    plan, example, profile = planned()
+    done = whole.or_whole(plan, [Eager()], example, profile, resolve(budget, profile))
+    if not is_taken:
+        more = [f"{Eager().spec()} for the whole model takes 0.99 × the best plan"]
+        assert done == dataclasses.replace(plan, notes=plan.notes + more * (budget == "100%"))
+        return
+    assert done.whole == Eager()
+    assert done.prediction is None
+    assert done.schedule.render() == " ".join(map(str, range(BLOCKS)))
+    assert f"takes {value:.2f} × the best plan" in done.notes[0]
+    assert f"a peak of {resolve('100%', profile):,} bytes (100.0%" in done.notes[1]
+
+
+def test_what_fails_leaves_the_plan_with_a_note():
+    plan, example, profile = planned()
+    done = whole.or_whole(plan, [Broken(), Eager()], example, profile, resolve("100%", profile))
+    noted = [*plan.notes, "the whole model is not compiled: no such kernel"]
+    assert done == dataclasses.replace(plan, notes=noted)
+
+
+@pytest.mark.long
 def test_it_takes_the_place_of_a_plan_where_it_is_faster(ratio):
     ratio(0.5)
     example, chain, wanted = profiled(0.0)
@@ -128,6 +176,7 @@ def test_it_takes_the_place_of_a_plan_where_it_is_faster(ratio):
     assert all(map(torch.equal, step(model, rows), wanted))
 
 
+@pytest.mark.long
 def test_the_plan_stays_where_it_is_not(ratio):
     ratio(0.99)
     example, _, _ = profiled(0.0)
@@ -151,6 +200,7 @@ def test_what_would_draw_other_numbers_is_not_compiled_as_a_whole(ratio):
     assert "draws random numbers" in found.notes[-1]
 
 
+@pytest.mark.long
 def test_long_blocks_are_called_one_by_one():
     _, chain, _ = profiled(0.0)
     auto = strategies.get("auto", **SPEC)
