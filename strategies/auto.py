@@ -12,9 +12,11 @@ from strategies.execution.chain import Chain
 from strategies.hybrid import AUTO, Hybrid, may_send_outputs, traffic
 from strategies.memory_budget import MemoryBudget
 from strategies.optimal import Optimal
+from strategies.schedules import budget as budgets
 from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import Compilation
+from strategies.schedules.plan import plain
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL, HOST, Schedule
 from strategies.schedules.solution import Solution
@@ -26,10 +28,6 @@ WORTH = 0.01
 """Of a step: for less, a link that others use too is left alone."""
 MOST_BLOCKS = 64
 """Of a chain whose boundaries are tried one by one; with more, that takes minutes."""
-SHORT_S = 0.02
-"""Of a step, for each block: to call what is compiled takes up to half a millisecond a block."""
-FRACTIONS = (1.0, 0.5, 0.2)
-"""Of the compiler's memory budget for a whole model; each is a compilation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +42,8 @@ class Auto(Optimal):
     example runs on a real device, a step of each is timed, interleaved, and its peak is measured: a
     plan that breaks the budget gives way to a tighter one. Where blocks run faster compiled
     (``compile=True``), the compiler alone chooses inside them, or nothing is compiled, whichever is
-    the faster; where blocks are so short that calling them one by one tells, the whole model is
-    compiled under PyTorch's memory budget (`MemoryBudget`), measured, and taken in the place of a
-    plan if its peak is in the budget and it is faster.
+    the faster; and the whole model is compiled under PyTorch's memory budget (`MemoryBudget`),
+    measured, and taken in the place of a plan if its peak is in the budget and it is faster.
 
     Attributes:
         verify: measure; without it, the profile alone decides, and its prediction is the promise.
@@ -129,11 +126,21 @@ class Auto(Optimal):
         ]
 
     def wholes(self, chain: Chain) -> Sequence[Strategy]:
-        """The whole model compiled, where to call compiled blocks one by one costs too much."""
+        """The whole model compiled under the budgets under which its blocks were.
+
+        Those with which the blocks, compiled one by one, would need too much are left out: each is
+        a compilation, and of a whole model the compiler saves more.
+        """
         profile = self.profile_of(chain)
-        if not profile.eager_blocks or profile.plain_step_s > SHORT_S * len(profile.blocks):
+        if not profile.eager_blocks:
             return ()
-        return [MemoryBudget(fraction=part, backend=self.backend) for part in FRACTIONS]
+        budget_bytes = budgets.resolve(self.budget, profile)
+        shares = [Compilation.parse(name) for name in self.compilations()]
+        return [
+            MemoryBudget(fraction=share.per_cent / 100, backend=self.backend)
+            for share in filter(None, shares)
+            if predict(profile, _compiled(profile, share.name)).peak_bytes <= budget_bytes
+        ]
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """The smallest of all."""
@@ -180,6 +187,15 @@ def _without_policies(profile: ChainProfile) -> ChainProfile:
         for block in profile.blocks
     )
     return dataclasses.replace(profile, blocks=blocks)
+
+
+def _compiled(profile: ChainProfile, name: str) -> Schedule:
+    """Every block that can in that mode, none in a group."""
+    named = [
+        name if any(mode.name == name for mode in block.modes) else first
+        for block, first in zip(profile.blocks, profile.first_modes, strict=True)
+    ]
+    return Schedule(plain(len(profile.blocks)), tuple(named))
 
 
 def _is_faster_compiled(profile: ChainProfile) -> bool:

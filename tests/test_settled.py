@@ -155,7 +155,7 @@ def test_short_steps_take_turns_for_longer(case, monkeypatch):
     """Whatever else runs may take as long as one of them does."""
     times = timed(case, monkeypatch, itertools.repeat(0.001))
     assert list(map(len, times)) == [trial.SHORT_ROUNDS[-1]] * 2
-    times = timed(case, monkeypatch, itertools.repeat(0.05))  # the sixth passes what may be spent
+    times = timed(case, monkeypatch, itertools.repeat(0.1))  # the fifth spends what may be spent
     assert list(map(len, times)) == [5, 5]
     times = timed(case, monkeypatch, itertools.cycle([0.001, 0.002, 0.002, 0.001]))  # it is clear
     assert times == [[0.001] * 5, [0.002] * 5]

@@ -14,10 +14,14 @@ from strategies.contract import whole
 from strategies.contract.settled import settled
 from strategies.execution import compiler
 from strategies.memory_budget import MemoryBudget
+from strategies.optimal import PER_CENTS
 from strategies.profiling import trial
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.step import ExampleStep
 from strategies.schedules.budget import resolve
+from strategies.schedules.interpreter import predict
+from strategies.schedules.plan import plain
+from strategies.schedules.schedule import Schedule
 
 AOT = "aot_eager_decomp_partition"
 SPEC = {"compile": True, "backend": AOT}
@@ -192,20 +196,29 @@ def test_the_plan_stays_where_it_is_not(ratio):
 
 @pytest.mark.long
 def test_what_would_draw_other_numbers_is_not_compiled_as_a_whole(ratio):
-    """Without a budget it may run, and needs too much here; with one it is refused."""
+    """Without a budget it may run, and needs too much here; with one no block can, either."""
     ratio(0.5)
     found = prepared("50%", drop=0.5)
     assert found.whole is None
-    assert found.notes[-1].startswith("the whole model is not compiled")
-    assert "draws random numbers" in found.notes[-1]
+    assert not any("whole model" in note for note in found.notes)
 
 
 @pytest.mark.long
-def test_long_blocks_are_called_one_by_one():
+def test_what_would_need_too_much_by_its_blocks_is_not_compiled():
     _, chain, _ = profiled(0.0)
-    auto = strategies.get("auto", **SPEC)
-    assert [one.backend for one in auto.wholes(chain)] == [AOT] * 3
-    blocks = [dataclasses.replace(block, forward_s=1.0) for block in chain.profile.blocks]
-    profile = dataclasses.replace(chain.profile, blocks=tuple(blocks))
-    assert auto.wholes(dataclasses.replace(chain, profile=profile)) == ()
-    assert auto.wholes(dataclasses.replace(chain, profile=chain.profile.eager)) == ()
+
+    def fractions(budget):
+        auto = strategies.get("auto", budget=budget, **SPEC)
+        assert all(one.backend == AOT for one in auto.wholes(chain))
+        return [one.fraction for one in auto.wholes(chain)]
+
+    schedules = [
+        Schedule(plain(BLOCKS), (f"partitioned({per_cent})",) * BLOCKS) for per_cent in PER_CENTS
+    ]
+    sizes = [predict(chain.profile, schedule).peak_bytes for schedule in schedules]
+    assert sizes == sorted(sizes, reverse=True)
+    for n, size_bytes in enumerate(sizes):
+        assert fractions(str(size_bytes)) == [each / 100 for each in PER_CENTS[n:]]
+    assert fractions(str(sizes[-1] - 1)) == []
+    eager = dataclasses.replace(chain, profile=chain.profile.eager)
+    assert strategies.get("auto", **SPEC).wholes(eager) == ()

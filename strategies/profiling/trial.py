@@ -20,7 +20,7 @@ from strategies.schedules.profile import ChainProfile
 Install = Callable[[], Iterable[Undo]]
 ROUNDS = 2
 """Of interleaved steps, at most."""
-SHORT_S = 0.5
+SHORT_S = 1.0
 """Until so many seconds are spent more rounds follow: whatever else runs disturbs short steps."""
 SHORT_ROUNDS = range(5, 13)
 """Of these: before the first of them nobody leaves, and the last is the last."""
