@@ -28,6 +28,8 @@ WORTH = 0.01
 """Of a step: for less, a link that others use too is left alone."""
 MOST_BLOCKS = 64
 """Of a chain whose boundaries are tried one by one; with more, that takes minutes."""
+WHOLE = 0.6
+"""Of what its blocks need, compiled one by one, a whole model may need so little (a U-Net: 0.71)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,8 +130,8 @@ class Auto(Optimal):
     def wholes(self, chain: Chain) -> Sequence[Strategy]:
         """The whole model compiled under the budgets under which its blocks were.
 
-        Those with which the blocks, compiled one by one, would need too much are left out: each is
-        a compilation, and of a whole model the compiler saves more.
+        Those under which the blocks, compiled one by one, would need far too much are left out:
+        each is a compilation, and it is the measured peak that decides.
         """
         profile = self.profile_of(chain)
         if not profile.eager_blocks:
@@ -139,7 +141,7 @@ class Auto(Optimal):
         return [
             MemoryBudget(fraction=share.per_cent / 100, backend=self.backend)
             for share in filter(None, shares)
-            if predict(profile, _compiled(profile, share.name)).peak_bytes <= budget_bytes
+            if WHOLE * predict(profile, _compiled(profile, share.name)).peak_bytes <= budget_bytes
         ]
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
