@@ -29,7 +29,7 @@ WORTH = 0.01
 MOST_BLOCKS = 64
 """Of a chain whose boundaries are tried one by one; with more, that takes minutes."""
 WHOLE = 0.6
-"""Of what its blocks need, compiled one by one, a whole model may need so little (a U-Net: 0.71)."""
+"""Of what its blocks need, compiled one by one, a model may need so little (a U-Net: 0.71)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
