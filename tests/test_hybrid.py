@@ -24,7 +24,7 @@ from strategies import Unsupported
 from strategies.hybrid import rate
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
-from strategies.schedules.schedule import Schedule
+from strategies.schedules.schedule import ALL, Schedule
 from strategies.solvers import hybrid, optimal, optimal_solver
 from strategies.solvers.hybrid_numbers import roads_of
 from strategies.solvers.hybrid_solver import Solver
@@ -274,7 +274,8 @@ def test_a_record_says_what_it_led_to():
 def test_a_simulated_step_is_the_predicted_one(share):
     options = tiny.OPTIONS["llama-mini"] | SIZES["llama-mini"]
     spec = {"workload": "llama-mini", "options": options, "device": "sim:h100-80gb"}
-    profile = planning.profile_cell(checked(Cell(spec="none", rounds=0, **spec)))
+    listing = strategies.get("hybrid")  # operators, too
+    profile = planning.profile_cell(checked(Cell(spec="none", rounds=0, **spec)), strategy=listing)
     low = hybrid.smallest_bytes(profile)
     high = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
     budget_bytes = int(low + share * (high - low))
@@ -283,9 +284,8 @@ def test_a_simulated_step_is_the_predicted_one(share):
     assert made.prepared.chain.profile == profile
     states = dataclasses.replace(profile, group_bytes=0)  # no fake tensor holds a random state
     prediction = predict(states, made.prepared.schedule)
-    inner_bytes = profile.group_bytes * made.prepared.schedule.modes.count(
-        "core"
-    )  # theirs, likewise
+    policies = [mode for mode in made.prepared.schedule.modes if mode != ALL]
+    inner_bytes = profile.group_bytes * len(policies)  # theirs, likewise
     after_bytes = made.trace.after_forward_bytes()
     assert after_bytes == prediction.after_forward_bytes - inner_bytes
     assert 0 <= prediction.peak_bytes - max(made.trace.alive_bytes()) <= inner_bytes
