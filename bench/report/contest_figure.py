@@ -35,16 +35,15 @@ def figure(contests: Sequence[Contest]) -> Figure:
     axes.set_ylabel("auto's step ÷ the contender's")
     axes.grid(axis="y", **canvas.GRID)
     if fought:
-        axes.legend(frameon=False, ncols=4, fontsize=8, loc="upper right")
+        figure.legend(frameon=False, ncols=5, fontsize=8, loc="outside lower center")
     facts = f"{display.where(display.places(held))}\nsame budget, same rounds; 95 % intervals"
     canvas.heading(figure, "auto against every contender", [facts])
     return figure
 
 
 def _limits(ratios: Sequence[float]) -> tuple[float, float]:
-    """All estimates, and room for the legend; a wide interval leaves the figure."""
-    least, most = min((1.0, *ratios)), max((1.0, *ratios))
-    return least - 0.1, most + 0.1 + 0.25 * (most - least)
+    """All estimates; a wide interval leaves the figure."""
+    return min((1.0, *ratios)) - 0.1, max((1.0, *ratios)) + 0.1
 
 
 def _aside(bout: Bout) -> float:
