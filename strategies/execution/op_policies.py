@@ -34,7 +34,7 @@ from strategies.execution.errors import Unsupported
 from strategies.execution.kept import Cache, Giving, Keeping
 from strategies.execution.met import Pair
 from strategies.execution.state import WatchingStandIn
-from strategies.execution.tensors import storage_key, tensors_in
+from strategies.execution.tensors import device_kinds, storage_key, tensors_in
 from strategies.execution.undo import Undo
 from strategies.schedules.modes import away_by, kept_by
 from strategies.storage import Device, Tier
@@ -118,9 +118,8 @@ class PolicyForward(WatchingStandIn):
 
 def _casts_once() -> bool:
     """Whether a parameter is cast where it is first used, and the copy is used from then on."""
-    accelerator = torch.accelerator.current_accelerator()
-    kinds = ("cpu", accelerator.type) if accelerator else ("cpu",)
-    return torch.is_autocast_cache_enabled() and any(map(torch.is_autocast_enabled, kinds))
+    is_cast = any(map(torch.is_autocast_enabled, device_kinds()))
+    return torch.is_autocast_cache_enabled() and is_cast
 
 
 class OpPolicy:

@@ -74,6 +74,12 @@ def fills_memory(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
+def device_kinds() -> tuple[str, ...]:
+    """The kinds of device that operators may run on here: the CPU, and the accelerator's."""
+    accelerator = torch.accelerator.current_accelerator()
+    return ("cpu", accelerator.type) if accelerator else ("cpu",)
+
+
 def has_version(value: Any) -> bool:
     """Whether it is a tensor that knows how often it was written to."""
     return isinstance(value, Tensor) and not value.is_inference()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-_KINDS = ("cpu", "cuda", "xpu", "mps")
+from strategies.execution.tensors import device_kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Autocast:
     @classmethod
     def of_now(cls) -> Autocast:
         """Where the caller is."""
-        kinds = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
+        kinds = list(filter(torch.is_autocast_enabled, device_kinds()))
         dtypes = tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds)
         return cls(dtypes, torch.is_autocast_cache_enabled())
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from strategies.execution.tensors import storage_key
+from strategies.execution.tensors import device_kinds, storage_key
 from strategies.profiling.kinds import form_of
 
 
@@ -152,7 +152,7 @@ def signature_of(
 
 
 def _surroundings() -> Hashable:
-    autocast = [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")]
+    autocast = [torch.is_autocast_enabled(kind) for kind in device_kinds()]
     return torch.is_grad_enabled(), tuple(autocast), torch.is_autocast_cache_enabled()
 
 
