@@ -19,7 +19,7 @@ from strategies.schedules.modes import Compilation
 from strategies.schedules.plan import plain
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL, HOST, Schedule
-from strategies.schedules.solution import Solution
+from strategies.schedules.solution import Solution, fastest
 from strategies.selective_ops import SelectiveOps
 from strategies.storage import Storage
 from strategies.storage.auto import check
@@ -40,12 +40,12 @@ class Auto(Optimal):
     `SelectiveOps`, which chooses inside them, and the two kinds of `Hybrid`, which sends boundaries
     and outputs of operators to the host (boundaries to a disk if told) beside compute, if a
     hundredth of a step can be gained by it. What op policies and transfers cost beside what the
-    profile counts, it does not know; so where an
-    example runs on a real device, a step of each is timed, interleaved, and its peak is measured: a
-    plan that breaks the budget gives way to a tighter one. Where blocks run faster compiled
-    (``compile=True``), the compiler alone chooses inside them, or nothing is compiled, whichever is
-    the faster; and the whole model is compiled under PyTorch's memory budget (`MemoryBudget`),
-    measured, and taken in the place of a plan if its peak is in the budget and it is faster.
+    profile counts, it does not know; so where an example runs on a real device, a step of each is
+    timed, interleaved, and its peak is measured: a plan that breaks the budget gives way to a
+    tighter one. Where blocks run faster compiled (``compile=True``), the compiler alone chooses
+    inside them, or nothing is compiled, whichever is the faster; and the whole model is compiled
+    under PyTorch's memory budget (`MemoryBudget`), measured, and taken in the place of a plan if
+    its peak is in the budget and it is faster.
 
     Attributes:
         verify: measure; without it, the profile alone decides, and its prediction is the promise.
@@ -69,9 +69,7 @@ class Auto(Optimal):
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """The fastest of all, by the profile's times."""
-        solutions = self.solutions(profile, budget_bytes)
-        by_time = sorted(solutions, key=lambda one: predict(profile, one.schedule).step_s)
-        return next(iter(by_time), None)
+        return fastest(profile, self.solutions(profile, budget_bytes))
 
     def solutions(self, profile: ChainProfile, budget_bytes: int) -> list[Solution]:
         """The best plan in which nothing is dispatched by Python first; the bound holds for all."""

@@ -13,10 +13,10 @@ from strategies.contract.budgeted import Budgeted
 from strategies.execution.chain import Chain
 from strategies.schedules import budget as budgets
 from strategies.schedules.budget import Answer
-from strategies.schedules.interpreter import Prediction, predict
+from strategies.schedules.interpreter import Prediction
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import HOST
-from strategies.schedules.solution import Solution
+from strategies.schedules.solution import Solution, fastest
 from strategies.storage import Overlapped, Storage
 from strategies.storage.auto import check, no_other_place, tier_of
 
@@ -75,9 +75,7 @@ class Hybrid(Budgeted):
 
     def solution(self, profile: ChainProfile, budget_bytes: int) -> Solution | None:
         """The fastest of `solutions`."""
-        solutions = self.solutions(profile, budget_bytes)
-        by_time = sorted(solutions, key=lambda one: predict(profile, one.schedule).step_s)
-        return next(iter(by_time), None)
+        return fastest(profile, self.solutions(profile, budget_bytes))
 
     def solutions(self, profile: ChainProfile, budget_bytes: int) -> list[Solution]:
         """Whole blocks first (see `strategies.solvers.hybrid.solve`); the bound holds for all."""
@@ -86,9 +84,13 @@ class Hybrid(Budgeted):
         whole = hybrid.solve(profile, budget_bytes)
         if not may_send_outputs(profile):
             return [whole] if whole else []
-        from strategies.solvers import selective_ops, selective_ops_sent  # noqa: PLC0415 - a solver
+        from strategies.solvers import (  # noqa: PLC0415 - bring another
+            selective_ops,
+            selective_ops_pooled,
+            selective_ops_sent,
+        )
 
-        kept = selective_ops.solve(profile, budget_bytes)
+        kept = selective_ops_pooled.solve(profile, budget_bytes)
         sent = selective_ops_sent.solve(profile, budget_bytes)
         solutions = {one.schedule: one for one in (whole, kept, sent) if one is not None}
         bounds = [one.bound_s for one in solutions.values()]

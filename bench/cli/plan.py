@@ -203,7 +203,7 @@ class _Frontier:
         """Where outputs leave, what is sent is that of the known schedule: that is quick."""
         if self.known is None:
             return self.strategy.solution(self.profile, budget_bytes)
-        from strategies.schedules.interpreter import predict
+        from strategies.schedules.solution import fastest
         from strategies.solvers import selective_ops_near
 
         nothing_leaves = dataclasses.replace(self.profile, link_bytes_per_s=0.0)
@@ -211,11 +211,7 @@ class _Frontier:
             self.strategy.solution(nothing_leaves, budget_bytes),
             selective_ops_near.solve(self.profile, budget_bytes, self.known),
         )
-        return min(
-            filter(None, solutions),
-            key=lambda one: predict(self.profile, one.schedule).step_s,
-            default=None,
-        )
+        return fastest(self.profile, solutions)
 
 
 def _from_first(places: range, holds: Callable[[int], bool]) -> range:

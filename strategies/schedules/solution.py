@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
+from strategies.schedules.interpreter import predict
+from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 
 
@@ -21,3 +24,12 @@ class Solution:
     schedule: Schedule
     bound_s: float
     slot_bytes: int = 1
+
+
+def fastest(profile: ChainProfile, solutions: Iterable[Solution | None]) -> Solution | None:
+    """The one whose step takes least, by the profile; of equal ones the first; ``None``: no one."""
+    return min(
+        filter(None, solutions),
+        key=lambda one: predict(profile, one.schedule).step_s,
+        default=None,
+    )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import functools
 
-from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import away_by
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import Schedule
 from strategies.schedules.solution import Solution
-from strategies.solvers.selective_ops import GAP, within
-from strategies.solvers.selective_ops_sent import Sending
+from strategies.solvers import selective_ops_sent
+from strategies.solvers.selective_ops import GAP
 
 
 @functools.lru_cache(maxsize=64)
@@ -32,10 +31,4 @@ def solve(
         gap: see `strategies.solvers.selective_ops.GAP`.
     """
     parcels = [away_by(known.mode(index)) for index in range(len(profile.blocks))]
-    solution = within(
-        profile, budget_bytes, lambda room: Sending(profile, room, gap, parcels).solved()
-    )
-    if solution is None:
-        return None
-    predicted = predict(profile, solution.schedule)
-    return Solution(solution.schedule, predicted.recompute_s + predicted.stall_s)
+    return selective_ops_sent.given(profile, budget_bytes, gap, parcels)

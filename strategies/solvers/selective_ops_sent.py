@@ -56,14 +56,21 @@ def solve(profile: ChainProfile, budget_bytes: int, gap: float = GAP) -> Solutio
     if amounts.solved() is None:
         return None
     rounded = dict.fromkeys(amounts.parcels_of(up=up) for up in (False, True))
-    solutions = [_given(profile, budget_bytes, gap, parcels) for parcels in rounded]
+    solutions = [given(profile, budget_bytes, gap, parcels) for parcels in rounded]
     return min(filter(None, solutions), key=lambda solution: solution.bound_s, default=None)
 
 
-def _given(
+def given(
     profile: ChainProfile, budget_bytes: int, gap: float, parcels: Sequence[frozenset[int]]
 ) -> Solution | None:
-    """What is kept besides what leaves, if it does."""
+    """What is kept besides what leaves, if it does.
+
+    Args:
+        profile: as in `solve`, also for the other arguments.
+        budget_bytes: of the peak.
+        gap: of what is repeated.
+        parcels: by block, the outputs that it may send.
+    """
     solution = within(
         profile, budget_bytes, lambda room: Sending(profile, room, gap, parcels).solved()
     )
