@@ -26,6 +26,12 @@ CLOSE = "are close to those of none, not bitwise equal; the first step takes the
 """What to know of gradients where something is compiled."""
 
 
+def measured(peak_bytes: int, budget_bytes: int) -> str:
+    """A note on the peak of a step that was run."""
+    share = f"{peak_bytes / budget_bytes:.1%} of {budget_bytes:,}"
+    return f"measured on the example: a peak of {peak_bytes:,} bytes ({share})"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budgeted(Strategy, abc.ABC):
     """A strategy that keeps the peak of a step within a budget.

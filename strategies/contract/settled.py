@@ -9,7 +9,7 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensor
 
-from strategies.contract.budgeted import Budgeted
+from strategies.contract.budgeted import Budgeted, measured
 from strategies.contract.prepared import Prepared
 from strategies.contract.strategy import Planned
 from strategies.contract.whole import or_whole
@@ -122,7 +122,7 @@ class _Settling:
         for _ in range(ATTEMPTS):
             peak_bytes = self._peak_bytes(planned)
             if peak_bytes <= budget_bytes + NUMBERS_BYTES:
-                return planned, (_measured(peak_bytes, budget_bytes),)
+                return planned, (measured(peak_bytes, budget_bytes),)
             room_bytes -= peak_bytes - budget_bytes
             planned = self._tighter(planned, room_bytes, peak_bytes)
         raise self._refusal(budget_bytes, peak_bytes)
@@ -197,8 +197,3 @@ def _is_dispatched(planned: Planned) -> bool:
 
 def _is_plain(planned: Planned) -> bool:
     return set(planned.schedule.modes) <= {ALL}
-
-
-def _measured(peak_bytes: int, budget_bytes: int) -> str:
-    share = f"{peak_bytes / budget_bytes:.1%} of {budget_bytes:,}"
-    return f"measured on the example: a peak of {peak_bytes:,} bytes ({share})"

@@ -6,9 +6,10 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from strategies.contract.budgeted import CLOSE
+from strategies.contract.budgeted import CLOSE, measured
 from strategies.contract.prepared import Prepared
 from strategies.contract.strategy import Strategy
+from strategies.execution.errors import in_a_line
 from strategies.execution.undo import installed
 from strategies.profiling import trial
 from strategies.profiling.oom import is_out_of_memory
@@ -48,8 +49,7 @@ def or_whole(
         except Exception as error:  # other people's code, and a compiler: this is its result
             if is_out_of_memory(error):
                 raise
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            return _noted(prepared, f"the whole model is not compiled: {reason}")
+            return _noted(prepared, f"the whole model is not compiled: {in_a_line(error)}")
         if peak_bytes <= budget_bytes:
             return _faster(prepared, whole, step, peak_bytes, budget_bytes)
     return prepared
@@ -85,9 +85,8 @@ def _faster(
     compared = f"{whole.whole.spec()} for the whole model takes {ratio:.2f} × the best plan"
     if ratio > 1 - WORTH:
         return _noted(prepared, compared)
-    share = f"{peak_bytes / budget_bytes:.1%} of {budget_bytes:,}"
-    measured = f"measured on the example: a peak of {peak_bytes:,} bytes ({share})"
-    return dataclasses.replace(whole, notes=[compared, measured, f"gradients {CLOSE}"])
+    notes = [compared, measured(peak_bytes, budget_bytes), f"gradients {CLOSE}"]
+    return dataclasses.replace(whole, notes=notes)
 
 
 def _noted(prepared: Prepared, note: str) -> Prepared:

@@ -27,3 +27,8 @@ def writes_arguments(block: object) -> Unsupported:
         f"{type(block).__name__} writes to one of its arguments in place, and a recompute would"
         " find it changed; write out of place (x = x + y, inplace=False), or leave this block out"
     )
+
+
+def in_a_line(error: Exception) -> str:
+    """What it says first; its class, where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

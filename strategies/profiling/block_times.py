@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from strategies.execution.errors import in_a_line
 from strategies.execution.stand_in import StandIn
 from strategies.execution.tensors import tensors_in
 from strategies.profiling.oom import is_out_of_memory
@@ -89,11 +90,6 @@ class TimedForward(StandIn):
             for name, way in self.ways.items():
                 rounds[name].append(_ratio(_timed(way, self.module, args, kwargs), plain))
         self.ratios = {name: _median(ratios) for name, ratios in rounds.items()}
-
-
-def in_a_line(error: Exception) -> str:
-    """What it says; its class, where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _alone(leaf: Any) -> Any:

@@ -18,10 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from strategies.execution import compiled_blocks, compiler, layout
 from strategies.execution.chain import Chain
+from strategies.execution.errors import in_a_line
 from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace
-from strategies.profiling.block_times import Ratio, TimedForward, in_a_line
+from strategies.profiling.block_times import Ratio, TimedForward
 from strategies.profiling.kinds import kinds_of
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.oom import is_out_of_memory
