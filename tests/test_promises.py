@@ -130,6 +130,13 @@ def test_a_workload_is_a_model_with_batch_and_loss():
     assert set(subjects.NAMES) > {"gpt-mini", "t5", "U-Net"}
 
 
+def test_rows_are_many_and_no_copies():
+    catalogued = architectures.get("U-Net").build()[1][0]
+    (images,) = subjects.build("U-Net").batch
+    assert images.shape == (subjects.DRAWS * len(catalogued), *catalogued.shape[1:])
+    assert len(images.unique(dim=0)) == len(images)
+
+
 def test_no_layer_is_dropped():
     if not architectures.get("bart").installed:
         pytest.skip("transformers is not installed")
