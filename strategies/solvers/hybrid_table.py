@@ -121,7 +121,7 @@ def _lower(row: Any, rest: Any, within: Any, costs: Any) -> None:
     """Place by place, which a processor does for several at once."""
     for place in range(row.shape[0]):
         cost_s = rest[place] + costs[0] * within[place] + costs[1]
-        row[place] = cost_s if cost_s < row[place] else row[place]
+        row[place] = min(row[place], cost_s)
 
 
 @numba.njit(cache=True)
