@@ -23,6 +23,7 @@ the block before keeps besides, for that frees nothing.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -53,6 +54,21 @@ def heuristics(profile: ChainProfile) -> Iterator[Schedule]:
             yield Schedule(plan, modes, frozenset(offloaded), profile.link_tier)
 
 
+@functools.lru_cache(maxsize=8)
+def _figures(profile: ChainProfile) -> list[tuple[float, int]]:
+    """Seconds added and peak of each of `heuristics`: all budgets ask for the same."""
+    judged = (predict(profile, schedule) for schedule in heuristics(profile))
+    return [(_added_s(predicted), predicted.peak_bytes) for predicted in judged]
+
+
+def _simple(profile: ChainProfile, budget_bytes: int) -> Iterator[Schedule]:
+    """The fastest of `heuristics` that fits, if one does."""
+    figures = _figures(profile)
+    fitting = (number for number, (_, peak) in enumerate(figures) if peak <= budget_bytes)
+    best = min(fitting, key=figures.__getitem__, default=len(figures))
+    return itertools.islice(heuristics(profile), best, best + 1)
+
+
 def neighbours(profile: ChainProfile, schedule: Schedule) -> Iterator[Schedule]:
     """The same plan with one boundary more, or less, on the device."""
     for node in schedule.plan:
@@ -80,7 +96,7 @@ def solve(profile: ChainProfile, budget_bytes: int, slots: int = 0) -> Solution 
     if not profile.link_bytes_per_s or not optimal.fixed_terms_fit(profile, budget_bytes):
         return plain
     inside = optimal_solver.Solver(profile, budget_bytes, slots or slots_for(len(profile.blocks)))
-    best = _best(profile, budget_bytes, [*schedules, *heuristics(profile)])
+    best = _best(profile, budget_bytes, [*schedules, *_simple(profile, budget_bytes)])
     bound_s = 0.0
     for weight in WEIGHTS if math.isfinite(profile.link_bytes_per_s) else WEIGHTS[:1]:
         solver = Solver(inside, weight)
@@ -124,8 +140,7 @@ def smallest_bytes(profile: ChainProfile) -> int:
     peak_bytes = optimal.smallest_bytes(profile)
     if not profile.link_bytes_per_s:
         return peak_bytes
-    peaks = (predict(profile, schedule).peak_bytes for schedule in heuristics(profile))
-    peak_bytes = min(peak_bytes, *peaks)
+    peak_bytes = min(peak_bytes, *(simple_bytes for _, simple_bytes in _figures(profile)))
     while optimal.fixed_terms_fit(profile, peak_bytes - 1):
         inside = optimal_solver.Solver(profile, peak_bytes - 1, slots_for(len(profile.blocks)))
         schedule = Solver(inside, WEIGHTS[0]).fitting(peak_bytes - 1)

@@ -101,6 +101,7 @@ class Solver:
 
     def _groups(self, road: int, held: int, begin: int, slots: int) -> Iterator[Choice]:
         n, need, leaving = self.numbers, 0, self.compiled.leaving_slots.py_func(self.task, road)
+        share = self.compiled.share.py_func(self.task, road)
         plane = self.inside.table.shape[0] - 1
         for last in range(begin, n.reach[begin] + 1):
             need = max(need, n.unsaved_first[last] if last == begin else n.unsaved_next[last])
@@ -108,8 +109,7 @@ class Solver:
             if own < 0:
                 continue
             repeated_s = float(self.inside.table[plane, n.rows[begin, last], own])
-            cost_s = self.compiled.share.py_func(self.task, road) * repeated_s
-            stays = Choice(cost_s, road, 0, last + 1, int(n.group_taken[last]))
+            stays = Choice(share * repeated_s, road, 0, last + 1, int(n.group_taken[last]))
             if slots >= max(need + leaving, stays.taken):
                 yield stays
             if road <= self.count and not held and self.task.roads.may_leave[begin]:

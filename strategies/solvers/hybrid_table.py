@@ -77,9 +77,11 @@ def _bare(table: Any, task: Any, road: int, held: int, begin: int) -> None:
         need = max(numbers.mode_forward[mode] + leaving, numbers.mode_backward[held, mode])
         taken = numbers.mode_taken[held, mode]
         rest = table[road, min(numbers.mode_holds[mode], table.shape[1] - 1), begin + 1]
-        for slots in range(max(0, need, taken), row.shape[0]):
-            left = min(slots - taken, row.shape[0] - 1)
-            row[slots] = min(row[slots], rest[left] + share(task, road) * numbers.mode_s[mode])
+        again_s, end = share(task, road) * numbers.mode_s[mode], row.shape[0]
+        for slots in range(max(0, need, taken), min(end, end + taken)):
+            row[slots] = min(row[slots], rest[slots - taken] + again_s)
+        for slots in range(max(0, need, end + taken), end):  # it frees more than it takes
+            row[slots] = min(row[slots], rest[end - 1] + again_s)
 
 
 @numba.njit(cache=True)
@@ -106,10 +108,20 @@ def _groups(table: Any, task: Any, road: int, held: int, begin: int) -> None:
 @numba.njit(cache=True)
 def _group(row: Any, within: Any, rest: Any, fits: Any, costs: Any) -> None:
     need, own, taken = fits
-    for slots in range(max(0, need, own, taken), row.shape[0]):
-        left = min(slots - taken, row.shape[0] - 1)
-        inside = within[min(slots - own, within.shape[0] - 1)]  # there may be more room than any
-        row[slots] = min(row[slots], rest[left] + costs[0] * inside + costs[1])
+    begin, end = max(0, need, own, taken), row.shape[0]
+    full = max(begin, min(end, end + taken, within.shape[0] + own))
+    _lower(row[begin:full], rest[begin - taken :], within[begin - own :], costs)
+    for slots in range(full, end):  # there may be more room than any
+        left, inside = min(slots - taken, end - 1), min(slots - own, within.shape[0] - 1)
+        row[slots] = min(row[slots], rest[left] + costs[0] * within[inside] + costs[1])
+
+
+@numba.njit(cache=True)
+def _lower(row: Any, rest: Any, within: Any, costs: Any) -> None:
+    """Place by place, which a processor does for several at once."""
+    for place in range(row.shape[0]):
+        cost_s = rest[place] + costs[0] * within[place] + costs[1]
+        row[place] = min(row[place], cost_s)
 
 
 @numba.njit(cache=True)
