@@ -1,6 +1,7 @@
 """Budgets for models and loops that nobody here wrote: kinds of what once broke a promise."""
 
 import dataclasses
+import weakref
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 
 import strategies
+from strategies.contract.settled import NUMBERS_BYTES
 from strategies.execution import block_modes, layout
 from strategies.execution.undo import installed
+from strategies.profiling import saved
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.profiler import profile_chain
 from strategies.profiling.step import ExampleStep
@@ -369,6 +372,42 @@ class Caching(nn.Module):
 @pytest.mark.parametrize("text", ["0 1 2 3", "[0] [1] [2] [3]", "0 1 [2] 3", "0 [1] 2 3"])
 def test_a_cache_that_later_blocks_are_given_is_freed_by_no_plan(text):
     assert above_bytes(Caching(), text) == 0
+
+
+class Balancing(nn.Module):
+    """Keeps a loss of its own, made from its output: its gradient is there before the output's."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x):
+        x = x + self.down(torch.tanh(self.up(x)))
+        self.balance = squares(x)
+        return x
+
+
+class Balanced(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(Balancing() for _ in range(4)))
+
+    def forward(self, x):
+        return squares(self.blocks(x)) + sum(block.balance for block in self.blocks)
+
+
+@pytest.mark.parametrize("text", ["0 1 2 3", "[0] [1] [2] [3]", "[0] 1 [2] 3"])
+def test_a_block_runs_again_for_the_first_gradient_that_comes_to_it(text):
+    assert -NUMBERS_BYTES <= above_bytes(Balanced(), text) <= 0  # the losses are numbers
+
+
+def test_what_a_block_is_given_is_not_taken_for_what_a_later_one_saves():
+    watcher = saved._SavedWatcher(ExampleStep(Chain(), torch.randn(ROWS, WIDTH)))
+    given = torch.randn(ROWS, WIDTH)
+    storage = weakref.ref(given.untyped_storage())
+    watcher.enter(0, torch.randn(ROWS, WIDTH), [given])
+    del given
+    assert storage() is not None  # or its address were another's
 
 
 def test_a_model_without_memory_is_told_so():
