@@ -40,9 +40,8 @@ from strategies.execution.settings import SCOPED, Settings
 from strategies.execution.stand_in import StandIn
 from strategies.execution.tensors import has_version, leaves_of
 from strategies.execution.undo import Undo
+from strategies.execution.written import WRITTEN
 
-_WRITTEN: weakref.WeakKeyDictionary[nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
-"""Whether a module writes a tensor in place, by name, as its first forward showed."""
 _DRAWING: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 """Whether a block draws from the generators that all share, as its first forward showed."""
 
@@ -182,8 +181,8 @@ class BlockState:
         for each in special.places:
             each.complete(special)
         for module, name, parameter, version in special.parameters:
-            if parameter._version != version and name not in _WRITTEN.setdefault(module, {}):
-                _WRITTEN[module][name] = True  # kept from now on; this time, values decide
+            if parameter._version != version and name not in WRITTEN.setdefault(module, {}):
+                WRITTEN[module][name] = True  # kept from now on; this time, values decide
                 self._forget()
         special.complete()
 
@@ -208,7 +207,7 @@ class Before:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.known = _WRITTEN.setdefault(place.module, {})
+        self.known = WRITTEN.setdefault(place.module, {})
         self.tensors = {name: place.values[name] for name in place.tensors}
         self.versions = {name: tensor._version for name, tensor in self.tensors.items()}
         self.copies = {
@@ -251,7 +250,7 @@ class Before:
 
 def _written_parameters(module: nn.Module) -> Place | None:
     """Those that its forwards write to: of an embedding, rows that have grown too long."""
-    known = _WRITTEN.get(module, {})
+    known = WRITTEN.get(module, {})
     names = [name for name in module._parameters if known.get(name)]
     if getattr(module, "max_norm", None) is not None and "weight" in module._parameters:
         names = ["weight"]

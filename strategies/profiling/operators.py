@@ -19,6 +19,7 @@ from strategies.execution.met import Pair
 from strategies.execution.state import WatchingStandIn
 from strategies.execution.tensors import tensors_in
 from strategies.execution.undo import Undo, installed
+from strategies.execution.written import written_bytes
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.operator_ledger import OperatorLedger, Seen
 from strategies.profiling.operator_moments import backward_moments, forward_moments, worst
@@ -90,14 +91,17 @@ def watch_operators(
     ledger = OperatorLedger(rates, len(chain), trace)
     with installed(lambda: _numbered(chain, ledger, indices)):
         watched = watch_step(step, chain, ledger, trace)
-    return {index: _block_operators(watched, ledger, index) for index in indices}
+    own_bytes = {index: written_bytes(chain.blocks[index]) for index in indices}
+    return {i: _block_operators(watched, ledger, i, more) for i, more in own_bytes.items()}
 
 
 def _numbered(chain: Chain, ledger: OperatorLedger, indices: Sequence[int]) -> list[Undo]:
     return [_NumberedForward(chain.blocks[index], ledger, index).install() for index in indices]
 
 
-def _block_operators(watched: Watched, ledger: OperatorLedger, index: int) -> BlockOperators:
+def _block_operators(
+    watched: Watched, ledger: OperatorLedger, index: int, copies_bytes: int
+) -> BlockOperators:
     operators = tuple(map(_operator, ledger.seen[index]))
     begin, end = f"backward {index}", after(index)
     recompute_ps = watched.at(end).recompute_ps - watched.at(begin).recompute_ps
@@ -105,7 +109,7 @@ def _block_operators(watched: Watched, ledger: OperatorLedger, index: int) -> Bl
         operators=operators,
         forward=worst(forward_moments(watched, ledger, index, operators)),
         backward=worst(backward_moments(watched, ledger, index, operators)),
-        checkpoint_bytes=watched.group_bytes,
+        checkpoint_bytes=watched.group_bytes + copies_bytes,
         backward_flops=watched.flops(begin, end),
         fixed_ps=recompute_ps - sum(operator.time_ps for operator in operators),
     )

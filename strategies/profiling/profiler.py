@@ -20,6 +20,7 @@ from strategies.execution import block_modes as modes_of
 from strategies.execution import layout
 from strategies.execution.chain import Chain
 from strategies.execution.undo import installed
+from strategies.execution.written import written_bytes
 from strategies.profiling import update_room
 from strategies.profiling.allocator import SEEN
 from strategies.profiling.balance import balanced
@@ -172,6 +173,7 @@ class _Passes:
         return dataclasses.replace(
             profile,
             head_saved_bytes=profile.head_saved_bytes + untracked_bytes(normal, like),
+            group_bytes=profile.group_bytes + max(map(written_bytes, chain.blocks)),
             fixed_s=fixed_s(normal, len(chain)),
             link_bytes_per_s=rates.link_bytes_per_s,
             link_tier=rates.link_tier,

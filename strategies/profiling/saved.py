@@ -91,6 +91,7 @@ class _SavedWatcher:
         self.order.append(index)
         if index == 0:
             self.head_keeps_output = storage_key(boundary) in self.before | self.resident
+        self.alive += [part.untyped_storage() for t in others for part in dense_parts(t)]
         self.before |= {storage_key(t) for t in others}
         self.before.discard(storage_key(boundary))
         if index == 0:

@@ -14,6 +14,7 @@ from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger, Mark
 from strategies.profiling.rates import Rates
 from strategies.profiling.saved import check_all_ran, hooks
+from strategies.profiling.spans import Spans
 from strategies.profiling.step import ExampleStep, Step
 from strategies.schedules.modes import PS
 
@@ -115,6 +116,7 @@ class _Moments:
     def __init__(self, count: int, ledger: Ledger, trace: AllocatorTrace | None) -> None:
         self.count, self.ledger, self.trace = count, ledger, trace
         self.seen: set[str] = set()
+        self.spans = Spans()
 
     def mark(self, name: str) -> None:
         """This moment, if it is the first of that name."""
@@ -134,12 +136,14 @@ class _Moments:
         del others
         if index == 0 and boundary.requires_grad and "enter 0" not in self.seen:
             boundary.register_hook(lambda _: self.mark("backward of the head"))
+        self.spans.enter()
         self.mark(f"enter {index}")
 
     def leave(self, index: int, output: Tensor) -> None:
         """It ends."""
         if output.requires_grad and f"leave {index}" not in self.seen:
             output.register_hook(lambda _: self.reach(index))
+        self.spans.leave(index)
         self.mark(f"leave {index}")
 
 
@@ -147,6 +151,7 @@ def _run(step: Step, moments: _Moments) -> None:
     mark = moments.mark
     mark("start")
     loss = step.forward()
+    moments.spans.tell(loss, moments.reach)
     mark("forward done")
     step.backward(loss)
     moments.reach(0)  # the first ones have seen none, if no gradient comes to them
