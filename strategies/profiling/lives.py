@@ -20,7 +20,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.tensors import dense_parts, tensors_in
 from strategies.profiling.ledger import Ledger
-from strategies.profiling.saved import hooks, nothing
+from strategies.profiling.saved import Slip, hooks, nothing
 from strategies.profiling.step import Step
 from strategies.schedules.profile import Shared
 
@@ -110,6 +110,7 @@ class _Watcher(Ledger):
         self.crossing: list[_Life] = []
         self.outliving: list[_Life] = []
         self.returned: list[weakref.ref[Tensor]] = []
+        self.slips: list[tuple[_Life, weakref.ref[Slip]]] = []
         self.output: _Life | None = None
         self.apart: set[int] = set()
         self.copies: set[int] = set()
@@ -138,13 +139,15 @@ class _Watcher(Ledger):
         own = (life for life in lives if life.inside and not life.crosses)
         self.outliving += [one for one in own if one.until is None or one.between]
 
-    def pack(self, tensor: Tensor) -> None:
+    def pack(self, tensor: Tensor) -> Slip:
         """Who saves it; nothing is saved."""
+        slip = Slip()
         for life in self._lives([tensor]):
             if self.inside:
-                life.saved_by.add(self.position)
+                self.slips.append((life, weakref.ref(slip)))
             else:
                 life.between.add(min(self.position + 1, self.count))
+        return slip
 
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         """A block begins."""
@@ -175,6 +178,9 @@ class _Watcher(Ledger):
         """A block ends; what it hands on may not be what the next one takes."""
         del index
         self.inside = False
+        for life in (life for life, slip in self.slips if slip()):
+            life.saved_by.add(self.position)
+        self.slips.clear()
         self.output = self._life(output)
         self.output.returned = True
         self._cross(self.output)
