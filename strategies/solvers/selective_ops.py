@@ -125,6 +125,7 @@ class Programme:
         boundaries: [i] boundary i.
         passed: tensors with other readers: their place alone does not say when they are alive.
         below: [i] bytes that blocks before i keep, `passed` aside, in the programme's unit.
+        casts: [i] those that autocast holds of them besides, by the position at which it ends.
     """
 
     def __init__(self, profile: ChainProfile, budget_bytes: int, gap: float) -> None:
@@ -140,9 +141,13 @@ class Programme:
         self.boundaries = tensors[: self.count + 1]
         self.passed = [tensor for tensor in tensors if tensor.life in profile.shared]
         self.below = [self.part(0)]
+        ends = {block.casts.until for block in profile.blocks if block.cast_bytes(None)}
+        self.casts = {until: [self.part(0)] for until in sorted(ends)}
         for index in range(self.count):
             self.couple(index)
             self.below.append(self._sum([self.below[index], *self.saved(index)]))
+            for until, held in self.casts.items():
+                held.append(self._sum([held[index], *self.cast(index, until)]))
             if not is_between(index, self.choices, self.passed):
                 self._fit(index)
         self._fit_tail()
@@ -189,6 +194,13 @@ class Programme:
             assert block.operators is not None
             yield self.part(block.operators.operators[number].output_bytes, variable)
 
+    def cast(self, index: int, until: int) -> Iterator[Any]:
+        """What autocast holds of block ``index`` until then, beside what it keeps."""
+        casts, whole = self.profile.blocks[index].casts, self.choices[index].whole
+        if casts.until == until:
+            yield self.part(casts.other_bytes)
+            yield self.part(casts.saved_bytes, 1 - whole)
+
     def _plain_at(self, place: int, index: int) -> Iterator[Any]:
         """A boundary in backward of a block, if nobody but the chain has to do with it."""
         tensor = self.boundaries[place]
@@ -201,6 +213,7 @@ class Programme:
         others = (tensor for tensor in self.passed if tensor.life.boundary != own)
         return [
             self.below[own],
+            *(held[own] for until, held in self.casts.items() if until > own),
             *(self.part(tensor.size_bytes, tensor.in_forward(position)) for tensor in others),
         ]
 
