@@ -170,7 +170,7 @@ class _Passes:
         blocks = tuple(without_own(block, passed, i) for i, block in enumerate(blocks))
         blocks = tuple(dataclasses.replace(b, casts=passed.casts[i]) for i, b in enumerate(blocks))
         bare = _assemble(blocks, normal, saved, (chain.borders, passed))
-        profile = balanced(bare, normal, lingering_bytes(normal, like))
+        profile = balanced(bare, normal, lingering_bytes(normal, like, passed.casts))
         return dataclasses.replace(
             profile,
             head_saved_bytes=profile.head_saved_bytes + untracked_bytes(normal, like),

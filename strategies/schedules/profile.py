@@ -31,6 +31,10 @@ class Casts:
     other_bytes: int = 0
     until: int = 0
 
+    def gone_bytes(self, position: int) -> int:
+        """Of copies that no backward needs, what is over at a position."""
+        return self.other_bytes * (self.until <= position)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockCost:
