@@ -247,11 +247,11 @@ class Programme:
         return self.profile.boundary_bytes(index + 1) + behind_bytes
 
     def _fit_tail(self) -> None:
-        profile = self.profile
-        tail_bytes = profile.boundary_bytes(self.count) + profile.tail_working_bytes
-        self._within(*self.before(self.count + 1), self.part(tail_bytes))
-        backward_bytes = profile.tail_saved_bytes + profile.tail_backward_working_bytes
-        self._within(*self.behind(self.count), self.part(backward_bytes))
+        profile, last_bytes = self.profile, self.profile.boundary_bytes(self.count)
+        tail = self.part(last_bytes + profile.tail_working_bytes)
+        self._within(*self.before(self.count + 1), tail)
+        kept, needed = profile.tail_saved_bytes, profile.tail_backward_working_bytes
+        self._within(*self.behind(self.count), self.part(kept + needed))
 
     # The solution.
 
@@ -275,8 +275,7 @@ class Programme:
         if not optimal.fixed_terms_fit(self.profile, self.budget_bytes):
             return None
         self.model.minimize(highs.total(self.cost()))
-        found = highs.is_feasible(self.model)
-        return (self._schedule(), self.bound_s()) if found else None
+        return (self._schedule(), self.bound_s()) if highs.is_feasible(self.model) else None
 
     def bound_s(self) -> float:
         """On the repeated seconds; once it is solved."""
