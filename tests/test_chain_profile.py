@@ -164,6 +164,7 @@ def test_the_papers_chain():
         output_bytes=boundary,
         unsaved_working_bytes=2 * boundary,
         recompute_working_bytes=2 * boundary + weight_bytes,
+        again_working_bytes=boundary,
         gradient_bytes=weight_bytes,
         forward_flops=product,
         last_recompute_flops=0,

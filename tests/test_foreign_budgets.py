@@ -432,6 +432,36 @@ def test_what_a_block_is_given_is_not_taken_for_what_a_later_one_saves():
     assert storage() is not None  # or its address were another's
 
 
+class Recurrent(nn.Module):
+    """Computes a last state that nobody wants: its graph is gone when the block has run."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.state = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4 * WIDTH)
+
+    def forward(self, x, scale):
+        hidden = torch.tanh(self.up(x))
+        torch.exp(self.state(hidden)) * scale
+        return x + hidden
+
+
+class Recurring(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Recurrent() for _ in range(4))
+
+    def forward(self, x):
+        scale = torch.exp(x.mean())
+        for block in self.blocks:
+            x = block(x, scale)
+        return squares(x)
+
+
+@pytest.mark.parametrize("text", ["0 1 2 3", "[0] [1] [2] [3]", "[0 1] [2 3]", "[[0 1] 2] 3"])
+def test_what_is_saved_for_a_result_that_nobody_wants_is_kept_by_no_plan(text):
+    assert above_bytes(Recurring(), text) == 0
+
+
 def test_a_model_without_memory_is_told_so():
     with pytest.raises(strategies.Unsupported, match=r"on the meta device, .*to_empty"):
         strategies.apply(Chain().to("meta"), "auto", budget="50%", example=torch.randn(4, WIDTH))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from strategies.execution.chain import Chain
 from strategies.profiling.watched import Watched, after
 from strategies.schedules.modes import PS
+from strategies.schedules.profile import Casts
 
 
 def untracked_bytes(normal: Watched, like: Sequence[int]) -> int:
@@ -29,14 +30,18 @@ def untracked_bytes(normal: Watched, like: Sequence[int]) -> int:
     return max(0, untracked("start", "forward done") + more)
 
 
-def lingering_bytes(normal: Watched, like: Sequence[int]) -> list[int]:
+def lingering_bytes(normal: Watched, like: Sequence[int], casts: Mapping[int, Casts]) -> list[int]:
     """What more would be alive as each block is entered, and at the tail, had every block run.
 
-    Autocast keeps its copies of weights until it ends, saved or not.
+    Autocast keeps its copies of weights until it ends, saved or not: where that is before the tail,
+    there are none at it.
     """
     own = [normal.gained_bytes(f"enter {index}", f"leave {index}") for index in range(len(like))]
-    more = (own[other] - own[index] for index, other in enumerate(like))
-    return list(itertools.accumulate(more, initial=0))
+    more = [own[other] - own[index] for index, other in enumerate(like)]
+    here = enumerate(more)  # one that ran after all adds nothing
+    gone = [bool(extra) * casts[index].gone_bytes(len(like)) for index, extra in here]
+    *before, tail = itertools.accumulate(more, initial=0)
+    return [*before, tail - sum(gone)]
 
 
 def fixed_s(normal: Watched, blocks: int) -> float:

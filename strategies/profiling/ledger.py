@@ -11,7 +11,9 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch._C import _autograd
 
 from strategies.execution.dispatch import in_recompute
 from strategies.execution.tensors import dense_parts, tensors_in
@@ -49,6 +51,7 @@ class Ledger(FlopCounter):
         alive: bytes held after each birth or death, in order.
         marks: moments named by `mark`.
         scratch: of kernels that only are simulated; default: what ``rates`` say.
+        recomputed: called when the first operator comes that follows a recompute.
     """
 
     def __init__(self, rates: Rates | None = None, scratch: Scratch | None = None) -> None:
@@ -59,7 +62,9 @@ class Ledger(FlopCounter):
         self.alive_bytes = 0
         self.alive: list[int] = []
         self.marks: list[Mark] = []
+        self.recomputed: Callable[[], None] = lambda: None
         self._known: set[int] = set()
+        self._runs_again = False
 
     def adopt(self, tensors: Iterable[Tensor]) -> int:
         """Count tensors that existed before; returns how many bytes they add."""
@@ -97,6 +102,9 @@ class Ledger(FlopCounter):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator, count its FLOPs and what it made."""
+        ran_again, self._runs_again = self._runs_again, _runs_again()
+        if ran_again and not self._runs_again:
+            self.recomputed()
         before = self.flops
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if self.rates is not None:
@@ -145,6 +153,12 @@ class Ledger(FlopCounter):
     def _change(self, delta_bytes: int) -> None:
         self.alive_bytes += delta_bytes
         self.alive.append(self.alive_bytes)
+
+
+def _runs_again() -> bool:
+    """Whether forward is on its way again, in whose hooks and functions no gradient is recorded."""
+    in_backward = torch._C._current_graph_task_id() != -1
+    return bool(in_backward and _autograd._top_saved_tensors_default_hooks(True))
 
 
 def traffic_bytes(func: Any, inputs: Any, out: Any) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,9 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.tensors import dense_parts, tensors_in
 from strategies.profiling.ledger import Ledger
-from strategies.profiling.saved import hooks, nothing
+from strategies.profiling.saved import Slip, hooks, nothing
 from strategies.profiling.step import Step
-from strategies.schedules.profile import Shared
+from strategies.schedules.profile import Casts, Shared
 
 _RESIDENT, _BEFORE = -2, -1
 
@@ -38,6 +38,7 @@ class _Life:
     until: int | None = None
     inside: bool = False
     returned: bool = False
+    is_cast: bool = False
     saved_by: set[int] = dataclasses.field(default_factory=set)
     read_by: set[int] = dataclasses.field(default_factory=set)
     between: set[int] = dataclasses.field(default_factory=set)
@@ -52,17 +53,24 @@ class Passed:
         apart: blocks that are given something else than what the block before returned.
         copies: of those, the ones whose boundary lies in other memory, too.
         shared: see `ChainProfile`.
+        casts: see `BlockCost`, by block; of those that were passed by there are none.
     """
 
     input_bytes: tuple[int, ...]
     apart: frozenset[int]
     copies: frozenset[int]
     shared: tuple[Shared, ...]
+    casts: Mapping[int, Casts]
 
     def own_bytes(self, index: int, *, saved: bool) -> int:
         """Of what a block makes for itself and somebody else holds; ``saved``: what it saves."""
         own = (one for one in self.shared if one.inside and one.born == index)
         return sum(one.size_bytes for one in own if not saved or index in one.saved_by)
+
+    def for_all(self, like: Sequence[int]) -> Passed:
+        """The same, blocks that were passed by as those that ran for them."""
+        casts = {index: self.casts[other] for index, other in enumerate(like)}
+        return dataclasses.replace(self, casts=casts)
 
     @property
     def beside(self) -> frozenset[int]:
@@ -109,7 +117,9 @@ class _Watcher(Ledger):
         self.lives: dict[int, _Life] = {}
         self.crossing: list[_Life] = []
         self.outliving: list[_Life] = []
+        self.casts: list[_Life] = []
         self.returned: list[weakref.ref[Tensor]] = []
+        self.slips: list[tuple[_Life, weakref.ref[Slip]]] = []
         self.output: _Life | None = None
         self.apart: set[int] = set()
         self.copies: set[int] = set()
@@ -128,7 +138,24 @@ class _Watcher(Ledger):
         if life is not None:
             life.until = self.position + 1
             self._outlive([life])
+            if life.is_cast and life.inside and life.until > life.born + 1:
+                self.casts.append(life)
         super().died(key, size_bytes)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator; note what is a weight in another dtype."""
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func is torch.ops.aten._to_copy.default:
+            weights = (life for life in self._lives(args[:1]) if life.born == _RESIDENT)
+            for life, _ in zip(self._lives([out]), weights, strict=False):
+                life.is_cast = True
+        return out
 
     def _outlive(self, lives: Iterable[_Life]) -> None:
         """Of what a block made for itself, note what is there when forward is over.
@@ -138,13 +165,15 @@ class _Watcher(Ledger):
         own = (life for life in lives if life.inside and not life.crosses)
         self.outliving += [one for one in own if one.until is None or one.between]
 
-    def pack(self, tensor: Tensor) -> None:
+    def pack(self, tensor: Tensor) -> Slip:
         """Who saves it; nothing is saved."""
+        slip = Slip()
         for life in self._lives([tensor]):
             if self.inside:
-                life.saved_by.add(self.position)
+                self.slips.append((life, weakref.ref(slip)))
             else:
                 life.between.add(min(self.position + 1, self.count))
+        return slip
 
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         """A block begins."""
@@ -175,6 +204,9 @@ class _Watcher(Ledger):
         """A block ends; what it hands on may not be what the next one takes."""
         del index
         self.inside = False
+        for life in (life for life, slip in self.slips if slip()):
+            life.saved_by.add(self.position)
+        self.slips.clear()
         self.output = self._life(output)
         self.output.returned = True
         self._cross(self.output)
@@ -213,6 +245,16 @@ class _Watcher(Ledger):
                 for number, life in enumerate([*self.crossing, *self.outliving])
                 if (shared := self._shared(number, life))
             ),
+            {index: self._casts(index) for index in range(self.count)},
+        )
+
+    def _casts(self, index: int) -> Casts:
+        own = [life for life in self.casts if life.born == index]
+        saved_bytes = sum(life.size_bytes for life in own if index in life.saved_by)
+        return Casts(
+            saved_bytes=saved_bytes,
+            other_bytes=sum(life.size_bytes for life in own) - saved_bytes,
+            until=max((life.until or 0 for life in own), default=0),
         )
 
     def _shared(self, number: int, life: _Life) -> Shared | None:

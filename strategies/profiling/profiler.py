@@ -88,6 +88,7 @@ def profile_chain(
         if alike.stands_for({one.born for one in passed.shared if one.inside}):
             alike = each(chain)  # blocks that are passed by make nothing of the kind
             passed = watch_lives(step, chain)
+        passed = passed.for_all(alike.like)
         alike = alike.without(passed.beside)
         if how.scratch not in (None, "cpu"):
             run_once(step)  # what libraries keep from then on is no scratch
@@ -168,8 +169,9 @@ class _Passes:
             for i, (block, source) in enumerate(zip(own, like, strict=True), start=1)
         )
         blocks = tuple(without_own(block, passed, i) for i, block in enumerate(blocks))
+        blocks = tuple(dataclasses.replace(b, casts=passed.casts[i]) for i, b in enumerate(blocks))
         bare = _assemble(blocks, normal, saved, (chain.borders, passed))
-        profile = balanced(bare, normal, lingering_bytes(normal, like))
+        profile = balanced(bare, normal, lingering_bytes(normal, like, passed.casts))
         return dataclasses.replace(
             profile,
             head_saved_bytes=profile.head_saved_bytes + untracked_bytes(normal, like),
@@ -235,6 +237,7 @@ def _block_cost(
         output_bytes=output_bytes,
         unsaved_working_bytes=recomputed.working_bytes(enter, recomputed.next(index)),
         recompute_working_bytes=recomputed.working_bytes(begin, end),
+        again_working_bytes=recomputed.again_working_bytes(index),
         gradient_bytes=gradient_bytes,
         forward_flops=normal.flops(enter, leave),
         last_recompute_flops=recomputed.recompute_flops(begin, end),

@@ -42,6 +42,50 @@ class Saved:
     input_bytes: int
 
 
+class Slip:
+    """What a graph holds in the place of what it saved, and nobody else: it goes when that goes.
+
+    A block may compute what it hands to nobody, as a last state: what is saved for that is free
+    again when the block has run.
+
+    Attributes:
+        tensor: what backward finds.
+    """
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: Tensor | None = None) -> None:
+        self.tensor = tensor
+
+    def unpack(self) -> Tensor:
+        """For a hook of autograd."""
+        assert self.tensor is not None
+        return self.tensor
+
+
+class Slips:
+    """Of what a block saved, by storage: what of it a graph still holds.
+
+    Attributes:
+        sizes: of each storage, in bytes.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: dict[int, int] = {}
+        self._slips: dict[int, list[weakref.ref[Slip]]] = {}
+
+    def add(self, tensor: Tensor, slip: Slip) -> None:
+        """A graph saves a tensor."""
+        key = storage_key(tensor)
+        self.sizes[key] = unique_bytes([tensor])
+        self._slips.setdefault(key, []).append(weakref.ref(slip))
+
+    def held(self) -> dict[int, int]:
+        """Bytes of each storage that a graph holds now."""
+        there = (key for key, slips in self._slips.items() if any(slip() for slip in slips))
+        return {key: self.sizes[key] for key in there}
+
+
 def watch_saved(step: Step, chain: Chain) -> Saved:
     """List what one forward saves.
 
@@ -49,7 +93,7 @@ def watch_saved(step: Step, chain: Chain) -> Saved:
         Unsupported: a block runs more than once, or out of order.
     """
     watcher = _SavedWatcher(step)
-    saved_hooks = torch.autograd.graph.saved_tensors_hooks(watcher.pack, lambda tensor: tensor)
+    saved_hooks = torch.autograd.graph.saved_tensors_hooks(watcher.pack, Slip.unpack)
     with hooks(chain, watcher.enter, watcher.leave), saved_hooks:
         loss = step.forward()
     del loss
@@ -66,7 +110,7 @@ class _SavedWatcher:
         self.before: set[int] = set()  # saved outside the blocks: tables and masks that they share
         self.order: list[int] = []
         self.kept: list[Kept] = []
-        self.saved: dict[int, int] = {}
+        self.saved = Slips()
         self.inside = False
         self.boundary: tuple[int, int] = (0, 0)
         self.input_bytes = 0
@@ -75,19 +119,20 @@ class _SavedWatcher:
         # and no collector sees a circle that runs through it.
         self.alive: list[torch.UntypedStorage] = []
 
-    def pack(self, tensor: Tensor) -> Tensor:
+    def pack(self, tensor: Tensor) -> Slip:
         key = storage_key(tensor)
+        # A saved output, kept as it is, holds its own graph, and no collector sees that circle.
+        slip = Slip(tensor.detach())
         self.alive += [part.untyped_storage() for part in dense_parts(tensor)]
         if not self.inside:
             self.tail_keeps_input |= bool(self.order) and key == self.boundary[0]
             self.before.add(key)
         elif key not in self.resident and key not in self.before:
-            self.saved[key] = unique_bytes([tensor])
-        # A saved output, kept as it is, holds its own graph, and no collector sees that circle.
-        return tensor.detach()
+            self.saved.add(tensor, slip)
+        return slip
 
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
-        self.inside, self.saved = True, {}
+        self.inside, self.saved = True, Slips()
         self.order.append(index)
         if index == 0:
             self.head_keeps_output = storage_key(boundary) in self.before | self.resident
@@ -100,13 +145,13 @@ class _SavedWatcher:
 
     def leave(self, index: int, output: Tensor) -> None:
         del index
-        key = storage_key(output)
-        inner = {k: size for k, size in self.saved.items() if k not in (key, self.boundary[0])}
+        key, saved = storage_key(output), self.saved.held()
+        inner = {k: size for k, size in saved.items() if k not in (key, self.boundary[0])}
         self.kept.append(
             Kept(
                 saved_bytes=sum(inner.values()),
-                keeps_input=self.boundary[0] in self.saved,
-                keeps_output=key in self.saved,
+                keeps_input=self.boundary[0] in saved,
+                keeps_output=key in saved,
                 output_bytes=unique_bytes([output]),
             )
         )

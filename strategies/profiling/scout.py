@@ -20,12 +20,11 @@ from torch.utils._pytree import tree_flatten
 
 from strategies.execution.chain import Chain
 from strategies.execution.stand_in import StandIn
-from strategies.execution.tensors import dense_parts, fills_memory, storage_key, tensors_in
+from strategies.execution.tensors import fills_memory, storage_key, tensors_in
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.kinds import Kind, kinds_of, plain_or_none
-from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.passage import Form, Record, reached, signature_of
-from strategies.profiling.saved import nothing
+from strategies.profiling.saved import Slip, Slips, nothing
 from strategies.profiling.scouted import Before, Operators
 from strategies.profiling.step import Step
 
@@ -171,7 +170,7 @@ class _Log:
         self.operators = Operators()
         self.ready: dict[Hashable, tuple[int, Record]] = {}
         self.records: dict[int, Record] = {}
-        self.saved: dict[int, Tensor] = {}
+        self.saved = Slips()
         self.inside = False
         self.inner: list[tuple[int, weakref.ref[torch.UntypedStorage]]] = []
 
@@ -179,10 +178,12 @@ class _Log:
         """Every block's forward comes here."""
         return [_Scouted(b, i, self).install() for i, b in enumerate(chain.blocks)]
 
-    def pack(self, tensor: Tensor) -> None:
+    def pack(self, tensor: Tensor) -> Slip:
         """Note what the block that runs saves; no graph, so that no circle."""
+        slip = Slip()
         if self.inside:
-            self.saved[storage_key(tensor)] = dense_parts(tensor)[0].detach()
+            self.saved.add(tensor, slip)
+        return slip
 
     def call(self, block: _Scouted, args: Any, kwargs: Any) -> Any:
         """One block's forward, run or not."""
@@ -206,7 +207,7 @@ class _Log:
 
     def leaked(self) -> set[int]:
         """Storages that blocks made, did not hand on, and that somebody holds all the same."""
-        self.operators.born, self.saved = {}, {}
+        self.operators.born = {}
         return {key for key, reference in self.inner if reference() is not None}
 
     def _settle(self, index: int, key: Hashable) -> None:
@@ -219,7 +220,7 @@ class _Log:
         self, block: _Scouted, signature: Hashable, args: Any, kwargs: Any
     ) -> tuple[Any, Record | None]:
         """Run a block; its record, if that says everything."""
-        self.saved, self.operators.calls, self.operators.born = {}, [], {}
+        self.saved, self.operators.calls, self.operators.born = Slips(), [], {}
         before = Before.of(block.module, args, kwargs)
         self.inside = True
         try:
@@ -247,16 +248,17 @@ class _Log:
             return None
         keys = {storage_key(tensor): number for number, tensor in enumerate(made)}
         inputs = {storage_key(leaves[number]): number for number in arguments.values()}
-        inner = self.saved.keys() - keys.keys() - inputs.keys() - self.resident
+        saved = self.saved.held()
+        inner = saved.keys() - keys.keys() - inputs.keys() - self.resident
         if not inner <= self.operators.born.keys():
             return None  # it saves what somebody else made
         return Record(
             signature=signature,
             spec=spec,
             outputs=tuple(_described(leaf, arguments) for leaf in outputs),
-            saved_arguments=tuple(n for key, n in inputs.items() if key in self.saved),
-            saved_outputs=tuple(n for key, n in keys.items() if key in self.saved),
-            saved_bytes=unique_bytes(self.saved[key] for key in inner),
+            saved_arguments=tuple(n for key, n in inputs.items() if key in saved),
+            saved_outputs=tuple(n for key, n in keys.items() if key in saved),
+            saved_bytes=sum(saved[key] for key in inner),
             learning=tuple(sorted(arguments[identity] for identity in ends[0])),
             parameters=tuple(sorted(ends[1])),
         )

@@ -45,6 +45,12 @@ class Watched:
             return tensors_bytes
         return max(tensors_bytes, self.allocator.working_bytes(begin, end))
 
+    def again_working_bytes(self, index: int) -> int | None:
+        """Most alive in the recompute of a block's group alone; ``None``: there was none."""
+        begin, end = f"backward {index}", f"recomputed {index}"
+        there = any(mark.name == end for mark in self.ledger.marks)
+        return self.working_bytes(begin, end) if there else None
+
     def reaches(self, index: int) -> bool:
         """Whether a gradient comes to a block."""
         return self.at(f"backward {index}").event < self.at(after(index)).event
@@ -98,6 +104,7 @@ def watch_step(
     """
     step.drop_gradients()
     moments = _Moments(len(chain), ledger, trace)
+    ledger.recomputed = moments.recomputed
     with hooks(chain, moments.enter, moments.leave), trace or contextlib.nullcontext():
         if isinstance(step, ExampleStep):
             step.renew_output()  # the allocator tells no death of what was born before the trace
@@ -117,6 +124,7 @@ class _Moments:
         self.count, self.ledger, self.trace = count, ledger, trace
         self.seen: set[str] = set()
         self.spans = Spans()
+        self.reached = count
 
     def mark(self, name: str) -> None:
         """This moment, if it is the first of that name."""
@@ -128,8 +136,13 @@ class _Moments:
 
     def reach(self, index: int) -> None:
         """A gradient is at a block; at those behind it that have not seen one, none will be."""
+        self.reached = index
         for later in reversed(range(index, self.count)):
             self.mark(f"backward {later}")
+
+    def recomputed(self) -> None:
+        """A block has run again, and its backward begins."""
+        self.mark(f"recomputed {self.reached}")
 
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         """A block's forward begins."""

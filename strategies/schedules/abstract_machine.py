@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
+from strategies.schedules.alive import AGAIN, Alive
 from strategies.schedules.link import Link
 from strategies.schedules.modes import Mode
 from strategies.schedules.plan import Node, Plan, first, groups_in, leaves
 from strategies.schedules.profile import ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
-from strategies.schedules.sharing import Sharing
 
 
-class Machine:
+class Machine(Alive):
     """Bytes held, step by step."""
 
     def __init__(self, profile: ChainProfile, resting: list[int], schedule: Schedule) -> None:
-        self.profile, self.resting, self.schedule = profile, resting, schedule
-        self.alive_bytes = profile.resident_bytes
-        self.peak_bytes, self.peak_phase = self.alive_bytes, "start"
+        super().__init__(profile)
+        self.resting, self.schedule = resting, schedule
         self.recompute_flops, self.recompute_s = 0, 0.0
         self.link = Link(profile, schedule)
-        self.sharing, self.is_forward = Sharing(profile, self.hold, self.drop), True
-        self.holders = [0] * len(self.sharing.sizes)
-        self.copied: int | None = None  # the boundary of whose copy `holders` counts the holders
-        self.of_original = 0  # holders of that boundary itself
 
     def mode(self, index: int) -> Mode:
         """How a block runs that runs so that its backward can follow."""
         return self.profile.blocks[index].mode(self.schedule.mode(index))
-
-    def visit(self, working_bytes: int, phase: str) -> None:
-        """Something needs ``working_bytes`` above what is alive."""
-        if self.alive_bytes + working_bytes > self.peak_bytes:
-            self.peak_bytes, self.peak_phase = self.alive_bytes + working_bytes, phase
-
-    def hold(self, boundary: int) -> None:
-        """One more reason for a boundary, or another tensor, to be alive."""
-        if not self.holders[boundary]:
-            self.alive_bytes += self.sharing.sizes[boundary]
-        self.holders[boundary] += 1
-
-    def drop(self, boundary: int) -> None:
-        """One reason less."""
-        self.holders[boundary] -= 1
-        assert self.holders[boundary] >= 0
-        if not self.holders[boundary]:
-            self.alive_bytes -= self.sharing.sizes[boundary]
-
-    def pass_back(self, boundary: int) -> None:
-        """One reason less: the model's own, which saved the original of what was copied."""
-        if boundary != self.copied:
-            self.drop(boundary)
-            return
-        self.of_original -= 1
-        if not self.of_original:
-            self.alive_bytes -= self.sharing.sizes[boundary]
 
     def repeat_for(self, seconds: float) -> None:
         """Work done again takes time."""
@@ -113,9 +81,10 @@ class Machine:
                 self.send(first(node))
         self.land()
         last = len(profile.blocks)
-        self.sharing.reach(last)
+        self.enter(last)
         self.sharing.reach(last + 1)
         self.visit(profile.tail_working_bytes, "tail")
+        self.end_casts(last + 1)
         self.alive_bytes += profile.tail_saved_bytes
         if profile.tail_keeps_input:
             self.hold(last)
@@ -162,17 +131,8 @@ class Machine:
             self.hold(index + 1)
         own_bytes = self.sharing.save(index, again=mode.name != ALL, anew=not self.is_forward)
         self.alive_bytes += own_bytes  # which sharing changed meanwhile
+        self.cast(index, mode)
         self.leave(index)
-
-    def enter(self, index: int) -> None:
-        """In forward, the model is there."""
-        if self.is_forward:
-            self.sharing.reach(index)
-
-    def leave(self, index: int) -> None:
-        """And has run the block."""
-        if self.is_forward:
-            self.sharing.leave(index)
 
     def run_unsaved(self, node: Node) -> None:
         """A forward inside a checkpoint: only the boundary that is handed on is held."""
@@ -181,6 +141,7 @@ class Machine:
             self.enter(index)
             self.visit(block.unsaved_working_bytes, f"forward {index}")
             self.hold(index + 1)
+            self.cast(index)
             self.leave(index)
             self.drop(index)
 
@@ -251,6 +212,7 @@ class Machine:
             self.last_of_group(group[-1])
             self.alive_bytes -= states_bytes
         else:
+            self.end_casts(AGAIN)
             self.alive_bytes -= states_bytes
             self.unwind(group[-1])
         for child in reversed(group[:-1]):
@@ -267,7 +229,11 @@ class Machine:
         block = self.profile.blocks[index]
         if not block.modes[0].keeps_input:
             self.drop(index)
-        self.visit(block.recompute_working_bytes, f"recompute {index}")
+        working_bytes = block.recompute_working_bytes
+        again_bytes = block.again_working_bytes
+        self.visit(working_bytes if again_bytes is None else again_bytes, f"recompute {index}")
+        self.end_casts(AGAIN)
+        self.visit(working_bytes, f"recompute {index}")
         if block.modes[0].keeps_input:
             self.drop(index)
         self.recompute_flops += block.last_recompute_flops

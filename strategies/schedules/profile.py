@@ -12,7 +12,28 @@ import math
 
 from strategies.schedules.modes import BlockOperators, Mode, kept_by
 from strategies.schedules.plan import Plan
-from strategies.schedules.schedule import HOST, Schedule
+from strategies.schedules.schedule import ALL, HOST, Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Casts:
+    """Copies of a block's weights that autocast makes, and holds until it ends.
+
+    In forward that is the end of the caller's; a recompute of a group runs in one of its own.
+
+    Attributes:
+        saved_bytes: of those that the block keeps for its backward in mode ``all``, too.
+        other_bytes: of the others: no gradient has a bias as a factor.
+        until: the position at which autocast has ended in forward, as in `Shared`.
+    """
+
+    saved_bytes: int = 0
+    other_bytes: int = 0
+    until: int = 0
+
+    def gone_bytes(self, position: int) -> int:
+        """Of copies that no backward needs, what is over at a position."""
+        return self.other_bytes * (self.until <= position)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +46,7 @@ class BlockCost:
         output_bytes: the boundary that the block hands on, as the next one takes it.
         unsaved_working_bytes: during a forward inside a checkpoint, which keeps nothing.
         recompute_working_bytes: during recompute and backward of a group of this block alone.
+        again_working_bytes: during that recompute, before its backward; ``None``: not told apart.
         gradient_bytes: that its backward leaves alive: gradients of parameters, and of what other
             blocks are given too; less than zero where such a one comes to its end.
         forward_flops: of one forward.
@@ -33,6 +55,7 @@ class BlockCost:
         backward_s: time of one backward in the fastest mode, repeated work not counted.
         last_recompute_s: time of a recompute that stops at the block's last saved tensor.
         operators: what the block's operators cost, for solvers that choose among them.
+        casts: what autocast holds when it has run.
     """
 
     modes: tuple[Mode, ...]
@@ -46,6 +69,20 @@ class BlockCost:
     backward_s: float = 0.0
     last_recompute_s: float = 0.0
     operators: BlockOperators | None = None
+    again_working_bytes: int | None = None
+    casts: Casts = Casts()
+
+    def cast_bytes(self, mode: Mode | None) -> int:
+        """Of copies of weights that are held, when it has run, beside what it keeps.
+
+        Args:
+            mode: in which it ran; ``None``: in a group, in which it keeps nothing. A policy that
+                was watched as a whole is charged with them as kept; compiled blocks cast inside.
+        """
+        if (mode or self.modes[0]).name == ALL:
+            return self.casts.other_bytes + (0 if mode else self.casts.saved_bytes)
+        chosen = mode is not None and kept_by(mode.name) is not None
+        return chosen * (self.casts.other_bytes + self.casts.saved_bytes)
 
     def mode(self, name: str) -> Mode:
         """The mode of that name; of ``keep(…)``, worked out from the operators.

@@ -27,6 +27,7 @@ from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 from strategies.schedules.solution import Solution
 from strategies.solvers import highs, leanest, optimal
+from strategies.solvers.selective_ops_casts import HeldCasts
 from strategies.solvers.selective_ops_tensors import (
     Choices,
     backward_moments,
@@ -125,11 +126,11 @@ class Programme:
         boundaries: [i] boundary i.
         passed: tensors with other readers: their place alone does not say when they are alive.
         below: [i] bytes that blocks before i keep, `passed` aside, in the programme's unit.
+        casts: what autocast holds besides.
     """
 
     def __init__(self, profile: ChainProfile, budget_bytes: int, gap: float) -> None:
-        self.profile, self.count = profile, len(profile.blocks)
-        self.budget_bytes = budget_bytes
+        self.profile, self.count, self.budget_bytes = profile, len(profile.blocks), budget_bytes
         self.room = float(budget_bytes - profile.resident_bytes - profile.head_saved_bytes)
         self.unit = 2.0 ** math.frexp(max(1.0, self.room))[1]
         self.second = max(block.last_recompute_s for block in profile.blocks) or 1.0
@@ -140,9 +141,11 @@ class Programme:
         self.boundaries = tensors[: self.count + 1]
         self.passed = [tensor for tensor in tensors if tensor.life in profile.shared]
         self.below = [self.part(0)]
+        self.casts = HeldCasts(profile, self.part, self._sum)
         for index in range(self.count):
             self.couple(index)
             self.below.append(self._sum([self.below[index], *self.saved(index)]))
+            self.casts.follow(index, self.choices[index].whole)
             if not is_between(index, self.choices, self.passed):
                 self._fit(index)
         self._fit_tail()
@@ -201,6 +204,7 @@ class Programme:
         others = (tensor for tensor in self.passed if tensor.life.boundary != own)
         return [
             self.below[own],
+            *self.casts.before(own),
             *(self.part(tensor.size_bytes, tensor.in_forward(position)) for tensor in others),
         ]
 
@@ -244,10 +248,10 @@ class Programme:
 
     def _fit_tail(self) -> None:
         profile, last_bytes = self.profile, self.profile.boundary_bytes(self.count)
-        before, behind = self.before(self.count + 1), self.behind(self.count)
-        self._within(*before, self.part(last_bytes + profile.tail_working_bytes))
-        backward_bytes = profile.tail_saved_bytes + profile.tail_backward_working_bytes
-        self._within(*behind, self.part(backward_bytes))
+        tail = self.part(last_bytes + profile.tail_working_bytes)
+        self._within(*self.before(self.count + 1), tail)
+        kept, needed = profile.tail_saved_bytes, profile.tail_backward_working_bytes
+        self._within(*self.behind(self.count), self.part(kept + needed))
 
     # The solution.
 
@@ -271,9 +275,7 @@ class Programme:
         if not optimal.fixed_terms_fit(self.profile, self.budget_bytes):
             return None
         self.model.minimize(highs.total(self.cost()))
-        if not highs.is_feasible(self.model):
-            return None
-        return self._schedule(), self.bound_s()
+        return (self._schedule(), self.bound_s()) if highs.is_feasible(self.model) else None
 
     def bound_s(self) -> float:
         """On the repeated seconds; once it is solved."""
