@@ -42,7 +42,7 @@ def ordered(chain: Chain, step: Step) -> Chain:
 def _runs(order: list[int], tower: Sequence[int]) -> bool:
     """Whether a tower's blocks run once each, and nothing between them, or again and again."""
     calls = [at for at in order if at in tower]
-    if not set(calls) == set(tower) or not tower:
+    if not tower or set(calls) != set(tower):
         return False
     begin = order.index(calls[0])
     return len(calls) > len(tower) or order[begin : begin + len(tower)] == list(tower)

@@ -83,8 +83,8 @@ def profile_chain(
     before = any(map(is_compiled, chain.blocks))
     if before and chain.repeats:
         raise Unsupported(
-            "blocks that are compiled and run several times in one forward are not planned for; plan"
-            f" for them as they are, uncompiled; or {INSTEAD}"
+            "blocks that are compiled and run several times in one forward are not planned for;"
+            f" plan without compile_blocks, or {INSTEAD}"
         )
     policies = ((), ()) if before else (modes, assigned)
     with eagerly(chain.blocks), installed(lambda: update_room.install(step)):
