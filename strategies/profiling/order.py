@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from strategies.execution.chain import Chain, of_calls
+from strategies.profiling.saved import nothing
 from strategies.profiling.step import Step
 
 
@@ -26,6 +27,8 @@ def ordered(chain: Chain, step: Step) -> Chain:
         chain: its blocks, each once or, where a list holds one several times, as often.
         step: a forward of it is watched.
     """
+    if any(parameter.is_meta for parameter in step.model.parameters()):
+        return chain  # which cannot run, and is refused
     blocks = list(dict.fromkeys(chain.blocks))
     first = [chain.blocks.index(block) for block in blocks]
     order = [first[number] for number in _running_order(blocks, step)]
@@ -58,10 +61,10 @@ def _running_order(blocks: Sequence[nn.Module], step: Step) -> list[int]:
                 order.append(index)
 
             stack.callback(block.register_forward_pre_hook(hook).remove)
-        with torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing):  # takes no memory
+        with torch.autograd.graph.saved_tensors_hooks(_nothing, nothing):  # takes no memory
             step.forward()
     return order
 
 
 def _nothing(_: Any) -> Any:
-    """Of a graph that is never run backward."""
+    """Kept of a tensor that a graph wants."""
