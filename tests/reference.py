@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 import strategies
 from strategies.contract.budgeted import Budgeted
-from strategies.profiling.step import ExampleStep
+from strategies.profiling.order import ordered
+from strategies.profiling.step import ExampleStep, preserved
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.profile import ChainProfile
@@ -35,7 +36,7 @@ class Reference:
     Attributes:
         case: the model and its input.
         state: parameters and buffers at the start.
-        in_order: every block runs once, in the chain's order.
+        in_order: every block runs once, in the chain's order, or one several times.
         draws: a step takes random numbers.
     """
 
@@ -52,7 +53,7 @@ class Reference:
         model(data)
         self.draws = not torch.equal(before, torch.get_rng_state())
         once = len(set(map(id, ran))) == len(ran)
-        self.in_order = once and ran == [block for block in chain.blocks if block in ran]
+        self.in_order = not once or ran == [block for block in chain.blocks if block in ran]
         self._steps: dict[tuple[str, bool], Result] = {}
 
     def step(self, mode: str = TRAIN, *, training: bool = True) -> Result:
@@ -112,7 +113,10 @@ class Reference:
         if not isinstance(strategy, Budgeted) or not self.in_order:
             return None
         profile = self.listed if strategy.operators else self.profile
-        return dataclasses.replace(strategies.find_chain(model), profile=profile)
+        step = ExampleStep(model, self.case.input())
+        with preserved(model):
+            chain = ordered(strategies.find_chain(model), step)
+        return dataclasses.replace(chain, profile=profile)
 
 
 @functools.lru_cache(maxsize=2)

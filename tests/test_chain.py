@@ -560,9 +560,9 @@ def test_towers_are_planned_for_in_the_order_in_which_they_run():
     model = Backwards()
     wanted = step(model, rows)
     with strategies.apply(model, "optimal(budget='100%')", example=rows) as applied:
-        assert applied.chain.paths == ("encoder", "decoder")
-        assert applied.chain.borders == (3,)
-        assert any("the blocks of shared" in note for note in applied.notes)
+        assert applied.chain.paths == ("encoder", "shared", "decoder", "shared")
+        assert applied.chain.borders == (3, 5, 7)
+        assert not applied.chain.left_out
         assert_same(step(model, rows), wanted)
     for spec in ("every_layer", "sqrt", "recursive", "every_k(k=2)"):
         with strategies.apply(model, spec) as applied:

@@ -172,8 +172,8 @@ def _prepared(model: nn.Module, strategy: Strategy, chain: Chain) -> Prepared:
     schedule, notes = planned.schedule.split(chain.borders), list(planned.notes)
     if chain.left_out:
         notes.append(
-            "without a plan, because they lie in other blocks, are TorchScript, or do not run once"
-            f" each, one after the other: the blocks of {', '.join(chain.left_out)}"
+            "without a plan, because they lie in other blocks, are TorchScript, or do not run one"
+            f" after the other: the blocks of {', '.join(chain.left_out)}"
         )
     nothing = all(isinstance(node, int) for node in schedule.plan)
     if storage and storage.everywhere and nothing:

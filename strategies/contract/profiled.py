@@ -15,7 +15,7 @@ from strategies.contract import caches, dropped
 from strategies.contract.compiled_around import check_planned
 from strategies.contract.registry import get
 from strategies.contract.strategy import Strategy
-from strategies.execution.chain import Chain, find_chain
+from strategies.execution.chain import Chain, find_chain, in_copy
 from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import compile_all
 from strategies.execution.undo import installed
@@ -79,11 +79,10 @@ def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
     mode = FakeTensorMode()
     fake = step.faked(mode)
     with mode:
-        fake_chain = strategy.profiled(ordered(find_chain(fake.model, chain.paths), fake), fake)
+        fake_chain = strategy.profiled(ordered(in_copy(chain, fake.model), fake), fake)
     assert fake_chain.profile is not None
     profile = dataclasses.replace(fake_chain.profile, faked=True)
-    real = find_chain(step.model, fake_chain.paths)
-    return dataclasses.replace(real, profile=profile, left_out=fake_chain.left_out)
+    return dataclasses.replace(in_copy(fake_chain, step.model), profile=profile)
 
 
 def _updated(chain: Chain, step: ExampleStep) -> Chain:

@@ -28,6 +28,9 @@ from strategies.schedules.profile import ChainProfile
 class Chain:
     """The blocks of a model in running order, and the containers that hold them.
 
+    A block that runs several times in one forward is there as often, where that is known
+    (`of_calls`): what is planned for are its calls.
+
     Attributes:
         containers: the ``ModuleList`` or ``Sequential`` modules, in running order.
         paths: each container's dotted path in the model.
@@ -58,6 +61,11 @@ class Chain:
         """The blocks, or what holds them as parts: where a sub-module is looked for by its name."""
         lists = (c.holders if isinstance(c, Parts) else children(c) for c in self.containers)
         return list(itertools.chain(*lists))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a block is in several places, all of which run its one forward."""
+        return len(set(self.blocks)) < len(self)
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -111,6 +119,33 @@ def of_towers(towers: Sequence[Tower]) -> Chain:
         names=tuple(names),
         borders=tuple(itertools.accumulate(sizes))[:-1],
     )
+
+
+def of_calls(chain: Chain, order: Sequence[int]) -> Chain:
+    """The chain of the calls of blocks: a block that is called several times, in as many places.
+
+    Args:
+        chain: each block once.
+        order: the indices of the blocks, as they are called.
+    """
+    towers = [number for number, span in enumerate(chain.spans) for _ in span]
+    begins = [n for n, at in enumerate(order) if not n or towers[at] != towers[order[n - 1]]]
+    running = [towers[order[begin]] for begin in begins]
+    return dataclasses.replace(
+        chain,
+        containers=tuple(chain.containers[tower] for tower in running),
+        paths=tuple(chain.paths[tower] for tower in running),
+        blocks=tuple(chain.blocks[at] for at in order),
+        names=tuple(chain.names[at] for at in order),
+        borders=tuple(begins[1:]),
+    )
+
+
+def in_copy(chain: Chain, model: nn.Module) -> Chain:
+    """The same chain in a copy of its model; without the profile."""
+    blocks = tuple(map(model.get_submodule, chain.names))
+    containers = find_chain(model, chain.paths).containers
+    return dataclasses.replace(chain, containers=containers, blocks=blocks, profile=None)
 
 
 def _named(model: nn.Module, blocks: str | Sequence[str]) -> list[Tower]:

@@ -50,9 +50,7 @@ class GroupedForward(WatchingStandIn):
             return scope.output
         if scope.inside:
             return self.original(*args, **kwargs)
-        number = scope.calls[self.module]
-        scope.calls[self.module] += 1
-        position = self.positions[number % len(self.positions)]
+        position = self.positions[scope.count(self) % len(self.positions)]
         if not is_recorded():
             return self.original(*args, **kwargs)
         return self.run(scope, position, args, kwargs)

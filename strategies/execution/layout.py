@@ -23,18 +23,26 @@ from strategies.storage import Overlapped, Storage
 
 
 class SettledForward(StandIn):
-    """Of the last block: when it is over, no boundary leaves any more."""
+    """Of the last block: when its last call is over, no boundary leaves any more.
 
-    def __init__(self, module: nn.Module, tier: Overlapped) -> None:
+    Attributes:
+        tier: by which they leave.
+        times: how often the chain calls it.
+        scopes: that count its calls in each forward.
+    """
+
+    def __init__(self, module: nn.Module, tier: Overlapped, times: int, scopes: Scopes) -> None:
         super().__init__(module)
-        self.tier = tier
+        self.tier, self.times, self.scopes = tier, times, scopes
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own ``forward``."""
+        number = self.scopes.stack[-1].count(self)
         try:
             return self.original(*args, **kwargs)
         finally:
-            self.tier.settle()
+            if (number + 1) % self.times == 0:
+                self.tier.settle()
 
 
 def install(
@@ -69,7 +77,8 @@ def install(
     if model is not None and any(map(_in_frames, positions.values())):
         undos.append(RootForward(model, scopes).install())
     if storage is not None and isinstance(storage.tier, Overlapped):
-        undos.append(SettledForward(chain.blocks[-1], storage.tier).install())
+        last, times = chain.blocks[-1], len(positions[chain.blocks[-1]])
+        undos.append(SettledForward(last, storage.tier, times, scopes).install())
     return undos
 
 

@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from strategies.execution.frames import Frame
 from strategies.execution.hooks import Hooks, lifted
 from strategies.execution.met import Met
+from strategies.execution.stand_in import StandIn
 from strategies.storage import Storage
 
 
@@ -49,7 +48,7 @@ class Scope:
         depth: how many groups of each block are being recomputed.
         hooks: of that recompute.
         frames: that are open.
-        calls: how often each block was called in this forward.
+        calls: how often each block was called in this forward, by what stands in for it.
         inside: a block runs; those that it calls are parts of it.
         again: the position of the block that is to run again, what it met, and its arguments.
         output: of that block.
@@ -58,7 +57,7 @@ class Scope:
     def __init__(self, depth: int = 0, hooks: Hooks | None = None) -> None:
         self.depth, self.hooks = depth, hooks
         self.frames: dict[Group, Frame] = {}
-        self.calls: Counter[nn.Module] = Counter()
+        self.calls: Counter[StandIn] = Counter()
         self.inside = False
         self.again: tuple[Position, Met, Any, Any] | None = None
         self.output: Any = None
@@ -66,6 +65,11 @@ class Scope:
     def is_taken(self) -> bool:
         """Whether the block that was to run again did."""
         return self.again is None
+
+    def count(self, block: StandIn) -> int:
+        """A block is called; returns how often it was before."""
+        self.calls[block] += 1
+        return self.calls[block] - 1
 
     def reset(self) -> None:
         """A forward begins or ends."""

@@ -59,8 +59,9 @@ def is_fake(step: Step) -> bool:
 
 def hindrance(names: Sequence[str], step: Step, chain: Chain) -> str | None:
     """Why no block can run compiled under a budget here, or ``None``."""
-    if any(map(is_compiled, chain.blocks)):
-        return "the blocks are compiled already"
+    before = any(map(is_compiled, chain.blocks))
+    if before or chain.repeats:
+        return f"the blocks {'are compiled already' if before else 'run several times'}"
     if is_fake(step):
         return "what a compiler makes is not seen on fake tensors"
     if step.device.type != "cpu":

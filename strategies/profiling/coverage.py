@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from strategies.execution.chain import Chain, find_chain
+from strategies.execution.chain import Chain, in_copy
 from strategies.execution.containers import parts_instead
 from strategies.execution.errors import RunsBackward
 from strategies.execution.tensors import dense_parts, storage_key
@@ -42,7 +42,7 @@ class Coverage:
     def sentences(self, chain: Chain) -> Iterator[str]:
         """For a user: which blocks there are, and how much of the memory is theirs."""
         towers = zip(chain.paths, chain.spans, strict=True)
-        counts = [f"{len(span)} of {path or 'the model'}" for path, span in towers]
+        counts = [f"{_counted(chain, span)} of {path or 'the model'}" for path, span in towers]
         total_bytes = self.inside_bytes + self.outside_bytes
         share = self.inside_bytes / total_bytes if total_bytes else 0.0
         saved = f"they save {share:.0%} of what forward saves"
@@ -53,6 +53,12 @@ class Coverage:
             unused = [(p, each) for p, each, span in lists if not any(self.ran[n] for n in span)]
             remedy = parts_instead(unused)
             yield f"not run on the example, and so without effect: {', '.join(idle)}{remedy}"
+
+
+def _counted(chain: Chain, span: range) -> str:
+    """How many blocks, and calls, if these are more."""
+    blocks, calls = len({chain.blocks[index] for index in span}), len(span)
+    return f"{calls} calls of the {blocks}" if calls > blocks else str(blocks)
 
 
 def coverage(chain: Chain, step: Step) -> Coverage:
@@ -67,7 +73,7 @@ def coverage(chain: Chain, step: Step) -> Coverage:
             mode = FakeTensorMode(allow_non_fake_inputs=True)  # of a loss, labels
             fake = step.faked(mode)
             with mode:
-                return _watched(find_chain(fake.model, chain.paths), fake)
+                return _watched(in_copy(chain, fake.model), fake)
     return _watched(chain, step)
 
 

@@ -85,7 +85,7 @@ def watch_lives(step: Step, chain: Chain) -> Passed:
 
     Args:
         step: whose output is held as the training loop holds it.
-        chain: the blocks; each runs once, in order.
+        chain: the blocks, in the order in which they run.
     """
     watcher = _Watcher(len(chain))
     watcher.adopt(step.resident_tensors())

@@ -86,7 +86,7 @@ def watch_operators(
         trace: of a real CPU's allocator, to count kernels' scratch memory.
         indices: of those blocks.
     """
-    if not indices or len({id(block) for block in chain.blocks}) < len(chain):
+    if not indices or chain.repeats:
         return {}
     ledger = OperatorLedger(rates, len(chain), trace)
     with installed(lambda: _numbered(chain, ledger, indices)):

@@ -1,64 +1,70 @@
-"""In which order the towers of a model run."""
+"""In which order the blocks of a model are called."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from strategies.execution.chain import Chain, of_towers
+from strategies.execution.chain import Chain, of_calls
+from strategies.profiling.saved import nothing
 from strategies.profiling.step import Step
 
 
 def ordered(chain: Chain, step: Step) -> Chain:
-    """The towers that a plan can be made for, in the order in which they run.
+    """The calls of the blocks that a plan can be made for, in the order in which they run.
 
-    Every block must run once, those of a tower one after the other. What remains is named in
-    ``left_out``; where nothing would be left, the chain is as it was, to be refused with its order.
+    Of towers whose blocks run once, those whose blocks run one after the other; what remains is
+    named in ``left_out``. Of a tower one of whose blocks runs several times (layers that are
+    shared, an encoder for two texts), every call. Where nothing would be left, the chain is as it
+    was, to be refused with its order.
 
     Args:
-        chain: of several towers; one alone is left as it is.
+        chain: its blocks, each once or, where a list holds one several times, as often.
         step: a forward of it is watched.
     """
-    if len(chain.containers) < 2:
+    if any(parameter.is_meta for parameter in step.model.parameters()):
+        return chain  # which cannot run, and is refused
+    blocks = list(dict.fromkeys(chain.blocks))
+    first = [chain.blocks.index(block) for block in blocks]
+    order = [first[number] for number in _running_order(blocks, step)]
+    towers = [[at for at in span if at in first] for span in chain.spans]
+    runs = [_runs(order, tower) for tower in towers]
+    if not any(runs):
         return chain
-    order = _running_order(chain, step)
-    towers = enumerate(chain.spans)
-    running = {order.index(span[0]): n for n, span in towers if _runs(order, span)}
-    if not running:
-        return chain
-    places = [number for _, number in sorted(running.items())]
-    left_out = [path for n, path in enumerate(chain.paths) if n not in places]
-    running_chain = of_towers([(chain.paths[n], chain.containers[n]) for n in places])
-    return dataclasses.replace(running_chain, left_out=(*chain.left_out, *left_out))
+    planned = {at for tower, here in zip(towers, runs, strict=True) if here for at in tower}
+    left_out = [path for path, here in zip(chain.paths, runs, strict=True) if not here]
+    calls = of_calls(chain, [at for at in order if at in planned])
+    return dataclasses.replace(calls, left_out=(*chain.left_out, *left_out))
 
 
-def _runs(order: list[int], span: range) -> bool:
-    """Whether the blocks of a tower run once each, and nothing between them."""
-    if span[0] not in order:
+def _runs(order: list[int], tower: Sequence[int]) -> bool:
+    """Whether a tower's blocks run once each, and nothing between them, or again and again."""
+    calls = [at for at in order if at in tower]
+    if not tower or set(calls) != set(tower):
         return False
-    begin = order.index(span[0])
-    alone = all(order.count(index) == 1 for index in span)
-    return alone and order[begin : begin + len(span)] == list(span)
+    begin = order.index(calls[0])
+    return len(calls) > len(tower) or order[begin : begin + len(tower)] == list(tower)
 
 
-def _running_order(chain: Chain, step: Step) -> list[int]:
+def _running_order(blocks: Sequence[nn.Module], step: Step) -> list[int]:
     order: list[int] = []
     with contextlib.ExitStack() as stack:
-        for index, block in enumerate(chain.blocks):
+        for index, block in enumerate(blocks):
 
             def hook(module: nn.Module, args: Any, index: int = index) -> None:
                 del module, args
                 order.append(index)
 
             stack.callback(block.register_forward_pre_hook(hook).remove)
-        with torch.autograd.graph.saved_tensors_hooks(_nothing, _nothing):  # takes no memory
+        with torch.autograd.graph.saved_tensors_hooks(_nothing, nothing):  # takes no memory
             step.forward()
     return order
 
 
 def _nothing(_: Any) -> Any:
-    """Of a graph that is never run backward."""
+    """Kept of a tensor that a graph wants."""

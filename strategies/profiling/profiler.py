@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from strategies.execution import block_modes as modes_of
 from strategies.execution import layout
 from strategies.execution.chain import Chain
+from strategies.execution.errors import INSTEAD, Unsupported
 from strategies.execution.undo import installed
 from strategies.execution.written import written_bytes
 from strategies.profiling import update_room
@@ -62,7 +63,7 @@ def profile_chain(
     Args:
         step: runs on any device, fake tensors included; its model is under no plan. Its gradients
             are dropped; see `strategies.profiling.step.preserved`.
-        chain: the blocks; each must run once, in order.
+        chain: the blocks, in the order in which they run, one that runs several times as often.
         rates: what the operators' times are taken from; default: the step's own, or else round
             figures of the device.
         modes: op policies to profile besides ``all`` (`execution.block_modes`), those that no
@@ -75,11 +76,17 @@ def profile_chain(
             compiled before run as they are, in no other mode.
 
     Raises:
-        Unsupported: a block runs more than once, or out of order, in one forward.
+        Unsupported: a block runs more often than it is in the chain, or out of order, in one
+            forward; or one that was compiled before is in it several times.
     """
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
     how = How(rates, _seen(step) if scratch else None)
     before = any(map(is_compiled, chain.blocks))
+    if before and chain.repeats:
+        raise Unsupported(
+            "blocks that are compiled and run several times in one forward are not planned for;"
+            f" plan without compile_blocks, or {INSTEAD}"
+        )
     policies = ((), ()) if before else (modes, assigned)
     with eagerly(chain.blocks), installed(lambda: update_room.install(step)):
         alike = scout(step, chain, {index for names in policies[1] for index in names})

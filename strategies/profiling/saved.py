@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -90,7 +91,7 @@ def watch_saved(step: Step, chain: Chain) -> Saved:
     """List what one forward saves.
 
     Raises:
-        Unsupported: a block runs more than once, or out of order.
+        Unsupported: the blocks do not run in the chain's order.
     """
     watcher = _SavedWatcher(step)
     saved_hooks = torch.autograd.graph.saved_tensors_hooks(watcher.pack, Slip.unpack)
@@ -201,38 +202,41 @@ def hooks(
     """Call ``enter`` and ``leave`` around every block's forward.
 
     A block's boundary is what the block before it returned; of the first, and where the model
-    computes between the two, the first argument that learns.
+    computes between the two, the first argument that learns. A block in several places is entered
+    in one after the other; what runs again in backward comes after all of them.
 
     Raises:
         Unsupported: in the forward, a block that takes or returns no tensor.
     """
     returned: list[weakref.ref[Tensor]] = []
 
-    def before(index: int) -> Callable[..., None]:
+    def before(indices: Iterator[int]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             tensors = tensors_in((args, kwargs))
             handed_on = [t for t in tensors if any(reference() is t for reference in returned)]
             boundary = _first([*handed_on, *tensors], module, "takes")
-            enter(index, boundary, [t for t in tensors if t is not boundary])
+            enter(next(indices), boundary, [t for t in tensors if t is not boundary])
 
         return hook
 
-    def after(index: int) -> Callable[..., None]:
+    def after(indices: Iterator[int]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             del args, kwargs
             tensors = tensors_in(output)
             returned[:] = map(weakref.ref, tensors)
-            leave(index, _first(tensors, module, "returns"))
+            leave(next(indices), _first(tensors, module, "returns"))
 
         return hook
 
     with contextlib.ExitStack() as stack:
-        for index, block in enumerate(chain.blocks):
+        for block in dict.fromkeys(chain.blocks):
+            places = [index for index, each in enumerate(chain.blocks) if each is block]
+            hooked = before(itertools.cycle(places)), after(itertools.cycle(places))
             if StandIn.outermost(block) == COMPILED:
-                stack.callback(_Hooked(block, before(index), after(index)).install())
+                stack.callback(_Hooked(block, *hooked).install())
                 continue
-            pre = block.register_forward_pre_hook(before(index), with_kwargs=True)
-            post = block.register_forward_hook(after(index), with_kwargs=True)
+            pre = block.register_forward_pre_hook(hooked[0], with_kwargs=True)
+            post = block.register_forward_hook(hooked[1], with_kwargs=True)
             stack.callback(pre.remove)
             stack.callback(post.remove)
         yield

@@ -133,7 +133,7 @@ def scout(step: Step, chain: Chain, alone: Collection[int] = ()) -> Alike:
         alone: blocks to be watched for themselves.
     """
     identity = each(chain)
-    if len({id(block) for block in chain.blocks}) < len(chain):
+    if chain.repeats:
         return identity  # one block in several places has one forward
     ends = {index for span in chain.spans for index in (span[0], span[-1])} | set(alone)
     if len(chain) - len(ends) < 2:
