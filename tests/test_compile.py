@@ -21,7 +21,7 @@ SPECS = ["every_layer", "every_k(k=2)", "sqrt", "recursive", "offload", "offload
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning",
     "ignore::UserWarning",
-    "ignore:`torch.jit.trace` is deprecated:FutureWarning",  # it is what is tested
+    "ignore:`torch.jit",  # deprecated, and what is tested
 )
 
 
