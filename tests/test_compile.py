@@ -18,11 +18,7 @@ from strategies import Unsupported
 ROWS = torch.linspace(-2, 2, 3 * WIDTH).view(3, WIDTH)
 BACKEND = "aot_eager"
 SPECS = ["every_layer", "every_k(k=2)", "sqrt", "recursive", "offload", "offload(over=sqrt)"]
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning",
-    "ignore::UserWarning",
-    "ignore:`torch.jit",  # deprecated, and what is tested
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
 class Mlp(nn.Module):
