@@ -34,7 +34,10 @@ PINNED = re.search(r"^torch==(.+)$", CONSTRAINTS.read_text(), re.MULTILINE)[1]
 NEWEST = "2.14.1"
 TORCH = ("2.9.1", PINNED, NEWEST)  # the oldest supported, the pinned one, the newest tried
 # What PyTorch decides: the contract, and what it is built on.
-CONTRACT = ("contract", "apply", "execute", "policies", "overlapped", "memory_budget")
+CONTRACT = (
+    *("contract", "apply", "execute", "policies", "overlapped", "memory_budget", "compile"),
+    "foreign_budgets",
+)
 # Of a process: a torch that is not the pinned one may be larger.
 MOST_BYTES = 1_500_000_000
 

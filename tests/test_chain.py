@@ -590,7 +590,6 @@ def test_a_list_within_a_block_of_another_is_left_out_with_a_note(spec):
         assert_same(step(model, data), step(plain, data))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_is_left_out_with_a_note():
     model = Holder(one=mlps(), two=mlps())
     model.two = nn.ModuleList([torch.jit.script(linear()) for _ in range(2)])

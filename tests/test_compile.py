@@ -9,6 +9,7 @@ from effort import few
 from models import BLOCKS, WIDTH, chain_of, seed
 from torch import nn
 from torch._dynamo import explain
+from torch._higher_order_ops.wrap import tag_activation_checkpoint
 from torch.utils.checkpoint import checkpoint
 
 import strategies
@@ -75,11 +76,18 @@ def test_a_compiled_model_with_groups_of_one_block(when):
         assert all(map(torch.equal, found, wanted))
 
 
-def test_as_many_graph_breaks_as_with_pytorchs_own():
+def checkpoints(graphs):
+    """How many regions the compiler is told to compute again."""
+    nodes = (node for graph in graphs for node in graph.graph.nodes)
+    return sum(node.target is tag_activation_checkpoint for node in nodes)
+
+
+def test_as_many_graph_breaks_and_checkpoints_as_with_pytorchs_own():
     chosen = model()
     strategies.apply(chosen, "every_layer")
     own, peer = (explain(each)(ROWS) for each in (chosen, Peer(model())))
     assert own.graph_break_count == peer.graph_break_count == 0
+    assert checkpoints(own.graphs) == checkpoints(peer.graphs) == BLOCKS
 
 
 @pytest.mark.parametrize("spec", ["every_k(k=2)", "sqrt"])

@@ -150,7 +150,7 @@ def test_bad_questions_are_refused(changes, axis, says):
 
 def test_no_size_is_below_zero():
     trace = traced(2, 32)
-    small = [dataclasses.replace(life, size_bytes=1) for life in trace.lives]
+    small = [dataclasses.replace(life, size_bytes=min(1, life.size_bytes)) for life in trace.lives]
     grown = Growth({1: trace, 2: dataclasses.replace(trace, lives=small)}).at(10)
     assert {life.size_bytes for life in grown.lives} == {0}
 

@@ -306,7 +306,9 @@ def test_autocast_runs_softmax_in_fp32(fake, dtype):
     ],
     ids=["cross_entropy", "layer_norm", "rms_norm", "pow", "rpow", "square", "sum", "exp", "mse"],
 )
-def test_autocast_runs_norms_and_losses_in_fp32(fake, call):
+def test_autocast_runs_norms_and_losses_in_fp32(fake, call, request):
+    if request.node.callspec.id == "rms_norm" and "rms_norm" not in names_in_header():
+        pytest.skip("CUDA's autocast leaves rms_norm in half precision in this PyTorch")
     x = stream(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         _, result = as_cuda(lambda: call(x))

@@ -40,7 +40,9 @@ _HALF = (torch.float16, torch.bfloat16)
 _NORMS = (_aten.native_layer_norm.default, _aten.native_batch_norm.default)
 
 # torch.amp's documentation, "CUDA Ops that can autocast to float32", with what ATen/autocast_mode.h
-# adds and what is composed of these alone; the CPU autocasts fewer.
+# adds and what is composed of these alone; the CPU autocasts fewer. Norms by the root mean square
+# joined them after PyTorch 2.9.
+_casts = torch._C._dispatch_has_kernel_for_dispatch_key
 AUTOCAST_TO_FP32 = frozenset(
     {
         *("__rpow__", "acos", "asin", "binary_cross_entropy_with_logits", "cdist", "cosh"),
@@ -50,9 +52,10 @@ AUTOCAST_TO_FP32 = frozenset(
         *("log10", "log1p", "log2", "log_softmax", "logsumexp", "margin_ranking_loss"),
         *("mse_loss", "multi_margin_loss", "multilabel_margin_loss", "native_layer_norm"),
         *("nll_loss", "norm", "normalize", "pdist", "poisson_nll_loss", "pow", "prod"),
-        *("reciprocal", "renorm", "rms_norm", "rsqrt", "sinh", "smooth_l1_loss"),
+        *("reciprocal", "renorm", "rsqrt", "sinh", "smooth_l1_loss"),
         *("soft_margin_loss", "softmax", "softmin", "softplus", "square", "sum", "tan"),
         *("triplet_margin_loss",),
+        *(("rms_norm",) if _casts("aten::rms_norm", "AutocastCUDA") else ()),
     }
 )
 

@@ -1,9 +1,10 @@
 """Outputs that a block keeps for its recompute, some of them elsewhere: on the host, or a disk.
 
-In the place of PyTorch's own cache of selective checkpointing, which knows one place alone: hooks
-for saved tensors do not reach it. Operators are told apart as there: by what they are, and how many
-of the kind ran before in the block. What goes elsewhere leaves in one parcel when the block has
-run, and is back when its recompute begins (`strategies.storage.overlapped`).
+In the place of PyTorch's own cache of selective checkpointing, which knows one place alone (hooks
+for saved tensors do not reach it), and in 2.9 does not say what an operator returned. Operators are
+told apart as there: by what they are, and how many of the kind ran before in the block. What goes
+elsewhere leaves in one parcel when the block has run, and is back when its recompute begins
+(`strategies.storage.overlapped`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from strategies.storage.layout import laid
 
 Asked = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], tuple[bool, bool]]
 """Of an operator, its arguments and what it returned: whether that is kept, and whether away."""
+WRITTEN = "an output that a block keeps for its recompute"
+"""In the refusal of one that was written to."""
 
 
 class Part:
@@ -70,7 +73,7 @@ class Part:
             RuntimeError: somebody did.
         """
         if self.is_written:
-            raise written_in_place("an output that a block keeps for its recompute")
+            raise written_in_place(WRITTEN)
 
     def take(self) -> Tensor:
         """The tensor, which is here.

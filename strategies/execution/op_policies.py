@@ -1,17 +1,18 @@
 """Op policies: which operators' outputs a block keeps when everything else is recomputed.
 
 Built on PyTorch's selective checkpointing (``create_selective_checkpoint_contexts``), and on
-`strategies.execution.kept` where some of them rest elsewhere than on the device. A kept output
-is never wrong, whatever the policy names: views are recomputed with their base, operators that
-write in place or in inference mode run again, and an output that is written to later is refused by
-PyTorch itself. Of random operators, one that ran again after a kept one would draw other numbers,
-and is refused here.
+`strategies.execution.kept` where some of them rest elsewhere than on the device, or where PyTorch
+does not say what an operator returned. A kept output is never wrong, whatever the policy names:
+views are recomputed with their base, operators that write in place or in inference mode run again,
+and an output that is written to later is refused. Of random operators, one that ran again after a
+kept one would draw other numbers, and is refused here.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -31,7 +32,7 @@ from strategies.execution.dispatch import (
     is_random,
 )
 from strategies.execution.errors import Unsupported
-from strategies.execution.kept import Cache, Giving, Keeping
+from strategies.execution.kept import WRITTEN, Cache, Giving, Keeping
 from strategies.execution.met import Pair
 from strategies.execution.state import WatchingStandIn
 from strategies.execution.tensors import device_kinds, storage_key, tensors_in
@@ -44,8 +45,15 @@ PRODUCTS = "products"
 
 
 HERE = Device()
-MUTATED = "has been mutated"
+SAYS_OUTPUT = "op_output" in inspect.signature(SelectiveCheckpointContext).parameters
+"""Whether PyTorch says what an operator returned: 2.9 asks before that is known."""
+_MUTATED = "has been mutated"
 """In PyTorch's refusal of a kept output that was written to."""
+
+
+def is_of_written(error: RuntimeError) -> bool:
+    """Whether it refuses a kept output that was written to, in PyTorch's words or in our own."""
+    return any(words in str(error) for words in (_MUTATED, WRITTEN))
 
 
 def is_policy(name: str) -> bool:
@@ -143,7 +151,7 @@ class OpPolicy:
 
     def contexts(self) -> Pair:
         """Of forward and of recompute."""
-        if self.away:
+        if self.away or not SAYS_OUTPUT:
             return _Once(Keeping(self.cache, self.asked)), _Once(Giving(self.cache))
         forward, again = create_selective_checkpoint_contexts(self)
         if hasattr(forward, "respect_saved_tensors_hooks"):  # of PyTorch 2.14 and later
@@ -159,7 +167,7 @@ class OpPolicy:
         if context.is_recompute:
             self.asked_again += 1
             return self.decisions[self.asked_again - 1]
-        self.asked(func, args, kwargs, getattr(context, "op_output", None))
+        self.asked(func, args, kwargs, context.op_output)
         return self.decisions[-1]
 
     def asked(

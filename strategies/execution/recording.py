@@ -24,5 +24,9 @@ def is_transformed() -> bool:
 
 
 def is_exported() -> bool:
-    """Whether a graph is made of it that will run without this package (``torch.export``)."""
-    return torch.compiler.is_exporting()
+    """Whether a graph is made of it that will run without this package (``torch.export``).
+
+    The flag itself: PyTorch 2.9 traces ``torch.compiler.is_exporting()`` as true in every compiled
+    model, where checkpoints would then be left out in silence.
+    """
+    return bool(torch.compiler._is_exporting_flag)

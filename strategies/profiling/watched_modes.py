@@ -40,7 +40,7 @@ def watch_modes(
             saved = watch_saved(step, chain)
             watched = how.watch(step, chain)
         except RuntimeError as error:
-            if op_policies.MUTATED in str(error):
+            if op_policies.is_of_written(error):
                 return None
             raise
         for index in names:
