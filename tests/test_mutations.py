@@ -122,8 +122,8 @@ MUTATIONS = (
     Mutation(
         "a block that repeats is always taken for the first",
         EXECUTION,
-        "number % len(self.positions)",
-        "0 * number",
+        "scope.count(self) % len(self.positions)",
+        "0 * scope.count(self)",
         ["tests/test_execute.py::test_any_plan_of_a_block_that_repeats"],
     ),
     Mutation(
