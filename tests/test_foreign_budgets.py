@@ -434,6 +434,26 @@ def test_what_a_block_is_given_is_not_taken_for_what_a_later_one_saves():
     assert storage() is not None  # or its address were another's
 
 
+class Turning(nn.Module):
+    """Keeps a copy of its input alone, as attention that turns its batch does, and ends in a norm:
+    that keeps what it was made from, so that its output is made in a recompute, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(ROWS, WIDTH), nn.Linear(WIDTH, ROWS)
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, x):
+        turned = self.up(x.transpose(0, 1).contiguous())
+        return self.norm(x + self.down(turned).transpose(0, 1))
+
+
+@pytest.mark.parametrize("text", ["0 1 2 3", "[0] [1] [2] [3]", "[0 1] [2 3]", "[[0 1] 2] 3"])
+def test_the_last_of_a_group_finds_its_input_held_by_those_who_call_it(text):
+    model = nn.Sequential(*(Turning() for _ in range(4)))
+    assert above_bytes(model, text) == 0
+
+
 class Recurrent(nn.Module):
     """Computes a last state that nobody wants: its graph is gone when the block has run."""
 
