@@ -1,6 +1,5 @@
 """Random chain profiles, and every nested plan on them: what the solvers are compared with."""
 
-import dataclasses
 import functools
 import itertools
 import random
@@ -93,18 +92,3 @@ def outcomes(profile, modes=1):
             for names in namings(plan, blocks, modes):
                 prediction = predict(profile, Schedule(plan, names))
                 yield prediction.peak_bytes, prediction.recompute_s
-
-
-def told_apart(profile, seed):
-    """The same, where the peak of a recompute is known apart from that of its backward."""
-    rng = random.Random(seed)
-    blocks = (
-        dataclasses.replace(
-            block,
-            recompute_working_bytes=max(block.recompute_working_bytes, again_bytes),
-            again_working_bytes=again_bytes,
-        )
-        for block in profile.blocks
-        for again_bytes in (rng.randrange(20),)
-    )
-    return dataclasses.replace(profile, blocks=tuple(blocks))

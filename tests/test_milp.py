@@ -9,7 +9,7 @@ import tiny
 from effort import examples, few
 from hypothesis import given
 from hypothesis import strategies as st
-from nested import outcomes, random_profile, told_apart
+from nested import outcomes, random_profile
 
 import strategies
 from bench.run import executor
@@ -80,13 +80,6 @@ def forward_heavy(index, block):
 @pytest.mark.parametrize("seed", few(range(8), 3))
 def test_no_group_runs_across_a_border(seed):
     check(random_profile(seed, 4, borders=(2,)), 1)
-
-
-@pytest.mark.parametrize("blocks", [2, 3, 4])
-@pytest.mark.parametrize("seed", few(range(6), 2))
-def test_the_last_of_a_group_finds_its_input_held(seed, blocks):
-    """By those who call it, until it has run again, even if its backward needs no input."""
-    check(told_apart(random_profile(seed, blocks), seed), 1)
 
 
 @pytest.mark.parametrize("big", [10**6, 10**9, 10**11])

@@ -9,7 +9,7 @@ import pytest
 from effort import examples, few
 from hypothesis import example, given
 from hypothesis import strategies as st
-from nested import nestings, outcomes, random_profile, told_apart
+from nested import nestings, outcomes, random_profile
 
 from bench.studies import synthetic
 from strategies.schedules import plan as plans
@@ -75,13 +75,6 @@ def test_the_smallest_budget_is_never_refused(seed, blocks, modes, big):
     low = optimal.smallest_bytes(profile)
     found = optimal.solve(profile, low)
     assert predict(profile, found.schedule).peak_bytes == low
-
-
-@pytest.mark.parametrize("blocks", [2, 3, 4])
-@pytest.mark.parametrize("seed", range(12))
-def test_the_last_of_a_group_finds_its_input_held(seed, blocks):
-    """By those who call it, until it has run again, even if its backward needs no input."""
-    check(told_apart(random_profile(seed, blocks), seed), 1)
 
 
 @pytest.mark.parametrize(("blocks", "modes"), [(1, 3), (2, 3), (3, 2), (3, 3), (4, 2)])

@@ -46,7 +46,6 @@ def _sizes(profile: ChainProfile) -> Iterator[int]:
     for block in profile.blocks:
         yield from (block.output_bytes, block.gradient_bytes)
         yield from (block.unsaved_working_bytes, block.recompute_working_bytes)
-        yield block.again_working_bytes or 0
         for mode in block.modes:
             yield from (mode.saved_bytes, mode.forward_working_bytes, mode.backward_working_bytes)
 
@@ -141,9 +140,7 @@ class Programme(Choices):
             need_bytes = mode.saved_bytes + output_bytes + mode.backward_working_bytes
             needs.append(self.part(need_bytes, self.bare[t + 1, t, m]))
         self.within([*alive, self.boundary(t, self.held[t, t]), *needs])
-        again_bytes = block.again_working_bytes or 0
-        input_bytes = self.boundary(t, last)  # whoever calls the last block holds it
-        self.within([*alive, input_bytes, self.part(again_bytes, last)])
+        self.within([*alive, self.boundary(t, last)])  # the last block's input, before it runs
 
     def _fit_tail(self) -> None:
         profile, end = self.profile, self.count

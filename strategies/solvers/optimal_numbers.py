@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from strategies.schedules.profile import BlockCost, ChainProfile
+from strategies.schedules.profile import ChainProfile
 from strategies.solvers.optimal_stretches import stretches_of
 
 _MOST_SIZES = 24
@@ -91,7 +91,6 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
         free = [value - freed_bytes for value, freed_bytes in zip(values, less, strict=True)]
         return np.stack([slots(free), slots(values)])
 
-    again = slots([*map(_again_bytes, blocks, released), 0])
     own, stretches = profile.group_bytes, stretches_of(profile)
     return Numbers(
         forward_s=seconds([block.forward_s for block in blocks]),
@@ -104,7 +103,7 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
         mode_taken=without(taken, freed),
         mode_holds=np.array([int(mode.keeps_output) for _, mode in modes]),
         mode_s=seconds([mode.recompute_s for _, mode in modes]),
-        last_need=np.maximum(without([*last, tail], [*released, tail - tail_free]), again),
+        last_need=without([*last, tail], [*released, tail - tail_free]),
         unsaved_first=slots([block.unsaved_working_bytes + own for block in blocks]),
         unsaved_next=slots([b.unsaved_working_bytes + own + size[i] for i, b in enumerate(blocks)]),
         group_taken=slots([own + size[i + 1] for i in range(count)]),
@@ -114,12 +113,6 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
         firsts=stretches.firsts,
         slot_bytes=slot_bytes,
     )
-
-
-def _again_bytes(block: BlockCost, released_bytes: int) -> int:
-    """Beside its input, which those who call it hold until it has run again; or no more at all."""
-    again_bytes = block.again_working_bytes
-    return -released_bytes if again_bytes is None else again_bytes
 
 
 def slot_bytes_for(profile: ChainProfile, total_bytes: int, slots: int) -> int:
