@@ -1,5 +1,6 @@
 """Random chain profiles, and every nested plan on them: what the solvers are compared with."""
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -61,6 +62,19 @@ def random_profile(seed, blocks, modes=1, big=20, borders=(), group_bytes=0):
         group_bytes=group_bytes,
         borders=borders,
     )
+
+
+def with_copies(profile, seed):
+    """Some blocks write to buffers."""
+    rng = random.Random(seed)
+    blocks = []
+    for block in profile.blocks:
+        size_bytes, operators = rng.choice((0, 4, 11)), block.operators
+        if operators is not None:
+            checkpoint_bytes = operators.checkpoint_bytes + size_bytes
+            operators = dataclasses.replace(operators, checkpoint_bytes=checkpoint_bytes)
+        blocks.append(dataclasses.replace(block, copies_bytes=size_bytes, operators=operators))
+    return dataclasses.replace(profile, blocks=tuple(blocks))
 
 
 @functools.cache

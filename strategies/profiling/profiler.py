@@ -168,7 +168,12 @@ class _Passes:
         gradients = gradient_bytes(chain, exist=getattr(self.step, "accumulation", False))
         outputs = (*passed.input_bytes[1:], costs[like[-1]].output_bytes)
         own = [
-            dataclasses.replace(costs[source], gradient_bytes=size, output_bytes=output_bytes)
+            dataclasses.replace(
+                costs[source],
+                gradient_bytes=size,
+                output_bytes=output_bytes,
+                copies_bytes=written_bytes(chain.blocks[source]),
+            )
             for source, size, output_bytes in zip(like, gradients, outputs, strict=True)
         ]
         blocks = tuple(
@@ -182,7 +187,6 @@ class _Passes:
         return dataclasses.replace(
             profile,
             head_saved_bytes=profile.head_saved_bytes + untracked_bytes(normal, like),
-            group_bytes=profile.group_bytes + max(map(written_bytes, chain.blocks)),
             fixed_s=fixed_s(normal, len(chain)),
             link_bytes_per_s=rates.link_bytes_per_s,
             link_tier=rates.link_tier,
