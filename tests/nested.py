@@ -30,7 +30,7 @@ def random_mode(rng, name, output_bytes, big):
 
 def random_block(rng, modes, big):
     output_bytes = rng.randint(1, big)
-    return BlockCost(
+    block = BlockCost(
         modes=tuple(random_mode(rng, name, output_bytes, big) for name in NAMES[:modes]),
         output_bytes=output_bytes,
         unsaved_working_bytes=output_bytes + rng.randint(0, big),
@@ -42,6 +42,8 @@ def random_block(rng, modes, big):
         backward_s=rng.randint(1, 9),
         last_recompute_s=rng.randint(0, 9),
     )
+    again_bytes = 2 * block.recompute_working_bytes // 3
+    return dataclasses.replace(block, again_working_bytes=again_bytes)
 
 
 def random_profile(seed, blocks, modes=1, big=20, borders=(), group_bytes=0):

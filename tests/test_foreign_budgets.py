@@ -440,6 +440,23 @@ def test_buffers_that_a_forward_writes_to_are_kept_for_the_recompute(averaging, 
     assert above_bytes(nn.Sequential(*(kind() for kind in kinds)), text) == 0
 
 
+class Mixing(nn.Module):
+    """Saves no input; the most is alive before what it saves is there."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Parameter(torch.randn(WIDTH, WIDTH))
+        self.register_buffer("distance", torch.rand(ROWS, ROWS))
+
+    def forward(self, x):
+        return x + torch.tanh(torch.exp(-self.distance) @ x @ self.out)
+
+
+@pytest.mark.parametrize("text", ["[0] [1] 2 3", "[0 1] 2 3", "[0 1 2 3]", "0 [1 2] 3"])
+def test_an_input_is_there_until_the_last_of_a_group_has_run_again(text):
+    assert above_bytes(nn.Sequential(*(Mixing() for _ in range(4))), text) == 0
+
+
 def test_what_a_block_is_given_is_not_taken_for_what_a_later_one_saves():
     watcher = saved._SavedWatcher(ExampleStep(Chain(), torch.randn(ROWS, WIDTH)))
     given = torch.randn(ROWS, WIDTH)

@@ -45,11 +45,11 @@ class Watched:
             return tensors_bytes
         return max(tensors_bytes, self.allocator.working_bytes(begin, end))
 
-    def again_working_bytes(self, index: int) -> int | None:
-        """Most alive in the recompute of a block's group alone; ``None``: there was none."""
+    def again_working_bytes(self, index: int) -> int:
+        """Most alive in the recompute of a block's group alone; 0: there was none."""
         begin, end = f"backward {index}", f"recomputed {index}"
         there = any(mark.name == end for mark in self.ledger.marks)
-        return self.working_bytes(begin, end) if there else None
+        return self.working_bytes(begin, end) if there else 0
 
     def reaches(self, index: int) -> bool:
         """Whether a gradient comes to a block."""

@@ -231,13 +231,11 @@ class Machine(Alive):
     def last_of_group(self, index: int) -> None:
         """Recompute that stops early, with its backward: profiled as one, its input aside."""
         block = self.profile.blocks[index]
+        self.visit(block.again_working_bytes, f"recompute {index}")
         if not block.modes[0].keeps_input:
             self.drop(index)
-        working_bytes = block.recompute_working_bytes
-        again_bytes = block.again_working_bytes
-        self.visit(working_bytes if again_bytes is None else again_bytes, f"recompute {index}")
         self.end_casts(AGAIN)
-        self.visit(working_bytes, f"recompute {index}")
+        self.visit(block.recompute_working_bytes, f"recompute {index}")
         if block.modes[0].keeps_input:
             self.drop(index)
         self.recompute_flops += block.last_recompute_flops

@@ -46,7 +46,8 @@ class BlockCost:
         output_bytes: the boundary that the block hands on, as the next one takes it.
         unsaved_working_bytes: during a forward inside a checkpoint, which keeps nothing.
         recompute_working_bytes: during recompute and backward of a group of this block alone.
-        again_working_bytes: during that recompute, before its backward; ``None``: not told apart.
+        again_working_bytes: during that recompute, before its backward, the block's input aside,
+            which is there until then.
         gradient_bytes: that its backward leaves alive: gradients of parameters, and of what other
             blocks are given too; less than zero where such a one comes to its end.
         forward_flops: of one forward.
@@ -71,7 +72,7 @@ class BlockCost:
     backward_s: float = 0.0
     last_recompute_s: float = 0.0
     operators: BlockOperators | None = None
-    again_working_bytes: int | None = None
+    again_working_bytes: int = 0
     casts: Casts = Casts()
     copies_bytes: int = 0
 

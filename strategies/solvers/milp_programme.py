@@ -141,7 +141,8 @@ class Programme(Choices):
             need_bytes = mode.saved_bytes + output_bytes + mode.backward_working_bytes
             needs.append(self.part(need_bytes, self.bare[t + 1, t, m]))
         self.within([*alive, self.boundary(t, self.held[t, t]), *needs])
-        self.within([*alive, self.boundary(t, last)])  # the last block's input, before it runs
+        again = self.part(block.again_working_bytes, last)
+        self.within([*alive, self.boundary(t, last), again])  # its input is there until it ran
 
     def _fit_tail(self) -> None:
         profile, end = self.profile, self.count
