@@ -13,10 +13,12 @@ import strategies
 from strategies.contract.settled import NUMBERS_BYTES
 from strategies.execution import block_modes, layout
 from strategies.execution.undo import installed
-from strategies.profiling import saved
+from strategies.profiling import saved, trial
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.profiler import profile_chain
-from strategies.profiling.step import ExampleStep
+from strategies.profiling.rates import nominal
+from strategies.profiling.step import ExampleStep, preserved
+from strategies.profiling.watched import How
 from strategies.schedules import budget, plan
 from strategies.schedules.interpreter import predict
 
@@ -438,6 +440,31 @@ def test_buffers_that_a_forward_writes_to_are_kept_for_the_recompute(averaging, 
     """Every block of a group keeps its own, until the whole group is over."""
     kinds = (Averaging if index in averaging else Straight for index in range(4))
     assert above_bytes(nn.Sequential(*(kind() for kind in kinds)), text) == 0
+
+
+class Orthogonal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        nn.utils.parametrizations.orthogonal(self.up)
+
+    def forward(self, x):
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+@pytest.mark.parametrize("text", ["0 1 2 3", "[0] [1] [2] [3]", "[0] 1 2 3"])
+def test_what_pytorch_does_otherwise_under_a_mode_is_measured_without_one(text):
+    """Its gradients of factorizations write in place, where no mode is on."""
+    step = ExampleStep(nn.Sequential(*(Orthogonal() for _ in range(4))), torch.randn(4, WIDTH))
+    chain = strategies.profiled(step.model, "optimal", step)
+    with installed(lambda: layout.install(chain, plan.parse(text))):
+        peak_bytes = trial.peak_bytes(step, chain.profile)
+    predicted_bytes = predict(chain.profile, plan.parse(text)).peak_bytes
+    assert 0 <= predicted_bytes - peak_bytes <= NUMBERS_BYTES
+    blind = How(nominal(step.device), "cpu")
+    with preserved(step.model):
+        _, unseen = blind.watch_twice(step, chain)
+    assert all(unseen)
 
 
 class Mixing(nn.Module):

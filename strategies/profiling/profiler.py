@@ -26,7 +26,7 @@ from strategies.profiling import update_room
 from strategies.profiling.allocator import SEEN
 from strategies.profiling.balance import balanced
 from strategies.profiling.caching_allocator import surplus_bytes
-from strategies.profiling.charged import in_vain, without_output, without_own
+from strategies.profiling.charged import in_vain, with_unseen, without_output, without_own
 from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
     fixed_s,
@@ -128,9 +128,10 @@ class _Passes:
         with installed(lambda: alike.install(chain, whole=False)):
             saved = watch_saved(step, chain)
         with installed(lambda: alike.install(chain, whole=True)):
-            normal = self.how.watch(step, chain)
+            normal, unseen = self.how.watch_twice(step, chain)
         with installed(lambda: alike.install(chain, whole=False)):
             costs = self.costs(saved, normal, policies, operators=operators)
+        costs = {i: with_unseen(cost, unseen[i]) for i, cost in costs.items()}
         return self.composed(costs, normal, saved, passed)
 
     def costs(
