@@ -1,5 +1,6 @@
 """Random chain profiles, and every nested plan on them: what the solvers are compared with."""
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -29,7 +30,7 @@ def random_mode(rng, name, output_bytes, big):
 
 def random_block(rng, modes, big):
     output_bytes = rng.randint(1, big)
-    return BlockCost(
+    block = BlockCost(
         modes=tuple(random_mode(rng, name, output_bytes, big) for name in NAMES[:modes]),
         output_bytes=output_bytes,
         unsaved_working_bytes=output_bytes + rng.randint(0, big),
@@ -41,6 +42,8 @@ def random_block(rng, modes, big):
         backward_s=rng.randint(1, 9),
         last_recompute_s=rng.randint(0, 9),
     )
+    again_bytes = 2 * block.recompute_working_bytes // 3
+    return dataclasses.replace(block, again_working_bytes=again_bytes)
 
 
 def random_profile(seed, blocks, modes=1, big=20, borders=(), group_bytes=0):
@@ -61,6 +64,19 @@ def random_profile(seed, blocks, modes=1, big=20, borders=(), group_bytes=0):
         group_bytes=group_bytes,
         borders=borders,
     )
+
+
+def with_copies(profile, seed):
+    """Some blocks write to buffers."""
+    rng = random.Random(seed)
+    blocks = []
+    for block in profile.blocks:
+        size_bytes, operators = rng.choice((0, 4, 11)), block.operators
+        if operators is not None:
+            checkpoint_bytes = operators.checkpoint_bytes + size_bytes
+            operators = dataclasses.replace(operators, checkpoint_bytes=checkpoint_bytes)
+        blocks.append(dataclasses.replace(block, copies_bytes=size_bytes, operators=operators))
+    return dataclasses.replace(profile, blocks=tuple(blocks))
 
 
 @functools.cache

@@ -36,7 +36,6 @@ class Reference:
     Attributes:
         case: the model and its input.
         state: parameters and buffers at the start.
-        in_order: every block runs once, in the chain's order, or one several times.
         draws: a step takes random numbers.
     """
 
@@ -44,16 +43,10 @@ class Reference:
         self.case = case
         model = case.model()
         self.state = {name: value.clone() for name, value in model.state_dict().items()}
-        chain = strategies.find_chain(model)
-        ran: list[Any] = []
-        for block in {id(block): block for block in chain.blocks}.values():
-            block.register_forward_pre_hook(lambda module, _: ran.append(module))
         data = case.input()
         before = torch.get_rng_state()
         model(data)
         self.draws = not torch.equal(before, torch.get_rng_state())
-        once = len(set(map(id, ran))) == len(ran)
-        self.in_order = not once or ran == [block for block in chain.blocks if block in ran]
         self._steps: dict[tuple[str, bool], Result] = {}
 
     def step(self, mode: str = TRAIN, *, training: bool = True) -> Result:
@@ -110,7 +103,7 @@ class Reference:
 
     def chain(self, model: nn.Module, strategy: strategies.Strategy) -> strategies.Chain | None:
         """The blocks of ``model`` with their costs, for strategies that ask for them."""
-        if not isinstance(strategy, Budgeted) or not self.in_order:
+        if not isinstance(strategy, Budgeted):
             return None
         profile = self.listed if strategy.operators else self.profile
         step = ExampleStep(model, self.case.input())

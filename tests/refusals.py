@@ -7,7 +7,6 @@ from collections.abc import Callable
 from reference import Reference
 
 from strategies import Strategy
-from strategies.contract.budgeted import Budgeted
 from strategies.execution.compiler import can_be_watched
 from strategies.flash_checkpoint import FlashCheckpoint
 from strategies.memory_budget import MemoryBudget
@@ -40,12 +39,6 @@ def no_attention(given: Reference, strategy: Strategy) -> str | None:
     return None
 
 
-def out_of_order(given: Reference, strategy: Strategy) -> str | None:
-    """Blocks of which no profile can be made."""
-    refused = isinstance(strategy, Budgeted) and not given.in_order
-    return rf"^{strategy.name()}\(.*the blocks ran in the order \[[\d, …]*\]" if refused else None
-
-
 def no_pass(given: Reference, strategy: Strategy) -> str | None:
     """PyTorch 2.9 cannot be asked what its compiler is about to do."""
     refused = isinstance(strategy, MemoryBudget) and not can_be_watched()
@@ -60,5 +53,5 @@ def random_numbers(given: Reference, strategy: Strategy) -> str | None:
 
 RULES: tuple[Rule, ...] = (
     *(() if can_be_watched() else (no_pass,)),
-    *(no_switch, no_attention, out_of_order, random_numbers),
+    *(no_switch, no_attention, random_numbers),
 )

@@ -1,4 +1,4 @@
-"""Blocks that run several times in one forward: budgets for the chain of their calls."""
+"""Blocks that run several times in one forward, or in another order: budgets for their calls."""
 
 import copy
 import functools
@@ -86,6 +86,20 @@ class Alternating(Siamese):
         return (halves[0] * halves[1]).sum(1)
 
 
+class Backward(Siamese):
+    """Its blocks run once each, the last one first."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers.extend(Residual() for _ in range(3))
+
+    def forward(self, x):
+        x = self.read(x)
+        for layer in reversed(self.layers):
+            x = layer(x)
+        return x
+
+
 def albert():
     transformers = pytest.importorskip("transformers")
     config = transformers.AlbertConfig(
@@ -101,7 +115,7 @@ def albert():
     return transformers.AlbertModel(config).train()
 
 
-MAKERS = (albert, RecurrentDepth, Injected, Siamese, Alternating)
+MAKERS = (albert, RecurrentDepth, Injected, Siamese, Alternating, Backward)
 
 
 def made(make):
@@ -204,20 +218,29 @@ def test_a_forward_that_fails_within_a_group_leaves_no_call_counted():
     assert_same(step(model, batch), wanted)
 
 
-class Backward(RecurrentDepth):
-    """Its blocks run once each, the last one first."""
+class Interleaved(RecurrentDepth):
+    """Two lists, their blocks in turns."""
+
+    def __init__(self):
+        super().__init__()
+        self.others = nn.ModuleList([Residual(), Residual()])
 
     def forward(self, x):
         x = self.read(x)
-        for block in reversed(self.blocks):
-            x = block(x)
+        for block, other in zip(self.blocks, self.others, strict=True):
+            x = other(block(x))
         return self.write(x)
 
 
 def test_an_order_that_no_tower_has_is_refused():
-    model, batch = made(Backward)
-    with pytest.raises(strategies.Unsupported, match=r"in the order \[1, 0\]"):
+    model, batch = made(Interleaved)
+    with pytest.raises(strategies.Unsupported, match=r"in the order \[0, 2, 1, 3\]"):
         strategies.apply(model, "optimal", example=batch)
+
+
+def test_a_list_may_run_in_another_order_than_its_own():
+    _, _, _, chain = planned(Backward, "optimal")
+    assert chain.names == tuple(f"layers.{n}" for n in (5, 4, 3, 2, 1, 0))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")

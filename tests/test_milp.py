@@ -9,7 +9,7 @@ import tiny
 from effort import examples, few
 from hypothesis import given
 from hypothesis import strategies as st
-from nested import outcomes, random_profile
+from nested import outcomes, random_profile, with_copies
 
 import strategies
 from bench.run import executor
@@ -59,6 +59,12 @@ def test_as_good_as_the_best_of_all_plans_and_modes(seed, blocks, modes):
 def test_random_state_that_groups_keep_is_counted_to_the_byte(group_bytes, seed, blocks, modes):
     """Also where it is more than what blocks save."""
     check(random_profile(seed, blocks, modes, group_bytes=group_bytes), modes)
+
+
+@pytest.mark.parametrize(("blocks", "modes"), [(2, 1), (3, 1), (4, 1), (3, 2)])
+@pytest.mark.parametrize("seed", few(range(6), 3))
+def test_copies_of_buffers_that_blocks_write_are_counted_to_the_byte(seed, blocks, modes):
+    check(with_copies(random_profile(seed, blocks, modes, group_bytes=5), seed), modes)
 
 
 @pytest.mark.parametrize("blocks", [2, 3])

@@ -9,7 +9,7 @@ import pytest
 from effort import examples, few
 from hypothesis import example, given
 from hypothesis import strategies as st
-from nested import nestings, outcomes, random_profile
+from nested import nestings, outcomes, random_profile, with_copies
 
 from bench.studies import synthetic
 from strategies.schedules import plan as plans
@@ -60,6 +60,20 @@ def test_a_schedule_repeats_and_takes_what_the_table_says(seed, modes):
         predicted = predict(profile, solver.schedule(int(start)))
         assert predicted.recompute_s == solver.top[start]
         assert predicted.peak_bytes - other_bytes <= start
+
+
+@pytest.mark.parametrize(("blocks", "modes"), [(2, 1), (3, 1), (4, 1), (3, 2)])
+@pytest.mark.parametrize("seed", few(range(6), 3))
+def test_copies_of_buffers_that_blocks_write_break_no_budget(seed, blocks, modes):
+    """The table does not see them; plans are tried in the order of their times until one fits."""
+    profile = with_copies(random_profile(seed, blocks, modes, group_bytes=5), seed)
+    known = sorted(set(outcomes(profile, modes)))
+    for budget_bytes in sorted({peak for peak, _ in known})[::4]:
+        best_s = min(time for peak, time in known if peak <= budget_bytes)
+        found = optimal.solve(profile, budget_bytes)
+        assert predict(profile, found.schedule).peak_bytes <= budget_bytes
+        assert predict(profile, found.schedule).recompute_s == best_s
+        assert found.bound_s <= best_s == pytest.approx(found.bound_s)
 
 
 @pytest.mark.parametrize(("seed", "blocks"), few(itertools.product(range(3), [6, 7]), 2))

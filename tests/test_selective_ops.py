@@ -9,7 +9,7 @@ import tiny
 from effort import examples, few
 from hypothesis import given
 from hypothesis import strategies as st
-from nested import random_profile
+from nested import random_profile, with_copies
 from shared_tensors import sharing
 from test_budget import SIZES, measured_peak_bytes
 
@@ -107,6 +107,12 @@ def assert_as_good_as_the_best(profile, seed):
 @pytest.mark.parametrize("seed", few(range(12), 5))
 def test_as_good_as_the_best_of_all_choices(seed, blocks):
     assert_as_good_as_the_best(with_operators(seed, blocks), seed)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("seed", few(range(12), 5))
+def test_copies_of_buffers_that_blocks_write_are_counted_to_the_byte(seed, blocks):
+    assert_as_good_as_the_best(with_copies(with_operators(seed, blocks, 3), seed), seed)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])

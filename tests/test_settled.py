@@ -15,11 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 import strategies
 from strategies import Unsupported
 from strategies.auto import Auto
+from strategies.contract import settled
+from strategies.contract.strategy import Planned
 from strategies.profiling import trial
 from strategies.profiling.ledger import Ledger, unique_bytes
 from strategies.profiling.step import ExampleStep
+from strategies.schedules import plan
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import kept_by
+from strategies.schedules.schedule import Schedule
 
 WIDTH, ROWS, BLOCKS = 24, 512, 6
 
@@ -121,6 +125,28 @@ def test_a_plan_that_comes_twice_is_the_simplest_still(case, monkeypatch):
     applied = decided(case, monkeypatch, [[1.0, 1.0], [2.0, 2.0]])
     assert set(applied.schedule.modes) <= {"all"}
     assert "the plan of chosen operators takes 2.00 ×" in " ".join(applied.notes)
+
+
+PLAIN, KEEPING = "in which no operators are chosen", "plan of chosen operators"
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ([[1.0], [1.5], [1.25]], "the best of 2 plans of chosen operators takes 1.25 ×"),
+        (
+            [[1.5], [1.0], [1.25]],
+            f"the plan {PLAIN} takes 1.50 × and another {KEEPING} takes 1.25 ×",
+        ),
+    ],
+)
+def test_two_plans_of_one_kind_are_told_apart(times, told):
+    plain = Schedule(plan.plain(BLOCKS))
+    kept = [Schedule(plain.plan, (f"keep({n})",) * BLOCKS) for n in (0, 1)]
+    contenders = [Planned(one) for one in (plain, *kept)]
+    chosen = contenders[times.index([1.0])]
+    note = settled._timed(contenders, times, chosen)
+    assert note == f"timed on the example, in 1 rounds: {told}"
 
 
 def test_a_plan_that_should_be_the_fastest_anyway_is_not_timed(case, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -157,14 +158,24 @@ class _Settling:
 
 
 def _timed(contenders: Sequence[Planned], times: Sequence[Sequence[float]], chosen: Planned) -> str:
-    """What all but the one that is taken, which is in every round, take beside it."""
+    """What all but the one that is taken, which is in every round, take beside it; by kind."""
     base_s = times[contenders.index(chosen)]
+    ratios: dict[str, list[float]] = collections.defaultdict(list)
+    for one, its in zip(contenders, times, strict=True):
+        if one is not chosen:
+            ratios[_description(one)].append(sum(its) / sum(base_s[: len(its)]))
     others = " and ".join(
-        f"the plan {_description(one)} takes {sum(its) / sum(base_s[: len(its)]):.2f} ×"
-        for one, its in zip(contenders, times, strict=True)
-        if one is not chosen
+        f"{_named(kind, len(own), like=kind == _description(chosen))} takes {min(own):.2f} ×"
+        for kind, own in ratios.items()
     )
     return f"timed on the example, in {len(base_s)} rounds: {others}"
+
+
+def _named(kind: str, count: int, *, like: bool) -> str:
+    """Plans of one kind, of which the best is meant; ``like``: the one that is taken is another."""
+    if count == 1:
+        return f"{'another' if like else 'the'} plan {kind}"
+    return f"the best of {count} {'other ' if like else ''}plans {kind}"
 
 
 def _description(planned: Planned) -> str:

@@ -22,6 +22,21 @@ def without_own(block: BlockCost, passed: Passed, index: int) -> BlockCost:
     return dataclasses.replace(block, modes=modes)
 
 
+def with_unseen(block: BlockCost, more_bytes: int) -> BlockCost:
+    """Its backward needs so many bytes more than was watched, in whatever mode it runs."""
+    if not more_bytes:
+        return block
+    modes = tuple(
+        dataclasses.replace(mode, backward_working_bytes=mode.backward_working_bytes + more_bytes)
+        for mode in block.modes
+    )
+    operators = block.operators and block.operators.needing(more_bytes)
+    recompute_bytes = block.recompute_working_bytes + more_bytes
+    return dataclasses.replace(
+        block, modes=modes, operators=operators, recompute_working_bytes=recompute_bytes
+    )
+
+
 def in_vain(mode: Mode) -> Mode:
     """Of a block whose backward never comes: its graph goes when its output does.
 

@@ -18,7 +18,7 @@ from strategies.profiling.step import Step
 def ordered(chain: Chain, step: Step) -> Chain:
     """The calls of the blocks that a plan can be made for, in the order in which they run.
 
-    Of towers whose blocks run once, those whose blocks run one after the other; what remains is
+    Of towers whose blocks run once, in whatever order, those with nothing between; what remains is
     named in ``left_out``. Of a tower one of whose blocks runs several times (layers that are
     shared, an encoder for two texts), every call. Where nothing would be left, the chain is as it
     was, to be refused with its order.
@@ -43,12 +43,12 @@ def ordered(chain: Chain, step: Step) -> Chain:
 
 
 def _runs(order: list[int], tower: Sequence[int]) -> bool:
-    """Whether a tower's blocks run once each, and nothing between them, or again and again."""
+    """Whether a tower's blocks run once each, in any order, and nothing between, or repeatedly."""
     calls = [at for at in order if at in tower]
     if not tower or set(calls) != set(tower):
         return False
     begin = order.index(calls[0])
-    return len(calls) > len(tower) or order[begin : begin + len(tower)] == list(tower)
+    return len(calls) > len(tower) or order[begin : begin + len(tower)] == calls
 
 
 def _running_order(blocks: Sequence[nn.Module], step: Step) -> list[int]:

@@ -26,7 +26,7 @@ from strategies.profiling import update_room
 from strategies.profiling.allocator import SEEN
 from strategies.profiling.balance import balanced
 from strategies.profiling.caching_allocator import surplus_bytes
-from strategies.profiling.charged import in_vain, without_output, without_own
+from strategies.profiling.charged import in_vain, with_unseen, without_output, without_own
 from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
 from strategies.profiling.composing import (
     fixed_s,
@@ -128,9 +128,10 @@ class _Passes:
         with installed(lambda: alike.install(chain, whole=False)):
             saved = watch_saved(step, chain)
         with installed(lambda: alike.install(chain, whole=True)):
-            normal = self.how.watch(step, chain)
+            normal, unseen = self.how.watch_twice(step, chain)
         with installed(lambda: alike.install(chain, whole=False)):
             costs = self.costs(saved, normal, policies, operators=operators)
+        costs = {i: with_unseen(cost, unseen[i]) for i, cost in costs.items()}
         return self.composed(costs, normal, saved, passed)
 
     def costs(
@@ -168,7 +169,12 @@ class _Passes:
         gradients = gradient_bytes(chain, exist=getattr(self.step, "accumulation", False))
         outputs = (*passed.input_bytes[1:], costs[like[-1]].output_bytes)
         own = [
-            dataclasses.replace(costs[source], gradient_bytes=size, output_bytes=output_bytes)
+            dataclasses.replace(
+                costs[source],
+                gradient_bytes=size,
+                output_bytes=output_bytes,
+                copies_bytes=written_bytes(chain.blocks[source]),
+            )
             for source, size, output_bytes in zip(like, gradients, outputs, strict=True)
         ]
         blocks = tuple(
@@ -182,7 +188,6 @@ class _Passes:
         return dataclasses.replace(
             profile,
             head_saved_bytes=profile.head_saved_bytes + untracked_bytes(normal, like),
-            group_bytes=profile.group_bytes + max(map(written_bytes, chain.blocks)),
             fixed_s=fixed_s(normal, len(chain)),
             link_bytes_per_s=rates.link_bytes_per_s,
             link_tier=rates.link_tier,

@@ -80,7 +80,7 @@ def _based(block: BlockCost, base: Variant | None, least_s: float) -> BlockCost:
         block,
         unsaved_working_bytes=base.unsaved_working_bytes,
         recompute_working_bytes=base.recompute_working_bytes,
-        again_working_bytes=None,
+        again_working_bytes=base.recompute_working_bytes,
         last_recompute_flops=block.forward_flops,
         forward_s=forward_s,
         backward_s=max(0.0, least_s - forward_s),

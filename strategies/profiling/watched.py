@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from strategies.execution import randoms
 from strategies.execution.chain import Chain
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.ledger import Ledger, Mark
@@ -45,11 +46,11 @@ class Watched:
             return tensors_bytes
         return max(tensors_bytes, self.allocator.working_bytes(begin, end))
 
-    def again_working_bytes(self, index: int) -> int | None:
-        """Most alive in the recompute of a block's group alone; ``None``: there was none."""
+    def again_working_bytes(self, index: int) -> int:
+        """Most alive in the recompute of a block's group alone; 0: there was none."""
         begin, end = f"backward {index}", f"recomputed {index}"
         there = any(mark.name == end for mark in self.ledger.marks)
-        return self.working_bytes(begin, end) if there else None
+        return self.working_bytes(begin, end) if there else 0
 
     def reaches(self, index: int) -> bool:
         """Whether a gradient comes to a block."""
@@ -89,7 +90,12 @@ def after(index: int) -> str:
 
 
 def watch_step(
-    step: Step, chain: Chain, ledger: Ledger, trace: AllocatorTrace | None = None
+    step: Step,
+    chain: Chain,
+    ledger: Ledger,
+    trace: AllocatorTrace | None = None,
+    *,
+    sees: bool = True,
 ) -> Watched:
     """Watch one step.
 
@@ -98,6 +104,8 @@ def watch_step(
         chain: the blocks whose beginnings and ends are marked.
         ledger: that watches, and is read afterwards.
         trace: of a real device's allocator.
+        sees: the ledger sees the operators; else the trace alone counts. Under a mode that sees
+            them PyTorch computes some gradients by other formulas, which write to nothing in place.
 
     Raises:
         Unsupported: a block did not run.
@@ -109,7 +117,7 @@ def watch_step(
         if isinstance(step, ExampleStep):
             step.renew_output()  # the allocator tells no death of what was born before the trace
         resident_bytes = ledger.adopt(step.resident_tensors())
-        with ledger:
+        with ledger if sees else contextlib.nullcontext():
             _run(step, moments)
     check_all_ran([f"enter {index}" in moments.seen for index in range(len(chain))])
     group_bytes = torch.get_rng_state().nbytes
@@ -190,6 +198,23 @@ class How:
     def watch(self, step: Step, chain: Chain) -> Watched:
         """One step."""
         return watch_step(step, chain, Ledger(self.rates), self.trace())
+
+    def watch_twice(self, step: Step, chain: Chain) -> tuple[Watched, list[int]]:
+        """One step; and by block what its backward needs more where no mode sees its operators.
+
+        The second runs from the same random states: layers may be dropped at random.
+        """
+        trace = self.trace()
+        if trace is None:
+            return self.watch(step, chain), [0] * len(chain)
+        shared = randoms.Shared(full=True)
+        with torch.random.fork_rng():
+            normal = self.watch(step, chain)
+        shared.restore()
+        watch_step(step, chain, Ledger(), trace, sees=False)
+        spans = [(f"backward {index}", after(index)) for index in range(len(chain))]
+        more = (trace.working_bytes(*span) - normal.working_bytes(*span) for span in spans)
+        return normal, [max(0, more_bytes) for more_bytes in more]
 
     def trace(self) -> AllocatorTrace | None:
         """What sees scratch memory, where anything does."""

@@ -102,7 +102,7 @@ class Machine(Alive):
             self.sharing.keep(node)
         else:
             self.hold(first(node))
-        self.run_unsaved(node)
+        self.run_unsaved(node, top=top)
 
     def keep_input(self, group: tuple[Node, ...]) -> None:
         """A top-level group's boundary rests, and so do the random states of all its groups.
@@ -122,7 +122,9 @@ class Machine(Alive):
         """A normal forward: what autograd needs is held from here on."""
         mode = self.mode(index)
         self.enter(index)
-        self.visit(mode.forward_working_bytes, f"forward {index}")
+        # Run again, it writes to copies of what it kept.
+        copies_bytes = 0 if self.is_forward else self.profile.blocks[index].copies_bytes
+        self.visit(mode.forward_working_bytes + copies_bytes, f"forward {index}")
         self.alive_bytes += mode.saved_bytes
         self.hold(index + 1)
         if mode.keeps_input:
@@ -134,11 +136,12 @@ class Machine(Alive):
         self.cast(index, mode)
         self.leave(index)
 
-    def run_unsaved(self, node: Node) -> None:
+    def run_unsaved(self, node: Node, *, top: bool = False) -> None:
         """A forward inside a checkpoint: only the boundary that is handed on is held."""
         for index in leaves(node):
             block = self.profile.blocks[index]
             self.enter(index)
+            self.alive_bytes += block.copies_bytes * top
             self.visit(block.unsaved_working_bytes, f"forward {index}")
             self.hold(index + 1)
             self.cast(index)
@@ -186,6 +189,7 @@ class Machine(Alive):
         if top:
             self.sharing.unmake(node)
             self.sharing.give_up(node)
+            self.alive_bytes -= sum(self.profile.blocks[i].copies_bytes for i in leaves(node))
         self.alive_bytes -= self.profile.group_bytes
 
     def recompute_copy(self, group: tuple[Node, ...]) -> None:
@@ -227,13 +231,11 @@ class Machine(Alive):
     def last_of_group(self, index: int) -> None:
         """Recompute that stops early, with its backward: profiled as one, its input aside."""
         block = self.profile.blocks[index]
+        self.visit(block.again_working_bytes, f"recompute {index}")
         if not block.modes[0].keeps_input:
             self.drop(index)
-        working_bytes = block.recompute_working_bytes
-        again_bytes = block.again_working_bytes
-        self.visit(working_bytes if again_bytes is None else again_bytes, f"recompute {index}")
         self.end_casts(AGAIN)
-        self.visit(working_bytes, f"recompute {index}")
+        self.visit(block.recompute_working_bytes, f"recompute {index}")
         if block.modes[0].keeps_input:
             self.drop(index)
         self.recompute_flops += block.last_recompute_flops

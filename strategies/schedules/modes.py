@@ -205,6 +205,11 @@ class BlockOperators:
         fixed_ps = round(self.fixed_ps * factor)
         return dataclasses.replace(self, operators=operators, fixed_ps=fixed_ps)
 
+    def needing(self, more_bytes: int) -> BlockOperators:
+        """The same with a backward that needs so many bytes more."""
+        moments = (Moment(one.alive_bytes + more_bytes, one.more) for one in self.backward)
+        return dataclasses.replace(self, backward=tuple(moments))
+
     def mode(self, name: str) -> Mode:
         """The block under the op policy of that name."""
         kept = kept_by(name) or frozenset()

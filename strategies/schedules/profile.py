@@ -46,7 +46,8 @@ class BlockCost:
         output_bytes: the boundary that the block hands on, as the next one takes it.
         unsaved_working_bytes: during a forward inside a checkpoint, which keeps nothing.
         recompute_working_bytes: during recompute and backward of a group of this block alone.
-        again_working_bytes: during that recompute, before its backward; ``None``: not told apart.
+        again_working_bytes: during that recompute, before its backward, the block's input aside,
+            which is there until then.
         gradient_bytes: that its backward leaves alive: gradients of parameters, and of what other
             blocks are given too; less than zero where such a one comes to its end.
         forward_flops: of one forward.
@@ -56,6 +57,8 @@ class BlockCost:
         last_recompute_s: time of a recompute that stops at the block's last saved tensor.
         operators: what the block's operators cost, for solvers that choose among them.
         casts: what autocast holds when it has run.
+        copies_bytes: of buffers that its forward writes, which it keeps in a top-level group, as
+            they were, until that has run again, backward too.
     """
 
     modes: tuple[Mode, ...]
@@ -69,8 +72,9 @@ class BlockCost:
     backward_s: float = 0.0
     last_recompute_s: float = 0.0
     operators: BlockOperators | None = None
-    again_working_bytes: int | None = None
+    again_working_bytes: int = 0
     casts: Casts = Casts()
+    copies_bytes: int = 0
 
     def cast_bytes(self, mode: Mode | None) -> int:
         """Of copies of weights that are held, when it has run, beside what it keeps.
@@ -153,7 +157,7 @@ class ChainProfile:
             and let go by its end aside: if a plan keeps it, it is alive besides.
         tail_backward_working_bytes: most alive during the tail's backward, above its start.
         tail_gradient_bytes: parameter gradients alive when the tail's backward ends.
-        group_bytes: what each recompute group keeps besides its input (random state).
+        group_bytes: what each recompute group keeps besides inputs and copies (random state).
         head_gradient_bytes: gradients of what many blocks are given, that its backward frees.
         update_working_bytes: most alive during the optimizer's update, above its start.
         borders: blocks that no recompute group may run across (first of another container, or given

@@ -44,7 +44,7 @@ def _sizes(profile: ChainProfile) -> Iterator[int]:
     yield from (profile.tail_saved_bytes, profile.tail_working_bytes)
     yield profile.tail_backward_working_bytes
     for block in profile.blocks:
-        yield from (block.output_bytes, block.gradient_bytes)
+        yield from (block.output_bytes, block.gradient_bytes, block.copies_bytes)
         yield from (block.unsaved_working_bytes, block.recompute_working_bytes)
         for mode in block.modes:
             yield from (mode.saved_bytes, mode.forward_working_bytes, mode.backward_working_bytes)
@@ -114,17 +114,18 @@ class Programme(Choices):
                 yield self.part(mode.saved_bytes, self.bare[t, j, m])
 
     def _fit_forward(self, t: int) -> None:
-        again = list(self._states_again(t)) if t < self.count else []
+        again = [*self._states_again(t), *self._copies(t)] if t < self.count else []
         for i in range(t):
             block, run = self.profile.blocks[i], self.runs[t, i]
             new = [self._new(t, i, m) for m in range(len(block.modes))]
+            again_bytes = block.copies_bytes * (t < self.count)
             needs = [
-                self.part(mode.forward_working_bytes, bare)
+                self.part(mode.forward_working_bytes + again_bytes, bare)
                 for mode, bare in zip(block.modes, new, strict=True)
             ]
             needs.append(self.part(block.unsaved_working_bytes, run - total(new)))
             needs.append(self.boundary(i, run))
-            states = again if t < self.count else self._states_first(i)
+            states = again if t < self.count else [*self._states_first(i), *self._copies_first(i)]
             self.within([*self._kept(t, i), *needs, *states])
 
     def _new(self, t: int, i: int, m: int) -> Any:
@@ -133,19 +134,20 @@ class Programme(Choices):
 
     def _fit_backward(self, t: int) -> None:
         block, last = self.profile.blocks[t], self.is_last(t)
-        alive = [*self._kept(t, t), *self._states_again(t)]
+        alive = [*self._kept(t, t), *self._states_again(t), *self._copies(t)]
         needs = [self.part(block.recompute_working_bytes, last)]
         for m, mode in enumerate(block.modes):
             output_bytes = block.output_bytes * mode.keeps_output
             need_bytes = mode.saved_bytes + output_bytes + mode.backward_working_bytes
             needs.append(self.part(need_bytes, self.bare[t + 1, t, m]))
         self.within([*alive, self.boundary(t, self.held[t, t]), *needs])
-        self.within([*alive, self.boundary(t, last)])  # the last block's input, before it runs
+        again = self.part(block.again_working_bytes, last)
+        self.within([*alive, self.boundary(t, last), again])  # its input is there until it ran
 
     def _fit_tail(self) -> None:
         profile, end = self.profile, self.count
         states = [self.part(profile.group_bytes, self.is_last(e)) for e in range(end)]
-        kept = [*self._kept(end, end), *states]
+        kept = [*self._kept(end, end), *states, *self._copies_first(end - 1)]
         self.within([*kept, self.boundary(end), self.part(profile.tail_working_bytes)])
         backward_bytes = profile.tail_saved_bytes + profile.tail_backward_working_bytes
         held = self.boundary(end, self.held[end, end])
@@ -180,3 +182,23 @@ class Programme(Choices):
             yield self.part(own_bytes, self.is_last(e) + inside)
         for e in range(t + 1, self.count):
             yield self.part(own_bytes, self.runs[e, t])
+
+    # Copies of what blocks write to, which those in a top-level group keep until it is over.
+
+    def _copies_first(self, i: int) -> Iterator[Any]:
+        """When block i runs in the step's forward: of the blocks up to it."""
+        for j, block in enumerate(self.profile.blocks[: i + 1]):
+            yield self.part(block.copies_bytes, self._grouped(j))
+
+    def _copies(self, t: int) -> Iterator[Any]:
+        """In stage t: of those up to t, and of those behind it in its own top-level group."""
+        yield from self._copies_first(t)
+        for j in range(t + 1, self.count):
+            if self.profile.blocks[j].copies_bytes:
+                together = self.model.addVariable(0, 1)
+                cuts = total(self.begins(self.count, k) for k in range(t + 1, j + 1))
+                self.require(together >= self._grouped(j) - cuts)
+                yield self.part(self.profile.blocks[j].copies_bytes, together)
+
+    def _grouped(self, j: int) -> Any:
+        return 1 - self.is_bare(self.count, j)

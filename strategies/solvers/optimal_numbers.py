@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from strategies.schedules.profile import ChainProfile
+from strategies.schedules.profile import BlockCost, ChainProfile
 from strategies.solvers.optimal_stretches import stretches_of
 
 _MOST_SIZES = 24
@@ -78,7 +78,7 @@ def numbers_of(profile: ChainProfile, slot_bytes: int) -> Numbers:
     above = [b + around[i] for b, (i, _) in zip(back, modes, strict=True)]
     taken = [mode.saved_bytes + size[i + 1] for i, mode in modes]
     last = [block.recompute_working_bytes for block in blocks]
-    released = [size[i] * (not block.modes[0].keeps_input) for i, block in enumerate(blocks)]
+    released = [_released_bytes(block, size[i]) for i, block in enumerate(blocks)]
     tail, tail_free = _tail_needs(profile)
 
     def slots(values: list[int]) -> Any:
@@ -146,6 +146,13 @@ def _taken_sizes(profile: ChainProfile) -> collections.Counter[int]:
         sizes[block.output_bytes + profile.group_bytes] += 1
         sizes.update(mode.saved_bytes + block.output_bytes for mode in block.modes)
     return +collections.Counter({size: count for size, count in sizes.items() if size > 0})
+
+
+def _released_bytes(block: BlockCost, input_bytes: int) -> int:
+    """What the last block of a group needs less, if its input goes when it has run again."""
+    if block.modes[0].keeps_input:
+        return 0
+    return max(0, min(input_bytes, block.recompute_working_bytes - block.again_working_bytes))
 
 
 def _tail_needs(profile: ChainProfile) -> tuple[int, int]:

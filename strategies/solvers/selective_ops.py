@@ -186,7 +186,7 @@ class Programme:
         """What block ``index`` keeps between forward and backward, and its input."""
         block, whole = self.profile.blocks[index], self.choices[index].whole
         yield self.part(block.modes[0].saved_bytes, whole)
-        yield self.part(self.profile.group_bytes, 1 - whole)
+        yield self.part(self.profile.group_bytes + block.copies_bytes, 1 - whole)
         yield from self._plain_at(index, index)
         for number, variable in self.choices[index].kept.items():
             assert block.operators is not None
@@ -223,7 +223,7 @@ class Programme:
     def _fit(self, index: int) -> None:
         """Block ``index`` in forward, where it is on top of all before it, and in backward."""
         profile, block, whole = self.profile, self.profile.blocks[index], self.choices[index].whole
-        mode, own_bytes = block.modes[0], profile.group_bytes
+        mode, own_bytes = block.modes[0], profile.group_bytes + block.copies_bytes
         base = self._sum([*self.before(index), self.part(profile.boundary_bytes(index))])
         self._within(base, self.part(mode.forward_working_bytes, whole))
         for moment in forward_moments(block):
