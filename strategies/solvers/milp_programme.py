@@ -46,6 +46,7 @@ def _sizes(profile: ChainProfile) -> Iterator[int]:
     for block in profile.blocks:
         yield from (block.output_bytes, block.gradient_bytes, block.copies_bytes)
         yield from (block.unsaved_working_bytes, block.recompute_working_bytes)
+        yield block.again_working_bytes
         for mode in block.modes:
             yield from (mode.saved_bytes, mode.forward_working_bytes, mode.backward_working_bytes)
 

@@ -51,7 +51,8 @@ def stretches_of(profile: ChainProfile) -> Stretches:
 def _facts(block: BlockCost) -> Hashable:
     """What the table reads of a block inside a group."""
     times = (block.forward_s, block.last_recompute_s)
-    working = (block.unsaved_working_bytes, block.recompute_working_bytes)
+    again = (block.recompute_working_bytes, block.again_working_bytes)
+    working = (block.unsaved_working_bytes, *again)
     return block.modes[0], block.output_bytes, working, times
 
 
