@@ -41,6 +41,7 @@ RUN = ("run", *TINY, "--strategy", "none")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--ranks", "0"), "ranks must be at least 1, not 0"),
         (("--fit", "batch", "--ranks", "2"), "--fit searches on a simulated device, for one rank"),
         (("--fit", "layers"), "--fit takes batch or seq, not 'layers'"),
         (("--batch", "4", "--batch", "5"), "--batch takes one of 4, 5"),

@@ -21,7 +21,7 @@ from strategies.execution.undo import undo_all
 from strategies.profiling import compiled
 from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.block_times import Ratio, TimedForward
-from strategies.profiling.variants import Variant, with_variants
+from strategies.profiling.variants import Variant, lean, with_variants
 from strategies.schedules.interpreter import predict
 from strategies.schedules.modes import PS, BlockOperators, Compilation
 from strategies.schedules.schedule import Schedule
@@ -235,6 +235,45 @@ def test_the_slower_one_does_not():
     assert block.unsaved_working_bytes == 2
 
 
+@pytest.mark.parametrize("ratio", few([0.5, 2.0]))
+@pytest.mark.parametrize(("least_bytes", "first"), few([(2, "compiled(100)"), (9, "all")]))
+def test_the_way_that_needs_least_is_no_matter_of_the_clock(ratio, least_bytes, first):
+    eager = costs.block(unsaved_working_bytes=5, recompute_working_bytes=5)
+    needs = {"unsaved_working_bytes": least_bytes, "recompute_working_bytes": least_bytes}
+    block = lean(eager, [variant("compiled(100)", ratio, **needs)])
+    assert (block.modes[0].name, block.recompute_working_bytes) == (first, min(5, least_bytes))
+    assert {mode.name for mode in block.modes} == {"all", "compiled(100)"}
+
+
+@pytest.mark.parametrize("ratio", few([0.5, 2.0]))
+def test_the_smallest_budget_is_no_matter_of_the_clock(ratio):
+    eager = costs.block(
+        costs.mode(saved_bytes=50),
+        forward_s=1.0,
+        backward_s=3.0,
+        unsaved_working_bytes=60,
+        recompute_working_bytes=70,
+    )
+    needs = {"unsaved_working_bytes": 20, "recompute_working_bytes": 30}
+    whole = dataclasses.replace(
+        variant("compiled(100)", ratio, **needs),
+        mode=costs.mode(name="compiled(100)", saved_bytes=50),
+    )
+    both, least = with_variants(eager, [whole]), lean(eager, [whole])
+    profile = costs.chain(
+        *[both] * 4, eager_blocks=(eager,) * 4, lean_blocks=() if least == both else (least,) * 4
+    )
+    smallest = min(map(strategies.get("optimal", compile=True).smallest_bytes, profile.ways))
+    eager_bytes = strategies.get("optimal").smallest_bytes(profile.eager)
+    assert smallest == strategies.get("optimal").smallest_bytes(costs.chain(*[least] * 4))
+    assert smallest < eager_bytes
+    [answer] = strategies.get("optimal", compile=True, budget=str(smallest)).answers(profile)
+    assert answer.prediction.peak_bytes <= smallest
+    assert "compiled(100)" in answer.schedule.modes
+    with pytest.raises(strategies.Unsupported, match=f"that does is {smallest:,} bytes"):
+        strategies.get("optimal", compile=True, budget=str(smallest - 1)).answers(profile)
+
+
 # What is promised.
 
 
@@ -396,10 +435,12 @@ def test_random_numbers_are_drawn_again_but_not_under_a_budget(faster):
         assert set(applied.schedule.modes) == {"partitioned(100)"}
         refused = [note for note in applied.notes if "draws random numbers" in note]
         assert [note.partition(":")[0] for note in refused] == [
-            "partitioned(50)",
-            "partitioned(20)",
+            "partitioned(50) and partitioned(20)"
         ]
         assert are_close(drawn(step), wanted)
+    least = dataclasses.replace(optimal, budget="1")
+    with pytest.raises(strategies.Unsupported, match=r"; partitioned\(50\) and .* draws random"):
+        least.planned(chain)
 
 
 def drawn(step):

@@ -112,7 +112,42 @@ class Headed(Sided):
         return self.head(super().forward(x))
 
 
-MODELS = {"skips": Skipping, "a list": Listing, "a side": Sided, "a tail": Headed}
+@dataclasses.dataclass
+class State:
+    """What passes between blocks, as no tree of PyTorch's: groups see no tensor in it."""
+
+    hidden: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
+class Stateful(Block):
+    """Takes a state and returns another."""
+
+    def forward(self, state):
+        return State(super().forward(state.hidden))
+
+
+class Carrying(nn.Module):
+    """Blocks that hand a dataclass to each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Stateful() for _ in range(BLOCKS))
+
+    def forward(self, x):
+        state = State(x * 1.0)
+        for block in self.blocks:
+            state = block(state)
+        return state.hidden
+
+
+MODELS = {
+    "skips": Skipping,
+    "a list": Listing,
+    "a side": Sided,
+    "a tail": Headed,
+    "states": Carrying,
+}
 
 
 @functools.cache
@@ -168,6 +203,27 @@ def test_no_group_runs_across_what_the_model_computes_between():
     assert chain.borders == ()
     with strategies.apply(step.model, "optimal", budget="100%", example=step.example) as applied:
         assert applied.chain.profile.borders == (4, 5)
+
+
+def test_no_group_runs_across_what_no_tree_holds():
+    _, chain, profile = profiled("states")
+    assert profile.borders == tuple(range(1, BLOCKS))
+    assert chain.borders == ()
+
+
+def test_a_checkpoint_keeps_what_it_is_given_in_an_object():
+    step, _, _ = profiled("states")
+    chain = strategies.profiled(step.model, "optimal", step)
+    modes = [mode for block in chain.profile.blocks for mode in block.modes]
+    kept = {mode.name: mode.keeps_input for mode in modes}
+    assert kept["products"]
+    for index in (0, BLOCKS - 1):
+        names = tuple("products" if i == index else "all" for i in range(BLOCKS))
+        schedule = dataclasses.replace(Schedule(tuple(range(BLOCKS))), modes=names)
+        unseen_bytes = predict(chain.profile, schedule).peak_bytes - peak_bytes(
+            step, chain, schedule
+        )
+        assert unseen_bytes == chain.profile.group_bytes  # a random state is no operator's
 
 
 @pytest.mark.parametrize("spec", ["optimal", "selective_ops", "auto"])

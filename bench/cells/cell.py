@@ -129,9 +129,9 @@ def checked(cell: Cell) -> Cell:
     _check("optimizer", cell.optimizer, OPTIMIZERS)
     _check_update(cell)
     device = _checked_device(cell)
-    for name in ("rounds", "warmup", "threads"):
-        if getattr(cell, name) < 0:
-            raise ValueError(f"{name} must be at least 0, not {getattr(cell, name)}")
+    for name, least in {"rounds": 0, "warmup": 0, "threads": 0, "ranks": 1}.items():
+        if getattr(cell, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(cell, name)}")
     _check_memory_limit(cell)
     _check_numbers(msgspec.to_builtins(cell))
     _check_numbers(workload.options())

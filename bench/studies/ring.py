@@ -95,9 +95,8 @@ class Ring:
         """What was found, by the names that a stored contest has for it."""
         profile = self.profile
         none_bytes = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
-        profiles = [profile, *([profile.eager] if profile.eager else [])]
         smallest = entrants.ours(1, compiled=self.question.compiled).smallest_bytes
-        least_bytes = min(map(smallest, profiles))
+        least_bytes = min(map(smallest, profile.ways))
         with planning.frozen():  # modules are no garbage, and collected before every step
             budgets = [self.budget(size) for size in self.sizes(least_bytes, none_bytes)]
             timed = self._timed(budgets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from strategies.contract.remedies import NothingFits
@@ -139,16 +139,17 @@ class Budgeted(Strategy, abc.ABC):
             Unsupported: there is none; names the smallest budget.
         """
         budget_bytes = resolve(self.budget, profile)
-        profiles = [profile, *([profile.eager] if profile.eager else [])]
-        answers = [
-            Answer.of(each, budget_bytes, solution)
-            for each in profiles
-            for solution in self.solutions(each, budget_bytes)
-        ]
-        if not answers:
-            least = min(profiles, key=self.smallest_bytes)
-            raise NothingFits(self, least, budget_bytes)
-        return answers
+        fast, lean = (profile, profile.eager), (profile.lean,)
+        for ways in (fast, lean):  # which is the slower: for what fits in no other way
+            answers = [*self._answers(filter(None, ways), budget_bytes)]
+            if answers:
+                return answers
+        raise NothingFits(self, min(profile.ways, key=self.smallest_bytes), budget_bytes)
+
+    def _answers(self, profiles: Iterable[ChainProfile], budget_bytes: int) -> Iterator[Answer]:
+        for profile in profiles:
+            for solution in self.solutions(profile, budget_bytes):
+                yield Answer.of(profile, budget_bytes, solution)
 
     def remarks(self, answer: Answer) -> Sequence[str]:
         """How much of the budget is used, and how far from the proven bound the schedule is."""

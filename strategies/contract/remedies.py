@@ -62,6 +62,7 @@ class NothingFits(Unsupported):
         super().__init__(
             f"{planner.spec()}: nothing fits into {budget_bytes:,} bytes; the smallest budget"
             f" that does is {self.smallest_bytes:,} bytes{self._others()}{self._tail()}"
+            f"{''.join(f'; {why}' for why in profile.left_out)}"
         )
 
     def _others(self) -> str:

@@ -29,7 +29,7 @@ from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.saved import Kept, watch_saved
 from strategies.profiling.scout import Alike, each
 from strategies.profiling.step import Step
-from strategies.profiling.variants import Variant, with_variants
+from strategies.profiling.variants import Variant, lean, with_variants
 from strategies.profiling.watched import Watched, after, watch_step
 from strategies.schedules.modes import PARTITIONED, Compilation, Mode
 from strategies.schedules.plan import Node
@@ -105,16 +105,27 @@ def with_compiled(
     if not (before and real) and (reasons or not names):
         return dataclasses.replace(profile, left_out=tuple(left_out))
     measured = watch_compiled(step, chain, alike, () if before else names)
-    left_out += [
-        why if why.startswith(name) else f"{name}: {why}" for name, why in measured.refused.items()
-    ]
-    like = range(len(chain)) if before else alike.like
-    blocks = tuple(
-        with_variants(block, measured.variants[index])
-        for block, index in zip(profile.blocks, like, strict=True)
+    left_out += _by_reason(measured.refused)
+    variants = [measured.variants[index] for index in (range(len(chain)) if before else alike.like)]
+    blocks = tuple(map(with_variants, profile.blocks, variants))
+    profile = dataclasses.replace(profile, left_out=tuple(left_out))
+    if before or blocks == profile.blocks:
+        return dataclasses.replace(profile, blocks=blocks)
+    leanest = tuple(map(lean, profile.blocks, variants))
+    return dataclasses.replace(
+        profile,
+        blocks=blocks,
+        eager_blocks=profile.blocks,
+        lean_blocks=() if leanest == blocks else leanest,
     )
-    eager = () if before or blocks == profile.blocks else profile.blocks
-    return dataclasses.replace(profile, blocks=blocks, left_out=tuple(left_out), eager_blocks=eager)
+
+
+def _by_reason(refused: Mapping[str, str]) -> list[str]:
+    """Why modes do not run, each reason said once."""
+    names: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        names.setdefault(why.removeprefix(f"{name}: "), []).append(name)
+    return [f"{' and '.join(those)}: {why}" for why, those in names.items()]
 
 
 def watch_compiled(step: Step, chain: Chain, alike: Alike, names: Sequence[str]) -> Compiled:

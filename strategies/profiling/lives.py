@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
-from strategies.execution.tensors import dense_parts, tensors_in
+from strategies.execution.tensors import dense_parts, flat, leaves_of
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.saved import Slip, hooks, nothing
 from strategies.profiling.step import Step
@@ -92,6 +92,8 @@ def watch_lives(step: Step, chain: Chain) -> Passed:
     watcher.position = _BEFORE
     with contextlib.ExitStack() as stack:
         for block in dict.fromkeys(chain.blocks):
+            given = block.register_forward_pre_hook(watcher.given, with_kwargs=True)
+            stack.callback(given.remove)
             stack.callback(block.register_forward_hook(watcher.follow).remove)
         stack.enter_context(hooks(chain, watcher.enter, watcher.leave))
         stack.enter_context(watcher)
@@ -118,6 +120,7 @@ class _Watcher(Ledger):
         self.crossing: list[_Life] = []
         self.outliving: list[_Life] = []
         self.casts: list[_Life] = []
+        self.taken: set[int] = set()
         self.returned: list[weakref.ref[Tensor]] = []
         self.slips: list[tuple[_Life, weakref.ref[Slip]]] = []
         self.output: _Life | None = None
@@ -186,7 +189,8 @@ class _Watcher(Ledger):
 
     def _arrive(self, index: int, boundary: Tensor) -> None:
         life = self._life(boundary)
-        if index and not any(reference() is boundary for reference in self.returned):
+        seen = id(boundary) in self.taken
+        if index and not (seen and any(reference() is boundary for reference in self.returned)):
             self.apart.add(index)
         if index and life is not self.output:
             self.copies.add(index)
@@ -195,10 +199,16 @@ class _Watcher(Ledger):
             life.boundary = index
             self._cross(life)
 
+    def given(self, block: nn.Module, args: Any, kwargs: Any) -> None:
+        """A block is given this, of which groups see the leaves, and nothing in objects."""
+        del block
+        self.taken = set(map(id, flat(args, kwargs)[0]))
+
     def follow(self, block: nn.Module, args: Any, output: Any) -> None:
-        """A block returned this."""
+        """A block returned this; as above."""
         del block, args
-        self.returned = [weakref.ref(tensor) for tensor in tensors_in(output)]
+        leaves = (leaf for leaf in leaves_of(output) if isinstance(leaf, Tensor))
+        self.returned = [weakref.ref(leaf) for leaf in leaves]
 
     def leave(self, index: int, output: Tensor) -> None:
         """A block ends; what it hands on may not be what the next one takes."""

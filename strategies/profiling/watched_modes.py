@@ -43,8 +43,10 @@ def watch_modes(
             if op_policies.is_of_written(error):
                 return None
             raise
-        for index in names:
+        for index, name in names.items():
             saved.blocks[index].keeps_output |= modes_of.keeps_output(chain.blocks[index])
+            # A checkpoint holds what it is given: of a dataclass, without a word to autograd.
+            saved.blocks[index].keeps_input |= op_policies.is_policy(name)
         return ModesWatched(names, counts, saved, watched)
     return None
 

@@ -173,6 +173,8 @@ class ChainProfile:
         faked: profiled on fake tensors, for the step does not fit as it is: no scratch memory.
         left_out: sentences on modes that were asked for and are not there.
         eager_blocks: the blocks without their compiled modes, if they have any.
+        lean_blocks: the blocks, each as it needs least in groups, eager or compiled, where that is
+            another way than the faster: what a clock says moves no smallest budget.
     """
 
     blocks: tuple[BlockCost, ...]
@@ -198,6 +200,7 @@ class ChainProfile:
     faked: bool = False
     left_out: tuple[str, ...] = ()
     eager_blocks: tuple[BlockCost, ...] = ()
+    lean_blocks: tuple[BlockCost, ...] = ()
 
     def boundary_bytes(self, index: int) -> int:
         """The boundary that block ``index`` reads (``len(blocks)``: that the tail reads)."""
@@ -214,9 +217,20 @@ class ChainProfile:
     @property
     def eager(self) -> ChainProfile | None:
         """The same chain without compiled modes, if it has any."""
-        if not self.eager_blocks:
-            return None
-        return dataclasses.replace(self, blocks=self.eager_blocks, eager_blocks=())
+        return self._of(self.eager_blocks) if self.eager_blocks else None
+
+    @property
+    def lean(self) -> ChainProfile | None:
+        """The same chain, of `lean_blocks`, if it has any."""
+        return self._of(self.lean_blocks) if self.lean_blocks else None
+
+    @property
+    def ways(self) -> list[ChainProfile]:
+        """All profiles of the chain: this one, the eager one, the lean one."""
+        return [self, *filter(None, (self.eager, self.lean))]
+
+    def _of(self, blocks: tuple[BlockCost, ...]) -> ChainProfile:
+        return dataclasses.replace(self, blocks=blocks, eager_blocks=(), lean_blocks=())
 
     @functools.cached_property
     def first_modes(self) -> tuple[str, ...]:
