@@ -59,6 +59,13 @@ def freeze() -> None:
     gc.freeze()
 
 
+def forget_compiled() -> None:
+    """What PyTorch's compiler keeps of models that a file's tests have compiled."""
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()
+
+
 class Memory:
     """The most memory of each process: measured in each worker, printed and judged in the end.
 
@@ -77,6 +84,7 @@ class Memory:
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
         answer = yield
         if nextitem is None or nextitem.path != item.path:
+            forget_compiled()
             freeze()  # what a file leaves, modules that it was the first to import above all
         if self.process.memory_info().rss - self.kept_bytes > GROWTH_BYTES:
             gc.collect()

@@ -32,7 +32,7 @@ NOTES = (
     f"measured peak is above the budget; {MISSING} it cannot run (below). Peaks are of a training "
     "loop with AdamW from before its state exists, by the allocator; `every_k` is the fastest of "
     "all k that fits. A loss is a ratio whose whole interval is above 1; of equal contenders one "
-    "in 40 is lost by chance.\n"
+    "in 40 is lost by chance. Models and batches are those of [promised budgets](promises.md).\n"
 )
 DISK_NOTE = "Whoever rests boundaries on a disk meets `auto(disk=True)`.\n"
 COMPILED_NOTES = (
