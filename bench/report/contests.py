@@ -32,7 +32,9 @@ NOTES = (
     f"measured peak is above the budget; {MISSING} it cannot run (below). Peaks are of a training "
     "loop with AdamW from before its state exists, by the allocator; `every_k` is the fastest of "
     "all k that fits. A loss is a ratio whose whole interval is above 1; of equal contenders one "
-    "in 40 is lost by chance. Models and batches are those of [promised budgets](promises.md).\n"
+    "in 40 is lost by chance. Models and batches are those of [promised budgets](promises.md); "
+    "contests until the afternoon of 26 November 2026, those with gradients added up and the "
+    "compiled ones, had the small batches, of one draw.\n"
 )
 DISK_NOTE = "Whoever rests boundaries on a disk meets `auto(disk=True)`.\n"
 COMPILED_NOTES = (
