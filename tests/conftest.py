@@ -21,7 +21,7 @@ from strategies.profiling.allocator import give_back
 settings.register_profile("short", deadline=None, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=100)
 
-MOST_BYTES = 1_200_000_000
+MOST_BYTES = 1_250_000_000
 """That any process of a short run may have resident at once, if nothing else is said."""
 GROWTH_BYTES = 8_000_000
 """Of one test, or of several small ones, after which garbage is collected: few objects of Python
