@@ -110,9 +110,8 @@ def spotlights(profile: ChainProfile) -> Iterator[ChainProfile]:
 
 
 def working(costs: Any) -> list[str]:
-    """The figures that are of a moment, as far as they are known."""
-    names = (f.name for f in dataclasses.fields(costs) if f.name.endswith("_working_bytes"))
-    return [name for name in names if getattr(costs, name) is not None]
+    """The figures that are of a moment."""
+    return [f.name for f in dataclasses.fields(costs) if f.name.endswith("_working_bytes")]
 
 
 def with_block(profile: ChainProfile, index: int, block: BlockCost) -> ChainProfile:

@@ -106,11 +106,10 @@ def test_sizes_with_a_common_divisor(seed):
 
 def scaled(costs, factor):
     """Every size of a profile, times ``factor``."""
-    known = {field.name: getattr(costs, field.name) for field in dataclasses.fields(costs)}
     sizes = {
-        name: value * factor
-        for name, value in known.items()
-        if name.endswith("_bytes") and value is not None
+        field.name: getattr(costs, field.name) * factor
+        for field in dataclasses.fields(costs)
+        if field.name.endswith("_bytes")
     }
     parts = {
         name: tuple(scaled(part, factor) for part in getattr(costs, name))
