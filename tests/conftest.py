@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from hypothesis import settings
 
 from strategies.execution import checkpoint as checkpoint_module
@@ -144,6 +145,12 @@ def small_copies() -> Iterator[None]:
         if "bench.simulate.calibrate" in sys.modules:
             patch.setattr("bench.simulate.calibrate._COPY_VALUES", 2**16)
         yield
+
+
+@pytest.fixture
+def uncompiled() -> None:
+    """As a process that has compiled nothing: in another nobody is warned of idle blocks."""
+    torch._dynamo.utils.counters.clear()
 
 
 @pytest.fixture

@@ -448,12 +448,6 @@ def test_sub_modules_are_looked_for_among_the_parts():
     assert_same(step(model, rows), wanted)
 
 
-@pytest.fixture
-def uncompiled():
-    """As a process that has compiled nothing: in another nobody is warned of idle blocks."""
-    torch._dynamo.utils.counters.clear()
-
-
 @pytest.mark.usefixtures("uncompiled")
 def test_parts_of_blocks_that_the_model_never_calls():
     """Nobody can see that; watching can, and says what to do."""

@@ -180,11 +180,6 @@ def test_a_check_needs_an_example():
 # Without an example.
 
 
-@pytest.fixture
-def uncompiled():
-    torch._dynamo.utils.counters.clear()
-
-
 def steps(model, count=2):
     """The warnings of each training step."""
     caught = []
