@@ -215,7 +215,6 @@ def test_a_simulated_rank_is_stored_printed_and_fails_aloud(monkeypatch, tmp_pat
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"ranks": 0}, "--ranks must be at least 1, not 0"),
         ({"device": SIM}, f"ranks share a real device, not {SIM}"),
         ({"interval_width": 0.02, "rounds": 2}, "--precision takes no percentage"),
         ({"parallel": "megatron"}, "megatron and mixed=true are simulated alone"),

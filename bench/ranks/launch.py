@@ -43,8 +43,6 @@ def checked(cell: Cell) -> Cell:
     Raises:
         ValueError: they cannot; says why.
     """
-    if cell.ranks < 1:
-        raise ValueError(f"--ranks must be at least 1, not {cell.ranks}")
     way = parallel.parse(cell.parallel, cell.ranks)
     problem = divisible.problem(way, cell.make_workload()) or _device_problem(cell, way)
     if problem is None and (way.megatron or way.mixed):
