@@ -51,7 +51,8 @@ class Ledger(FlopCounter):
         alive: bytes held after each birth or death, in order.
         marks: moments named by `mark`.
         scratch: of kernels that only are simulated; default: what ``rates`` say.
-        recomputed: called when the first operator comes that follows a recompute.
+        recomputed: called when the first operator comes that follows a recompute; nothing is
+            looked for if it is None.
     """
 
     def __init__(self, rates: Rates | None = None, scratch: Scratch | None = None) -> None:
@@ -62,7 +63,7 @@ class Ledger(FlopCounter):
         self.alive_bytes = 0
         self.alive: list[int] = []
         self.marks: list[Mark] = []
-        self.recomputed: Callable[[], None] = lambda: None
+        self.recomputed: Callable[[], None] | None = None
         self._known: set[int] = set()
         self._runs_again = False
 
@@ -102,9 +103,8 @@ class Ledger(FlopCounter):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operator, count its FLOPs and what it made."""
-        ran_again, self._runs_again = self._runs_again, _runs_again()
-        if ran_again and not self._runs_again:
-            self.recomputed()
+        if self.recomputed is not None:
+            self._follow(self.recomputed)
         before = self.flops
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if self.rates is not None:
@@ -118,6 +118,11 @@ class Ledger(FlopCounter):
         if self.scratch is not None:
             self._lend(self.scratch(func, args, kwargs or {}))
         return out
+
+    def _follow(self, recomputed: Callable[[], None]) -> None:
+        ran_again, self._runs_again = self._runs_again, _runs_again()
+        if ran_again and not self._runs_again:
+            recomputed()
 
     def _lend(self, sizes_bytes: Sequence[int]) -> None:
         """What a kernel takes and returns, beside its outputs."""

@@ -174,15 +174,17 @@ class _Passes:
                 gradient_bytes=size,
                 output_bytes=output_bytes,
                 copies_bytes=written_bytes(chain.blocks[source]),
+                casts=passed.casts[index],
             )
-            for source, size, output_bytes in zip(like, gradients, outputs, strict=True)
+            for index, (source, size, output_bytes) in enumerate(
+                zip(like, gradients, outputs, strict=True)
+            )
         ]
         blocks = tuple(
             without_output(block, costs[source].output_bytes) if i in passed.copies else block
             for i, (block, source) in enumerate(zip(own, like, strict=True), start=1)
         )
         blocks = tuple(without_own(block, passed, i) for i, block in enumerate(blocks))
-        blocks = tuple(dataclasses.replace(b, casts=passed.casts[i]) for i, b in enumerate(blocks))
         bare = _assemble(blocks, normal, saved, (chain.borders, passed))
         profile = balanced(bare, normal, lingering_bytes(normal, like, passed.casts))
         return dataclasses.replace(
