@@ -32,9 +32,8 @@ NOTES = (
     f"measured peak is above the budget; {MISSING} it cannot run (below). Peaks are of a training "
     "loop with AdamW from before its state exists, by the allocator; `every_k` is the fastest of "
     "all k that fits. A loss is a ratio whose whole interval is above 1; of equal contenders one "
-    "in 40 is lost by chance. Models and batches are those of [promised budgets](promises.md); "
-    "contests until the afternoon of 26 November 2026, those with gradients added up and the "
-    "compiled ones, had the small batches, of one draw.\n"
+    "in 40 is lost by chance. Models and batches are those of [promised budgets](promises.md); a "
+    "contest of other batches tells itself by the peak of `none`, beneath.\n"
 )
 DISK_NOTE = "Whoever rests boundaries on a disk meets `auto(disk=True)`.\n"
 COMPILED_NOTES = (
@@ -226,6 +225,7 @@ def _again(contest: Contest) -> str:
     passed = "passed" if again.holds(1) else "**failed**"
     text = f"{cell(name_of(contest))}: none against itself {_interval(again, 3)}: {passed}"
     text += f"; {contest.rounds} rounds, {_busy(contest)}"
+    text += f"; its peak is {display.sized(contest.plain_peak_bytes)}"
     if contest.compiled_again_count:
         text += f"; **{contest.compiled_again_count} graphs were compiled in timed rounds**"
     return text
