@@ -1,6 +1,7 @@
 """`auto` measures before it settles: which plan is the fastest, and whether its peak is kept."""
 
 import dataclasses
+import gc
 import itertools
 import random
 import subprocess
@@ -159,15 +160,44 @@ def test_a_plan_that_should_be_the_fastest_anyway_is_not_timed(case, monkeypatch
 def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
     model, batch = case
     order = []
-    clock = iter([1.05, 1.0, 1.0, 1.05])
+    clock = iter([1.03, 1.0, 1.0, 1.03])
     monkeypatch.setattr(trial, "_time", lambda _: next(clock))
     installs = [lambda name=name: order.append(name) or [] for name in "ab"]
     step = ExampleStep(model, batch)
-    assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[1.05, 1.05], [1.0, 1.0]]
+    assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[1.03, 1.03], [1.0, 1.0]]
     assert order == ["a", "a", "b", "b", "a"]  # one that is not timed, and two rounds
-    for times in ([1.0, 2.0], [2.0, 1.0], [1.0, 1.2]):  # it is clear
+    for times in ([1.0, 2.0], [2.0, 1.0], [1.0, 1.05]):  # it is clear
         clock = iter(times)
         assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[one] for one in times]
+
+
+@pytest.mark.parametrize(
+    ("simplest_s", "other_s", "contenders"),
+    [(1.0, 0.99, 0), (1.0, 0.98, 2), (0.01, 0.0099, 2), (0.01, 0.01, 0)],
+)
+def test_a_long_step_is_not_run_for_a_small_gain(monkeypatch, simplest_s, other_s, contenders):
+    times, timed = {"0 1": simplest_s, "[0] 1": other_s}, []
+    monkeypatch.setattr(settled, "_predicted_s", lambda one: times[one.schedule.render()])
+    monkeypatch.setattr(settled._Settling, "_install", lambda *_: list)
+
+    def seconds(step, installs, expected_s, **options):
+        timed.extend(installs)
+        return [[1.0]] * len(installs)
+
+    monkeypatch.setattr(trial, "seconds", seconds)
+    settling = settled._Settling(None, None, None, None, False)
+    settling.fastest([Planned(Schedule.parse(text)) for text in times])
+    assert len(timed) == contenders
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_objects_are_frozen_while_the_clock_runs_alone(case, monkeypatch, frozen):
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: int(frozen))
+    calls = []
+    for name in ("freeze", "unfreeze"):
+        monkeypatch.setattr(gc, name, lambda name=name: calls.append(name))
+    timed(case, monkeypatch, iter([1.0, 2.0]))
+    assert calls == ([] if frozen else ["freeze", "unfreeze"])
 
 
 def timed(case, monkeypatch, clock, contenders=2):

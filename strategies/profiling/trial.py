@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ DOUBT = 0.06
 """Part of a step by which a clock that is read once may be off."""
 CLEAR = 0.04
 """Of one that is faster than all others by that part of a step, no further round is needed."""
+LONG_S = 0.25
+"""A step that takes so many seconds is not run for the sake of a small gain."""
+CLEAR_LONG = 0.02
+"""As `CLEAR`, of such steps: what disturbs a short one is a smaller part of them."""
 
 
 def peak_bytes(step: Step, profile: ChainProfile) -> int:
@@ -39,6 +44,7 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
         step: of a model under a plan; gradients, buffers and random states stay what they were.
         profile: of that model; what is resident is taken from it.
     """
+    give_back()
     with preserved(step.model):
         return watched(step, profile)[1]
 
@@ -50,7 +56,6 @@ def watched(step: Step, profile: ChainProfile) -> tuple[float, int]:
         _begin(step)
     step.drop_gradients()
     gc.collect()
-    give_back()
     seconds, peak, end = _cpu(step) if is_cpu else _accelerator(step)
     return seconds, profile.resident_bytes + max(peak, end + profile.update_working_bytes)
 
@@ -116,7 +121,7 @@ def seconds(
     times: list[list[float]] = [[] for _ in contenders]
     playing = list(enumerate(contenders))
     give_back()
-    with preserved(step.model):
+    with _frozen(), preserved(step.model):
         with installed(contenders[0]):  # memory that is new is slow
             watch(0) if watch else run_once(step)
         for number in itertools.count():
@@ -134,11 +139,30 @@ def seconds(
     return times
 
 
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """Collections of garbage, which steps are preceded by, pass by whatever there is already.
+
+    That is most of Python's objects, and looking at them takes longer than many a step. Of a
+    process that froze something itself nothing is: it could not be told apart afterwards.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _near(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> list[int]:
     """The fastest, and the next one, if it is not clear which of them is; of those who are left."""
     estimates = _estimates(times, expected_s)
     first, *others = sorted(estimates, key=lambda index: estimates[index])
-    return [first, *(one for one in others[:1] if estimates[one] - estimates[first] < CLEAR)]
+    clear = CLEAR_LONG if min(times[first]) >= LONG_S else CLEAR
+    return [first, *(one for one in others[:1] if estimates[one] - estimates[first] < clear)]
 
 
 def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> dict[int, float]:
