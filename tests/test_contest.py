@@ -315,7 +315,7 @@ def test_the_table():
     ]
     assert lines_of(text, "Not held") == ["d: timeout: too long"]
     assert lines_of(text, "How far equal ones are apart")[0].endswith(
-        "passed; 8 rounds, in which other processes took — of the processors"
+        "passed; 8 rounds, in which other processes took — of the processors; its peak is 2.0 kB"
     )
     assert len(report.csv([contest_of()]).splitlines()) == 1 + len(OTHERS)
 
