@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from strategies.contract.prepared import device_of
 from strategies.contract.strategy import Planned, Strategy
 from strategies.execution.chain import Chain
 from strategies.hybrid import AUTO, Hybrid, may_send_outputs, traffic
 from strategies.memory_budget import MemoryBudget
 from strategies.optimal import Optimal
+from strategies.profiling.compiled import is_compiled
 from strategies.schedules import budget as budgets
 from strategies.schedules.budget import Answer
 from strategies.schedules.interpreter import predict
@@ -129,18 +131,18 @@ class Auto(Optimal):
         """The whole model compiled under the budgets under which its blocks were.
 
         Those under which the blocks, compiled one by one, would need far too much are left out:
-        each is a compilation, and it is the measured peak that decides.
+        each is a compilation, and it is the measured peak that decides. Off the CPU, where compiled
+        blocks are not watched, it decides alone.
         """
         profile = self.profile_of(chain)
-        if not profile.eager_blocks:
+        shares = list(filter(None, map(Compilation.parse, self.compilations())))
+        if profile.eager_blocks:
+            budget_bytes = budgets.resolve(self.budget, profile)
+            shares = [one for one in shares if _least_bytes(profile, one.name) <= budget_bytes]
+        elif not _runs_unwatched(chain):
             return ()
-        budget_bytes = budgets.resolve(self.budget, profile)
-        shares = [Compilation.parse(name) for name in self.compilations()]
-        return [
-            MemoryBudget(fraction=share.per_cent / 100, backend=self.backend)
-            for share in filter(None, shares)
-            if WHOLE * predict(profile, _compiled(profile, share.name)).peak_bytes <= budget_bytes
-        ]
+        backend = self.backend
+        return [MemoryBudget(fraction=one.per_cent / 100, backend=backend) for one in shares]
 
     def smallest_bytes(self, profile: ChainProfile) -> int:
         """The smallest of all."""
@@ -189,6 +191,11 @@ def _without_policies(profile: ChainProfile) -> ChainProfile:
     return dataclasses.replace(profile, blocks=blocks)
 
 
+def _least_bytes(profile: ChainProfile, name: str) -> float:
+    """Of the peak of the whole model compiled under the budget of that mode."""
+    return WHOLE * predict(profile, _compiled(profile, name)).peak_bytes
+
+
 def _compiled(profile: ChainProfile, name: str) -> Schedule:
     """Every block that can in that mode, none in a group."""
     named = [
@@ -196,6 +203,12 @@ def _compiled(profile: ChainProfile, name: str) -> Schedule:
         for block, first in zip(profile.blocks, profile.first_modes, strict=True)
     ]
     return Schedule(plain(len(profile.blocks)), tuple(named))
+
+
+def _runs_unwatched(chain: Chain) -> bool:
+    """Whether nobody sees what its blocks need compiled; if they were compiled before, all do."""
+    is_elsewhere = any(device_of(block).type != "cpu" for block in chain.blocks)
+    return is_elsewhere and not any(map(is_compiled, chain.blocks))
 
 
 def _is_faster_compiled(profile: ChainProfile) -> bool:

@@ -205,6 +205,20 @@ def test_what_would_draw_other_numbers_is_not_compiled_as_a_whole(ratio):
     assert not any("whole model" in note for note in found.notes)
 
 
+def test_where_compiled_blocks_are_not_watched_the_measured_peak_decides_alone(monkeypatch):
+    model, rows = model_of()
+    example = ExampleStep(model, rows, lambda output: output.square().sum())
+    chain = strategies.profiled(model, "optimal", example)  # no compiled modes
+    compiling = strategies.get("auto", budget="30%", **SPEC)
+    assert not compiling.wholes(chain)
+    monkeypatch.setattr(auto, "device_of", lambda _: torch.device("cuda"))
+    assert [one.fraction for one in compiling.wholes(chain)] == [each / 100 for each in PER_CENTS]
+    assert not strategies.get("auto", budget="30%").wholes(chain)
+    for block in chain.blocks:
+        block.compile(backend="eager")
+    assert not compiling.wholes(chain)
+
+
 @pytest.mark.long
 def test_what_would_need_too_much_by_its_blocks_is_not_compiled():
     _, chain, _ = profiled(0.0)
