@@ -160,13 +160,13 @@ def test_a_plan_that_should_be_the_fastest_anyway_is_not_timed(case, monkeypatch
 def test_contenders_take_turns_until_it_is_clear(case, monkeypatch):
     model, batch = case
     order = []
-    clock = iter([1.03, 1.0, 1.0, 1.03])
+    clock = iter([1.05, 1.0, 1.0, 1.05])
     monkeypatch.setattr(trial, "_time", lambda _: next(clock))
     installs = [lambda name=name: order.append(name) or [] for name in "ab"]
     step = ExampleStep(model, batch)
-    assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[1.03, 1.03], [1.0, 1.0]]
+    assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[1.05, 1.05], [1.0, 1.0]]
     assert order == ["a", "a", "b", "b", "a"]  # one that is not timed, and two rounds
-    for times in ([1.0, 2.0], [2.0, 1.0], [1.0, 1.05]):  # it is clear
+    for times in ([1.0, 2.0], [2.0, 1.0], [1.0, 1.2]):  # it is clear
         clock = iter(times)
         assert trial.seconds(step, installs, [1.0, 1.0], rounds=2) == [[one] for one in times]
 

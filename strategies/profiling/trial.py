@@ -31,8 +31,6 @@ CLEAR = 0.04
 """Of one that is faster than all others by that part of a step, no further round is needed."""
 LONG_S = 0.25
 """A step that takes so many seconds is not run for the sake of a small gain."""
-CLEAR_LONG = 0.02
-"""As `CLEAR`, of such steps: what disturbs a short one is a smaller part of them."""
 
 
 def peak_bytes(step: Step, profile: ChainProfile) -> int:
@@ -161,8 +159,7 @@ def _near(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> list
     """The fastest, and the next one, if it is not clear which of them is; of those who are left."""
     estimates = _estimates(times, expected_s)
     first, *others = sorted(estimates, key=lambda index: estimates[index])
-    clear = CLEAR_LONG if min(times[first]) >= LONG_S else CLEAR
-    return [first, *(one for one in others[:1] if estimates[one] - estimates[first] < clear)]
+    return [first, *(one for one in others[:1] if estimates[one] - estimates[first] < CLEAR)]
 
 
 def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) -> dict[int, float]:
