@@ -22,11 +22,13 @@ from strategies.profiling.allocator import give_back
 settings.register_profile("short", deadline=None, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=100)
 
-MOST_BYTES = 1_250_000_000
+MOST_BYTES = 1_200_000_000
 """That any process of a short run may have resident at once, if nothing else is said."""
 GROWTH_BYTES = 8_000_000
 """Of one test, or of several small ones, after which garbage is collected: few objects of Python
 can hold much of C++, of traces above all, and Python collects by number."""
+KEEPERS = ("simulated", "strategies.solvers.")
+"""Modules with caches of much, which the next file asks for something else."""
 _PEAK = "peak"
 
 
@@ -67,6 +69,14 @@ def forget_compiled() -> None:
         dynamo.reset()
 
 
+def forget_cached(file: str) -> None:
+    """What functions have kept for a file's tests: models, profiles, simulations, tables."""
+    for name in [one for one in sys.modules if one.startswith((file, *KEEPERS))]:
+        for value in list(vars(sys.modules[name]).values()):
+            if hasattr(value, "cache_clear") and value.__module__ == name:
+                value.cache_clear()
+
+
 class Memory:
     """The most memory of each process: measured in each worker, printed and judged in the end.
 
@@ -86,6 +96,7 @@ class Memory:
         answer = yield
         if nextitem is None or nextitem.path != item.path:
             forget_compiled()
+            forget_cached(item.path.stem)
             freeze()  # what a file leaves, modules that it was the first to import above all
         if self.process.memory_info().rss - self.kept_bytes > GROWTH_BYTES:
             gc.collect()
