@@ -16,6 +16,7 @@ from bench import architectures
 from bench.architectures.base import Architecture
 from bench.cli.contest import failures
 from bench.cli.followed import followed
+from bench.report import contest_figure
 from bench.report import contests as report
 from bench.report.bouts import Outcome, bouts, met
 from bench.report.causes import cause
@@ -345,6 +346,19 @@ def test_table_and_figure_are_made_from_what_is_stored(tmp_path):
     assert {p.name for p in (tmp_path / "tables").iterdir()} == {"contests.md", "contests.csv"}
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"contests.svg", "contests.png"}
     assert regenerate(tmp_path, None, check=True) == []
+
+
+def test_the_figure_has_a_panel_for_each_kind_of_contest():
+    kinds = [{"compiled": True}, {"accumulation": True}, {}, {"model": "c"}, {"device": "cuda"}]
+    panels = contest_figure.figure([contest_of(**kind) for kind in kinds]).axes
+    titles = [axes.get_title(loc="left").splitlines()[-1] for axes in panels]
+    assert titles[0].endswith("; one batch")
+    assert titles[1:] == ["two batches added up", "one batch, compiled"]
+    columns = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in panels]
+    assert columns == [["a|b", "c", "a|b (cuda)"], ["a|b"], ["a|b"]]
+    [legend] = panels[0].figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert len(names) == len(set(names))
 
 
 def test_results_readme_documents_every_field_in_order():

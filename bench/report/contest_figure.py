@@ -1,15 +1,15 @@
-"""Every bout of `auto` that was timed, in one figure: a column for each model."""
+"""Every bout of `auto` that was timed: a panel for a kind of contest, a column for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report import canvas, display
 from bench.report.bouts import Bout, bouts
-from bench.report.contests import name_of
+from bench.report.contests import LOOPS, label
 from bench.store.contests import Contest
 
 ROOM = 0.7
@@ -21,24 +21,52 @@ SPREAD = 0.07
 def figure(contests: Sequence[Contest]) -> Figure:
     """Ratios with their intervals; below 1 `auto` is faster."""
     held = [contest for contest in contests if contest.entries]
-    figure, [axes] = canvas.new(9.5, 4.8)
+    kinds = sorted(set(map(_kind, held))) or [(False, LOOPS[False])]
+    figure, panels = canvas.new(9.5, 1.8 + 3 * len(kinds), lines=len(kinds))
+    looks = display.looks({strategy_of(bout) for contest in held for bout in _timed(contest)})
+    for axes, kind in zip(panels, kinds, strict=True):
+        _panel(axes, [contest for contest in held if _kind(contest) == kind], looks)
+    _legend(figure)
+    facts = f"{display.where(display.places(held))}\nsame budget, same rounds; 95 % intervals"
+    first, *others = (name for _, name in kinds)
+    canvas.heading(figure, "auto against every contender", [f"{facts}; {first}", *others])
+    return figure
+
+
+def _kind(contest: Contest) -> tuple[bool, str]:
+    """Whether it is of what is compiled, which comes last; and in words."""
+    loop = LOOPS[contest.accumulation]
+    return contest.compiled, f"{loop}, compiled" if contest.compiled else loop
+
+
+def _timed(contest: Contest) -> list[Bout]:
+    return [bout for bout in bouts(contest) if bout.ratio is not None]
+
+
+def _panel(axes: Axes, contests: Sequence[Contest], looks: Mapping[str, display.Look]) -> None:
+    """Contests of one kind."""
     axes.axhline(1, color="0.4", linewidth=1, zorder=1)
-    columns = list(dict.fromkeys(map(name_of, held)))
-    fought = [bout for contest in held for bout in bouts(contest) if bout.ratio is not None]
+    columns = list(dict.fromkeys(map(label, contests)))
+    fought = [bout for contest in contests for bout in _timed(contest)]
     names = sorted({strategy_of(bout) for bout in fought})
-    for place, (name, look) in enumerate(display.looks(names).items()):
+    for place, name in enumerate(names):
         own = [bout for bout in fought if strategy_of(bout) == name]
-        shift = ROOM * (place / max(1, len(names)) - 0.5)
-        _dots(axes, own, [columns.index(name_of(b.contest)) + shift + _aside(b) for b in own], look)
-    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
+        shift = ROOM * ((place + 0.5) / len(names) - 0.5)
+        places = [columns.index(label(b.contest)) + shift + _aside(b) for b in own]
+        _dots(axes, own, places, looks[name])
+    axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
     axes.set_ylim(*_limits([bout.ratio.estimate for bout in fought if bout.ratio]))
     axes.set_ylabel("auto's step ÷ the contender's")
     axes.grid(axis="y", **canvas.GRID)
-    if fought:
-        figure.legend(frameon=False, ncols=5, fontsize=8, loc="outside lower center")
-    facts = f"{display.where(display.places(held))}\nsame budget, same rounds; 95 % intervals"
-    canvas.heading(figure, "auto against every contender", [facts])
-    return figure
+
+
+def _legend(figure: Figure) -> None:
+    """Each contender once, whichever panels it is in."""
+    pairs = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
+    handles = {name: handle for panel in pairs for handle, name in panel}
+    if handles:
+        labels = {"handles": list(handles.values()), "labels": list(handles)}
+        figure.legend(**labels, frameon=False, ncols=5, fontsize=8, loc="outside lower center")
 
 
 def _limits(ratios: Sequence[float]) -> tuple[float, float]:
