@@ -43,11 +43,13 @@ def random_operators(rng, group_bytes):
 
 def random_block(rng, block, group_bytes):
     operators = random_operators(rng, group_bytes)
+    recompute_bytes = max(m.alive_bytes for m in operators.backward)
     return dataclasses.replace(
         block,
         operators=operators,
         unsaved_working_bytes=max(m.alive_bytes for m in operators.forward),
-        recompute_working_bytes=max(m.alive_bytes for m in operators.backward),
+        recompute_working_bytes=recompute_bytes,
+        again_working_bytes=2 * recompute_bytes // 3,  # a part of it, as of every block
         last_recompute_s=operators.recompute_s,
     )
 
