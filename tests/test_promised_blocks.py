@@ -15,6 +15,7 @@ from bench.simulate.replay import steady
 from bench.store import promises
 from bench.store.json_store import RESULTS
 from strategies.contract.profiled import _updated
+from strategies.profiling import profiler
 from strategies.profiling.caching_allocator import CachingAllocator, surplus_bytes
 from strategies.profiling.step import ExampleStep
 from strategies.profiling.update import update_cost
@@ -60,6 +61,23 @@ def test_what_is_promised_holds_by_the_model_of_the_allocator(spec):
     assert replayed >= USED * blocks
 
 
+@pytest.mark.parametrize("accumulation", [False, True])
+def test_gradients_that_exist_before_a_step_have_their_blocks_all_the_time(accumulation):
+    workload = cell("mlp-chain", **ODD).make_workload()
+    model, batch = workload.model(), workload.make_batch()
+    step = ExampleStep(
+        model, batch[:1], lambda out: F.mse_loss(out, batch[1]), accumulation=accumulation
+    )
+    bare = strategies.profiled(model, "optimal", step, blocks=workload.blocks).profile
+    blocks = profiler._with_blocks(bare, step)
+    surplus = surplus_bytes((), [p.numel() * p.element_size() for p in model.parameters()])
+    for spec in ("none", "every_layer"):
+        more = predicted_bytes(blocks, spec) - predicted_bytes(bare, spec)
+        assert more == accumulation * surplus > -1
+    resident = blocks.resident_bytes + blocks.update_working_bytes
+    assert resident - bare.resident_bytes - bare.update_working_bytes == surplus > 0
+
+
 def test_blocks_without_a_rest_take_no_more():
     assert surplus_bytes([2**20, 512, 2**22], [2**21]) == 0
     assert surplus_bytes([1], [1]) == 2 * 511
@@ -75,7 +93,11 @@ def test_what_only_chance_decides_is_above_what_any_of_many_loops_takes():
 
 @pytest.mark.long
 def test_what_an_h200_took_is_between_tensors_and_blocks():
-    """Budgets that counted tensors alone were broken there."""
+    """Budgets that counted tensors alone were broken there.
+
+    So were two where gradients added up and blocks ran again, so that backward needs the most: the
+    rests of its blocks nobody foresees, and those of gradients were counted in the update alone.
+    """
     (study,) = [
         one
         for one in promises.read_all(ROOT / RESULTS)
@@ -84,8 +106,12 @@ def test_what_an_h200_took_is_between_tensors_and_blocks():
     model = workloads.get("resnet50").model()
     less, more = (update_cost(adamw(model), blocks=blocks) for blocks in (False, True))
     surplus = more.missing_bytes + more.working_bytes - less.missing_bytes - less.working_bytes
+    broken = []
     for loop in study.loops:
         for promise in loop.promises:
             blocks, took = promise.predicted_peak_bytes, promise.peak_allocated_bytes
-            assert blocks - surplus < took <= blocks
+            assert blocks - surplus < took
             assert took >= USED * blocks
+            if took > blocks:
+                broken.append((loop.accumulation, "[" in promise.plan, took < blocks + surplus))
+    assert broken == [(True, True, True)] * 3

@@ -229,9 +229,14 @@ def _seen(step: Step) -> str | None:
 
 
 def _with_blocks(profile: ChainProfile, step: Step) -> ChainProfile:
-    """When all gradients are there, whole blocks of the caching allocator count for most."""
+    """Where all gradients are there, whole blocks of the caching allocator count for most.
+
+    That is in the update; and all the time, where gradients exist before a step.
+    """
     learning = (p for p in step.model.parameters() if p.requires_grad)
     surplus = surplus_bytes((), [p.numel() * p.element_size() for p in learning])
+    if getattr(step, "accumulation", False):
+        return dataclasses.replace(profile, resident_bytes=profile.resident_bytes + surplus)
     update_bytes = profile.update_working_bytes + surplus
     return dataclasses.replace(profile, update_working_bytes=update_bytes)
 
