@@ -23,9 +23,11 @@ def figure(contests: Sequence[Contest]) -> Figure:
     held = [contest for contest in contests if contest.entries]
     kinds = sorted(set(map(_kind, held))) or [(False, LOOPS[False])]
     figure, panels = canvas.new(9.5, 1.8 + 3 * len(kinds), lines=len(kinds))
-    looks = display.looks({strategy_of(bout) for contest in held for bout in _timed(contest)})
+    timed = [bout for contest in held for bout in bouts(contest) if bout.ratio is not None]
+    looks = display.looks(map(strategy_of, timed))
     for axes, kind in zip(panels, kinds, strict=True):
-        _panel(axes, [contest for contest in held if _kind(contest) == kind], looks)
+        columns = list(dict.fromkeys(label(one) for one in held if _kind(one) == kind))
+        _panel(axes, columns, [bout for bout in timed if _kind(bout.contest) == kind], looks)
     _legend(figure)
     facts = f"{display.where(display.places(held))}\nsame budget, same rounds; 95 % intervals"
     first, *others = (name for _, name in kinds)
@@ -39,15 +41,11 @@ def _kind(contest: Contest) -> tuple[bool, str]:
     return contest.compiled, f"{loop}, compiled" if contest.compiled else loop
 
 
-def _timed(contest: Contest) -> list[Bout]:
-    return [bout for bout in bouts(contest) if bout.ratio is not None]
-
-
-def _panel(axes: Axes, contests: Sequence[Contest], looks: Mapping[str, display.Look]) -> None:
+def _panel(
+    axes: Axes, columns: list[str], fought: Sequence[Bout], looks: Mapping[str, display.Look]
+) -> None:
     """Contests of one kind."""
     axes.axhline(1, color="0.4", linewidth=1, zorder=1)
-    columns = list(dict.fromkeys(map(label, contests)))
-    fought = [bout for contest in contests for bout in _timed(contest)]
     names = sorted({strategy_of(bout) for bout in fought})
     for place, name in enumerate(names):
         own = [bout for bout in fought if strategy_of(bout) == name]
