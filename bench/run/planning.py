@@ -5,10 +5,7 @@ Times are *measured* by the device's clock, or *modelled* by a roofline over its
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
-from collections.abc import Iterator
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,6 +19,7 @@ from bench.simulate.run import fake_step
 from strategies.contract.budgeted import Budgeted
 from strategies.contract.registry import classes
 from strategies.optimal import Optimal
+from strategies.profiling import trial
 from strategies.profiling.step import preserved
 from strategies.schedules.profile import ChainProfile
 
@@ -107,22 +105,8 @@ def profile_step(
     strategy = strategy or Optimal()
     with preserved(step.model):
         profile = strategy.profile_of(strategy.profiled(chain, step))
-        with frozen():  # modules are no garbage: the collection before every timed step is short
+        with trial.frozen():  # the collection before every timed step is short
             return block_times.measure(step, chain, profile, rounds)
-
-
-@contextlib.contextmanager
-def frozen() -> Iterator[None]:
-    """No collection looks at what is there; in a process that froze its own, nothing is done."""
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def budgets_between(low_bytes: int, high_bytes: int, count: int) -> list[int]:

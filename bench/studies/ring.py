@@ -25,6 +25,7 @@ from bench.studies import entrants, promises
 from bench.studies.corner import Corner
 from strategies.contract.settled import settled
 from strategies.execution.errors import Unsupported
+from strategies.profiling import trial
 from strategies.schedules import plan as plans
 from strategies.schedules.interpreter import predict
 from strategies.schedules.profile import ChainProfile
@@ -97,7 +98,7 @@ class Ring:
         none_bytes = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
         smallest = entrants.ours(1, compiled=self.question.compiled).smallest_bytes
         least_bytes = min(map(smallest, profile.ways))
-        with planning.frozen():  # modules are no garbage, and collected before every step
+        with trial.frozen():  # modules are no garbage, and collected before every step
             budgets = [self.budget(size) for size in self.sizes(least_bytes, none_bytes)]
             timed = self._timed(budgets)
         return {

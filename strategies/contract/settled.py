@@ -25,8 +25,10 @@ from strategies.schedules.schedule import ALL, Schedule
 
 CONTENDERS = 2
 """That are timed beside the simplest plan."""
+LONG_S = 0.25
+"""A step that takes so many seconds is not run for the sake of a small gain."""
 GAIN = 0.015
-"""Part of a long step that one round of a clock does not show."""
+"""Part of such a step that one round of a clock does not show."""
 ATTEMPTS = 4
 """To find a plan whose measured peak is within the budget."""
 NUMBERS_BYTES = 64
@@ -190,7 +192,7 @@ def _description(planned: Planned) -> str:
 
 def _limit_s(simplest_s: float) -> float:
     """What takes less than that should be faster than the simplest plan, and is worth timing."""
-    return simplest_s * (1 - GAIN if simplest_s >= trial.LONG_S else 1)
+    return simplest_s * (1 - GAIN if simplest_s >= LONG_S else 1)
 
 
 def _predicted_s(planned: Planned) -> float:

@@ -29,8 +29,6 @@ DOUBT = 0.06
 """Part of a step by which a clock that is read once may be off."""
 CLEAR = 0.04
 """Of one that is faster than all others by that part of a step, no further round is needed."""
-LONG_S = 0.25
-"""A step that takes so many seconds is not run for the sake of a small gain."""
 
 
 def peak_bytes(step: Step, profile: ChainProfile) -> int:
@@ -119,7 +117,7 @@ def seconds(
     times: list[list[float]] = [[] for _ in contenders]
     playing = list(enumerate(contenders))
     give_back()
-    with _frozen(), preserved(step.model):
+    with frozen(), preserved(step.model):
         with installed(contenders[0]):  # memory that is new is slow
             watch(0) if watch else run_once(step)
         for number in itertools.count():
@@ -138,7 +136,7 @@ def seconds(
 
 
 @contextlib.contextmanager
-def _frozen() -> Iterator[None]:
+def frozen() -> Iterator[None]:
     """Collections of garbage, which steps are preceded by, pass by whatever there is already.
 
     That is most of Python's objects, and looking at them takes longer than many a step. Of a
