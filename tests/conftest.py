@@ -71,7 +71,7 @@ def forget_compiled() -> None:
 
 def forget_cached(file: str) -> None:
     """What functions have kept for a file's tests: models, profiles, simulations, tables."""
-    for name in [one for one in sys.modules if one.startswith((file, *KEEPERS))]:
+    for name in [one for one in sys.modules if one == file or one.startswith(KEEPERS)]:
         for value in list(vars(sys.modules[name]).values()):
             if hasattr(value, "cache_clear") and value.__module__ == name:
                 value.cache_clear()
