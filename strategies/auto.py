@@ -13,6 +13,7 @@ from strategies.execution.chain import Chain
 from strategies.hybrid import AUTO, Hybrid, may_send_outputs, traffic
 from strategies.memory_budget import MemoryBudget
 from strategies.optimal import Optimal
+from strategies.profiling.allocator import SEEN
 from strategies.profiling.compiled import is_compiled
 from strategies.schedules import budget as budgets
 from strategies.schedules.budget import Answer
@@ -131,7 +132,7 @@ class Auto(Optimal):
         """The whole model compiled under the budgets under which its blocks were.
 
         Those under which the blocks, compiled one by one, would need far too much are left out:
-        each is a compilation, and it is the measured peak that decides. Off the CPU, where compiled
+        each is a compilation, and it is the measured peak that decides. On a device where compiled
         blocks are not watched, it decides alone.
         """
         profile = self.profile_of(chain)
@@ -207,7 +208,7 @@ def _compiled(profile: ChainProfile, name: str) -> Schedule:
 
 def _runs_unwatched(chain: Chain) -> bool:
     """Whether nobody sees what its blocks need compiled; if they were compiled before, all do."""
-    is_elsewhere = any(device_of(block).type != "cpu" for block in chain.blocks)
+    is_elsewhere = any(device_of(block).type not in SEEN for block in chain.blocks)
     return is_elsewhere and not any(map(is_compiled, chain.blocks))
 
 

@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import strategies
 from strategies.profiling import profiler
-from strategies.profiling.scout import Alike, scout
+from strategies.profiling.order import ordered
+from strategies.profiling.scout import Alike, calls_of, scout
 from strategies.profiling.step import ExampleStep
 
 OPTIONS = {"modes": ("core", "products"), "operators": True}
@@ -103,6 +104,43 @@ class Model(nn.Module):
 def check_model(model, watched, **options):
     step = ExampleStep(model, torch.ones(4, 8))
     check(step, strategies.find_chain(model, "blocks"), watched, **options)
+
+
+class Backwards(Model):
+    """Runs its last block first."""
+
+    def forward(self, x):
+        for block in reversed(self.blocks):
+            x = block(x)
+        return self.tail(x).square().mean()
+
+
+class Leaping(Model):
+    """Runs the rest of its blocks where what comes out of some is not zero."""
+
+    def forward(self, x):
+        for block in self.blocks[:4]:
+            x = block(x)
+        return self.tail(self.blocks[4:6](x) if bool(x.any()) else x).square().mean()
+
+
+def test_the_order_of_blocks_takes_one_run_of_each_kind(monkeypatch):
+    runs = []
+    model = Backwards(Block() for _ in range(6))
+    step, chain = ExampleStep(model, torch.ones(4, 8)), strategies.find_chain(model, "blocks")
+    forward = Block.forward
+    monkeypatch.setattr(Block, "forward", lambda *call: runs.append(call[0]) or forward(*call))
+    assert calls_of(step, chain) == [5, 4, 3, 2, 1, 0]
+    assert runs == [model.blocks[index] for index in (5, 4, 0)]
+    assert ordered(chain, step).blocks == chain.blocks[::-1]
+
+
+def test_nothing_is_passed_by_where_values_decide_the_order():
+    model = Leaping(Block() for _ in range(4))
+    model.blocks = nn.Sequential(*model.blocks, Block(), Block())
+    step, chain = ExampleStep(model, torch.ones(4, 8)), strategies.find_chain(model, "blocks")
+    assert calls_of(step, chain) is None
+    assert ordered(chain, step).blocks == chain.blocks
 
 
 def test_unequal_first_and_last_blocks():

@@ -64,7 +64,7 @@ def test_neighbours_are_those_among_all_budgets(seed, monkeypatch):
     strategy = strategies.get("optimal", budget=str(budget_bytes))
     here = strategy.answers(profile)[0]
     every = plan_command._Frontier(profile, strategy)
-    known = [point for point in map(every.at, range(len(every.budgets))) if point]
+    known = [point for point in map(every.at, every.budgets) if point]
     asked = []
     solution = Optimal.solution
     monkeypatch.setattr(Optimal, "solution", lambda *call: asked.append(call) or solution(*call))

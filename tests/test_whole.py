@@ -211,7 +211,7 @@ def test_where_compiled_blocks_are_not_watched_the_measured_peak_decides_alone(m
     chain = strategies.profiled(model, "optimal", example)  # no compiled modes
     compiling = strategies.get("auto", budget="30%", **SPEC)
     assert not compiling.wholes(chain)
-    monkeypatch.setattr(auto, "device_of", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(auto, "device_of", lambda _: torch.device("xpu"))
     assert [one.fraction for one in compiling.wholes(chain)] == [each / 100 for each in PER_CENTS]
     assert not strategies.get("auto", budget="30%").wholes(chain)
     for block in chain.blocks:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -149,9 +150,10 @@ def neighbours(answer: Answer, strategy: Budgeted) -> dict[str, Any]:
 
 
 class _Frontier:
-    """The best plans at evenly spaced budgets, from the smallest that fits to that of none.
+    """The best plans at evenly spaced budgets, from what no plan changes to that of none.
 
-    A plan is found when it is asked for: with more room, none is slower, so that few are.
+    A plan is found when it is asked for: with more room, none is slower, so that few are. The
+    smallest that fits, which takes long to find, is asked for where the last of these does not.
     """
 
     def __init__(
@@ -162,33 +164,45 @@ class _Frontier:
         from strategies.schedules.interpreter import predict
         from strategies.schedules.modes import away_by
 
-        low_bytes = strategy.smallest_bytes(profile)
         high_bytes = predict(profile, plans.plain(len(profile.blocks))).peak_bytes
         self.profile, self.strategy = profile, _quicker(profile, strategy)
+        self.smallest_bytes = functools.partial(strategy.smallest_bytes, profile)
         self.known = known if known and any(map(away_by, known.modes)) else None
-        self.budgets = budgets_between(low_bytes, high_bytes, STEPS + 1)
+        self.budgets = budgets_between(profile.resident_bytes, high_bytes, STEPS + 1)
         self.at = functools.cache(self._at)
 
     def cheaper(self, above_bytes: int, below_s: float) -> dict[str, Any] | None:
         """The smallest for a budget above one, that takes less than so long."""
 
-        def is_cheaper(index: int) -> bool:
-            plan = self.at(index)
+        def is_cheaper(budget_bytes: int) -> bool:
+            plan = self.at(budget_bytes)
             return plan is not None and plan["step_s"] < below_s
 
-        first = bisect.bisect_right(self.budgets, above_bytes)
-        return next(map(self.at, _from_first(range(first, len(self.budgets)), is_cheaper)), None)
+        budgets = self.budgets[bisect.bisect_right(self.budgets, above_bytes) :]
+        return next(map(self.at, _from_first(budgets, is_cheaper)), None)
 
     def smaller(self, below_bytes: int) -> dict[str, Any] | None:
         """The largest that peaks below so much."""
-        places = range(bisect.bisect_left(self.budgets, below_bytes))
-        plans = filter(None, map(self.at, reversed(places)))
-        return next((plan for plan in plans if plan["predicted_peak_bytes"] < below_bytes), None)
+        budgets = self.budgets[: bisect.bisect_left(self.budgets, below_bytes)]
+        plans = itertools.takewhile(bool, map(self.at, reversed(budgets)))
+        least = (self.at(budget_bytes) for budget_bytes in self._least_below(below_bytes))
+        smaller = (
+            plan
+            for plan in itertools.chain(plans, least)
+            if plan and plan["predicted_peak_bytes"] < below_bytes
+        )
+        return next(smaller, None)
 
-    def _at(self, index: int) -> dict[str, Any] | None:
+    def _least_below(self, below_bytes: int) -> Iterator[int]:
+        """The smallest budget that fits, if it is below so much."""
+        least_bytes = self.smallest_bytes()
+        if least_bytes < below_bytes:
+            yield least_bytes
+
+    def _at(self, budget_bytes: int) -> dict[str, Any] | None:
         from strategies.schedules.interpreter import predict
 
-        solution = self._solution(self.budgets[index])
+        solution = self._solution(budget_bytes)
         if solution is None:
             return None
         predicted = predict(self.profile, solution.schedule)
@@ -214,16 +228,16 @@ class _Frontier:
         return fastest(self.profile, solutions)
 
 
-def _from_first(places: range, holds: Callable[[int], bool]) -> range:
-    """From the first place on at which something holds, as it does at all that follow.
+def _from_first(budgets: Sequence[int], holds: Callable[[int], bool]) -> Sequence[int]:
+    """From the first budget on for which something holds, as it does for all that follow.
 
     Mostly it holds soon: asked in steps that double, then between the last two.
     """
     done = width = 0
-    while done < len(places) and not holds(places[min(done + width, len(places) - 1)]):
+    while done < len(budgets) and not holds(budgets[min(done + width, len(budgets) - 1)]):
         done, width = done + width + 1, 2 * width + 1
-    rest = places[done : done + width]
-    return places[done + bisect.bisect(rest, False, key=holds) :]
+    rest = budgets[done : done + width]
+    return budgets[done + bisect.bisect(rest, False, key=holds) :]
 
 
 def _quicker(profile: ChainProfile, strategy: Budgeted) -> Budgeted:

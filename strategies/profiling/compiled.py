@@ -21,7 +21,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import in_a_line
 from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.undo import Undo, installed
-from strategies.profiling.allocator import AllocatorTrace
+from strategies.profiling.allocator import SEEN, AllocatorTrace
 from strategies.profiling.block_times import Ratio, TimedForward
 from strategies.profiling.kinds import kinds_of
 from strategies.profiling.ledger import Ledger
@@ -64,8 +64,8 @@ def hindrance(names: Sequence[str], step: Step, chain: Chain) -> str | None:
         return f"the blocks {'are compiled already' if before else 'run several times'}"
     if is_fake(step):
         return "what a compiler makes is not seen on fake tensors"
-    if step.device.type != "cpu":
-        return f"what compiled blocks need is measured on a CPU alone, not on {step.device.type}"
+    if step.device.type not in SEEN:
+        return f"what compiled blocks need is not seen on {step.device.type}"
     if not compiler.can_be_watched():
         return "this PyTorch has no joint_custom_pass, to find wrong gradients by"
     if all(name.startswith(PARTITIONED) for name in names):
@@ -101,7 +101,7 @@ def with_compiled(
     before = any(map(is_compiled, chain.blocks))
     reasons = {hindrance(names, step, chain)} - {None} if names else set()
     left_out = [f"no block is compiled: {reason}" for reason in reasons]
-    real = step.device.type == "cpu" and not is_fake(step)
+    real = step.device.type in SEEN and not is_fake(step)
     if not (before and real) and (reasons or not names):
         return dataclasses.replace(profile, left_out=tuple(left_out))
     measured = watch_compiled(step, chain, alike, () if before else names)
@@ -132,7 +132,7 @@ def watch_compiled(step: Step, chain: Chain, alike: Alike, names: Sequence[str])
     """Measure blocks in compiled modes; each kind of block is compiled once for each mode.
 
     Args:
-        step: on a real CPU.
+        step: on a real device whose allocator is seen.
         chain: the blocks.
         alike: which of them are watched.
         names: of the modes; none, where blocks were compiled before: then mode ``all`` is measured.
@@ -233,7 +233,7 @@ class _Watching:
             return self._watch()
 
     def _watch(self) -> Watched:
-        return watch_step(self.step, self.chain, Ledger(), AllocatorTrace())
+        return watch_step(self.step, self.chain, Ledger(), AllocatorTrace(self.step.device.type))
 
 
 class _Eager:

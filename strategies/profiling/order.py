@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from strategies.execution.chain import Chain, of_calls
+from strategies.profiling.compiled import is_compiled
 from strategies.profiling.saved import nothing
+from strategies.profiling.scout import calls_of
 from strategies.profiling.step import Step
 
 
@@ -31,7 +33,9 @@ def ordered(chain: Chain, step: Step) -> Chain:
         return chain  # which cannot run, and is refused
     blocks = list(dict.fromkeys(chain.blocks))
     first = [chain.blocks.index(block) for block in blocks]
-    order = [first[number] for number in _running_order(blocks, step)]
+    order = None if any(map(is_compiled, blocks)) else calls_of(step, chain)
+    if order is None:
+        order = [first[number] for number in _running_order(blocks, step)]
     towers = [[at for at in span if at in first] for span in chain.spans]
     runs = [_runs(order, tower) for tower in towers]
     if not any(runs):

@@ -72,8 +72,8 @@ def profile_chain(
         operators: list each block's operators, too.
         scratch: working bytes include the scratch memory of kernels, as the allocator of a real
             device saw them (`allocator.SEEN`); of fake tensors, what the rates say of it.
-        compiled: modes of blocks that are compiled by themselves, on a real CPU. Blocks that were
-            compiled before run as they are, in no other mode.
+        compiled: modes of blocks that are compiled by themselves, on a real device. Blocks that
+            were compiled before run as they are, in no other mode.
 
     Raises:
         Unsupported: a block runs more often than it is in the chain, or out of order, in one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -89,3 +90,19 @@ def _attributes(module: nn.Module) -> dict[str, int]:
     own = {name: id(value) for name, value in vars(module).items() if name not in _INSTANCE}
     own |= {f"buffers.{name}": id(value) for name, value in module._buffers.items()}
     return own
+
+
+class Trail:
+    """What the last block returned, as far as somebody holds it."""
+
+    def __init__(self) -> None:
+        self._references: list[weakref.ref[Tensor]] = []
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """In order; ``None`` for one that is gone."""
+        return [reference() for reference in self._references]
+
+    def follow(self, output: Any) -> None:
+        """A block returned this."""
+        self._references = [weakref.ref(tensor) for tensor in tensors_in(output)]
