@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from simulated import cell, simulated
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import strategies
 from bench import workloads
+from bench.simulate import semantics
 from bench.simulate.replay import steady
 from bench.store import promises
 from bench.store.json_store import RESULTS
@@ -76,6 +79,18 @@ def test_gradients_that_exist_before_a_step_have_their_blocks_all_the_time(accum
         assert more == accumulation * surplus
     resident = blocks.resident_bytes + blocks.update_working_bytes
     assert resident - bare.resident_bytes - bare.update_working_bytes == surplus > 0
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_counts_of_steps_take_no_block_where_they_are_on_the_cpu(fused):
+    """An H200 measured 512 bytes a parameter less than what was predicted."""
+    count, size_bytes, block_bytes = 3, 4000, 4096
+    with FakeTensorMode(), semantics.cuda():
+        parameters = [nn.Parameter(torch.empty(1000, device="cuda")) for _ in range(count)]
+        optimizer = torch.optim.AdamW(parameters, fused=fused)
+        tensors, blocks = (update_cost(optimizer, blocks=each) for each in (False, True))
+    assert tensors.missing_bytes == count * (2 * size_bytes + 4 * fused)
+    assert blocks.missing_bytes == count * (2 * block_bytes + 512 * fused)
 
 
 def test_blocks_without_a_rest_take_no_more():

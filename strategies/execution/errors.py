@@ -30,5 +30,7 @@ def writes_arguments(block: object) -> Unsupported:
 
 
 def in_a_line(error: Exception) -> str:
-    """What it says first; its class, where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """What it says first, up to a line that announces no other; its class, if it says nothing."""
+    lines = list(filter(None, map(str.strip, str(error).splitlines())))
+    end = next((i for i, line in enumerate(lines, start=1) if not line.endswith(":")), len(lines))
+    return " ".join(lines[:end]) or type(error).__name__

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -43,11 +43,16 @@ class UpdateCost:
 
 
 class _SizesLedger(Ledger):
-    """Remembers every storage's size, to tell which there were when most was alive."""
+    """Of some devices; remembers every storage's size, to tell which there were at the peak."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Container[torch.device]) -> None:
         super().__init__()
+        self.devices = devices
         self.changes_bytes: list[int] = []
+
+    def _birth(self, tensor: Tensor) -> None:
+        if tensor.device in self.devices:
+            super()._birth(tensor)
 
     def born(self, key: int, size_bytes: int) -> None:
         """A storage exists from now on."""
@@ -115,9 +120,9 @@ def update_cost(optimizer: AnyOptimizer, *, blocks: bool = False) -> UpdateCost:
     return UpdateCost(missing_bytes + of_state, working_bytes + max(0, of_all - of_state))
 
 
-def _sizes(tensors: Iterable[Tensor]) -> Counter[int]:
+def _sizes(tensors: Collection[Tensor]) -> Counter[int]:
     """How many of which size in bytes."""
-    ledger = _SizesLedger()
+    ledger = _SizesLedger({tensor.device for tensor in tensors})
     ledger.adopt(tensors)
     return ledger.sizes_at_peak()
 
@@ -165,8 +170,13 @@ def _faked(optimizer: _Kind) -> Iterator[_Kind]:
 
 
 def _state(optimizer: AnyOptimizer) -> list[Tensor]:
-    leaves = tree_leaves(list(optimizer.state.values()))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    devices, leaves = _devices(optimizer), tree_leaves(list(optimizer.state.values()))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.device in devices]
+
+
+def _devices(optimizer: AnyOptimizer) -> set[torch.device]:
+    """Of the parameters; counts of steps are on the CPU, wherever those are."""
+    return {p.device for group in optimizer.param_groups for p in group["params"]}
 
 
 def _choose_kernels(optimizer: AnyOptimizer, twin: AnyOptimizer) -> None:
@@ -186,7 +196,7 @@ def _watched(
     for parameter in parameters:
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)
-    ledger = _SizesLedger()
+    ledger = _SizesLedger(_devices(optimizer))
     gradients = [p.grad for p in parameters if p.grad is not None]
     start_bytes = ledger.adopt([*parameters, *gradients, *_state(optimizer)])
     with ledger:
