@@ -260,6 +260,9 @@ def test_a_chain_that_is_none_is_refused(order):
     class Step:
         device = torch.device("cpu")
 
+        def __init__(self):
+            self.model = model
+
         def forward(self):
             return model(torch.ones(2, 4), order).sum()
 

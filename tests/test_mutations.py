@@ -206,9 +206,23 @@ MUTATIONS = (
     Mutation(
         "what a group holds inside is not dropped",
         SCHEDULES,
-        "self.of_original, self.holders[begin] = self.holders[begin], 1",
-        "self.of_original, self.holders[begin] = self.holders[begin], 2",
+        "aside = self.set_aside([begin], copies=1)",
+        "aside = self.set_aside([begin], copies=2)",
         ["tests/test_overlapped.py::test_bytes_are_predicted_exactly"],
+    ),
+    Mutation(
+        "a group makes nothing anew of what the model holds",
+        SCHEDULES,
+        "remade = self.set_aside(self.sharing.lasting(node))",
+        "remade = self.set_aside(())",
+        ["tests/test_kept.py::test_what_is_kept_is_predicted_to_the_byte"],
+    ),
+    Mutation(
+        "nothing is there from the last step",
+        SCHEDULES,
+        "self.sharing.leave(LAST_STEP)",
+        "pass",
+        ["tests/test_kept.py::test_what_is_kept_is_predicted_to_the_byte"],
     ),
     Mutation(
         "optimal: the gradients of later blocks take no room",

@@ -53,10 +53,11 @@ def adamw(model):
 def test_what_is_promised_holds_by_the_model_of_the_allocator(spec):
     workload = cell("mlp-chain", **ODD).make_workload()
     model, batch = workload.model(), workload.make_batch()
-    given = (model, batch[:1], lambda out: F.mse_loss(out, batch[1]), adamw(model))
-    bare = strategies.profiled(model, "optimal", ExampleStep(*given[:3]), blocks=workload.blocks)
+    given = (model, batch[:1], lambda out: F.mse_loss(out, batch[1]))
+    step = ExampleStep(*given, keep_output=False)
+    bare = strategies.profiled(model, "optimal", step, blocks=workload.blocks)
     tensors, blocks = (
-        predicted_bytes(_updated(bare, kind(*given)).profile, spec)
+        predicted_bytes(_updated(bare, kind(*given, adamw(model))).profile, spec)
         for kind in (ExampleStep, OnCuda)
     )
     replayed = steady(simulated("mlp-chain", spec, optimizer="adamw", **ODD)).allocated_bytes

@@ -44,6 +44,7 @@ from bench.store.parts import (
 from bench.store.records import Record
 from strategies.contract.settled import settled
 from strategies.profiling.flops import Flops, count_flops
+from strategies.profiling.kept import kept_throughout
 from strategies.profiling.ledger import unique_bytes
 from strategies.schedules.modes import Compilation
 
@@ -61,8 +62,7 @@ def measure(cell: Cell) -> Record:
     """
     started = time.perf_counter()
     record = blank(cell).with_parts(*_parts(cell))
-    duration_s = round(time.perf_counter() - started, 3)
-    return msgspec.structs.replace(record, duration_s=duration_s)
+    return msgspec.structs.replace(record, duration_s=round(time.perf_counter() - started, 3))
 
 
 def _parts(cell: Cell) -> list[Part]:
@@ -170,14 +170,16 @@ class _Bench:
             self.gate.check_untouched("applying the strategy")
             peaks_bytes = [self._trained(number, counts) for number in range(1, MEASURED)]
             resident_bytes = unique_bytes(step.resident_tensors())
+            kept_bytes = kept_throughout(step)
             self.gate.begin(MEASURED)  # keeps copies, which the step below is not to count
             usage = step_memory(step, self.gate.forward_of(MEASURED))
+            resident_bytes += kept_bytes()
             self._count(counts)
             self.gate.scale_again()
             self.gate.check_measured(None, "the step whose memory is measured")
-            parameters = list(step.model.parameters())
-            gradient_bytes = unique_bytes([p.grad for p in parameters if p.grad is not None])
-        known_bytes = [peak for peak in peaks_bytes if peak is not None]
+            gradients = (p.grad for p in step.model.parameters() if p.grad is not None)
+            gradient_bytes = unique_bytes(gradients)
+        known_bytes = list(filter(None, peaks_bytes))
         self.gate.check_steady([*known_bytes, usage.peak_bytes] if known_bytes else [])
         step.drop_gradients()
         peak = Peak(
@@ -188,7 +190,7 @@ class _Bench:
         return peak, ModelBytes(
             after_forward_allocated_bytes=resident_bytes + usage.after_forward_bytes,
             saved_after_forward_bytes=usage.after_forward_bytes,
-            parameter_bytes=unique_bytes(parameters),
+            parameter_bytes=unique_bytes(step.model.parameters()),
             buffer_bytes=unique_bytes(step.model.buffers()),
             batch_bytes=unique_bytes(step.batch_tensors()),
             gradient_bytes=gradient_bytes,
@@ -198,8 +200,7 @@ class _Bench:
 
     def _trained(self, number: int, counts: list[int]) -> int | None:
         """A training step; of the second, the peak, if the device's first use does not disturb."""
-        step, gate = self.step, self.gate
-        peak_bytes = None
+        step, gate, peak_bytes = self.step, self.gate, None
         gate.begin(number)
         if number == 2 and step.device.type == "cpu":
             usage = step_memory(step, gate.forward_of(number), updating=False)

@@ -19,6 +19,7 @@ from strategies.execution.chain import Chain, find_chain, in_copy
 from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import compile_all
 from strategies.execution.undo import installed
+from strategies.profiling.kept import noted
 from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.optimizers import only
 from strategies.profiling.order import ordered
@@ -70,7 +71,7 @@ def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
     run, so that their scratch memory is not seen.
     """
     try:
-        return strategy.profiled(ordered(chain, step) if strategy.needs_profile else chain, step)
+        return strategy.profiled(_ordered(chain, step) if strategy.needs_profile else chain, step)
     except (RuntimeError, MemoryError) as error:
         if not isinstance(step, ExampleStep) or not is_out_of_memory(error):
             raise
@@ -79,10 +80,16 @@ def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
     mode = FakeTensorMode()
     fake = step.faked(mode)
     with mode:
-        fake_chain = strategy.profiled(ordered(in_copy(chain, fake.model), fake), fake)
+        fake_chain = strategy.profiled(_ordered(in_copy(chain, fake.model), fake), fake)
     assert fake_chain.profile is not None
     profile = dataclasses.replace(fake_chain.profile, faked=True)
     return dataclasses.replace(in_copy(fake_chain, step.model), profile=profile)
+
+
+def _ordered(chain: Chain, step: Step) -> Chain:
+    """The chain in the order in which it runs; that first forward shows what is kept, too."""
+    with noted(step):
+        return ordered(chain, step)
 
 
 def _updated(chain: Chain, step: ExampleStep) -> Chain:

@@ -6,7 +6,8 @@ import bisect
 import contextlib
 import ctypes
 import itertools
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.autograd.profiler import profile, record_function
 from strategies.profiling.quiet import silenced
 
 _PREFIX = "ckpt-bench: "
+_GONE = "gone: "
 
 
 SEEN = ("cpu", "cuda")
@@ -38,6 +40,7 @@ class AllocatorTrace:
         self.kind = getattr(torch._C._autograd.DeviceType, kind.upper())
         self.stack = contextlib.ExitStack()
         self.recorder: profile | None = None
+        self.ends: list[weakref.finalize[Any, Any]] = []
         self.times_ns: list[int] = []
         self.alive: list[int] = []
         self.moments_ns: dict[str, int] = {}
@@ -56,6 +59,15 @@ class AllocatorTrace:
         with record_function(_PREFIX + name):
             pass
 
+    def follow(self, storages: Iterable[torch.UntypedStorage]) -> None:
+        """See these end, too: of what was there before, the CPU's allocator does not tell it."""
+        if self.kind is not torch._C._autograd.DeviceType.CPU:
+            return
+        for storage in storages:
+            end = weakref.finalize(storage, self.mark, f"{_GONE}{storage.nbytes()}")
+            end.atexit = False
+            self.ends.append(end)
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -65,18 +77,25 @@ class AllocatorTrace:
         """End, and read; the profiler's own trace is given up."""
         recorder: Any = self.recorder
         self.recorder = None
+        for end in self.ends:
+            end.detach()
         self.stack.__exit__(kind, error, traceback)
-        self._read(recorder.kineto_results.events())
+        self._read(recorder.kineto_results)
 
-    def _read(self, recorded: Sequence[Any]) -> None:
+    def _read(self, recorded: Any) -> None:
         """All events, each looked at once: a step has thousands."""
         events: list[tuple[int, int]] = []
-        for event in recorded:
+        ends: list[tuple[int, int]] = []
+        for event in recorded.events():
             name = event.name()
             if name == "[memory]" and event.device_type() == self.kind:
                 events.append((event.start_ns(), event.nbytes()))
+            elif name.startswith(_PREFIX + _GONE):
+                ends.append((event.start_ns(), -int(name.removeprefix(_PREFIX + _GONE))))
             elif name.startswith(_PREFIX):
                 self.moments_ns[name.removeprefix(_PREFIX)] = event.start_ns()
+        if ends:
+            events = [*_of_new(recorded.experimental_event_tree()), *ends]
         events.sort()
         self.times_ns = [at for at, _ in events]
         self.alive = [0, *itertools.accumulate(size for _, size in events)]
@@ -96,6 +115,31 @@ class AllocatorTrace:
 
     def _at(self, name: str) -> int:
         return bisect.bisect_right(self.times_ns, self.moments_ns[name])
+
+
+def _of_new(tree: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """When memory was given out, and when the same was returned; with addresses, that take longer.
+
+    Of what was there before the CPU's allocator tells the end only if it saw another tensor at that
+    address once, and then as of that.
+    """
+    told = [event for event in _all_events(tree) if hasattr(event.extra_fields, "alloc_size")]
+    new: set[int] = set()
+    for event in sorted(told, key=lambda one: one.start_time_ns):
+        address, size_bytes = event.extra_fields.ptr, event.extra_fields.alloc_size
+        if size_bytes > 0:
+            new.add(address)
+        elif address not in new:
+            continue
+        else:
+            new.remove(address)
+        yield event.start_time_ns, size_bytes
+
+
+def _all_events(tree: Sequence[Any]) -> Iterator[Any]:
+    for event in tree:
+        yield event
+        yield from _all_events(event.children)
 
 
 def give_back() -> None:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 
-from strategies.profiling.lives import Passed
+from strategies.execution.op_policies import is_policy
+from strategies.profiling.passed import Passed
 from strategies.schedules.modes import Mode
 from strategies.schedules.profile import BlockCost
 from strategies.schedules.schedule import ALL
 
 
 def without_own(block: BlockCost, passed: Passed, index: int) -> BlockCost:
-    """What others hold of what it makes for itself is in `ChainProfile.shared`."""
+    """What others hold of what it makes for itself is in `ChainProfile.shared`.
+
+    What that takes the place of, the checkpoint of an op policy holds until it has run again.
+    """
+    own_bytes = {saved: passed.own_bytes(index, saved=saved) for saved in (False, True)}
+    before_bytes = passed.replaced_bytes(index)
     modes = tuple(
         dataclasses.replace(
             mode,
-            saved_bytes=mode.saved_bytes - passed.own_bytes(index, saved=mode.name == ALL),
+            saved_bytes=mode.saved_bytes
+            - own_bytes[mode.name == ALL]
+            + before_bytes * is_policy(mode.name),
         )
         for mode in block.modes
     )
-    return dataclasses.replace(block, modes=modes)
+    operators = block.operators and block.operators.holding(before_bytes)
+    return dataclasses.replace(block, modes=modes, operators=operators)
 
 
 def with_unseen(block: BlockCost, more_bytes: int) -> BlockCost:

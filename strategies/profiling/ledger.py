@@ -135,8 +135,17 @@ class Ledger(FlopCounter):
         self.time_ps += time_ps
         self.recompute_ps += time_ps if in_recompute() else 0
 
+    def adopt_storages(self, storages: Iterable[torch.UntypedStorage]) -> int:
+        """The same, of their memory."""
+        before = self.alive_bytes
+        for storage in storages:
+            self._birth_of(storage)
+        return self.alive_bytes - before
+
     def _birth(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
+        self._birth_of(tensor.untyped_storage())
+
+    def _birth_of(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key in self._known:
             return

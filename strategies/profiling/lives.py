@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.tensors import dense_parts, flat, leaves_of
+from strategies.profiling.kept import kept, settle
 from strategies.profiling.ledger import Ledger
+from strategies.profiling.passed import Passed
 from strategies.profiling.saved import Slip, hooks, nothing
 from strategies.profiling.step import Step
-from strategies.schedules.profile import Casts, Shared
+from strategies.schedules.profile import LAST_STEP, Casts, Shared
 
-_RESIDENT, _BEFORE = -2, -1
+_BEFORE = -1
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,46 +40,11 @@ class _Life:
     until: int | None = None
     inside: bool = False
     returned: bool = False
+    replaced: bool = False
     is_cast: bool = False
     saved_by: set[int] = dataclasses.field(default_factory=set)
     read_by: set[int] = dataclasses.field(default_factory=set)
     between: set[int] = dataclasses.field(default_factory=set)
-
-
-@dataclasses.dataclass(frozen=True)
-class Passed:
-    """What passes between the blocks of a chain.
-
-    Attributes:
-        input_bytes: of the boundary that each block takes.
-        apart: blocks that are given something else than what the block before returned.
-        copies: of those, the ones whose boundary lies in other memory, too.
-        shared: see `ChainProfile`.
-        casts: see `BlockCost`, by block; of those that were passed by there are none.
-    """
-
-    input_bytes: tuple[int, ...]
-    apart: frozenset[int]
-    copies: frozenset[int]
-    shared: tuple[Shared, ...]
-    casts: Mapping[int, Casts]
-
-    def own_bytes(self, index: int, *, saved: bool) -> int:
-        """Of what a block makes for itself and somebody else holds; ``saved``: what it saves."""
-        own = (one for one in self.shared if one.inside and one.born == index)
-        return sum(one.size_bytes for one in own if not saved or index in one.saved_by)
-
-    def for_all(self, like: Sequence[int]) -> Passed:
-        """The same, blocks that were passed by as those that ran for them."""
-        casts = {index: self.casts[other] for index, other in enumerate(like)}
-        return dataclasses.replace(self, casts=casts)
-
-    @property
-    def beside(self) -> frozenset[int]:
-        """Blocks with a skip at their end: gradients meet there, which no equal block shows."""
-        boundaries = {one.boundary for one in self.shared if one.boundary is not None}
-        places = boundaries | self.apart
-        return frozenset(i for place in places for i in (place - 1, place) if i >= 0)
 
 
 def watch_lives(step: Step, chain: Chain) -> Passed:
@@ -87,8 +54,10 @@ def watch_lives(step: Step, chain: Chain) -> Passed:
         step: whose output is held as the training loop holds it.
         chain: the blocks, in the order in which they run.
     """
+    settle(step)
     watcher = _Watcher(len(chain))
     watcher.adopt(step.resident_tensors())
+    watcher.adopt_storages(kept(step))
     watcher.position = _BEFORE
     with contextlib.ExitStack() as stack:
         for block in dict.fromkeys(chain.blocks):
@@ -114,7 +83,7 @@ class _Watcher(Ledger):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.count, self.position = count, _RESIDENT
+        self.count, self.position = count, LAST_STEP
         self.inside = self.is_over = False
         self.lives: dict[int, _Life] = {}
         self.crossing: list[_Life] = []
@@ -140,6 +109,9 @@ class _Watcher(Ledger):
         life = self.lives.pop(key, None)
         if life is not None:
             life.until = self.position + 1
+            if self.inside and life.born == LAST_STEP:
+                life.replaced = True
+                self._cross(life)
             self._outlive([life])
             if life.is_cast and life.inside and life.until > life.born + 1:
                 self.casts.append(life)
@@ -155,7 +127,7 @@ class _Watcher(Ledger):
         """Run the operator; note what is a weight in another dtype."""
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func is torch.ops.aten._to_copy.default:
-            weights = (life for life in self._lives(args[:1]) if life.born == _RESIDENT)
+            weights = (life for life in self._lives(args[:1]) if life.born == LAST_STEP)
             for life, _ in zip(self._lives([out]), weights, strict=False):
                 life.is_cast = True
         return out
@@ -271,8 +243,8 @@ class _Watcher(Ledger):
         """``None`` for what the chain itself accounts for: its ends, and what is resident."""
         place = life.boundary
         inside = life.inside and place is None and not life.returned
-        ends = life.born == _RESIDENT or life.born == self.count - 1
-        if place is None and ends and not inside:
+        ends = life.born == LAST_STEP or life.born == self.count - 1
+        if place is None and ends and not (inside or life.replaced):
             return None
         own = set() if place is None else {place, place - 1}
         shared = Shared(

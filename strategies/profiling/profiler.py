@@ -34,8 +34,9 @@ from strategies.profiling.composing import (
     lingering_bytes,
     untracked_bytes,
 )
-from strategies.profiling.lives import Passed, watch_lives
+from strategies.profiling.lives import watch_lives
 from strategies.profiling.operators import watch_operators
+from strategies.profiling.passed import Passed
 from strategies.profiling.rates import Rates, nominal
 from strategies.profiling.saved import Saved, check_all_ran, watch_saved
 from strategies.profiling.scout import Alike, each, scout
@@ -92,7 +93,7 @@ def profile_chain(
         alike = scout(step, chain, {index for names in policies[1] for index in names})
         with installed(lambda: alike.install(chain, whole=True)):
             passed = watch_lives(step, chain)
-        if alike.stands_for({one.born for one in passed.shared if one.inside}):
+        if alike.stands_for(passed.alone):
             alike = each(chain)  # blocks that are passed by make nothing of the kind
             passed = watch_lives(step, chain)
         passed = passed.for_all(alike.like)
@@ -173,7 +174,7 @@ class _Passes:
                 costs[source],
                 gradient_bytes=size,
                 output_bytes=output_bytes,
-                copies_bytes=written_bytes(chain.blocks[source]),
+                copies_bytes=written_bytes(chain.blocks[source]) + passed.replaced_bytes(index),
                 casts=passed.casts[index],
             )
             for index, (source, size, output_bytes) in enumerate(
@@ -276,11 +277,12 @@ def _assemble(
     last, done, enter = len(blocks), "forward done", normal.at("enter 0")
     borders, others = passed
     lent_bytes = sum(one.size_bytes for one in others.shared if one.is_of_head)
+    resident_bytes = normal.resident_bytes - sum(map(others.replaced_bytes, range(last)))
     return ChainProfile(
         blocks=blocks,
         input_bytes=saved.input_bytes,
-        resident_bytes=normal.resident_bytes,
-        head_saved_bytes=enter.alive_bytes - normal.resident_bytes - saved.input_bytes - lent_bytes,
+        resident_bytes=resident_bytes,
+        head_saved_bytes=enter.alive_bytes - resident_bytes - saved.input_bytes - lent_bytes,
         head_working_bytes=normal.working_bytes("start", "enter 0"),
         head_backward_working_bytes=normal.working_bytes("backward of the head", "end"),
         tail_saved_bytes=0,

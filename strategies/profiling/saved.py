@@ -16,6 +16,7 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import INSTEAD, RunsBackward, Unsupported
 from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
+from strategies.profiling.kept import kept
 from strategies.profiling.ledger import unique_bytes
 from strategies.profiling.step import Step
 
@@ -108,6 +109,7 @@ class _SavedWatcher:
 
     def __init__(self, step: Step) -> None:
         self.resident = {storage_key(t) for t in step.resident_tensors()}
+        self.standing = {one._cdata: weakref.ref(one) for one in kept(step)}
         self.before: set[int] = set()  # saved outside the blocks: tables and masks that they share
         self.order: list[int] = []
         self.kept: list[Kept] = []
@@ -128,9 +130,14 @@ class _SavedWatcher:
         if not self.inside:
             self.tail_keeps_input |= bool(self.order) and key == self.boundary[0]
             self.before.add(key)
-        elif key not in self.resident and key not in self.before:
+        elif key not in self.resident and key not in self.before and not self._stands(key):
             self.saved.add(tensor, slip)
         return slip
+
+    def _stands(self, key: int) -> bool:
+        """Whether somebody has kept it from step to step; of what is gone, others use the key."""
+        reference = self.standing.get(key)
+        return reference is not None and reference() is not None
 
     def enter(self, index: int, boundary: Tensor, others: Sequence[Tensor]) -> None:
         self.inside, self.saved = True, Slips()

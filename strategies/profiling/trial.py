@@ -15,6 +15,7 @@ import torch
 from strategies.execution.undo import Undo, installed
 from strategies.profiling.allocator import AllocatorTrace, give_back
 from strategies.profiling.block_times import now_s
+from strategies.profiling.kept import kept
 from strategies.profiling.step import ExampleStep, Step, preserved, run_once
 from strategies.schedules.profile import ChainProfile
 
@@ -38,7 +39,7 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
 
     Args:
         step: of a model under a plan; gradients, buffers and random states stay what they were.
-        profile: of that model; what is resident is taken from it.
+        profile: of that model; what is there at the start is taken from it.
     """
     give_back()
     with preserved(step.model):
@@ -48,12 +49,14 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
 def watched(step: Step, profile: ChainProfile) -> tuple[float, int]:
     """Seconds of a step, and its `peak_bytes`; gradients, buffers and random states change."""
     is_cpu = step.device.type == "cpu"
-    if not _has_begun(step, is_cpu=is_cpu):
+    if getattr(step, "renews", False):
+        run_once(step)  # what was kept before is put back afterwards, and so does not go
+    elif not _has_begun(step, is_cpu=is_cpu):
         _begin(step)
     step.drop_gradients()
     gc.collect()
     seconds, peak, end = _cpu(step) if is_cpu else _accelerator(step)
-    return seconds, profile.resident_bytes + max(peak, end + profile.update_working_bytes)
+    return seconds, profile.start_bytes + max(peak, end + profile.update_working_bytes)
 
 
 def _has_begun(step: Step, *, is_cpu: bool) -> bool:
@@ -75,6 +78,7 @@ def _cpu(step: Step) -> tuple[float, int, int]:
     with AllocatorTrace() as trace:
         if isinstance(step, ExampleStep):
             step.renew_output()  # what was there before the trace is let go unseen
+        trace.follow(kept(step))
         trace.mark("begin")
         seconds = _timed(step)
         trace.mark("end")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from strategies.execution import randoms
 from strategies.execution.chain import Chain
 from strategies.profiling.allocator import AllocatorTrace
+from strategies.profiling.kept import Reference, kept, settle
 from strategies.profiling.ledger import Ledger, Mark
 from strategies.profiling.rates import Rates
 from strategies.profiling.saved import check_all_ran, hooks
@@ -110,6 +112,7 @@ def watch_step(
     Raises:
         Unsupported: a block did not run.
     """
+    settle(step)
     step.drop_gradients()
     moments = _Moments(len(chain), ledger, trace)
     ledger.recomputed = moments.recomputed
@@ -117,12 +120,24 @@ def watch_step(
         if isinstance(step, ExampleStep):
             step.renew_output()  # the allocator tells no death of what was born before the trace
         resident_bytes = ledger.adopt(step.resident_tensors())
+        before = _followed(step, trace)
+        resident_bytes += ledger.adopt_storages(filter(None, (one() for one in before)))
         with ledger if sees else contextlib.nullcontext():
             _run(step, moments)
     check_all_ran([f"enter {index}" in moments.seen for index in range(len(chain))])
     group_bytes = torch.get_rng_state().nbytes
+    if any(one() is None for one in before):
+        step.renews = True  # type: ignore[attr-defined]
     step.drop_gradients()
     return Watched(ledger, resident_bytes, group_bytes, trace)
+
+
+def _followed(step: Step, trace: AllocatorTrace | None) -> list[Reference]:
+    """What somebody keeps from step to step, whose end a trace is told."""
+    storages = kept(step)
+    if trace is not None:
+        trace.follow(storages)
+    return list(map(weakref.ref, storages))
 
 
 class _Moments:

@@ -6,7 +6,7 @@ from strategies.schedules.alive import AGAIN, Alive
 from strategies.schedules.link import Link
 from strategies.schedules.modes import Mode
 from strategies.schedules.plan import Node, Plan, first, groups_in, leaves
-from strategies.schedules.profile import ChainProfile
+from strategies.schedules.profile import LAST_STEP, ChainProfile
 from strategies.schedules.schedule import ALL, Schedule
 
 
@@ -68,6 +68,7 @@ class Machine(Alive):
     def forward(self, plan: Plan) -> None:
         """Head, blocks, tail and loss."""
         profile = self.profile
+        self.sharing.leave(LAST_STEP)
         self.visit(profile.head_working_bytes, "head")
         self.alive_bytes += profile.head_saved_bytes
         self.hold(0)
@@ -174,6 +175,7 @@ class Machine(Alive):
             self.backward_of(node)
             return
         begin = first(node)
+        remade = self.set_aside(self.sharing.lasting(node))
         if top:
             self.sharing.remake(node)
         if top and begin in self.schedule.offloaded:
@@ -190,17 +192,16 @@ class Machine(Alive):
             self.sharing.unmake(node)
             self.sharing.give_up(node)
             self.alive_bytes -= sum(self.profile.blocks[i].copies_bytes for i in leaves(node))
+        self.take_back(remade)
         self.alive_bytes -= self.profile.group_bytes
 
     def recompute_copy(self, group: tuple[Node, ...]) -> None:
         """Recompute from a copy of the boundary: whoever holds the original holds it besides."""
         begin = first(group)
-        self.of_original, self.holders[begin] = self.holders[begin], 1
-        self.copied = begin
+        aside = self.set_aside([begin], copies=1)
         self.recompute(group)
-        self.copied = None
         self.drop(begin)
-        self.holders[begin] = self.of_original
+        self.take_back(aside)
 
     def recompute(self, group: tuple[Node, ...]) -> None:
         """Run a group again, keeping what its plan keeps, then unwind it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from strategies.schedules.modes import Mode
 from strategies.schedules.profile import ChainProfile
@@ -18,8 +19,8 @@ class Alive:
     Attributes:
         is_forward: of the step: the model is there, and the caller's autocast.
         holders: of each boundary and other tensor, how many there are.
-        copied: the boundary of whose copy `holders` counts the holders.
-        of_original: holders of that boundary itself.
+        of_originals: of boundaries that are there twice, the holders of the first; `holders` counts
+            those of the other.
         casts: bytes that autocast holds, by the position at which it ends.
     """
 
@@ -29,8 +30,7 @@ class Alive:
         self.peak_bytes, self.peak_phase = self.alive_bytes, "start"
         self.sharing, self.is_forward = Sharing(profile, self.hold, self.drop), True
         self.holders = [0] * len(self.sharing.sizes)
-        self.copied: int | None = None
-        self.of_original = 0
+        self.of_originals: dict[int, int] = {}
         self.casts: Counter[int] = Counter()
 
     def visit(self, working_bytes: int, phase: str) -> None:
@@ -52,13 +52,25 @@ class Alive:
             self.alive_bytes -= self.sharing.sizes[boundary]
 
     def pass_back(self, boundary: int) -> None:
-        """One reason less: the model's own, which saved the original of what was copied."""
-        if boundary != self.copied:
+        """One reason less: the model's own, which saved the original of what is there twice."""
+        if boundary not in self.of_originals:
             self.drop(boundary)
             return
-        self.of_original -= 1
-        if not self.of_original:
+        self.of_originals[boundary] -= 1
+        if not self.of_originals[boundary]:
             self.alive_bytes -= self.sharing.sizes[boundary]
+
+    def set_aside(self, boundaries: Iterable[int], copies: int = 0) -> list[int]:
+        """Of these there will be another besides, which so many hold already; returns them."""
+        aside = [boundary for boundary in boundaries if boundary not in self.of_originals]
+        for boundary in aside:
+            self.of_originals[boundary], self.holders[boundary] = self.holders[boundary], copies
+        return aside
+
+    def take_back(self, boundaries: Iterable[int]) -> None:
+        """The other is gone."""
+        for boundary in boundaries:
+            self.holders[boundary] = self.of_originals.pop(boundary)
 
     def enter(self, index: int) -> None:
         """In forward, the model is there."""

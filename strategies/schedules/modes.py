@@ -210,6 +210,10 @@ class BlockOperators:
         moments = (Moment(one.alive_bytes + more_bytes, one.more) for one in self.backward)
         return dataclasses.replace(self, backward=tuple(moments))
 
+    def holding(self, more_bytes: int) -> BlockOperators:
+        """The same with a checkpoint that keeps so many bytes more."""
+        return dataclasses.replace(self, checkpoint_bytes=self.checkpoint_bytes + more_bytes)
+
     def mode(self, name: str) -> Mode:
         """The block under the op policy of that name."""
         kept = kept_by(name) or frozenset()

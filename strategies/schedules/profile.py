@@ -14,6 +14,9 @@ from strategies.schedules.modes import BlockOperators, Mode, kept_by
 from strategies.schedules.plan import Plan
 from strategies.schedules.schedule import ALL, HOST, Schedule
 
+LAST_STEP = -2
+"""Where what is there before a step was born: in the one before."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Casts:
@@ -57,8 +60,9 @@ class BlockCost:
         last_recompute_s: time of a recompute that stops at the block's last saved tensor.
         operators: what the block's operators cost, for solvers that choose among them.
         casts: what autocast holds when it has run.
-        copies_bytes: of buffers that its forward writes, which it keeps in a top-level group, as
-            they were, until that has run again, backward too.
+        copies_bytes: of buffers that its forward writes, and of what it puts others in the place
+            of, which it keeps in a top-level group, as they were, until that has run again,
+            backward too.
     """
 
     modes: tuple[Mode, ...]
@@ -114,7 +118,8 @@ class Shared:
         number: which of them it is: others may be its equal in all else.
         size_bytes: of it.
         boundary: which boundary it is; ``None``: another tensor.
-        born: the block whose run it is there after; ``-1``: it is there before block 0.
+        born: the block whose run it is there after; ``-1``: it is there before block 0;
+            `LAST_STEP`: before the head, for a block that puts another in its place.
         until: the position at which the model itself lets it go; beyond ``L + 1``: not in a step.
         saved_by: blocks that keep it for their backward in mode ``all``, as something else than
             their own input or output.
@@ -139,6 +144,11 @@ class Shared:
         """Whether the head made it, for the blocks to read: a mask, a table of positions."""
         return self.boundary is None and self.born < 0
 
+    @property
+    def is_of_last_step(self) -> bool:
+        """Whether a block made it in the step before: scores, or an output, in an attribute."""
+        return self.born == LAST_STEP
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChainProfile:
@@ -147,7 +157,8 @@ class ChainProfile:
     Attributes:
         blocks: in order.
         input_bytes: the boundary that the head hands to block 0.
-        resident_bytes: alive before the step and throughout: parameters, buffers, batch, optimizer.
+        resident_bytes: alive before the step and throughout: parameters, buffers, batch, optimizer,
+            tables.
         head_saved_bytes: kept by the head between forward and backward, what is `shared` aside.
         head_working_bytes: most alive during the head's forward.
         head_backward_working_bytes: most alive during the head's backward, above its start.
@@ -201,6 +212,12 @@ class ChainProfile:
     left_out: tuple[str, ...] = ()
     eager_blocks: tuple[BlockCost, ...] = ()
     lean_blocks: tuple[BlockCost, ...] = ()
+
+    @property
+    def start_bytes(self) -> int:
+        """Alive when the step starts: what is resident, and what its blocks will replace."""
+        replaced = (one.size_bytes for one in self.shared if one.is_of_last_step)
+        return self.resident_bytes + sum(replaced)
 
     def boundary_bytes(self, index: int) -> int:
         """The boundary that block ``index`` reads (``len(blocks)``: that the tail reads)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ class _Tables(NamedTuple):
         again: which a block keeps that runs under an op policy, by block.
         between: which the model saves for what it computes there, by position.
         own: which are made for the block itself, and made once more by a recompute, by block.
+        lasting: boundaries that somebody holds beyond the step.
     """
 
     sizes: tuple[int, ...]
@@ -38,6 +40,7 @@ class _Tables(NamedTuple):
     again: Places
     between: Places
     own: Places
+    lasting: frozenset[int]
 
 
 class Sharing:
@@ -113,6 +116,12 @@ class Sharing:
         """The end of that."""
         _each(self._given(group, inside=True), self.drop)
 
+    def lasting(self, group: tuple[Node, ...]) -> Iterable[int]:
+        """Boundaries inside that somebody holds beyond the step: a recompute makes others."""
+        if not self.tables.lasting:
+            return ()
+        return self.tables.lasting.intersection(itertools.islice(leaves(group), 1, None))
+
     def _given(self, group: tuple[Node, ...], *, inside: bool) -> list[int]:
         read, births = self.tables.read, self.tables.births
         if not read:
@@ -155,4 +164,9 @@ def _tables_of(tensors: tuple[Shared, ...], boundaries: tuple[int, ...]) -> _Tab
         again=table(lambda shared: shared.saved_by, lambda shared: shared.read_by),
         between=table(lambda shared: shared.between),
         own=table(lambda shared: (shared.born,) if shared.inside else ()),
+        lasting=frozenset(
+            shared.boundary
+            for shared in tensors
+            if shared.boundary is not None and shared.until > len(boundaries)
+        ),
     )
