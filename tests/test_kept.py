@@ -155,6 +155,16 @@ class Cached(Model):
         return super().begin(x)
 
 
+class Renewing(Model):
+    """A cache in a module of Python has one entry, and never the right one."""
+
+    def begin(self, x):
+        x = super().begin(x.repeat(1, 8)[:, :WIDTH])
+        table = torch.zeros(TABLE)
+        CACHE["table"] = table
+        return x
+
+
 class KeepsTail(Model):
     def forward(self, x):
         x = super().forward(x)
@@ -163,7 +173,7 @@ class KeepsTail(Model):
 
 
 KINDS = [Copying, Detaching, Attached, Outputs, Scaling, Lazy]
-MODELS = [Tables, LazyHead, RenewedHead, Cached, KeepsTail]
+MODELS = [Tables, LazyHead, RenewedHead, Cached, Renewing, KeepsTail]
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """What is there from step to step beside parameters, buffers and batch: nobody lists it.
 
 Tables and last results in attributes of modules, and of the objects that they have, can be looked
-up. What a function's cache holds, or a module of Python, the first forward shows: it reads it, or
-leaves it behind. (What such a place holds anew after each step is not followed.)
+up. What a function's cache holds, or a module of Python, a forward shows: it reads it, or leaves it
+behind; where each leaves another, one is seen before each step that is watched.
 """
 
 from __future__ import annotations
@@ -44,21 +44,30 @@ def kept_throughout(step: Step) -> Callable[[], int]:
 
 
 def settle(step: Step) -> None:
-    """Where attributes hold a graph, have it run backward, as in every training loop.
+    """Have it be as between two steps of training, where forwards alone left something else.
 
-    One that forwards alone have left holds all that was saved, and goes as a whole.
+    A graph in an attribute holds all that was saved, and goes as a whole; and what others keep was
+    renewed since it was noted.
     """
-    if any(tensor.grad_fn is not None for tensor in _attributes(step.model)):
+    renewed = any(reference() is None for reference in getattr(step, "kept", ()))
+    if renewed or any(tensor.grad_fn is not None for tensor in _attributes(step.model)):
+        run_once(step)
+
+
+def run_once(step: Step) -> None:
+    """A step, and note what is kept after it."""
+    with noted(step):
         step.backward(step.forward())
 
 
 @contextlib.contextmanager
 def noted(step: Step) -> Iterator[None]:
-    """See what a forward reads that it did not make, and what it makes that outlives it."""
+    """See what a step reads that it did not make, and what it makes that outlives it."""
     seen = _Seen(_devices(step.model))
     with seen:
         yield
-    known = _keys(step.resident_tensors()) | _keys(_attributes(step.model))
+    gradients = (p.grad for p in step.model.parameters() if p.grad is not None)
+    known = _keys([*step.resident_tensors(), *_attributes(step.model), *gradients])
     alive = seen.alive(known)
     if alive:
         del alive
