@@ -77,6 +77,19 @@ class Listing(Chain):
         return x + 0 * len(states)
 
 
+class Stacking(Chain):
+    """All hidden states are held until the tail has begun, and let go before it ends."""
+
+    def forward(self, x):
+        states = []
+        for block in self.blocks:
+            x = block(x)
+            states.append(x)
+        mean = torch.stack(states).mean(0)
+        del states
+        return torch.tanh(x * mean)
+
+
 class Biased(Block):
     """Adds a bias, which the first block makes; no autograd keeps it."""
 
@@ -144,6 +157,7 @@ class Carrying(nn.Module):
 MODELS = {
     "skips": Skipping,
     "a list": Listing,
+    "a stack": Stacking,
     "a side": Sided,
     "a tail": Headed,
     "states": Carrying,
