@@ -28,8 +28,11 @@ Reference = weakref.ref[torch.UntypedStorage]
 def kept(step: Step) -> list[torch.UntypedStorage]:
     """The memory that a step's model, or anybody whom `noted` saw, holds now besides.
 
-    Only on the devices of its parameters, and without what is resident anyway.
+    Only on the devices of its parameters, and without what is resident anyway. Of a model that is
+    shared by ranks nothing: its parameters come and go, in places of the kind.
     """
+    if any(hasattr(parameter, "device_mesh") for parameter in step.model.parameters()):
+        return []
     storages = {storage_key(part): part.untyped_storage() for part in _attributes(step.model)}
     seen = (reference() for reference in getattr(step, "kept", ()))
     storages |= {storage._cdata: storage for storage in seen if storage is not None}
