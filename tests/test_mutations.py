@@ -215,14 +215,14 @@ MUTATIONS = (
         SCHEDULES,
         "remade = self.set_aside(self.sharing.lasting(node))",
         "remade = self.set_aside(())",
-        ["tests/test_kept.py::test_what_is_kept_is_predicted_to_the_byte"],
+        ["tests/test_standing.py::test_what_stands_is_predicted_to_the_byte"],
     ),
     Mutation(
         "nothing is there from the last step",
         SCHEDULES,
         "self.sharing.leave(LAST_STEP)",
         "pass",
-        ["tests/test_kept.py::test_what_is_kept_is_predicted_to_the_byte"],
+        ["tests/test_standing.py::test_what_stands_is_predicted_to_the_byte"],
     ),
     Mutation(
         "optimal: the gradients of later blocks take no room",

@@ -184,20 +184,11 @@ class _Frontier:
     def smaller(self, below_bytes: int) -> dict[str, Any] | None:
         """The largest that peaks below so much."""
         budgets = self.budgets[: bisect.bisect_left(self.budgets, below_bytes)]
-        plans = itertools.takewhile(bool, map(self.at, reversed(budgets)))
-        least = (self.at(budget_bytes) for budget_bytes in self._least_below(below_bytes))
-        smaller = (
-            plan
-            for plan in itertools.chain(plans, least)
-            if plan and plan["predicted_peak_bytes"] < below_bytes
-        )
-        return next(smaller, None)
-
-    def _least_below(self, below_bytes: int) -> Iterator[int]:
-        """The smallest budget that fits, if it is below so much."""
+        for plan in itertools.takewhile(bool, map(self.at, reversed(budgets))):
+            if plan and plan["predicted_peak_bytes"] < below_bytes:
+                return plan
         least_bytes = self.smallest_bytes()
-        if least_bytes < below_bytes:
-            yield least_bytes
+        return self.at(least_bytes) if least_bytes < below_bytes else None
 
     def _at(self, budget_bytes: int) -> dict[str, Any] | None:
         from strategies.schedules.interpreter import predict

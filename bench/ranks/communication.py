@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from strategies.execution.dispatch import Onlooker
 from strategies.execution.tensors import tensors_in
 from strategies.profiling.flops import FlopCounter
 
@@ -16,7 +16,7 @@ KINDS = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"
 """Collectives by the names that torch.distributed's functions have, the longer before the parts."""
 
 
-class Communication(TorchDispatchMode):
+class Communication(Onlooker):
     """Counts collectives while it is active, on this rank.
 
     Attributes:
@@ -27,14 +27,9 @@ class Communication(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.calls: collections.Counter[str] = collections.Counter()
         self.message_bytes: collections.Counter[str] = collections.Counter()
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """Compiled models stay compiled, as under `FlopCounter`."""
-        return True
 
     def __torch_dispatch__(
         self,

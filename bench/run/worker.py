@@ -44,8 +44,8 @@ from bench.store.parts import (
 from bench.store.records import Record
 from strategies.contract.settled import settled
 from strategies.profiling.flops import Flops, count_flops
-from strategies.profiling.kept import kept_throughout
 from strategies.profiling.ledger import unique_bytes
+from strategies.profiling.standing import standing_bytes
 from strategies.schedules.modes import Compilation
 
 UNREPEATABLE = (
@@ -170,16 +170,16 @@ class _Bench:
             self.gate.check_untouched("applying the strategy")
             peaks_bytes = [self._trained(number, counts) for number in range(1, MEASURED)]
             resident_bytes = unique_bytes(step.resident_tensors())
-            kept_bytes = kept_throughout(step)
+            still_bytes = standing_bytes(step)
             self.gate.begin(MEASURED)  # keeps copies, which the step below is not to count
             usage = step_memory(step, self.gate.forward_of(MEASURED))
-            resident_bytes += kept_bytes()
+            resident_bytes += still_bytes()
             self._count(counts)
             self.gate.scale_again()
             self.gate.check_measured(None, "the step whose memory is measured")
             gradients = (p.grad for p in step.model.parameters() if p.grad is not None)
             gradient_bytes = unique_bytes(gradients)
-        known_bytes = list(filter(None, peaks_bytes))
+        known_bytes = [peak for peak in peaks_bytes if peak is not None]
         self.gate.check_steady([*known_bytes, usage.peak_bytes] if known_bytes else [])
         step.drop_gradients()
         peak = Peak(

@@ -19,10 +19,10 @@ from strategies.execution.chain import Chain, find_chain, in_copy
 from strategies.execution.errors import Unsupported
 from strategies.execution.stand_in import compile_all
 from strategies.execution.undo import installed
-from strategies.profiling.kept import noted
 from strategies.profiling.oom import is_out_of_memory
 from strategies.profiling.optimizers import only
 from strategies.profiling.order import ordered
+from strategies.profiling.standing import noted
 from strategies.profiling.step import ExampleStep, Step, preserved
 from strategies.profiling.update import update_bytes, update_cost
 
@@ -87,7 +87,7 @@ def _profiled(chain: Chain, strategy: Strategy, step: Step) -> Chain:
 
 
 def _ordered(chain: Chain, step: Step) -> Chain:
-    """The chain in the order in which it runs; that first forward shows what is kept, too."""
+    """The chain in the order in which it runs; that first forward shows what stands, too."""
     with noted(step):
         return ordered(chain, step)
 

@@ -8,11 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from strategies.execution.tensors import fills_memory, tensors_in
 
 _DROPOUT = ("dropout_p", "p")
+
+
+class Onlooker(TorchDispatchMode):
+    """A mode that runs every operator as it is, and looks."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Under a mode that does not say so, Dynamo runs compiled models eagerly, for good."""
+        return True
 
 
 def can_be_kept(func: Any) -> bool:

@@ -57,6 +57,11 @@ def is_fake(step: Step) -> bool:
     return any(isinstance(tensor, FakeTensor) for tensor in step.resident_tensors())
 
 
+def seen_on(step: Step) -> str | None:
+    """The kind of device, if it is real and its allocator can be watched."""
+    return step.device.type if step.device.type in SEEN and not is_fake(step) else None
+
+
 def hindrance(names: Sequence[str], step: Step, chain: Chain) -> str | None:
     """Why no block can run compiled under a budget here, or ``None``."""
     before = any(map(is_compiled, chain.blocks))
@@ -101,8 +106,7 @@ def with_compiled(
     before = any(map(is_compiled, chain.blocks))
     reasons = {hindrance(names, step, chain)} - {None} if names else set()
     left_out = [f"no block is compiled: {reason}" for reason in reasons]
-    real = step.device.type in SEEN and not is_fake(step)
-    if not (before and real) and (reasons or not names):
+    if not (before and seen_on(step)) and (reasons or not names):
         return dataclasses.replace(profile, left_out=tuple(left_out))
     measured = watch_compiled(step, chain, alike, () if before else names)
     left_out += _by_reason(measured.refused)

@@ -7,23 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from strategies.execution.dispatch import flops_of, in_recompute
+from strategies.execution.dispatch import Onlooker, flops_of, in_recompute
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(Onlooker):
     """Counts while it is active; recompute apart."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flops = 0
         self.recompute_flops = 0
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """Under a mode that does not say so, Dynamo runs compiled models eagerly, for good."""
-        return True
 
     def __torch_dispatch__(
         self,

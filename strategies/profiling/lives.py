@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from strategies.execution.chain import Chain
 from strategies.execution.errors import Unsupported
 from strategies.execution.tensors import dense_parts, flat, leaves_of
-from strategies.profiling.kept import kept, settle
 from strategies.profiling.ledger import Ledger
 from strategies.profiling.passed import Passed
 from strategies.profiling.saved import Slip, hooks, nothing
+from strategies.profiling.standing import settle, standing
 from strategies.profiling.step import Step
 from strategies.schedules.profile import LAST_STEP, Casts, Shared
 
@@ -57,7 +57,7 @@ def watch_lives(step: Step, chain: Chain) -> Passed:
     settle(step)
     watcher = _Watcher(len(chain))
     watcher.adopt(step.resident_tensors())
-    watcher.adopt_storages(kept(step))
+    watcher.adopt_storages(standing(step))
     watcher.position = _BEFORE
     with contextlib.ExitStack() as stack:
         for block in dict.fromkeys(chain.blocks):

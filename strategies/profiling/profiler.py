@@ -14,8 +14,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from torch._subclasses.fake_tensor import FakeTensor
-
 from strategies.execution import block_modes as modes_of
 from strategies.execution import layout
 from strategies.execution.chain import Chain
@@ -23,11 +21,10 @@ from strategies.execution.errors import INSTEAD, Unsupported
 from strategies.execution.undo import installed
 from strategies.execution.written import written_bytes
 from strategies.profiling import update_room
-from strategies.profiling.allocator import SEEN
 from strategies.profiling.balance import balanced
 from strategies.profiling.caching_allocator import surplus_bytes
 from strategies.profiling.charged import in_vain, with_unseen, without_output, without_own
-from strategies.profiling.compiled import eagerly, is_compiled, with_compiled
+from strategies.profiling.compiled import eagerly, is_compiled, seen_on, with_compiled
 from strategies.profiling.composing import (
     fixed_s,
     gradient_bytes,
@@ -81,7 +78,7 @@ def profile_chain(
             forward; or one that was compiled before is in it several times.
     """
     rates = rates or getattr(step, "rates", None) or nominal(step.device)
-    how = How(rates, _seen(step) if scratch else None)
+    how = How(rates, seen_on(step) if scratch else None)
     before = any(map(is_compiled, chain.blocks))
     if before and chain.repeats:
         raise Unsupported(
@@ -223,12 +220,6 @@ def _cost(
     return dataclasses.replace(cost, operators=operators)
 
 
-def _seen(step: Step) -> str | None:
-    """The kind of device, if it is real and its allocator can be watched."""
-    fake = any(isinstance(tensor, FakeTensor) for tensor in step.resident_tensors())
-    return step.device.type if step.device.type in SEEN and not fake else None
-
-
 def _with_blocks(profile: ChainProfile, step: Step) -> ChainProfile:
     """Where all gradients are there, whole blocks of the caching allocator count for most.
 
@@ -277,7 +268,8 @@ def _assemble(
     last, done, enter = len(blocks), "forward done", normal.at("enter 0")
     borders, others = passed
     lent_bytes = sum(one.size_bytes for one in others.shared if one.is_of_head)
-    resident_bytes = normal.resident_bytes - sum(map(others.replaced_bytes, range(last)))
+    before_bytes = sum(one.size_bytes for one in others.shared if one.is_of_last_step)
+    resident_bytes = normal.resident_bytes - before_bytes
     return ChainProfile(
         blocks=blocks,
         input_bytes=saved.input_bytes,

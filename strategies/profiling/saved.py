@@ -16,8 +16,8 @@ from strategies.execution.chain import Chain
 from strategies.execution.errors import INSTEAD, RunsBackward, Unsupported
 from strategies.execution.stand_in import COMPILED, StandIn
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
-from strategies.profiling.kept import kept
 from strategies.profiling.ledger import unique_bytes
+from strategies.profiling.standing import standing
 from strategies.profiling.step import Step
 
 _SHOWN = 12
@@ -109,7 +109,7 @@ class _SavedWatcher:
 
     def __init__(self, step: Step) -> None:
         self.resident = {storage_key(t) for t in step.resident_tensors()}
-        self.standing = {one._cdata: weakref.ref(one) for one in kept(step)}
+        self.standing = {one._cdata: weakref.ref(one) for one in standing(step)}
         self.before: set[int] = set()  # saved outside the blocks: tables and masks that they share
         self.order: list[int] = []
         self.kept: list[Kept] = []
@@ -135,7 +135,7 @@ class _SavedWatcher:
         return slip
 
     def _stands(self, key: int) -> bool:
-        """Whether somebody has kept it from step to step; of what is gone, others use the key."""
+        """Whether somebody holds it from step to step; of what is gone, others use the key."""
         reference = self.standing.get(key)
         return reference is not None and reference() is not None
 

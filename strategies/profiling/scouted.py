@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from strategies.execution.dispatch import Onlooker
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
 from strategies.profiling.kinds import form_of
 
@@ -20,19 +20,14 @@ _MASKS = (torch.bool, torch.uint8)
 _INSTANCE = frozenset({"_parameters", "_modules"})
 
 
-class Operators(TorchDispatchMode):
+class Operators(Onlooker):
     """Reads the operators of the block that runs, and whether values decide about anything."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.values_decide = self.begun = False
         self.calls: list[Hashable] = []
         self.born: dict[int, torch.UntypedStorage] = {}
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """See `strategies.profiling.flops.FlopCounter`."""
-        return True
 
     def __torch_dispatch__(
         self,

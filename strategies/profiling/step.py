@@ -25,8 +25,8 @@ class Step(Protocol):
     """A training step in parts; any object that has them will do.
 
     It may have ``rates`` (`strategies.profiling.rates`), if it knows its device better than round
-    figures of its kind. What others keep from step to step is noted with it, as ``kept``, and
-    whether anything of the kind is renewed, as ``renews``.
+    figures of its kind. What others hold from step to step is noted with it, as ``standing``,
+    and whether anything of the kind is renewed, as ``renews``.
     """
 
     @property
@@ -79,8 +79,9 @@ class ExampleStep:
         held: bytes of that, and where, by storage, as last seen.
         update_bytes: most alive during each parameter's own update, by its name, where gradients
             are released (`strategies.profiling.update.update_bytes`).
-        kept: by others than the model, from step to step (`strategies.profiling.kept.noted`).
-        renews: a step was seen to put something else in the place of what was kept.
+        standing: held by others than the model from step to step, as noted
+            (`strategies.profiling.standing`).
+        renews: a step was seen to put something else in the place of what stood.
     """
 
     model: nn.Module
@@ -94,7 +95,9 @@ class ExampleStep:
     output: list[Tensor] = dataclasses.field(default_factory=list, repr=False)
     held: list[tuple[int, torch.device]] = dataclasses.field(default_factory=list, repr=False)
     update_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False)
-    kept: Sequence[weakref.ref[torch.UntypedStorage]] = dataclasses.field(default=(), repr=False)
+    standing: Sequence[weakref.ref[torch.UntypedStorage]] = dataclasses.field(
+        default=(), repr=False
+    )
     renews: bool = dataclasses.field(default=False, repr=False)
 
     @property
@@ -175,7 +178,9 @@ class ExampleStep:
         )
         with FakeCopyMode(mode):
             model = copy.deepcopy(self.model)
-        return dataclasses.replace(self, model=model, example=example, output=[], held=[], kept=())
+        return dataclasses.replace(
+            self, model=model, example=example, output=[], held=[], standing=()
+        )
 
 
 def run_once(step: Step) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from strategies.execution.undo import Undo, installed
-from strategies.profiling import kept
 from strategies.profiling.allocator import AllocatorTrace, give_back
 from strategies.profiling.block_times import now_s
+from strategies.profiling.standing import begin_anew, standing
 from strategies.profiling.step import ExampleStep, Step, preserved, run_once
 from strategies.schedules.profile import ChainProfile
 
@@ -50,8 +50,7 @@ def watched(step: Step, profile: ChainProfile) -> tuple[float, int]:
     """Seconds of a step, and its `peak_bytes`; gradients, buffers and random states change."""
     is_cpu = step.device.type == "cpu"
     if getattr(step, "renews", False):
-        step.drop_gradients()
-        kept.run_once(step)  # what was kept before is put back afterwards, and so does not go
+        begin_anew(step)  # what stood before is put back afterwards, and so does not go
     elif not _has_begun(step, is_cpu=is_cpu):
         _begin(step)
     step.drop_gradients()
@@ -79,7 +78,7 @@ def _cpu(step: Step) -> tuple[float, int, int]:
     with AllocatorTrace() as trace:
         if isinstance(step, ExampleStep):
             step.renew_output()  # what was there before the trace is let go unseen
-        trace.follow(kept.kept(step))
+        trace.follow(standing(step))
         trace.mark("begin")
         seconds = _timed(step)
         trace.mark("end")

@@ -13,11 +13,11 @@ from torch import Tensor
 from strategies.execution import randoms
 from strategies.execution.chain import Chain
 from strategies.profiling.allocator import AllocatorTrace
-from strategies.profiling.kept import Reference, kept, settle
 from strategies.profiling.ledger import Ledger, Mark
 from strategies.profiling.rates import Rates
 from strategies.profiling.saved import check_all_ran, hooks
 from strategies.profiling.spans import Spans
+from strategies.profiling.standing import settle, standing
 from strategies.profiling.step import ExampleStep, Step
 from strategies.schedules.modes import PS
 
@@ -120,8 +120,12 @@ def watch_step(
         if isinstance(step, ExampleStep):
             step.renew_output()  # the allocator tells no death of what was born before the trace
         resident_bytes = ledger.adopt(step.resident_tensors())
-        before = _followed(step, trace)
-        resident_bytes += ledger.adopt_storages(filter(None, (one() for one in before)))
+        storages = standing(step)
+        if trace is not None:
+            trace.follow(storages)
+        resident_bytes += ledger.adopt_storages(storages)
+        before = list(map(weakref.ref, storages))
+        del storages
         with ledger if sees else contextlib.nullcontext():
             _run(step, moments)
     check_all_ran([f"enter {index}" in moments.seen for index in range(len(chain))])
@@ -130,14 +134,6 @@ def watch_step(
         step.renews = True  # type: ignore[attr-defined]
     step.drop_gradients()
     return Watched(ledger, resident_bytes, group_bytes, trace)
-
-
-def _followed(step: Step, trace: AllocatorTrace | None) -> list[Reference]:
-    """What somebody keeps from step to step, whose end a trace is told."""
-    storages = kept(step)
-    if trace is not None:
-        trace.follow(storages)
-    return list(map(weakref.ref, storages))
 
 
 class _Moments:

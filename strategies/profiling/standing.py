@@ -15,52 +15,49 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from strategies.execution.dispatch import Onlooker
 from strategies.execution.inventory import OWN
 from strategies.execution.places import SIMPLE, reachable
 from strategies.execution.tensors import dense_parts, storage_key, tensors_in
-from strategies.profiling.step import Step
+from strategies.profiling.step import Step, run_once
 
 Reference = weakref.ref[torch.UntypedStorage]
 
 
-def kept(step: Step) -> list[torch.UntypedStorage]:
+def standing(step: Step) -> list[torch.UntypedStorage]:
     """The memory that a step's model, or anybody whom `noted` saw, holds now besides.
 
-    Only on the devices of its parameters, and without what is resident anyway. Of a model that is
-    shared by ranks nothing: its parameters come and go, in places of the kind.
+    Only on the devices of its parameters, and without what is resident anyway.
     """
-    if any(hasattr(parameter, "device_mesh") for parameter in step.model.parameters()):
-        return []
     storages = {storage_key(part): part.untyped_storage() for part in _attributes(step.model)}
-    seen = (reference() for reference in getattr(step, "kept", ()))
+    seen = (reference() for reference in getattr(step, "standing", ()))
     storages |= {storage._cdata: storage for storage in seen if storage is not None}
     known = _keys(step.resident_tensors())
     return [storage for key, storage in storages.items() if key not in known]
 
 
-def kept_throughout(step: Step) -> Callable[[], int]:
-    """Asked later on, how many bytes of what is kept now are there still."""
-    references = list(map(weakref.ref, kept(step)))
+def standing_bytes(step: Step) -> Callable[[], int]:
+    """Asked later on, how many bytes of what stands now are there still."""
+    references = list(map(weakref.ref, standing(step)))
     return lambda: sum(one.nbytes() for one in (each() for each in references) if one is not None)
 
 
 def settle(step: Step) -> None:
     """Have it be as between two steps of training, where forwards alone left something else.
 
-    A graph in an attribute holds all that was saved, and goes as a whole; and what others keep was
+    A graph in an attribute holds all that was saved, and goes as a whole; and what others hold was
     renewed since it was noted.
     """
-    renewed = any(reference() is None for reference in getattr(step, "kept", ()))
+    renewed = any(reference() is None for reference in getattr(step, "standing", ()))
     if renewed or any(tensor.grad_fn is not None for tensor in _attributes(step.model)):
-        run_once(step)
+        begin_anew(step)
 
 
-def run_once(step: Step) -> None:
-    """A step, and note what is kept after it."""
+def begin_anew(step: Step) -> None:
+    """Run a step, from no gradients, and note what stands after it."""
     with noted(step):
-        step.backward(step.forward())
+        run_once(step)
 
 
 @contextlib.contextmanager
@@ -71,25 +68,19 @@ def noted(step: Step) -> Iterator[None]:
         yield
     gradients = (p.grad for p in step.model.parameters() if p.grad is not None)
     known = _keys([*step.resident_tensors(), *_attributes(step.model), *gradients])
-    alive = seen.alive(known)
-    if alive:
-        del alive
+    if seen.leaves(known):
         gc.collect()  # what only a circle holds is gone then
-    step.kept = seen.alive(known)  # type: ignore[attr-defined]
+    step.standing = seen.alive(known)  # type: ignore[attr-defined]
 
 
-class _Seen(TorchDispatchMode):
+class _Seen(Onlooker):
     """Every storage that operators take and return on some devices."""
 
     def __init__(self, devices: set[torch.device]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.devices = devices
         self.storages: dict[int, Reference] = {}
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """See `strategies.profiling.flops.FlopCounter`."""
-        return True
+        self.made: set[int] = set()
 
     def __torch_dispatch__(
         self,
@@ -99,18 +90,24 @@ class _Seen(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the operator and note its tensors."""
+        self.made -= set(self._new((args, kwargs)))
         out = func(*args, **(kwargs or {}))
-        for tensor in tensors_in((args, kwargs, out)):
-            if tensor.device in self.devices:
-                self._note(tensor)
+        self.made |= set(self._new(out))
         return out
 
-    def _note(self, tensor: Tensor) -> None:
-        for part in dense_parts(tensor):
-            storage = part.untyped_storage()
-            before = self.storages.get(storage._cdata)
+    def _new(self, values: Any) -> Iterator[int]:
+        """Keys of what was not seen before; of what is gone, others use the key."""
+        tensors = (tensor for tensor in tensors_in(values) if tensor.device in self.devices)
+        for part in (part for tensor in tensors for part in dense_parts(tensor)):
+            key, storage = storage_key(part), part.untyped_storage()
+            before = self.storages.get(key)
             if before is None or before() is None:
-                self.storages[storage._cdata] = weakref.ref(storage)
+                self.storages[key] = weakref.ref(storage)
+                yield key
+
+    def leaves(self, without: set[int]) -> bool:
+        """Whether anything is there now that operators made."""
+        return any(self.storages[key]() is not None for key in self.made - without)
 
     def alive(self, without: set[int]) -> list[Reference]:
         """Those that are there now."""
@@ -132,7 +129,11 @@ def _attributes(model: nn.Module) -> list[Tensor]:
 
 
 def _devices(model: nn.Module) -> set[torch.device]:
-    return {parameter.device for parameter in model.parameters()}
+    """Of its parameters; of a model that ranks share none, for there they come and go, too."""
+    parameters = list(model.parameters())
+    if any(hasattr(parameter, "device_mesh") for parameter in parameters):
+        return set()
+    return {parameter.device for parameter in parameters}
 
 
 def _keys(tensors: Sequence[Tensor]) -> set[int]:

@@ -13,7 +13,7 @@ import strategies
 from strategies.execution import layout
 from strategies.execution.undo import installed
 from strategies.profiling.allocator import AllocatorTrace
-from strategies.profiling.kept import kept, noted
+from strategies.profiling.standing import noted, standing
 from strategies.profiling.step import ExampleStep
 from strategies.schedules.interpreter import predict
 from strategies.schedules.plan import groups_in
@@ -221,7 +221,7 @@ def measured_bytes(kind, plan):
 
 
 @pytest.mark.parametrize("kind", [Block, *KINDS, *MODELS], ids=lambda kind: kind.__name__)
-def test_what_is_kept_is_predicted_to_the_byte(kind):
+def test_what_stands_is_predicted_to_the_byte(kind):
     """But for groups of several blocks that draw nothing: of each a random state too many."""
     profile = profile_of(kind)
     for text in PLANS:
@@ -246,7 +246,7 @@ def test_budgets_are_kept_under_every_kind_of_plan(kind):
                 step.backward(step.forward())
             step.drop_gradients()
             with AllocatorTrace() as trace:
-                trace.follow(kept(step))
+                trace.follow(standing(step))
                 trace.mark("begin")
                 for _ in range(3):
                     step.backward(step.forward())
@@ -284,7 +284,7 @@ def test_a_loss_may_read_what_the_example_does_not_have():
     assert target - profile_of(Block).resident_bytes == TARGET.nbytes
 
 
-def test_what_only_a_circle_holds_is_not_kept():
+def test_what_only_a_circle_holds_does_not_stand():
     class Circle:
         def __init__(self, tensor):
             self.tensor, self.own = tensor, self
@@ -296,12 +296,12 @@ def test_what_only_a_circle_holds_is_not_kept():
     try:
         with noted(step):
             step.forward()
-        assert len(kept(step)) == 1
+        assert len(standing(step)) == 1
         with noted(step):
             circles.clear()
             step.forward()
             circles.clear()
-        assert not kept(step)
+        assert not standing(step)
     finally:
         gc.enable()
 
