@@ -17,6 +17,7 @@ import torch
 
 from bench.cells.cell import Cell
 from bench.run.blank import blank
+from bench.run.limited import limited_memory
 from bench.simulate.errors import NeedsValueError
 from bench.store import records
 from strategies.storage import Disk, spool
@@ -226,3 +227,13 @@ def holds_a_named_boundary_and_hangs(payload):
     handle = _rests(payload.decode())
     time.sleep(HANG_S)
     return handle
+
+
+def needs_more_than_its_limit(payload):
+    """Two megabytes above what the process holds; then the 64 that did not fit."""
+    size = 64_000_000
+    try:
+        with limited_memory(2_000_000, 1):
+            bytes(size)
+    except MemoryError:
+        return b"%d" % len(bytes(size))

@@ -23,11 +23,10 @@ ROOT = Path(__file__).parent.parent
 # Sixteen blocks that keep 18 MB each; 256 MB are there on top of what the process has.
 TOO_LARGE = """
 import torch, strategies
-from bench.run.executor import _start_threads, limit_memory
+from bench.run.limited import limited_memory
 from torch import nn
 
 torch.set_num_threads(1)
-_start_threads(1)
 
 
 class Block(nn.Module):
@@ -43,19 +42,19 @@ model = nn.Sequential(*(Block() for _ in range(16)))
 batch = torch.ones(4096, 64)
 small = torch.ones(4, 64)
 strategies.apply(model, "optimal", budget="1GB", example=small).undo()  # all is imported
-limit_memory(256_000_000)
-try:
-    model(batch).sum().backward()
-    print("none fits")
-except RuntimeError:
-    model.zero_grad(set_to_none=True)
-applied = strategies.apply(model, "optimal", budget="120MB", example=batch)
-assert all(p.grad is None for p in model.parameters())
-print(next(note for note in applied.notes if note.startswith("budget")))
-for _ in range(2):
-    model.zero_grad(set_to_none=True)
-    model(batch).sum().backward()
-print(sum(p.grad is not None for p in model.parameters()))
+with limited_memory(256_000_000, 1):
+    try:
+        model(batch).sum().backward()
+        print("none fits")
+    except RuntimeError:
+        model.zero_grad(set_to_none=True)
+    applied = strategies.apply(model, "optimal", budget="120MB", example=batch)
+    assert all(p.grad is None for p in model.parameters())
+    print(next(note for note in applied.notes if note.startswith("budget")))
+    for _ in range(2):
+        model.zero_grad(set_to_none=True)
+        model(batch).sum().backward()
+    print(sum(p.grad is not None for p in model.parameters()))
 """
 
 

@@ -20,7 +20,7 @@ from bench.ranks.judged import Whole
 from bench.ranks.observed import observe
 from bench.ranks.parallelise import parallelise
 from bench.ranks.passes import Passes
-from bench.run import executor
+from bench.run.limited import limited_memory
 
 _WARMUP = 2
 """Steps: DistributedDataParallel orders its buckets anew after the first."""
@@ -31,9 +31,8 @@ def measure_rank(payload: bytes) -> bytes:
     started = time.perf_counter()
     task = msgspec.json.decode(payload, type=Task)
     torch.set_num_threads(task.cell.threads)
-    if task.cell.memory_limit_bytes is not None:
-        executor.limit_memory(task.cell.memory_limit_bytes)
-    with joined(task) as device:
+    limit_bytes, threads = task.cell.memory_limit_bytes, task.cell.threads
+    with limited_memory(limit_bytes, threads), joined(task) as device:
         record = task.record.with_parts(*_passes(task, device).parts())
     duration_s = round(time.perf_counter() - started, 3)
     record = msgspec.structs.replace(record, rank=task.rank, duration_s=duration_s)

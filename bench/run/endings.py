@@ -17,8 +17,20 @@ from strategies.profiling.oom import is_out_of_memory
 MOST_CHARACTERS = 1000
 """Of a reason or a note: what strategies and libraries say has no bound of its own."""
 _TAIL_BYTES = 1 << 14
+_NEXT_LINE = " | "
 _FRAME = re.compile(r"frame #\d+: ")
 """Of C++, which libraries print below what they have to say."""
+_FATAL = re.compile(r"Fatal Python error: ")
+"""What the interpreter prints above the stacks of its threads."""
+_OUT_OF_MEMORY = re.compile(
+    r"(?:\A|\| )"
+    r"(terminate called after throwing an instance of 'std::bad_alloc'"
+    r"|[^|]*\bcannot allocate memory for thread-local data: ABORT"
+    r"|libgomp: Out of memory\b[^|]*"
+    r"|Fatal Python error: [^|]*\b[Mm]emory[^|]*"
+    r"|MemoryError(?:: [^|]*)?\Z)"
+)
+"""Last words of a process that no exception could leave: an allocation failed."""
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -45,6 +57,8 @@ def classify_exit(exit_code: int | None, oom_kills: int, log: str) -> Ending:
     """
     if exit_code == -signal.SIGKILL and oom_kills:
         return Ending("oom", "the kernel killed the process: the machine ran out of memory")
+    if said := _OUT_OF_MEMORY.search(log):
+        return Ending("oom", bounded(said[1].strip()))
     how = f"exit code {exit_code}"
     if exit_code is not None and exit_code < 0:
         how = f"signal {_signal_name(-exit_code)}"
@@ -66,6 +80,9 @@ def classify_error(error: BaseException) -> Ending:
         return Ending("unsupported", bounded(text))
     if is_out_of_memory(error):
         return Ending("oom", bounded(first or type(error).__name__))
+    if error.__context__ is not None and is_out_of_memory(error.__context__):
+        cause = _text(error.__context__).partition("\n")[0] or type(error.__context__).__name__
+        return Ending("oom", bounded(f"{cause}; then {type(error).__name__}: {first}"))
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno}"
     return Ending("crash", bounded(f"{type(error).__name__} at {where}: {first}"))
@@ -87,8 +104,12 @@ def oom_kills() -> int:
 
 
 def tail(descriptor: int, lines: int = 3) -> str:
-    """The last lines of an open file, however long it is; frames of C++ are none."""
+    """The last lines of an open file, however long it is, and what the interpreter died of.
+
+    Frames of C++ are no lines.
+    """
     size = os.fstat(descriptor).st_size
     data = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
     said = [line for line in data.decode(errors="replace").split("\n") if not _FRAME.match(line)]
-    return " | ".join(said[-lines:]).strip(" |")
+    fatal = [line for line in said[:-lines] if _FATAL.match(line)]
+    return _NEXT_LINE.join([*fatal, *said[-lines:]]).strip(_NEXT_LINE)

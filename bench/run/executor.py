@@ -22,10 +22,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 
 import msgspec
-import torch
 
 from bench.cells.cell import Cell
 from bench.run import culprit, pipe, worker
@@ -38,6 +36,7 @@ from bench.run.endings import (
     oom_kills,
     tail,
 )
+from bench.run.limited import limited_memory
 from bench.run.server import context as _context
 from bench.store.records import Record, decode
 from bench.workloads.errors import InputError
@@ -48,7 +47,6 @@ TIMEOUT_S = 600.0
 Work = Callable[[bytes], bytes]
 
 _EXIT_S = 10.0  # for a process to end by itself once it has answered
-_GRAIN = 1 << 15  # elements that PyTorch gives a thread at least
 _MOST_NOTES = 100
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -247,10 +245,7 @@ def _leave_the_server() -> None:
 def measure_cell(payload: bytes) -> bytes:
     """The record of a cell, both as JSON."""
     cell = msgspec.json.decode(payload, type=Cell)
-    if cell.memory_limit_bytes is not None:
-        _start_threads(cell.threads)
-        limit_memory(cell.memory_limit_bytes)
-    with culprit.named(cell):
+    with limited_memory(cell.memory_limit_bytes, cell.threads), culprit.named(cell):
         return msgspec.json.encode(worker.measure(cell))
 
 
@@ -272,19 +267,3 @@ def end_with_parent() -> None:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         threading.Thread(target=watch, daemon=True).start()
-
-
-def _start_threads(count: int) -> None:
-    """Start PyTorch's threads: under a limit, their stacks might not fit, and OpenMP would exit."""
-    torch.set_num_threads(count)
-    torch.ones(2 * count * _GRAIN).neg_()
-
-
-def limit_memory(limit_bytes: int) -> None:
-    """Let this process allocate no more than ``limit_bytes`` above what it holds (Linux)."""
-    import resource  # noqa: PLC0415 - not on every system
-
-    status = Path("/proc/self/status").read_text()
-    line = next(x for x in status.splitlines() if x.startswith("VmData"))
-    limit = int(line.split()[1]) * 1024 + limit_bytes
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -1,4 +1,4 @@
-"""A limit on the time of work in this process: other people's code may not end."""
+"""Limits on the time and the memory of work in this process: other people's may have no end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import torch
+
+_GRAIN = 1 << 15  # elements that PyTorch gives a thread at least
 
 
 @contextlib.contextmanager
@@ -37,3 +42,30 @@ def limited(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def limited_memory(limit_bytes: int | None, threads: int) -> Iterator[None]:
+    """Let this process allocate no more than ``limit_bytes`` above what it holds (Linux).
+
+    After it, whatever ended it, there is memory again: to say so takes some.
+
+    Args:
+        limit_bytes: ``None`` for no limit.
+        threads: of PyTorch; there before, or OpenMP would end the process for their stacks.
+    """
+    if limit_bytes is None:
+        yield
+        return
+    import resource  # noqa: PLC0415 - not on every system
+
+    torch.set_num_threads(threads)
+    torch.ones(2 * threads * _GRAIN).neg_()
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    status = Path("/proc/self/status").read_text()
+    line = next(x for x in status.splitlines() if x.startswith("VmData"))
+    resource.setrlimit(resource.RLIMIT_DATA, (int(line.split()[1]) * 1024 + limit_bytes, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
