@@ -97,6 +97,7 @@ def peak_bytes(model, batch, optimizer):
             start_bytes = unique_bytes(held)
             del held, gradients
         with trace:
+            trace.follow(one.untyped_storage() for one in (out or {}).values())
             trace.mark("start")
             out = model(batch)
             out["loss"].backward()

@@ -20,7 +20,7 @@ from strategies.profiling.quiet import silenced
 
 _PREFIX = "ckpt-bench: "
 _GONE = "gone: "
-
+_CPU = torch._C._autograd.DeviceType.CPU
 
 SEEN = ("cpu", "cuda")
 """Kinds of device whose allocators tell the profiler."""
@@ -61,7 +61,7 @@ class AllocatorTrace:
 
     def follow(self, storages: Iterable[torch.UntypedStorage]) -> None:
         """See these end, too: of what was there before, the CPU's allocator does not tell it."""
-        if self.kind is not torch._C._autograd.DeviceType.CPU:
+        if self.kind is not _CPU:
             return
         for storage in storages:
             end = weakref.finalize(storage, self.mark, f"{_GONE}{storage.nbytes()}")
@@ -84,18 +84,16 @@ class AllocatorTrace:
 
     def _read(self, recorded: Any) -> None:
         """All events, each looked at once: a step has thousands."""
-        events: list[tuple[int, int]] = []
-        ends: list[tuple[int, int]] = []
+        is_cpu = self.kind is _CPU
+        events = list(_of_new(recorded.experimental_event_tree())) if is_cpu else []
         for event in recorded.events():
             name = event.name()
-            if name == "[memory]" and event.device_type() == self.kind:
+            if name == "[memory]" and event.device_type() == self.kind and not is_cpu:
                 events.append((event.start_ns(), event.nbytes()))
             elif name.startswith(_PREFIX + _GONE):
-                ends.append((event.start_ns(), -int(name.removeprefix(_PREFIX + _GONE))))
+                events.append((event.start_ns(), -int(name.removeprefix(_PREFIX + _GONE))))
             elif name.startswith(_PREFIX):
                 self.moments_ns[name.removeprefix(_PREFIX)] = event.start_ns()
-        if ends:
-            events = [*_of_new(recorded.experimental_event_tree()), *ends]
         events.sort()
         self.times_ns = [at for at, _ in events]
         self.alive = [0, *itertools.accumulate(size for _, size in events)]
@@ -118,12 +116,12 @@ class AllocatorTrace:
 
 
 def _of_new(tree: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """When memory was given out, and when the same was returned; with addresses, that take longer.
+    """When memory of the CPU was given out, and when the same was returned, by its address.
 
     Of what was there before the CPU's allocator tells the end only if it saw another tensor at that
-    address once, and then as of that.
+    address once, and then as of that. CUDA's tells all ends, and truly.
     """
-    told = [event for event in _all_events(tree) if hasattr(event.extra_fields, "alloc_size")]
+    told = [event for event in _all_events(tree) if _is_of_cpu(event.extra_fields)]
     new: set[int] = set()
     for event in sorted(told, key=lambda one: one.start_time_ns):
         address, size_bytes = event.extra_fields.ptr, event.extra_fields.alloc_size
@@ -134,6 +132,10 @@ def _of_new(tree: Sequence[Any]) -> Iterator[tuple[int, int]]:
         else:
             new.remove(address)
         yield event.start_time_ns, size_bytes
+
+
+def _is_of_cpu(fields: Any) -> bool:
+    return hasattr(fields, "alloc_size") and fields.device.type == "cpu"
 
 
 def _all_events(tree: Sequence[Any]) -> Iterator[Any]:
