@@ -306,7 +306,12 @@ def test_a_first_step_is_measured_as_a_second_one(case):
 
 @pytest.mark.long
 def test_planning_a_small_gpt_takes_little_memory():
-    """Of the whole process, Python and torch included; a compiler would take 100 MB."""
+    """Of the whole process, Python and torch included; a compiler would take 100 MB.
+
+    Within 700 MB, of which 160 at most are pages of libraries' files: the system decides how many
+    of those it maps around each that is read, 95 to 160 MB of the same files, so they are not
+    counted here.
+    """
     code = """
 import sys
 from torch.nn.functional import cross_entropy
@@ -317,12 +322,14 @@ shape = get("gpt-mini")
 ids, targets = shape.make_batch()
 loss = lambda out: cross_entropy(out.flatten(0, 1), targets.flatten())
 strategies.apply(shape.model(), "auto", budget="50%", example=ids, loss=loss)
-print(resident_peak_bytes(), "numba" in sys.modules)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+files_bytes = int(status["RssFile"].split()[0]) * 1024
+print(resident_peak_bytes() - files_bytes, "numba" in sys.modules)
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     size_bytes, compiles = done.stdout.split()
-    assert int(size_bytes) < 700_000_000
+    assert int(size_bytes) < 540_000_000
     assert compiles == "False"
 
 
