@@ -107,6 +107,13 @@ def build():
     blocks = [nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.1)) for _ in range(4)]
     return nn.Sequential(nn.Linear(8, 8), nn.Sequential(*blocks))
 """
+RENEWED = (
+    PLAIN.replace("return x + self", "self.last = x + self").replace(
+        "relu()\n", "relu()\n        return self.last\n"
+    )
+    + "    def forward(self, x):\n        return self.run(x)\n"
+)
+"""Blocks that keep their last results."""
 _NET = "\ndef build():\n    return Net()\n"
 _TENSOR = "\ndef batch():\n    return torch.randn(5, 8)\n"
 _PAIR = "\ndef batch():\n    return [torch.randn(5, 8), torch.tensor(2.0)]\n"
@@ -173,6 +180,7 @@ OWN = {
     "a mapping": Own("{}/mapping.py:build", batch_bytes=4 * 5 * 8 + 4 * 5),
     "numpy": Own("{}/with_numpy.py:build"),
     "batch statistics": Own("{}/stateful.py:build", 4 * (5 * 72 + 4 * 16), options={"blocks": "1"}),
+    "last results": Own("{}/renewed.py:build"),
     "a configuration": Own("hf:{}/config.json", LLAMA_BYTES, 2 * 8 * 8, {"seq": 8, "batch": 1}, 2),
 }
 """Each as a workload's name, with what is known about it."""
@@ -190,6 +198,7 @@ def write(folder: Path) -> None:
         "mapping": MAPPING + _NET + _NAMED,
         "with_numpy": NUMPY + _TENSOR,
         "stateful": STATEFUL + _TENSOR,
+        "renewed": RENEWED + _NET + _TENSOR,
         "ownpackage/__init__": "",
         "ownpackage/parts": BLOCKS,
         "ownpackage/nets": "from .parts import Block, nn\n"

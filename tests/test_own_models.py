@@ -56,6 +56,7 @@ def test_a_model_from_elsewhere_is_measured_to_the_bit(name, folder):
     assert record.gradient_bytes == own.parameter_bytes
     assert len(record.block_forwards) == own.blocks
     assert record.recompute_flops > 0
+    assert record.peak_allocated_bytes == record.predicted_peak_bytes
 
 
 @pytest.mark.parametrize("name", some(FEW))

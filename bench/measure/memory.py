@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd.profiler import profile, record_function
 
 from bench.cells.training import TrainingStep
-from strategies.profiling.allocator import profiler
+from strategies.profiling.allocator import cpu_events, followed, profiler
+from strategies.profiling.standing import standing
 
 _ALLOCATORS = ("aten::empty", "aten::resize", "aten::new_empty", "aten::zeros")
 _MARK = "ckpt-bench: forward done"
@@ -67,15 +68,20 @@ class Event:
     size_bytes: int
 
 
-def measure_cpu(forward: Callable[[], Tensor], backward: Callable[[Tensor], None]) -> Memory:
+def measure_cpu(
+    forward: Callable[[], Tensor],
+    backward: Callable[[Tensor], None],
+    there: Callable[[], Sequence[torch.UntypedStorage]] = tuple,
+) -> Memory:
     """One step under the profiler's allocator events.
 
     Args:
         forward: returns the loss. No gradients exist before.
         backward: accumulates gradients, which must stay alive.
+        there: memory that is there before, and that the step may let go.
     """
     _warm_up()
-    events, spans, mark_ns = _traced(forward, backward)
+    events, spans, mark_ns = _traced(forward, backward, there)
     memory = replay(events, mark_ns)
     return dataclasses.replace(memory, peak_operator=operator_at(spans, peak_ns(events)))
 
@@ -88,10 +94,12 @@ def _warm_up() -> None:
 
 
 def _traced(
-    forward: Callable[[], Tensor], backward: Callable[[Tensor], None]
+    forward: Callable[[], Tensor],
+    backward: Callable[[Tensor], None],
+    there: Callable[[], Sequence[torch.UntypedStorage]],
 ) -> tuple[list[Event], list[Span], int]:
     gc.collect()
-    with profiler() as recorder:
+    with profiler() as recorder, followed(there()):
         loss = forward()
         with record_function(_MARK):
             pass
@@ -103,16 +111,14 @@ def _traced(
 def events_of(recorder: profile) -> tuple[list[Event], list[Span], int]:
     """Allocator events sorted by time, operators, and when forward was done (ns; 0: unmarked)."""
     kineto: Any = recorder.kineto_results
-    events, spans, mark_ns = [], [], 0
+    spans, mark_ns = [], 0
     for event in kineto.events():
-        if event.name() == "[memory]":
-            events.append(Event(event.start_ns(), event.nbytes()))
-        elif event.name() == _MARK:
+        if event.name() == _MARK:
             mark_ns = event.start_ns()
-        else:
+        elif event.name() != "[memory]":
             start_ns = event.start_ns()
             spans.append(Span(start_ns, start_ns + event.duration_ns(), event.name()))
-    return sorted(events, key=lambda event: event.time_ns), spans, mark_ns
+    return [Event(*one) for one in cpu_events(kineto)], spans, mark_ns
 
 
 def peak_ns(events: list[Event]) -> int:
@@ -222,7 +228,7 @@ def step_memory(
             settle()
 
     if traced:
-        return measure_cpu(forward or step.forward, backward)
+        return measure_cpu(forward or step.forward, backward, lambda: standing(step))
     if forward is None:
         warm_accelerator(step.forward, backward, step.drop_gradients)
     return measure_accelerator(forward or step.forward, backward)

@@ -45,7 +45,7 @@ from bench.store.records import Record
 from strategies.contract.settled import settled
 from strategies.profiling.flops import Flops, count_flops
 from strategies.profiling.ledger import unique_bytes
-from strategies.profiling.standing import standing_bytes
+from strategies.profiling.standing import standing
 from strategies.schedules.modes import Compilation
 
 UNREPEATABLE = (
@@ -170,10 +170,9 @@ class _Bench:
             self.gate.check_untouched("applying the strategy")
             peaks_bytes = [self._trained(number, counts) for number in range(1, MEASURED)]
             resident_bytes = unique_bytes(step.resident_tensors())
-            still_bytes = standing_bytes(step)
+            resident_bytes += sum(storage.nbytes() for storage in standing(step))
             self.gate.begin(MEASURED)  # keeps copies, which the step below is not to count
             usage = step_memory(step, self.gate.forward_of(MEASURED))
-            resident_bytes += still_bytes()
             self._count(counts)
             self.gate.scale_again()
             self.gate.check_measured(None, "the step whose memory is measured")
@@ -199,10 +198,10 @@ class _Bench:
         )
 
     def _trained(self, number: int, counts: list[int]) -> int | None:
-        """A training step; of the second, the peak, if the device's first use does not disturb."""
+        """A training step; of the last, the peak: attributes are examined before it."""
         step, gate, peak_bytes = self.step, self.gate, None
         gate.begin(number)
-        if number == 2 and step.device.type == "cpu":
+        if number == MEASURED - 1 and step.device.type == "cpu":
             usage = step_memory(step, gate.forward_of(number), updating=False)
             peak_bytes = usage.peak_bytes if step.update_rule is None else None
         else:

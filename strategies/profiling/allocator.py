@@ -40,7 +40,6 @@ class AllocatorTrace:
         self.kind = getattr(torch._C._autograd.DeviceType, kind.upper())
         self.stack = contextlib.ExitStack()
         self.recorder: profile | None = None
-        self.ends: list[weakref.finalize[Any, Any]] = []
         self.times_ns: list[int] = []
         self.alive: list[int] = []
         self.moments_ns: dict[str, int] = {}
@@ -56,17 +55,12 @@ class AllocatorTrace:
 
     def mark(self, name: str) -> None:
         """Name this moment."""
-        with record_function(_PREFIX + name):
-            pass
+        _mark(name)
 
     def follow(self, storages: Iterable[torch.UntypedStorage]) -> None:
         """See these end, too: of what was there before, the CPU's allocator does not tell it."""
-        if self.kind is not _CPU:
-            return
-        for storage in storages:
-            end = weakref.finalize(storage, self.mark, f"{_GONE}{storage.nbytes()}")
-            end.atexit = False
-            self.ends.append(end)
+        if self.kind is _CPU:
+            self.stack.enter_context(followed(storages))
 
     def __exit__(
         self,
@@ -77,26 +71,18 @@ class AllocatorTrace:
         """End, and read; the profiler's own trace is given up."""
         recorder: Any = self.recorder
         self.recorder = None
-        for end in self.ends:
-            end.detach()
         self.stack.__exit__(kind, error, traceback)
         self._read(recorder.kineto_results)
 
     def _read(self, recorded: Any) -> None:
         """All events, each looked at once: a step has thousands."""
-        is_cpu = self.kind is _CPU
-        events = list(_of_new(recorded.experimental_event_tree())) if is_cpu else []
-        for event in recorded.events():
-            name = event.name()
-            if name == "[memory]" and event.device_type() == self.kind and not is_cpu:
-                events.append((event.start_ns(), event.nbytes()))
-            elif name.startswith(_PREFIX + _GONE):
-                events.append((event.start_ns(), -int(name.removeprefix(_PREFIX + _GONE))))
-            elif name.startswith(_PREFIX):
-                self.moments_ns[name.removeprefix(_PREFIX)] = event.start_ns()
-        events.sort()
+        events = cpu_events(recorded) if self.kind is _CPU else _events(recorded, self.kind)
         self.times_ns = [at for at, _ in events]
         self.alive = [0, *itertools.accumulate(size for _, size in events)]
+        marks = ((event.name(), event.start_ns()) for event in recorded.events())
+        self.moments_ns = {
+            name.removeprefix(_PREFIX): at for name, at in marks if name.startswith(_PREFIX)
+        }
 
     def working_bytes(self, begin: str, end: str) -> int:
         """Most given out between two moments, above what was given out at the first."""
@@ -115,12 +101,45 @@ class AllocatorTrace:
         return bisect.bisect_right(self.times_ns, self.moments_ns[name])
 
 
-def _of_new(tree: Sequence[Any]) -> Iterator[tuple[int, int]]:
+@contextlib.contextmanager
+def followed(storages: Iterable[torch.UntypedStorage]) -> Iterator[None]:
+    """See the ends of some of the CPU's memory in the trace that runs; see `cpu_events`."""
+    names = ((storage, f"{_GONE}{storage.nbytes()}") for storage in storages)
+    ends = [weakref.finalize(storage, _mark, name) for storage, name in names]
+    del storages, names
+    for end in ends:
+        end.atexit = False
+    try:
+        yield
+    finally:
+        for end in ends:
+            end.detach()
+
+
+def _mark(name: str) -> None:
+    with record_function(_PREFIX + name):
+        pass
+
+
+def cpu_events(recorded: Any) -> list[tuple[int, int]]:
     """When memory of the CPU was given out, and when the same was returned, by its address.
 
-    Of what was there before the CPU's allocator tells the end only if it saw another tensor at that
-    address once, and then as of that. CUDA's tells all ends, and truly.
+    Of what was there before a trace, the CPU's allocator tells the end only if it saw another
+    tensor at that address once, and then as of that: only those that were `followed` have one here.
+
+    Args:
+        recorded: ``kineto_results`` of the profiler.
+
+    Returns:
+        Nanoseconds and bytes, negative for a return, in the order of time.
     """
+    gone = _PREFIX + _GONE
+    marks = ((event.name(), event.start_ns()) for event in recorded.events())
+    ends = [(at, -int(name.removeprefix(gone))) for name, at in marks if name.startswith(gone)]
+    return sorted([*_of_new(recorded.experimental_event_tree()), *ends])
+
+
+def _of_new(tree: Sequence[Any]) -> Iterator[tuple[int, int]]:
     told = [event for event in _all_events(tree) if _is_of_cpu(event.extra_fields)]
     new: set[int] = set()
     for event in sorted(told, key=lambda one: one.start_time_ns):
@@ -132,6 +151,14 @@ def _of_new(tree: Sequence[Any]) -> Iterator[tuple[int, int]]:
         else:
             new.remove(address)
         yield event.start_time_ns, size_bytes
+
+
+def _events(recorded: Any, kind: Any) -> list[tuple[int, int]]:
+    """As the allocator of CUDA tells them: all, and truly."""
+    told = (event for event in recorded.events() if event.name() == "[memory]")
+    return sorted(
+        (event.start_ns(), event.nbytes()) for event in told if event.device_type() == kind
+    )
 
 
 def _is_of_cpu(fields: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,12 +35,6 @@ def standing(step: Step) -> list[torch.UntypedStorage]:
     storages |= {storage._cdata: storage for storage in seen if storage is not None}
     known = _keys(step.resident_tensors())
     return [storage for key, storage in storages.items() if key not in known]
-
-
-def standing_bytes(step: Step) -> Callable[[], int]:
-    """Asked later on, how many bytes of what stands now are there still."""
-    references = list(map(weakref.ref, standing(step)))
-    return lambda: sum(one.nbytes() for one in (each() for each in references) if one is not None)
 
 
 def settle(step: Step) -> None:
