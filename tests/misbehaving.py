@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import pkgutil
 import signal
 import socket
 import stat
@@ -16,6 +17,7 @@ import msgspec
 import torch
 
 from bench.cells.cell import Cell
+from bench.run import executor
 from bench.run.blank import blank
 from bench.run.limited import limited_memory
 from bench.simulate.errors import NeedsValueError
@@ -237,3 +239,9 @@ def needs_more_than_its_limit(payload):
             bytes(size)
     except MemoryError:
         return b"%d" % len(bytes(size))
+
+
+def sees_no_modules(payload):
+    """A folder that cannot be read, for want of memory say, looks empty to who lists modules."""
+    pkgutil.iter_modules = lambda *_: iter(())
+    return executor.measure_cell(payload)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import misbehaving
+import msgspec
 import planted
 import psutil
 import pytest
@@ -14,6 +15,7 @@ import tiny
 from effort import few
 
 from bench.run import endings, executor
+from bench.run.endings import Ending
 from bench.store import records
 
 # What two runs of one cell need not agree on.
@@ -149,6 +151,14 @@ def test_a_memory_limit_makes_out_of_memory_of_it(limit_mb):
     assert record.status == "oom", record.reason
     assert record.memory_limit_bytes == limit
     assert "memory" in record.reason.lower()
+
+
+def test_workloads_and_strategies_are_there_before_a_limit():
+    """Where memory is limited, their folders might be unreadable, and look empty."""
+    payload = msgspec.json.encode(tiny.cell("mlp-chain", "every_layer"))
+    answer = executor.in_process(misbehaving.sees_no_modules, payload)
+    assert not isinstance(answer, Ending), answer
+    assert records.decode(answer).status == "ok"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
