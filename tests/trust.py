@@ -38,7 +38,8 @@ run of the same command completes, and its records equal those of a run that not
   its time limit is kept and its crash seen at once, whatever becomes of the pipe that its answer
   comes through. Its answer is framed by a key and a digest: anything else is a `crash`. What it has
   started ends with it, and it ends with the run, also when one of them is killed or stopped.
-- `oom` is what the exception's type says, the kernel, or an allocator's whole sentence; words about
+- `oom` is what the exception's type says, the kernel, an allocator's whole sentence, or the last
+  words of a process that died of it; what fails while it is handled is `oom`, too. Words about
   memory in another error are a `crash`. A reason is one printable line of at most 1,000 characters.
 - A record is written to a temporary file, forced to disk and renamed. It carries a checksum over
   its values (older ones have none, and are read); reading checks types, ranges and names. What
