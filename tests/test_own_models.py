@@ -22,7 +22,7 @@ from bench.workloads.sources import configurations
 DEVICE = "sim:rtx4090-24gb"
 SLOW = ("a configuration",)
 """Which import a library for seconds."""
-FEW = ("bf16", "numpy", "batch statistics", "a mapping")
+FEW = ("bf16", "numpy", "batch statistics", "a mapping", "last results")
 """Which a short run simulates: each is faked in its own way."""
 
 

@@ -26,6 +26,7 @@ from bench.store.timeline import Timeline
 COLOURS = {
     "parameters": "#BBBBBB",
     "optimizer state": "#777777",
+    "standing tensors": "#222222",
     "gradients": "#0072B2",
     "gathered parameters": "#999933",
     "gradient buckets": "#882255",

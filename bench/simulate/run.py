@@ -32,6 +32,7 @@ from bench.workloads.sources import SourceWorkload, blame
 from strategies import profiling
 from strategies.execution.undo import installed
 from strategies.profiling.rates import Scratch
+from strategies.profiling.standing import standing
 from strategies.profiling.step import Step
 
 
@@ -195,12 +196,21 @@ def trace_step(
         )
     if kernels is None and as_cuda and step.rates is not None:
         kernels = step.rates.scratch
-    tracer = make_tracer(model, prepared.chain.blocks, kernels)
-    prepared = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
-    with installed(prepared.install):
-        recorded = trace(tracer, parts_of(step, as_cuda=as_cuda))
-        missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    return Simulation(recorded, step, prepared, missing)
+
+    def once() -> Simulation:
+        tracer = make_tracer(model, prepared.chain.blocks, kernels)
+        under = dataclasses.replace(prepared, storage=simulated(prepared.storage, tracer))
+        with installed(under.install):
+            recorded = trace(tracer, parts_of(step, as_cuda=as_cuda))
+            missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        return Simulation(recorded, step, under, missing)
+
+    made = once()
+    if not standing(step):
+        return made
+    del made  # of a first step, that found nothing there
+    step.drop_gradients()
+    return once()
 
 
 def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
@@ -210,6 +220,7 @@ def parts_of(step: TrainingStep, *, as_cuda: bool) -> Parts:
         backward=step.backward,
         update=step.update,
         resident=residents(step),
+        standing=lambda: standing(step),
         parameters=list(step.model.parameters()),
         semantics=semantics.cuda() if as_cuda else semantics.cpu(),
     )

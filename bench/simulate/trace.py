@@ -11,10 +11,13 @@ from bench.devices.workspaces import bytes_of_handle, bytes_per_handle
 from bench.simulate.roofline import Operator, Transfer
 from strategies.profiling.free_blocks import round_up
 
+STANDING = "standing tensors"
+"""In attributes of modules from step to step: tables, last results."""
 # Drawn from the bottom up in this order.
 CATEGORIES = (
     "parameters",
     "optimizer state",
+    STANDING,
     "gradients",
     "gathered parameters",
     "gradient buckets",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.measure.garbage import uncollected
-from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Trace
+from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, STANDING, TAIL, Trace
 from bench.simulate.tracer import Tracer
 
 
@@ -26,6 +26,7 @@ class Parts:
         backward: accumulates gradients.
         update: the optimizer's step.
         resident: tensors that are there before, by category.
+        standing: memory that the step before has left in attributes.
         parameters: whose gradients are to be found afterwards.
         semantics: entered around the tracer, which sees what kernels return, not how they are
             replaced; see `bench.simulate.semantics`.
@@ -35,6 +36,7 @@ class Parts:
     backward: Callable[[Tensor], None]
     update: Callable[[], None]
     resident: dict[str, list[Tensor]]
+    standing: Callable[[], Sequence[torch.UntypedStorage]]
     parameters: Sequence[nn.Parameter]
     semantics: contextlib.AbstractContextManager[object] = dataclasses.field(
         default_factory=contextlib.nullcontext
@@ -45,6 +47,7 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
     """Run one step under ``tracer``. No gradients exist before."""
     for category, tensors in parts.resident.items():
         tracer.adopt_as(category, tensors)
+    tracer.adopt_standing(parts.standing())
     resident_events = len(tracer.events)
     with uncollected(), parts.semantics, tracer, tracer.watching():
         loss = parts.forward()
@@ -75,7 +78,7 @@ def _categorise(tracer: Tracer, parts: Parts) -> None:
     keys = {_storage_of(p.grad) for p in parts.parameters if p.grad is not None}
     gradients = {tracer.current[key] for key in keys}
     for index, life in enumerate(tracer.lives):
-        if life.category in parts.resident:
+        if life.category in (*parts.resident, STANDING):
             continue
         if index in gradients:
             life.category = "gradients"

@@ -19,7 +19,16 @@ from torch.nn.modules.module import (
 from torch.utils._pytree import tree_leaves
 
 from bench.simulate.roofline import Operator, Transfer
-from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Event, Life
+from bench.simulate.trace import (
+    BACKWARD,
+    FORWARD,
+    OPTIMIZER,
+    RECOMPUTE,
+    STANDING,
+    TAIL,
+    Event,
+    Life,
+)
 from strategies.execution.dispatch import flops_of, in_recompute
 from strategies.profiling.ledger import Ledger, is_scratch, traffic_bytes
 from strategies.profiling.rates import Scratch
@@ -82,6 +91,13 @@ class Tracer(Ledger):
         self.adopt(tensors)
         for life in self.lives[before:]:
             life.category = category
+
+    def adopt_standing(self, storages: Iterable[torch.UntypedStorage]) -> None:
+        """What the step before has left, and this one may let go."""
+        before = len(self.lives)
+        self.adopt_storages(storages)
+        for life in self.lives[before:]:
+            life.category = STANDING
 
     def phase(self) -> str:
         """What the step is doing."""

@@ -36,8 +36,9 @@ from bench.studies.timeline_parts import (
     residents,
     series_of,
 )
-from strategies.profiling.allocator import profiler
+from strategies.profiling.allocator import followed, profiler
 from strategies.profiling.quiet import silenced
+from strategies.profiling.standing import standing
 
 
 class TimedTracer(Tracer):
@@ -120,7 +121,7 @@ def _record(step: TrainingStep, chain: strategies.Chain) -> Recording:
         with profiler():
             pass  # the first one in a process misses events
         gc.collect()
-        with profiler() as recorder:
+        with profiler() as recorder, followed(standing(step)):
             tracer = TimedTracer(step.model, chain.blocks)
             step_trace = trace(tracer, parts_of(step, as_cuda=False))
     events, spans, _ = memory.events_of(recorder)
