@@ -38,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 TINY = {"layers": 3, "dim": 32, "heads": 2, "seq": 32, "batch": 4}
 LLAMA = {"layers": 3, "dim": 32, "heads": 4, "ffn": 48, "seq": 16, "batch": 4}
 H100 = accelerators.get("h100-80gb")
+TRIES = 3
 
 
 def cell(spec="none", ranks=4, parallel="fsdp2", workload="gpt-mini", **options):
@@ -81,6 +82,23 @@ def plain(facts):
     return msgspec.json.decode(msgspec.json.encode(facts))
 
 
+def equal(wanted, cell, folder):
+    """The first real rank's loss and the others' answers, once its bytes are those.
+
+    A thread of gloo's holds the last message until it is given a processor again: on a busy machine
+    that can be after forward. So a rank that counted another one's bytes is asked again, twice.
+    """
+    for number in range(TRIES):
+        place = folder / str(number)
+        place.mkdir()
+        first, *others = real(cell, place)
+        loss = first.pop("loss")
+        if first == wanted:
+            break
+    assert first == wanted
+    return loss, others
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("spec", "ranks", "parallel", "workload"),
@@ -102,9 +120,8 @@ def test_simulated_bytes_are_those_of_real_ranks(spec, ranks, parallel, workload
     """At the peak by category, after forward, before the step; and every collective."""
     one = cell(spec, ranks, parallel, workload)
     found = trace_rank(one, as_cuda=False)
-    first, *others = real(one, tmp_path)
-    loss = first.pop("loss")
-    assert first == plain(bytes_of(found.simulation.trace, found.collectives))
+    wanted = plain(bytes_of(found.simulation.trace, found.collectives))
+    loss, others = equal(wanted, one, tmp_path)
     same_batch = others[: parse(parallel, ranks).tensor - 1]
     assert [other["loss"] for other in same_batch] == pytest.approx([loss] * len(same_batch))
 
@@ -118,10 +135,9 @@ BUCKETED = {"layers": 3, "dim": 256}
 def test_simulated_buckets_are_those_of_real_ranks(spec, tmp_path):
     one = cell(spec, 2, "ddp", **BUCKETED)
     found = trace_rank(one, as_cuda=False)
-    first, _ = real(one, tmp_path)
-    del first["loss"]
-    assert first == plain(bytes_of(found.simulation.trace, found.collectives))
-    assert [kind for kind, *_ in first["collectives"]] == ["all_reduce", "all_reduce"]
+    wanted = plain(bytes_of(found.simulation.trace, found.collectives))
+    equal(wanted, one, tmp_path)
+    assert [kind for kind, *_ in wanted["collectives"]] == ["all_reduce", "all_reduce"]
 
 
 @pytest.mark.long

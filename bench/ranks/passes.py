@@ -36,6 +36,7 @@ from bench.store.parts import (
     StepFlops,
 )
 from strategies.profiling.ledger import unique_bytes
+from strategies.profiling.standing import standing_bytes
 from strategies.schedules.schedule import Schedule
 
 
@@ -148,7 +149,7 @@ class Passes:
         step()
         step.drop_gradients()
         resident_bytes = unique_bytes(map(local, step.resident_tensors()))
-        resident_bytes += self.split.bucket_bytes()
+        resident_bytes += self.split.bucket_bytes() + standing_bytes(step)
         generators.seed_all(self.cell.seed)
         usage = step_memory(step, settle=self.split.settle)
         mixed, saved_bytes = isinstance(step, PipelinedStep), usage.after_forward_bytes

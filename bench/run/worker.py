@@ -45,7 +45,7 @@ from bench.store.records import Record
 from strategies.contract.settled import settled
 from strategies.profiling.flops import Flops, count_flops
 from strategies.profiling.ledger import unique_bytes
-from strategies.profiling.standing import standing
+from strategies.profiling.standing import standing_bytes
 from strategies.schedules.modes import Compilation
 
 UNREPEATABLE = (
@@ -169,8 +169,7 @@ class _Bench:
         with self._counting() as counts, self.prepared.apply():
             self.gate.check_untouched("applying the strategy")
             peaks_bytes = [self._trained(number, counts) for number in range(1, MEASURED)]
-            resident_bytes = unique_bytes(step.resident_tensors())
-            resident_bytes += sum(storage.nbytes() for storage in standing(step))
+            resident_bytes = unique_bytes(step.resident_tensors()) + standing_bytes(step)
             self.gate.begin(MEASURED)  # keeps copies, which the step below is not to count
             usage = step_memory(step, self.gate.forward_of(MEASURED))
             self._count(counts)

@@ -37,6 +37,11 @@ def standing(step: Step) -> list[torch.UntypedStorage]:
     return [storage for key, storage in storages.items() if key not in known]
 
 
+def standing_bytes(step: Step) -> int:
+    """Of what stands now."""
+    return sum(storage.nbytes() for storage in standing(step))
+
+
 def settle(step: Step) -> None:
     """Have it be as between two steps of training, where forwards alone left something else.
 
