@@ -40,8 +40,9 @@ def figure(specs: Sequence[str] = SPECS, workload: str = WORKLOAD, device: str =
 def _panel(axes: Axes, spec: str, timeline: Timeline) -> None:
     indices = thin(timeline.positions, timeline.totals, _COLUMNS)
     places = np.asarray(timeline.positions)[indices]
-    counts = [np.asarray(series)[indices] / _MEGABYTE for series in timeline.series.values()]
-    colours = [COLOURS[name] for name in timeline.series]
+    present = {name: counts for name, counts in timeline.series.items() if any(counts)}
+    counts = [np.asarray(series)[indices] / _MEGABYTE for series in present.values()]
+    colours = [COLOURS[name] for name in present]
     axes.stackplot(places, counts, colors=colours, step="post", linewidth=0)
     for phase in timeline.phases:
         axes.axvspan(phase.begin, phase.end, ymin=0.97, color=PHASE_COLOURS[phase.name], lw=0)
