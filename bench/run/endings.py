@@ -81,7 +81,7 @@ def classify_error(error: BaseException) -> Ending:
     if is_out_of_memory(error):
         return Ending("oom", bounded(first or type(error).__name__))
     if error.__context__ is not None and is_out_of_memory(error.__context__):
-        cause = _text(error.__context__).partition("\n")[0] or type(error.__context__).__name__
+        cause = classify_error(error.__context__).reason
         return Ending("oom", bounded(f"{cause}; then {type(error).__name__}: {first}"))
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno}"
@@ -112,4 +112,4 @@ def tail(descriptor: int, lines: int = 3) -> str:
     data = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
     said = [line for line in data.decode(errors="replace").split("\n") if not _FRAME.match(line)]
     fatal = [line for line in said[:-lines] if _FATAL.match(line)]
-    return _NEXT_LINE.join([*fatal, *said[-lines:]]).strip(_NEXT_LINE)
+    return _NEXT_LINE.join([*fatal, *said[-lines:]]).strip(" |")

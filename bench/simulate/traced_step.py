@@ -47,7 +47,7 @@ def trace(tracer: Tracer, parts: Parts) -> Trace:
     """Run one step under ``tracer``. No gradients exist before."""
     for category, tensors in parts.resident.items():
         tracer.adopt_as(category, tensors)
-    tracer.adopt_standing(parts.standing())
+    tracer.adopt_memory_as(STANDING, parts.standing())
     resident_events = len(tracer.events)
     with uncollected(), parts.semantics, tracer, tracer.watching():
         loss = parts.forward()

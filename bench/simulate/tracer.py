@@ -19,16 +19,7 @@ from torch.nn.modules.module import (
 from torch.utils._pytree import tree_leaves
 
 from bench.simulate.roofline import Operator, Transfer
-from bench.simulate.trace import (
-    BACKWARD,
-    FORWARD,
-    OPTIMIZER,
-    RECOMPUTE,
-    STANDING,
-    TAIL,
-    Event,
-    Life,
-)
+from bench.simulate.trace import BACKWARD, FORWARD, OPTIMIZER, RECOMPUTE, TAIL, Event, Life
 from strategies.execution.dispatch import flops_of, in_recompute
 from strategies.profiling.ledger import Ledger, is_scratch, traffic_bytes
 from strategies.profiling.rates import Scratch
@@ -87,17 +78,14 @@ class Tracer(Ledger):
 
     def adopt_as(self, category: str, tensors: Iterable[Tensor]) -> None:
         """Tensors that were there before the step."""
-        before = len(self.lives)
-        self.adopt(tensors)
-        for life in self.lives[before:]:
-            life.category = category
+        self.adopt_memory_as(category, (tensor.untyped_storage() for tensor in tensors))
 
-    def adopt_standing(self, storages: Iterable[torch.UntypedStorage]) -> None:
-        """What the step before has left, and this one may let go."""
+    def adopt_memory_as(self, category: str, storages: Iterable[torch.UntypedStorage]) -> None:
+        """The same, of their memory."""
         before = len(self.lives)
         self.adopt_storages(storages)
         for life in self.lives[before:]:
-            life.category = STANDING
+            life.category = category
 
     def phase(self) -> str:
         """What the step is doing."""

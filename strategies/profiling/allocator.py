@@ -75,14 +75,12 @@ class AllocatorTrace:
         self._read(recorder.kineto_results)
 
     def _read(self, recorded: Any) -> None:
-        """All events, each looked at once: a step has thousands."""
-        events = cpu_events(recorded) if self.kind is _CPU else _events(recorded, self.kind)
+        marks = _marks(recorded)
+        is_cpu = self.kind is _CPU
+        events = _of_cpu(recorded, marks) if is_cpu else _events(recorded, self.kind)
         self.times_ns = [at for at, _ in events]
         self.alive = [0, *itertools.accumulate(size for _, size in events)]
-        marks = ((event.name(), event.start_ns()) for event in recorded.events())
-        self.moments_ns = {
-            name.removeprefix(_PREFIX): at for name, at in marks if name.startswith(_PREFIX)
-        }
+        self.moments_ns = dict(marks)
 
     def working_bytes(self, begin: str, end: str) -> int:
         """Most given out between two moments, above what was given out at the first."""
@@ -133,9 +131,21 @@ def cpu_events(recorded: Any) -> list[tuple[int, int]]:
     Returns:
         Nanoseconds and bytes, negative for a return, in the order of time.
     """
-    gone = _PREFIX + _GONE
-    marks = ((event.name(), event.start_ns()) for event in recorded.events())
-    ends = [(at, -int(name.removeprefix(gone))) for name, at in marks if name.startswith(gone)]
+    return _of_cpu(recorded, _marks(recorded))
+
+
+def _marks(recorded: Any) -> list[tuple[str, int]]:
+    """The names of moments, and when they were; a step has thousands of events to look at."""
+    named = ((event.name(), event) for event in recorded.events())
+    return [
+        (name.removeprefix(_PREFIX), event.start_ns())
+        for name, event in named
+        if name.startswith(_PREFIX)
+    ]
+
+
+def _of_cpu(recorded: Any, marks: Sequence[tuple[str, int]]) -> list[tuple[int, int]]:
+    ends = [(at, -int(name.removeprefix(_GONE))) for name, at in marks if name.startswith(_GONE)]
     return sorted([*_of_new(recorded.experimental_event_tree()), *ends])
 
 
@@ -155,9 +165,10 @@ def _of_new(tree: Sequence[Any]) -> Iterator[tuple[int, int]]:
 
 def _events(recorded: Any, kind: Any) -> list[tuple[int, int]]:
     """As the allocator of CUDA tells them: all, and truly."""
-    told = (event for event in recorded.events() if event.name() == "[memory]")
     return sorted(
-        (event.start_ns(), event.nbytes()) for event in told if event.device_type() == kind
+        (event.start_ns(), event.nbytes())
+        for event in recorded.events()
+        if event.name() == "[memory]" and event.device_type() == kind
     )
 
 
