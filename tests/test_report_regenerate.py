@@ -94,6 +94,19 @@ def assert_keeps_its_text_and_links_to_the_tables(readme):
         assert (readme.parent / link).is_file()
 
 
+def test_a_picture_is_written_with_its_svg(results, monkeypatch):
+    """Another date moves so few pixels that the two show the same."""
+    drawn = {"one.svg": b"26", "one.png": b"a picture of the 26th"}
+    monkeypatch.setattr(module, "figures", lambda *_, **__: drawn)
+    monkeypatch.setattr(module, "same", lambda suffix, *both: suffix == ".png" or len({*both}) == 1)
+    regenerate(results, None)
+    drawn["one.png"] = b"the same picture, blended on another CPU"
+    assert regenerate(results, None) == []
+    drawn["one.svg"] = b"27"
+    assert len(regenerate(results, None)) == 2
+    assert content(results / "figures") == {Path(name): data for name, data in drawn.items()}
+
+
 @pytest.mark.long
 def test_check_finds_a_stale_table_and_changes_nothing(results, readme):
     regenerate(results, readme)

@@ -107,14 +107,19 @@ def _generated(results: Path) -> list[Path]:
 
 def _write(files: Mapping[Path, bytes], stale: list[Path]) -> list[str]:
     changes = []
+    other = {path for path, data in files.items() if not _shows(path, data)}
     for path, data in files.items():
-        if not path.is_file() or not same(path.suffix, path.read_bytes(), data):
+        if path in other or path.with_suffix(".svg") in other:  # a date alone hardly moves a pixel
             write_atomically(path, data)
             changes.append(f"wrote {path}")
     for path in stale:
         path.unlink()
         changes.append(f"deleted {path}")
     return changes
+
+
+def _shows(path: Path, data: bytes) -> bool:
+    return path.is_file() and same(path.suffix, path.read_bytes(), data)
 
 
 def _differences(files: Mapping[Path, bytes], stale: list[Path]) -> list[str]:
