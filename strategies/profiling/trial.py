@@ -104,37 +104,47 @@ def seconds(
 ) -> list[list[float]]:
     """Time of a step under each contender, interleaved, after one that is not counted.
 
+    In that one memory is new, and blocks that run again are examined (`execution.examined`). Of
+    every other round the order is reversed, so that whoever was last is first: unless steps are
+    short, its step counts for both rounds.
+
     Args:
         step: of the model as it is; it stays so.
         contenders: each puts the model under a plan.
         expected_s: what a step should take under each.
-        rounds: at most, every other one in reverse order; fewer, where it is clear before, and
-            more, where steps are short. After each the fastest goes on, and the next one, if it is
-            not clearly slower.
+        rounds: at most; fewer, where it is clear before, and more, where steps are short. After
+            each the fastest goes on, and the next one, if it is not clearly slower.
         watch: runs a step of the contender of that number, and returns its seconds: the step that
-            is not counted, and those of the second round. So whoever wants to know more than the
+            is not counted, and those of the first round. So whoever wants to know more than the
             time runs no further step.
 
     Returns:
         For each contender its seconds, by round.
     """
     times: list[list[float]] = [[] for _ in contenders]
-    playing = list(enumerate(contenders))
-    give_back()
+    playing = [*range(1, len(contenders)), last := 0]
+    is_short = True
+
+    def timed(index: int, number: int) -> float:
+        if index == last and number and not is_short:
+            return times[index][-1]
+        with installed(contenders[index]):
+            return watch(index) if watch and not number else _time(step)
+
     with frozen(), preserved(step.model):
-        with installed(contenders[0]):  # memory that is new is slow
+        with installed(contenders[0]):
             watch(0) if watch else run_once(step)
         for number in itertools.count():
-            for index, install in reversed(playing) if number % 2 else playing:
-                with installed(install):
-                    times[index].append(watch(index) if watch and number == 1 else _time(step))
+            for index in reversed(playing) if number % 2 else playing:
+                times[index].append(timed(index, number))
+                last = index
             is_short = math.fsum(itertools.chain(*times)) < SHORT_S
             if is_short and number + 1 < SHORT_ROUNDS.start:
                 continue
             near = _near(times, expected_s)
             if len(near) < 2 or number + 1 >= (SHORT_ROUNDS[-1] if is_short else rounds):
                 break
-            playing = [(index, install) for index, install in playing if index in near]
+            playing = [index for index in playing if index in near]
         step.drop_gradients()
     return times
 
