@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
 import resource
@@ -16,7 +17,6 @@ from hypothesis import settings
 
 from strategies.execution import checkpoint as checkpoint_module
 from strategies.execution import framed
-from strategies.profiling.allocator import give_back
 
 # Examples have no time limit: a slow machine is no failure.
 settings.register_profile("short", deadline=None, max_examples=25)
@@ -151,6 +151,13 @@ class Memory:
             for name, most in sorted(self.workers.items())
             if any(most[kind] > bound for kind, bound in self.bounds_bytes.items())
         ]
+
+
+def give_back() -> None:
+    """What the C library has free, to the system: it keeps it else, in pieces."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes(who: int) -> int:

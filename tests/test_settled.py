@@ -247,37 +247,31 @@ def test_two_at_most_go_on(case, monkeypatch, clock, times, chosen):
 
 
 def test_no_step_runs_but_for_the_clock_the_peak_and_the_notes(case, monkeypatch):
-    """One that is not counted; those timed, whose peaks are read; a fake forward, for the notes."""
+    """One to warm up, whose peak is read; the timed ones; and a fake forward, for the notes."""
     model, batch = case
     chain = chain_of(model, batch)
-    calls, steps, timed = [], [], trial._timed
+    calls, timed = [], []
     model.register_forward_pre_hook(lambda _, inputs: calls.append(type(inputs[0])))
-    # Each takes longer than the one before: after a round it is clear who is the fastest.
-    monkeypatch.setattr(trial, "_timed", lambda step: steps.append(timed(step)) or len(steps))
+    # The simplest is the last of the first round, and the fastest.
+    monkeypatch.setattr(trial, "_time", lambda _: timed.append(1) or 9.0 - len(timed))
     with strategies.apply(model, "auto", budget="60%", example=batch, chain=chain):
-        begun = [torch.Tensor]  # what the loop holds
-        assert calls == [*begun, *[torch.Tensor] * len(steps), FakeTensor]
-    assert len(steps) in (3, 4)  # of two plans or of three
+        begun, watched = [torch.Tensor], [torch.Tensor]  # what the loop holds, and the first step
+        assert calls == [*begun, *watched, FakeTensor]
+    assert len(timed) in (2, 3)  # a round of two plans or of three
 
 
-def test_peaks_are_read_while_the_clock_runs(case, monkeypatch):
-    """Of everybody, in the first round."""
+@pytest.mark.parametrize("dispatches", [False, True])
+def test_the_peak_of_the_simplest_is_read_before_the_clock_runs(case, monkeypatch, dispatches):
+    """Of another that wins, in a step of its own."""
     model, batch = case
-    chain, watched = chain_of(model, batch), []
-    monkeypatch.setattr(trial, "_time", lambda _: 1.0)
-    monkeypatch.setattr(trial, "peak_bytes", lambda *_: pytest.fail("one more step"))
-    peak_of = trial.watched
-    times = iter([1.0, 1.0, 2.0])  # one that is not counted; then the simplest is the last
-
-    def watch(step, profile):
-        watched.append(peak_of(step, profile)[1])
-        return next(times), watched[-1]
-
-    monkeypatch.setattr(trial, "watched", watch)
+    chain, peaks, peak_of = chain_of(model, batch), [], trial.passing_peak_bytes
+    monkeypatch.setattr(trial, "fastest", lambda *_: int(dispatches))
+    watch = lambda *given: peaks.append(peak_of(*given)) or peaks[-1]  # noqa: E731
+    monkeypatch.setattr(trial, "passing_peak_bytes", watch)
     with strategies.apply(model, "auto", budget="60%", example=batch, chain=chain) as applied:
-        assert len(watched) == 3
-        assert any(map(kept_by, applied.schedule.modes))
-    assert any(f"a peak of {watched[1]:,} bytes" in note for note in applied.notes)
+        assert any(map(kept_by, applied.schedule.modes)) == dispatches
+    assert len(peaks) == 1 + dispatches
+    assert any(f"a peak of {peaks[-1]:,} bytes" in note for note in applied.notes)
 
 
 # Whether the budget is kept.

@@ -73,7 +73,8 @@ def ratio(monkeypatch):
     """Sets what the whole model takes beside the plan: a clock has its days."""
 
     def settle(value):
-        times = {"seconds": lambda *_: [[1.0], [value]], "watched": trial.watched}
+        peak_bytes = trial.passing_peak_bytes
+        times = {"seconds": lambda *_: [[1.0], [value]], "passing_peak_bytes": peak_bytes}
         monkeypatch.setattr(whole, "trial", SimpleNamespace(**times))
 
     return settle

@@ -75,7 +75,7 @@ class _Settling:
     step: Step
     compile_blocks: Compile
     peaks: dict[Schedule, int] = dataclasses.field(default_factory=dict)
-    """Measured while the clock ran, in bytes, by what the step ran under."""
+    """Measured before the clock ran, in bytes, by what the step ran under."""
 
     @property
     def budget_bytes(self) -> int:
@@ -106,17 +106,14 @@ class _Settling:
             return simplest, ()
         contenders = (simplest, *faster[:CONTENDERS])
         installs, expected_s = map(self._install, contenders), _expected_s(contenders)
-        watch = functools.partial(self._watch, contenders)
-        times = trial.seconds(self.step, list(installs), expected_s, watch=watch)
+        first = functools.partial(self._watch, simplest)
+        times = trial.seconds(self.step, list(installs), expected_s, first=first)
         chosen = contenders[trial.fastest(times, expected_s)]
         return chosen, (_timed(contenders, times, chosen),)
 
-    def _watch(self, contenders: Sequence[Planned], index: int) -> float:
-        """Seconds of a step of one that is installed; its peak is noted, the smallest counts."""
-        seconds, peak_bytes = trial.watched(self.step, self.profile)
-        schedule = contenders[index].schedule
-        self.peaks[schedule] = min(peak_bytes, self.peaks.get(schedule, peak_bytes))
-        return seconds
+    def _watch(self, planned: Planned) -> None:
+        """A step of one that is installed, whose peak is noted."""
+        self.peaks[planned.schedule] = trial.passing_peak_bytes(self.step, self.profile)
 
     def _install(self, planned: Planned) -> trial.Install:
         return functools.partial(self.under(planned).install, self.compile_blocks)

@@ -71,7 +71,7 @@ def _peak_bytes(whole: Prepared, step: Step, profile: ChainProfile) -> int:
     with installed(whole.install), preserved(step.model):
         for _ in range(COMPILING):
             run_once(step)
-        return trial.watched(step, profile)[1]
+        return trial.passing_peak_bytes(step, profile)
 
 
 def _faster(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import ctypes
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -180,13 +179,6 @@ def _all_events(tree: Sequence[Any]) -> Iterator[Any]:
     for event in tree:
         yield event
         yield from _all_events(event.children)
-
-
-def give_back() -> None:
-    """What the C library has free, to the system: it keeps it else, in pieces."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-    if trim is not None:
-        trim(0)
 
 
 def profiler() -> profile:

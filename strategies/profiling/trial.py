@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from strategies.execution.undo import Undo, installed
-from strategies.profiling.allocator import AllocatorTrace, give_back
+from strategies.profiling.allocator import AllocatorTrace
 from strategies.profiling.block_times import now_s
 from strategies.profiling.standing import begin_anew, standing
 from strategies.profiling.step import ExampleStep, Step, preserved, run_once
@@ -28,7 +28,7 @@ SHORT_ROUNDS = range(5, 13)
 """Of these: before the first of them nobody leaves, and the last is the last."""
 DOUBT = 0.06
 """Part of a step by which a clock that is read once may be off."""
-CLEAR = 0.04
+CLEAR = 0.03
 """Of one that is faster than all others by that part of a step, no further round is needed."""
 
 
@@ -41,13 +41,12 @@ def peak_bytes(step: Step, profile: ChainProfile) -> int:
         step: of a model under a plan; gradients, buffers and random states stay what they were.
         profile: of that model; what is there at the start is taken from it.
     """
-    give_back()
     with preserved(step.model):
-        return watched(step, profile)[1]
+        return passing_peak_bytes(step, profile)
 
 
-def watched(step: Step, profile: ChainProfile) -> tuple[float, int]:
-    """Seconds of a step, and its `peak_bytes`; gradients, buffers and random states change."""
+def passing_peak_bytes(step: Step, profile: ChainProfile) -> int:
+    """The same; gradients, buffers and random states change."""
     is_cpu = step.device.type == "cpu"
     if getattr(step, "renews", False):
         begin_anew(step)  # what stood before is put back afterwards, and so does not go
@@ -55,8 +54,8 @@ def watched(step: Step, profile: ChainProfile) -> tuple[float, int]:
         _begin(step)
     step.drop_gradients()
     gc.collect()
-    seconds, peak, end = _cpu(step) if is_cpu else _accelerator(step)
-    return seconds, profile.start_bytes + max(peak, end + profile.update_working_bytes)
+    peak, end = _cpu(step) if is_cpu else _accelerator(step)
+    return profile.start_bytes + max(peak, end + profile.update_working_bytes)
 
 
 def _has_begun(step: Step, *, is_cpu: bool) -> bool:
@@ -73,26 +72,27 @@ def _begin(step: Step) -> None:
         run_once(step)
 
 
-def _cpu(step: Step) -> tuple[float, int, int]:
-    """Seconds, most allocated, and what is at the end, above what was before."""
+def _cpu(step: Step) -> tuple[int, int]:
+    """Most allocated, and what is at the end, above what was before."""
     with AllocatorTrace() as trace:
         if isinstance(step, ExampleStep):
             step.renew_output()  # what was there before the trace is let go unseen
         trace.follow(standing(step))
         trace.mark("begin")
-        seconds = _timed(step)
+        step.backward(step.forward())
         trace.mark("end")
-    return seconds, trace.working_bytes("begin", "end"), trace.gained_bytes("begin", "end")
+    return trace.working_bytes("begin", "end"), trace.gained_bytes("begin", "end")
 
 
-def _accelerator(step: Step) -> tuple[float, int, int]:
+def _accelerator(step: Step) -> tuple[int, int]:
     memory: Any = torch.accelerator.memory
     torch.accelerator.synchronize()
     memory.reset_peak_memory_stats()
     before_bytes = memory.memory_allocated()
-    seconds = _timed(step)
+    step.backward(step.forward())
+    torch.accelerator.synchronize()
     most_bytes = memory.max_memory_allocated()
-    return seconds, most_bytes - before_bytes, memory.memory_allocated() - before_bytes
+    return most_bytes - before_bytes, memory.memory_allocated() - before_bytes
 
 
 def seconds(
@@ -100,7 +100,7 @@ def seconds(
     contenders: Sequence[Install],
     expected_s: Sequence[float],
     rounds: int = ROUNDS,
-    watch: Callable[[int], float] | None = None,
+    first: Callable[[], object] | None = None,
 ) -> list[list[float]]:
     """Time of a step under each contender, interleaved, after one that is not counted.
 
@@ -114,9 +114,8 @@ def seconds(
         expected_s: what a step should take under each.
         rounds: at most; fewer, where it is clear before, and more, where steps are short. After
             each the fastest goes on, and the next one, if it is not clearly slower.
-        watch: runs a step of the contender of that number, and returns its seconds: the step that
-            is not counted, and those of the first round. So whoever wants to know more than the
-            time runs no further step.
+        first: runs the step that is not counted, under the first contender, for whoever wants to
+            know more of it. (What is watched is no time: traces cost more the more is allocated.)
 
     Returns:
         For each contender its seconds, by round.
@@ -129,11 +128,11 @@ def seconds(
         if index == last and number and not is_short:
             return times[index][-1]
         with installed(contenders[index]):
-            return watch(index) if watch and not number else _time(step)
+            return _time(step)
 
     with frozen(), preserved(step.model):
         with installed(contenders[0]):
-            watch(0) if watch else run_once(step)
+            first() if first else run_once(step)
         for number in itertools.count():
             for index in reversed(playing) if number % 2 else playing:
                 times[index].append(timed(index, number))
@@ -193,12 +192,8 @@ def _estimates(times: Sequence[Sequence[float]], expected_s: Sequence[float]) ->
 
 
 def _time(step: Step) -> float:
-    step.drop_gradients()
-    return _timed(step)
-
-
-def _timed(step: Step) -> float:
     """Seconds of a step that begins as it should."""
+    step.drop_gradients()
     begin_s = now_s(step.device)
     step.backward(step.forward())
     return now_s(step.device) - begin_s
