@@ -305,9 +305,8 @@ def test_a_first_step_is_measured_as_a_second_one(case):
 def test_planning_a_small_gpt_takes_little_memory():
     """Of the whole process, Python and torch included; a compiler would take 100 MB.
 
-    Within 700 MB, of which 160 at most are pages of libraries' files: the system decides how many
-    of those it maps around each that is read, 95 to 160 MB of the same files, so they are not
-    counted here.
+    Pages of libraries' files are not counted: the system decides how many it maps around each that
+    is read, 95 to 195 MB of the same files, most where they have just been installed.
     """
     code = """
 import sys
