@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_promises import STORED as PROMISED
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 import strategies
 from bench import architectures
@@ -25,6 +26,7 @@ from bench.store import contests as store
 from bench.studies import contest, entrants
 from bench.studies import ring as rings
 from bench.studies.ring import Question, Ring
+from strategies import Unsupported
 
 ROOT = Path(__file__).parent.parent
 STORED = {name: PROMISED[name] for name in PROMISED if name not in ("strategy", "updates")} | {
@@ -536,6 +538,25 @@ def test_the_command_resumes(tmp_path):
     again = command.run("contest", *arguments, *rounds)
     assert again.stderr == "U-Net: stored already\n"
     assert again.stdout == done.stdout
+
+
+def test_kernels_that_others_have_compiled_are_not_run(layers, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    folders = []
+
+    class Refusing(Ring):
+        def __init__(self, *_):
+            folders.append(Path(cache_dir()))
+            raise Unsupported("seen enough")
+
+    monkeypatch.setattr(contest, "CompiledRing", Refusing)
+    monkeypatch.setattr(contest, "Ring", Refusing)
+    for question in (Question(layers), *[Question(layers, compiled=True)] * 2):
+        assert contest.contest(question).problem == "seen enough"
+    eager, compiled, again = folders
+    assert eager == Path(cache_dir()) == tmp_path
+    assert compiled == again  # which takes it up
+    assert tmp_path in compiled.parents
 
 
 @pytest.mark.long
