@@ -1,5 +1,6 @@
 """``python -m bench promises``: budgets promised to training loops, measured; table and figure."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -128,6 +129,13 @@ def test_a_workload_is_a_model_with_batch_and_loss():
     assert loss.requires_grad
     assert unique_bytes(subject.model.parameters()) > 1e6
     assert set(subjects.NAMES) > {"gpt-mini", "t5", "U-Net"}
+
+
+def test_targets_that_a_loss_holds_are_there_in_every_step():
+    bench = promises.Bench(promises.Question("vit-mini"), accumulation=False)
+    with_bytes, targets = bench.peak_bytes(1), bench.subject.targets
+    bench.subject = dataclasses.replace(bench.subject, targets=())
+    assert with_bytes - bench.peak_bytes(1) == unique_bytes(targets) > 0
 
 
 def test_rows_are_many_and_no_copies():

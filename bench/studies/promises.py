@@ -146,7 +146,8 @@ class Bench:
         optimizer = self._optimizer()
         model.zero_grad(set_to_none=True)
         gc.collect()
-        resident = [*model.parameters(), *model.buffers(), *tensors_in(batch)]
+        targets = [one for one in self.subject.targets if one.device.type == self.device.type]
+        resident = [*model.parameters(), *model.buffers(), *tensors_in(batch), *targets]
         with _most_allocated(unique_bytes(resident), self.device) as peak_bytes:
             del resident
             self._train(optimizer, updates)

@@ -51,16 +51,18 @@ class Subject:
         model: in training mode.
         batch: what it is called with: positional arguments or a mapping of keywords.
         loss: of its output, a scalar.
+        targets: that it holds, where they are; copied to another device in each step.
     """
 
     model: nn.Module
     batch: Any
     loss: Callable[[Any], Tensor]
+    targets: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device) -> Subject:
         """The same on a device."""
         batch = tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, self.batch)
-        return Subject(self.model.to(device), batch, self.loss)
+        return dataclasses.replace(self, model=self.model.to(device), batch=batch)
 
 
 def library_of(name: str) -> str:
@@ -109,4 +111,4 @@ def _workload(name: str, seed: int) -> Subject:
         model = cast("nn.Module", lambda _: output)  # the workload calls the model itself
         return workload.loss(model, (inputs, targets.to(output.device)))
 
-    return Subject(workload.model(), (inputs,), loss)
+    return Subject(workload.model(), (inputs,), loss, (targets,))
