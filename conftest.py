@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--most-bytes",
         type=int,
-        help="that a process of the tests may have resident; a long run has no bound",
+        help="that a process of the tests may have resident; no bound on a long run",
     )
 
 

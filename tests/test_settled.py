@@ -266,8 +266,9 @@ def test_the_peak_of_the_simplest_is_read_before_the_clock_runs(case, monkeypatc
     model, batch = case
     chain, peaks, peak_of = chain_of(model, batch), [], trial.passing_peak_bytes
     monkeypatch.setattr(trial, "fastest", lambda *_: int(dispatches))
-    watch = lambda *given: peaks.append(peak_of(*given)) or peaks[-1]  # noqa: E731
-    monkeypatch.setattr(trial, "passing_peak_bytes", watch)
+    monkeypatch.setattr(
+        trial, "passing_peak_bytes", lambda *given: peaks.append(peak_of(*given)) or peaks[-1]
+    )
     with strategies.apply(model, "auto", budget="60%", example=batch, chain=chain) as applied:
         assert any(map(kept_by, applied.schedule.modes)) == dispatches
     assert len(peaks) == 1 + dispatches

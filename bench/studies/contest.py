@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import os
 import time
-from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def contest(question: Question, tell: Tell = lambda _: None) -> Contest:
     return msgspec.structs.replace(empty, **fields, duration_s=duration_s)
 
 
-def _own_kernels(key: str) -> AbstractContextManager[Any]:
+def _own_kernels(key: str) -> contextlib.AbstractContextManager[Any]:
     """Nothing that others have compiled is run; what this contest had before it was ended, is.
 
     Whoever compiled it may have found no vector instructions, which PyTorch's cache is not told:
@@ -80,10 +79,7 @@ def _own_kernels(key: str) -> AbstractContextManager[Any]:
     from torch._inductor.runtime.cache_dir_utils import cache_dir  # noqa: PLC0415 - a compiler
 
     folder = Path(cache_dir()) / "contests" / key
-    own: AbstractContextManager[Any] = mock.patch.dict(
-        os.environ, TORCHINDUCTOR_CACHE_DIR=str(folder)
-    )
-    return own
+    return mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(folder))
 
 
 def blank(question: Question, problem: str = "") -> Contest:

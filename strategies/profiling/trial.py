@@ -121,8 +121,8 @@ def seconds(
         For each contender its seconds, by round.
     """
     times: list[list[float]] = [[] for _ in contenders]
-    playing = [*range(1, len(contenders)), last := 0]
-    is_short = True
+    last, is_short = 0, True
+    playing = [*range(1, len(contenders)), last]
 
     def timed(index: int, number: int) -> float:
         if index == last and number and not is_short:
